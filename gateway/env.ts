@@ -1,0 +1,26 @@
+// The Worker's bindings, the same in both homes (Cloudflare; workerd on any host). wrangler.toml declares them.
+import type { Account } from './account/account.ts'
+import type { Directory } from './auth/directory.ts'
+import type { DatabasePool } from './db/pool.ts'
+import type { Fleet } from './fleet/fleet.ts'
+
+export type Env = {
+  /** One object per organisation: limits, budgets, holds, outbox. Name: the organisation's id. */
+  ACCOUNT: DurableObjectNamespace<Account>
+  /** Membership and capacity of the backends. Name: the region, `default`. */
+  FLEET: DurableObjectNamespace<Fleet>
+  /** Durable copy of key → principal, so that a dead Postgres does not lock callers out. Name: two hex digits of the key's hash. */
+  DIRECTORY: DurableObjectNamespace<Directory>
+  /** Holds the Postgres connections where no Hyperdrive does. Name: `pool`. */
+  DATABASE_POOL: DurableObjectNamespace<DatabasePool>
+  /** Set on Cloudflare only. */
+  HYPERDRIVE?: Hyperdrive
+  /** Set off Cloudflare only: postgres:// address for the pool. Secret. */
+  DATABASE_URL?: string
+  /** Guards /admin. At least 32 characters. Secret. */
+  ADMIN_TOKEN: string
+  /** Private Ed25519 JWK (with `kid`) that signs dispatches. Secret. */
+  SIGNING_KEY_JWK: string
+  /** 32 bytes, base64: encrypts provider secrets at rest (AES-GCM). Secret. */
+  SECRETS_KEK: string
+}

@@ -1,0 +1,36 @@
+// What the step loop needs of a model. Owns the interface; decoder.cc implements it on the CPU, later others on a GPU.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "model/batch.h"
+
+namespace penstock {
+
+// Facts of a loaded model that the scheduler, the wire and the agent need.
+struct RunnerInfo {
+  std::string arch;             // "llama"
+  std::string model_name;       // general.name of the file
+  int32_t vocab_size;
+  int32_t context_tokens;       // longest sequence, after any limit given on the command line
+  int32_t blocks_total;         // KV blocks in the pool
+  std::string kv_fingerprint;   // equal strings = exchangeable KV blocks
+  int64_t weight_bytes;         // read once per decode step
+  int64_t kv_bytes_per_token;
+};
+
+class Runner {
+ public:
+  virtual ~Runner() = default;
+  virtual const RunnerInfo& info() const = 0;
+
+  // Computes one step: appends K and V of every row to the paged cache and writes the logits of the last row of each
+  // sequence with wants_logits, in order of sequences: logits [num_wanting, vocab_size] f32.
+  // A row's result depends on its own sequence only, bit for bit, whatever else is in the batch.
+  // Allocates nothing after construction; batch.token_ids.size() <= the step_tokens_max given at construction.
+  virtual void forward(const StepBatch& batch, std::span<float> logits) = 0;
+};
+
+}  // namespace penstock

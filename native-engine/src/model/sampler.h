@@ -1,0 +1,48 @@
+// From logits to a token. Owns the sampling rules; seeds and history are arguments, so a replay draws the same tokens.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+namespace penstock {
+
+struct SamplingParams {
+  float temperature = 1.0f;         // 0 = greedy (ties: lowest id)
+  float top_p = 1.0f;               // (0, 1], 1 = off
+  int32_t top_k = 0;                // 0 = off
+  float min_p = 0.0f;               // [0, 1], 0 = off
+  float repetition_penalty = 1.0f;  // over prompt and output
+  float presence_penalty = 0.0f;    // over output
+  float frequency_penalty = 0.0f;   // over output
+  uint64_t seed = 0;
+  std::vector<std::pair<int32_t, float>> bias;  // added to logits
+  int32_t logprobs_top = -1;        // -1 = off, else number of alternatives
+};
+
+struct TokenLogprob {
+  int32_t token;
+  float logprob;
+};
+
+struct Sampled {
+  int32_t token;
+  float logprob;                  // of the distribution before temperature and filters; 0 unless asked for
+  std::vector<TokenLogprob> top;  // most likely first
+};
+
+// Reusable scratch for one thread; sample() allocates only when a vocabulary is larger than any before.
+class Sampler {
+ public:
+  // logits [vocab_size], changed in place. prompt and output are the sequence's token ids so far; output.size() is the
+  // index of the draw, so the random number is a pure function of (seed, output.size()).
+  Sampled sample(std::span<float> logits, const SamplingParams& params, std::span<const int32_t> prompt,
+                 std::span<const int32_t> output);
+
+ private:
+  std::vector<std::pair<float, int32_t>> candidates_;
+  std::vector<int32_t> counts_;
+};
+
+}  // namespace penstock

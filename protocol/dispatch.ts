@@ -1,0 +1,134 @@
+// Wire 2, gateway → agent: one POST /dispatch answered by newline-delimited JSON events. Owns both shapes.
+//
+//   accepted → (delta | capacity)* → finish per choice → usage → end of body
+//                      └──────────── error (any time; carries the usage so far) → end of body
+//
+// A body that ends without `usage` or `error` means the agent died: the last counts seen are the usage.
+import { z } from 'zod'
+import { CapacityFrame } from './capacity.ts'
+import { ERROR_CODES } from './errors.ts'
+
+export const DISPATCH_PATH = '/dispatch'
+export const DISPATCH_CONTENT_TYPE = 'application/x-ndjson'
+
+/** An event line longer than this is refused by the gateway: it bounds the memory of a hostile or broken peer. */
+export const MAX_EVENT_BYTES = 1024 * 1024
+
+const Sampling = z.object({
+  temperature: z.number().min(0).max(10),
+  topP: z.number().gt(0).max(1),
+  topK: z.number().int().min(0),
+  minP: z.number().min(0).max(1),
+  presencePenalty: z.number().min(-2).max(2),
+  frequencyPenalty: z.number().min(-2).max(2),
+  repetitionPenalty: z.number().gt(0).max(10),
+  seed: z.number().int().optional(),
+  logitBias: z.array(z.object({ tokenId: z.number().int().min(0), bias: z.number().min(-100).max(100) })).max(1024),
+})
+
+const Input = z.discriminatedUnion('kind', [
+  z.object({
+    kind: z.literal('chat'),
+    messages: z
+      .array(
+        z.object({
+          role: z.enum(['system', 'developer', 'user', 'assistant', 'tool']),
+          content: z.string(),
+          name: z.string().optional(),
+        }),
+      )
+      .min(1),
+  }),
+  z.object({
+    kind: z.literal('completion'),
+    prompts: z
+      .array(z.union([z.object({ text: z.string() }), z.object({ tokenIds: z.array(z.number().int().min(0)) })]))
+      .min(1),
+    echo: z.boolean(),
+  }),
+])
+
+export const DispatchRequest = z.object({
+  version: z.literal(1),
+  requestId: z.string().min(1).max(100),
+  /** 1 for the first target tried, and so on. */
+  attempt: z.number().int().min(1),
+  /** Time left until the request's deadline, counted from arrival: the two clocks need not agree. */
+  deadlineInMs: z.number().int().positive(),
+  /** Higher goes first; 0 is ordinary. */
+  priority: z.number().int().min(-100).max(100),
+  /** Opaque id for fair sharing between tenants; never a name. */
+  tenant: z.string().min(1).max(100),
+  model: z.string().min(1).max(200),
+  input: Input,
+  sampling: Sampling,
+  n: z.number().int().min(1).max(128),
+  maxOutputTokens: z.number().int().positive().optional(),
+  stop: z.array(z.string().min(1)).max(16),
+  logprobs: z.object({ top: z.number().int().min(0).max(20) }).optional(),
+})
+export type DispatchRequest = z.infer<typeof DispatchRequest>
+
+const count = z.number().int().nonnegative()
+
+/** Disjoint counts of one dispatch, over all its choices. Every sampled token counts, end-of-text tokens too. */
+export const DispatchUsage = z.object({
+  /** Prompt tokens computed afresh, prompts summed once each (not per choice). */
+  inputTokens: count,
+  /** Prompt tokens served from the engine's prefix cache. */
+  cachedInputTokens: count,
+  outputTokens: count,
+})
+export type DispatchUsage = z.infer<typeof DispatchUsage>
+
+/** `bytes` are the token's exact UTF-8 bytes: a token may be half a character. */
+const TokenLogprob = z.object({
+  text: z.string(),
+  bytes: z.array(z.number().int().min(0).max(255)),
+  /** Natural logarithm, of the distribution before temperature and filters. */
+  logprob: z.number(),
+})
+export const LogprobEntry = TokenLogprob.extend({ top: z.array(TokenLogprob) })
+export type LogprobEntry = z.infer<typeof LogprobEntry>
+
+export const DispatchEvent = z.discriminatedUnion('type', [
+  z.object({ type: z.literal('accepted'), usage: DispatchUsage, queueMs: z.number().nonnegative() }),
+  z.object({
+    type: z.literal('delta'),
+    choice: count,
+    /** May be empty: text is held back while a character or a stop string is incomplete, the count is not. */
+    text: z.string(),
+    /** Tokens sampled for this choice so far. */
+    outputTokens: count,
+    logprobs: z.array(LogprobEntry).optional(),
+  }),
+  z.object({
+    type: z.literal('finish'),
+    choice: count,
+    reason: z.enum(['stop', 'length']),
+    outputTokens: count,
+  }),
+  z.object({ type: z.literal('usage'), usage: DispatchUsage }),
+  z.object({
+    type: z.literal('error'),
+    code: z.enum(ERROR_CODES),
+    message: z.string(),
+    param: z.string().optional(),
+    retryAfterMs: z.number().nonnegative().optional(),
+    usage: DispatchUsage.optional(),
+  }),
+  z.object({ type: z.literal('capacity'), frame: CapacityFrame }),
+])
+export type DispatchEvent = z.infer<typeof DispatchEvent>
+
+/**
+ * A refusal before any event: the agent answers with this JSON body and an HTTP status of 400 (caller fault),
+ * 401 (bad token), 404 (model not served here), 413, 429 or 503 (full, draining, engine down).
+ */
+export const DispatchRefusal = z.object({
+  code: z.enum(ERROR_CODES),
+  message: z.string(),
+  param: z.string().optional(),
+  retryAfterMs: z.number().nonnegative().optional(),
+})
+export type DispatchRefusal = z.infer<typeof DispatchRefusal>

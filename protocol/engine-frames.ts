@@ -1,0 +1,463 @@
+// Wire 4, agent ↔ engine: binary frames (engine-frames.md is the specification, the C++ side is native-engine/src/serve/frames.h).
+// Owns encoding and decoding; the socket, credits policy and supervision are backends/engine.
+
+export const ENGINE_PROTOCOL = 1
+export const FRAME_HEADER_BYTES = 8
+export const FRAME_BODY_BYTES_MAX = 16 * 1024 * 1024
+const FRAME_VERSION = 1
+
+export type TokenLogprob = { token: number; logprob: number }
+
+export type Submit = {
+  type: 'submit'
+  id: bigint
+  prompt: number[]
+  maxNewTokens: number
+  creditTokens: number
+  temperature: number
+  topP: number
+  topK: number
+  minP: number
+  repetitionPenalty: number
+  presencePenalty: number
+  frequencyPenalty: number
+  seed: bigint
+  /** Absent: off; else the number of alternatives, 0..20. */
+  logprobsTop?: number
+  stopIds: number[]
+  bias: { id: number; bias: number }[]
+  priority: number
+  /** 0 = none. */
+  deadlineMs: number
+  tenant: bigint
+}
+
+export type AgentFrame =
+  | { type: 'hello'; protocol: number }
+  | Submit
+  | { type: 'cancel'; id: bigint }
+  | { type: 'credit'; id: bigint; tokens: number }
+  | { type: 'ping'; nonce: bigint }
+  | { type: 'shutdown' }
+
+export type Ready = {
+  type: 'ready'
+  protocol: number
+  epoch: bigint
+  arch: string
+  modelName: string
+  vocabSize: number
+  contextTokens: number
+  blockTokens: number
+  blocksTotal: number
+  sequencesMax: number
+  stepTokensMax: number
+  threads: number
+  kvFingerprint: string
+  memoryBytesPerSecondMax: bigint
+}
+
+export type SampledToken = { id: bigint; token: number; logprob: number; top: TokenLogprob[] }
+
+export const FINISH_REASONS = ['stop', 'length', 'cancelled', 'deadline', 'internal'] as const
+export type FinishReason = (typeof FINISH_REASONS)[number]
+export const REJECT_CODES = ['invalid', 'too_long', 'queue_full', 'draining'] as const
+export type RejectCode = (typeof REJECT_CODES)[number]
+
+export type Finished = {
+  type: 'finished'
+  id: bigint
+  reason: FinishReason
+  promptTokens: number
+  cachedTokens: number
+  outputTokens: number
+}
+
+export type Stats = {
+  type: 'stats'
+  step: bigint
+  blocksTotal: number
+  blocksUsed: number
+  blocksCached: number
+  running: number
+  waiting: number
+  prefillTokensQueued: bigint
+  decodeKvTokens: bigint
+  stepUs: number
+  stepPrefillTokens: number
+  stepDecodeTokens: number
+  prefillTokensPerSecond: number
+  decodeTokensPerSecond: number
+  memoryBytesPerSecond: number
+}
+
+export type EngineFrame =
+  | Ready
+  | { type: 'tokens'; tokens: SampledToken[] }
+  | Finished
+  | { type: 'rejected'; id: bigint; code: RejectCode; message: string }
+  | Stats
+  | { type: 'pong'; nonce: bigint }
+  | { type: 'fatal'; message: string }
+
+export type Frame = AgentFrame | EngineFrame
+
+const TYPE_CODES = {
+  hello: 1,
+  submit: 2,
+  cancel: 3,
+  credit: 4,
+  ping: 5,
+  shutdown: 6,
+  ready: 65,
+  tokens: 66,
+  finished: 67,
+  rejected: 68,
+  stats: 69,
+  pong: 70,
+  fatal: 71,
+} as const satisfies Record<Frame['type'], number>
+
+/** A peer that breaks the frame format; the connection must be closed. */
+export class FrameError extends Error {
+  override name = 'FrameError'
+}
+
+class Writer {
+  #bytes = new Uint8Array(256)
+  #view = new DataView(this.#bytes.buffer)
+  #length = 0
+
+  #grow(count: number): number {
+    const at = this.#length
+    this.#length += count
+    if (this.#length > this.#bytes.length) {
+      const larger = new Uint8Array(Math.max(this.#length, this.#bytes.length * 2))
+      larger.set(this.#bytes)
+      this.#bytes = larger
+      this.#view = new DataView(larger.buffer)
+    }
+    return at
+  }
+  u8(value: number) {
+    const at = this.#grow(1)
+    this.#view.setUint8(at, value)
+  }
+  u16(value: number) {
+    const at = this.#grow(2)
+    this.#view.setUint16(at, value, true)
+  }
+  u32(value: number) {
+    const at = this.#grow(4)
+    this.#view.setUint32(at, value, true)
+  }
+  i32(value: number) {
+    const at = this.#grow(4)
+    this.#view.setInt32(at, value, true)
+  }
+  u64(value: bigint) {
+    const at = this.#grow(8)
+    this.#view.setBigUint64(at, value, true)
+  }
+  f32(value: number) {
+    const at = this.#grow(4)
+    this.#view.setFloat32(at, value, true)
+  }
+  str(value: string) {
+    const bytes = new TextEncoder().encode(value)
+    this.u32(bytes.length)
+    const at = this.#grow(bytes.length)
+    this.#bytes.set(bytes, at)
+  }
+  list<T>(items: readonly T[], write: (item: T) => void) {
+    this.u32(items.length)
+    for (const item of items) write(item)
+  }
+  patchU32(at: number, value: number) {
+    this.#view.setUint32(at, value, true)
+  }
+  get length() {
+    return this.#length
+  }
+  finish(): Uint8Array {
+    return this.#bytes.slice(0, this.#length)
+  }
+}
+
+class Reader {
+  #view: DataView
+  #at = 0
+  readonly #bytes: Uint8Array
+  constructor(bytes: Uint8Array) {
+    this.#bytes = bytes
+    this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+  }
+  #take(count: number): number {
+    const at = this.#at
+    if (at + count > this.#bytes.length)
+      throw new FrameError(`frame body ends at byte ${this.#bytes.length}, field needs ${at + count}`)
+    this.#at += count
+    return at
+  }
+  u8 = () => this.#view.getUint8(this.#take(1))
+  u32 = () => this.#view.getUint32(this.#take(4), true)
+  i32 = () => this.#view.getInt32(this.#take(4), true)
+  u64 = () => this.#view.getBigUint64(this.#take(8), true)
+  f32 = () => {
+    const value = this.#view.getFloat32(this.#take(4), true)
+    if (!Number.isFinite(value)) throw new FrameError('frame holds a number that is not finite')
+    return value
+  }
+  str = () => {
+    const count = this.u32()
+    const at = this.#take(count)
+    return new TextDecoder().decode(this.#bytes.subarray(at, at + count))
+  }
+  list<T>(itemBytesMin: number, read: () => T): T[] {
+    const count = this.u32()
+    if (count * itemBytesMin > this.#bytes.length - this.#at)
+      throw new FrameError(`list of ${count} items does not fit its frame`)
+    return Array.from({ length: count }, read)
+  }
+  end() {
+    if (this.#at !== this.#bytes.length)
+      throw new FrameError(`${this.#bytes.length - this.#at} bytes left over in frame`)
+  }
+}
+
+/** One frame, header included. */
+export function encodeFrame(frame: Frame): Uint8Array {
+  const w = new Writer()
+  w.u32(0)
+  w.u8(TYPE_CODES[frame.type])
+  w.u8(FRAME_VERSION)
+  w.u16(0)
+  writeBody(w, frame)
+  w.patchU32(0, w.length - FRAME_HEADER_BYTES)
+  return w.finish()
+}
+
+function writeTop(w: Writer, top: readonly TokenLogprob[]) {
+  w.list(top, (t) => {
+    w.u32(t.token)
+    w.f32(t.logprob)
+  })
+}
+
+function writeBody(w: Writer, f: Frame): void {
+  switch (f.type) {
+    case 'hello':
+      return w.u32(f.protocol)
+    case 'submit':
+      w.u64(f.id)
+      w.list(f.prompt, (id) => w.u32(id))
+      w.u32(f.maxNewTokens)
+      w.u32(f.creditTokens)
+      w.f32(f.temperature)
+      w.f32(f.topP)
+      w.u32(f.topK)
+      w.f32(f.minP)
+      w.f32(f.repetitionPenalty)
+      w.f32(f.presencePenalty)
+      w.f32(f.frequencyPenalty)
+      w.u64(f.seed)
+      w.u8(f.logprobsTop === undefined ? 0 : f.logprobsTop + 1)
+      w.list(f.stopIds, (id) => w.u32(id))
+      w.list(f.bias, (b) => {
+        w.u32(b.id)
+        w.f32(b.bias)
+      })
+      w.i32(f.priority)
+      w.u32(f.deadlineMs)
+      return w.u64(f.tenant)
+    case 'cancel':
+      return w.u64(f.id)
+    case 'credit':
+      w.u64(f.id)
+      return w.u32(f.tokens)
+    case 'ping':
+    case 'pong':
+      return w.u64(f.nonce)
+    case 'shutdown':
+      return
+    case 'ready':
+      w.u32(f.protocol)
+      w.u64(f.epoch)
+      w.str(f.arch)
+      w.str(f.modelName)
+      for (const value of [f.vocabSize, f.contextTokens, f.blockTokens, f.blocksTotal]) w.u32(value)
+      for (const value of [f.sequencesMax, f.stepTokensMax, f.threads]) w.u32(value)
+      w.str(f.kvFingerprint)
+      return w.u64(f.memoryBytesPerSecondMax)
+    case 'tokens':
+      return w.list(f.tokens, (t) => {
+        w.u64(t.id)
+        w.u32(t.token)
+        w.f32(t.logprob)
+        writeTop(w, t.top)
+      })
+    case 'finished':
+      w.u64(f.id)
+      w.u8(FINISH_REASONS.indexOf(f.reason) + 1)
+      w.u32(f.promptTokens)
+      w.u32(f.cachedTokens)
+      return w.u32(f.outputTokens)
+    case 'rejected':
+      w.u64(f.id)
+      w.u8(REJECT_CODES.indexOf(f.code) + 1)
+      return w.str(f.message)
+    case 'stats':
+      w.u64(f.step)
+      for (const value of [f.blocksTotal, f.blocksUsed, f.blocksCached, f.running, f.waiting]) w.u32(value)
+      w.u64(f.prefillTokensQueued)
+      w.u64(f.decodeKvTokens)
+      for (const value of [f.stepUs, f.stepPrefillTokens, f.stepDecodeTokens]) w.u32(value)
+      w.f32(f.prefillTokensPerSecond)
+      w.f32(f.decodeTokensPerSecond)
+      return w.f32(f.memoryBytesPerSecond)
+    case 'fatal':
+      return w.str(f.message)
+    default:
+      f satisfies never
+  }
+}
+
+function readTop(r: Reader): TokenLogprob[] {
+  return r.list(8, () => ({ token: r.u32(), logprob: r.f32() }))
+}
+
+function pick<T>(table: readonly T[], code: number, what: string): T {
+  const found = table[code - 1]
+  if (found === undefined) throw new FrameError(`unknown ${what} ${code}`)
+  return found
+}
+
+function readSubmit(r: Reader): Submit {
+  const head = { id: r.u64(), prompt: r.list(4, r.u32), maxNewTokens: r.u32(), creditTokens: r.u32() }
+  const filters = { temperature: r.f32(), topP: r.f32(), topK: r.u32(), minP: r.f32() }
+  const penalties = { repetitionPenalty: r.f32(), presencePenalty: r.f32(), frequencyPenalty: r.f32() }
+  const seed = r.u64()
+  const logprobs = r.u8()
+  const stopIds = r.list(4, r.u32)
+  const bias = r.list(8, () => ({ id: r.u32(), bias: r.f32() }))
+  const tail = { priority: r.i32(), deadlineMs: r.u32(), tenant: r.u64() }
+  const submit: Submit = { type: 'submit', ...head, ...filters, ...penalties, seed, stopIds, bias, ...tail }
+  if (logprobs > 0) submit.logprobsTop = logprobs - 1
+  return submit
+}
+
+function readReady(r: Reader): Ready {
+  return {
+    type: 'ready',
+    protocol: r.u32(),
+    epoch: r.u64(),
+    arch: r.str(),
+    modelName: r.str(),
+    vocabSize: r.u32(),
+    contextTokens: r.u32(),
+    blockTokens: r.u32(),
+    blocksTotal: r.u32(),
+    sequencesMax: r.u32(),
+    stepTokensMax: r.u32(),
+    threads: r.u32(),
+    kvFingerprint: r.str(),
+    memoryBytesPerSecondMax: r.u64(),
+  }
+}
+
+function readStats(r: Reader): Stats {
+  return {
+    type: 'stats',
+    step: r.u64(),
+    blocksTotal: r.u32(),
+    blocksUsed: r.u32(),
+    blocksCached: r.u32(),
+    running: r.u32(),
+    waiting: r.u32(),
+    prefillTokensQueued: r.u64(),
+    decodeKvTokens: r.u64(),
+    stepUs: r.u32(),
+    stepPrefillTokens: r.u32(),
+    stepDecodeTokens: r.u32(),
+    prefillTokensPerSecond: r.f32(),
+    decodeTokensPerSecond: r.f32(),
+    memoryBytesPerSecond: r.f32(),
+  }
+}
+
+function readBody(type: number, r: Reader): Frame {
+  switch (type) {
+    case TYPE_CODES.hello:
+      return { type: 'hello', protocol: r.u32() }
+    case TYPE_CODES.submit:
+      return readSubmit(r)
+    case TYPE_CODES.cancel:
+      return { type: 'cancel', id: r.u64() }
+    case TYPE_CODES.credit:
+      return { type: 'credit', id: r.u64(), tokens: r.u32() }
+    case TYPE_CODES.ping:
+      return { type: 'ping', nonce: r.u64() }
+    case TYPE_CODES.shutdown:
+      return { type: 'shutdown' }
+    case TYPE_CODES.ready:
+      return readReady(r)
+    case TYPE_CODES.tokens:
+      return {
+        type: 'tokens',
+        tokens: r.list(20, () => ({ id: r.u64(), token: r.u32(), logprob: r.f32(), top: readTop(r) })),
+      }
+    case TYPE_CODES.finished:
+      return {
+        type: 'finished',
+        id: r.u64(),
+        reason: pick(FINISH_REASONS, r.u8(), 'finish reason'),
+        promptTokens: r.u32(),
+        cachedTokens: r.u32(),
+        outputTokens: r.u32(),
+      }
+    case TYPE_CODES.rejected:
+      return { type: 'rejected', id: r.u64(), code: pick(REJECT_CODES, r.u8(), 'reject code'), message: r.str() }
+    case TYPE_CODES.stats:
+      return readStats(r)
+    case TYPE_CODES.pong:
+      return { type: 'pong', nonce: r.u64() }
+    case TYPE_CODES.fatal:
+      return { type: 'fatal', message: r.str() }
+    default:
+      throw new FrameError(`unknown frame type ${type}`)
+  }
+}
+
+/**
+ * Splits a byte stream into frames. Feed it whatever arrives; it keeps what is incomplete.
+ * @throws FrameError on a malformed frame: close the connection, later bytes have no meaning.
+ */
+export class FrameDecoder {
+  #pending = new Uint8Array(0)
+
+  push(chunk: Uint8Array): Frame[] {
+    let bytes = chunk
+    if (this.#pending.length > 0) {
+      bytes = new Uint8Array(this.#pending.length + chunk.length)
+      bytes.set(this.#pending)
+      bytes.set(chunk, this.#pending.length)
+    }
+    const frames: Frame[] = []
+    let at = 0
+    while (bytes.length - at >= FRAME_HEADER_BYTES) {
+      const view = new DataView(bytes.buffer, bytes.byteOffset + at, FRAME_HEADER_BYTES)
+      const bodyBytes = view.getUint32(0, true)
+      if (view.getUint8(5) !== FRAME_VERSION || view.getUint16(6, true) !== 0)
+        throw new FrameError('not a frame header')
+      if (bodyBytes > FRAME_BODY_BYTES_MAX) throw new FrameError(`frame of ${bodyBytes} bytes is over the limit`)
+      const end = at + FRAME_HEADER_BYTES + bodyBytes
+      if (bytes.length < end) break
+      const reader = new Reader(bytes.subarray(at + FRAME_HEADER_BYTES, end))
+      frames.push(readBody(view.getUint8(4), reader))
+      reader.end()
+      at = end
+    }
+    this.#pending = bytes.slice(at)
+    return frames
+  }
+}

@@ -1,0 +1,59 @@
+// Wire 3, agent → gateway: join, report, leave. Owns the bodies; signatures are by the agent's Ed25519 key (see signing.ts).
+import { z } from 'zod'
+import { CapacityFrame } from './capacity.ts'
+
+export const JOIN_PATH = '/fleet/join'
+export const REPORT_PATH = '/fleet/report'
+export const LEAVE_PATH = '/fleet/leave'
+export const JWKS_PATH = '/.well-known/jwks.json'
+
+/** An Ed25519 public key as a JWK (RFC 8037). */
+export const PublicKeyJwk = z.object({
+  kty: z.literal('OKP'),
+  crv: z.literal('Ed25519'),
+  x: z.string().min(40).max(64),
+  kid: z.string().min(1).max(128).optional(),
+})
+export type PublicKeyJwk = z.infer<typeof PublicKeyJwk>
+
+export const JoinRequest = z.object({
+  version: z.literal(1),
+  /** One-time enrolment token made by an administrator; unset when the key is enrolled already. */
+  token: z.string().max(200).optional(),
+  /** Chosen by the agent, stable over restarts. */
+  backendId: z.uuid(),
+  /** Where the gateway reaches this agent, e.g. http://127.0.0.1:7801. */
+  url: z.url().max(500),
+  publicKey: PublicKeyJwk,
+  /** New for each life of the agent process. */
+  epoch: z.string().min(1).max(64),
+  frames: z.array(CapacityFrame).max(64),
+})
+export type JoinRequest = z.infer<typeof JoinRequest>
+
+export const JoinReply = z.object({
+  backendId: z.uuid(),
+  reportIntervalMs: z.number().int().positive(),
+  /** A backend whose last report is older than this is not routed to. */
+  staleAfterMs: z.number().int().positive(),
+})
+export type JoinReply = z.infer<typeof JoinReply>
+
+export const ReportRequest = z.object({
+  version: z.literal(1),
+  backendId: z.uuid(),
+  epoch: z.string().min(1).max(64),
+  /** Rises by one per report within an epoch; a gap asks for a resync. */
+  sequence: z.number().int().nonnegative(),
+  frames: z.array(CapacityFrame).max(64),
+})
+export type ReportRequest = z.infer<typeof ReportRequest>
+
+export const ReportReply = z.object({
+  /** `resync`: send a full join again (unknown backend or epoch, or a sequence gap). */
+  next: z.enum(['continue', 'resync']),
+})
+export type ReportReply = z.infer<typeof ReportReply>
+
+export const LeaveRequest = z.object({ version: z.literal(1), backendId: z.uuid(), epoch: z.string().min(1).max(64) })
+export type LeaveRequest = z.infer<typeof LeaveRequest>
