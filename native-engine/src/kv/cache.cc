@@ -1,0 +1,13 @@
+#include "kv/cache.h"
+
+namespace penstock {
+
+std::string KvShape::layout_name() const {
+  return "layers=" + std::to_string(layers) + ";kv_heads=" + std::to_string(kv_heads) +
+         ";head_dim=" + std::to_string(head_dim) + ";block_tokens=" + std::to_string(kBlockTokens) +
+         ";type=" + (type == KvType::f16 ? "f16" : "f32") + ";k=dim.token;v=token.dim";
+}
+
+KvCache::KvCache(const KvShape& shape) : shape_(shape), memory_(shape.bytes_total()) {}
+
+}  // namespace penstock

@@ -1,0 +1,55 @@
+// The paged KV cache: storage and layout. Does not know which sequence owns a block (sched/) nor how it is read (ops/).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "model/batch.h"
+#include "ops/memory.h"
+
+namespace penstock {
+
+enum class KvType : uint8_t { f16, f32 };
+
+inline constexpr int32_t kv_type_bytes(KvType type) { return type == KvType::f16 ? 2 : 4; }
+
+// Layout: [layer][block][k|v][kv_head][tile], a tile holding kBlockTokens x head_dim values.
+//   K tile [head_dim][kBlockTokens]: one vector holds one dimension of consecutive tokens, so scores need no horizontal sum.
+//   V tile [kBlockTokens][head_dim]: one vector holds consecutive dimensions of one token.
+// Both tiles are read front to back, once per query row and group of heads.
+struct KvShape {
+  int32_t layers;
+  int32_t blocks_total;
+  int32_t kv_heads;
+  int32_t head_dim;
+  KvType type;
+
+  int64_t tile_bytes() const { return int64_t{kBlockTokens} * head_dim * kv_type_bytes(type); }
+  int64_t block_bytes() const { return 2 * kv_heads * tile_bytes(); }  // one block of one layer
+  int64_t bytes_per_token() const { return layers * block_bytes() / kBlockTokens; }
+  int64_t bytes_total() const { return int64_t{layers} * blocks_total * block_bytes(); }
+  // Names everything that must be equal for the bytes of a block to mean the same; the weights' identity is the caller's.
+  std::string layout_name() const;
+};
+
+class KvCache {
+ public:
+  // Reserves address space for bytes_total(); the system supplies zeroed pages as they are first written.
+  explicit KvCache(const KvShape& shape);
+
+  const KvShape& shape() const { return shape_; }
+
+  // K tile of (layer, block, kv_head); the V tile of the same head lies v_offset_bytes() behind it.
+  std::byte* tile(int32_t layer, int32_t block, int32_t kv_head) {
+    return memory_.data() + (int64_t{layer} * shape_.blocks_total + block) * shape_.block_bytes() +
+           kv_head * shape_.tile_bytes();
+  }
+  int64_t v_offset_bytes() const { return shape_.kv_heads * shape_.tile_bytes(); }
+
+ private:
+  KvShape shape_;
+  PageMemory memory_;
+};
+
+}  // namespace penstock

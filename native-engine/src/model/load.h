@@ -1,0 +1,39 @@
+// From a path to a model that runs. Owns the order of loading: file, config, weights, KV pool, decoder.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "kv/cache.h"
+#include "model/file_error.h"
+#include "model/runner.h"
+#include "ops/ops.h"
+
+namespace penstock {
+
+// A pool of this size holds about 22,000 tokens of a 135 M model and is touched lazily, page by page.
+inline constexpr int64_t kDefaultKvBytesMax = int64_t{512} << 20;
+
+struct LoadOptions {
+  std::string path;                          // a GGUF file
+  int32_t threads = 0;                       // compute threads, the caller's included; 0 = one per core
+  std::optional<int32_t> blocks_total;       // KV blocks; absent = as many as fit in kv_bytes_max
+  int64_t kv_bytes_max = kDefaultKvBytesMax; // unused when blocks_total is given
+  int32_t context_tokens_max = 0;            // upper limit of one sequence; 0 = the file's context length
+  int32_t step_tokens_max = 512;             // most rows in one StepBatch
+  int32_t step_sequences_max = 64;           // most sequences in one StepBatch
+  KvType kv_type = KvType::f16;              // f32 costs twice the memory; for comparisons against f32 goldens
+  KernelChoice kernels = KernelChoice::automatic;
+  // Called from the loading thread as weights are prepared, at least at 0 and at the end.
+  std::function<void(int64_t bytes_done, int64_t bytes_total)> progress;
+};
+
+// Throws ModelFileError when the file cannot be read as a model this engine runs, std::invalid_argument when an option
+// makes no sense, std::bad_alloc when weights or KV do not fit in memory.
+// The context is also limited by the pool: RunnerInfo::context_tokens <= blocks_total * kBlockTokens.
+std::unique_ptr<Runner> load_model(const LoadOptions& options);
+
+}  // namespace penstock

@@ -1,0 +1,84 @@
+// One sequence on its way from prompt to output. Owns the shape of a request and the counters of a sequence; which
+// sequence runs when is scheduler.h, where it waits is queue.h.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "model/sampler.h"
+
+namespace penstock {
+
+// Why a sequence ended. The numbers are those of the wire.
+enum class FinishReason : uint8_t { Stop = 1, Length = 2, Cancelled = 3, Deadline = 4, Internal = 5 };
+
+// What a caller asks for. Checked by whoever makes it: ids below the vocabulary, max_new_tokens >= 1.
+struct Request {
+  uint64_t id = 0;                     // unique among live sequences
+  std::vector<int32_t> prompt;         // [1..] token ids
+  int32_t max_new_tokens = 1;          // >= 1
+  uint64_t credit_tokens = 0;          // tokens that may be sampled before more credit is granted
+  std::vector<int32_t> stop_ids;       // any of these ends the sequence
+  int32_t priority = 0;                // higher goes first
+  std::optional<int64_t> deadline_ms;  // on the clock of now_ms
+  uint64_t tenant = 0;                 // opaque, for fairness only
+  SamplingParams sampling;             // carried for the sampler; the scheduler never reads it
+};
+
+// A sequence ends by leaving the scheduler, so there is no state for having ended.
+//
+//                  submit()              admit()
+//      (request) ───────────▶ Waiting ──────────────▶ Running
+//                               ▲                        │
+//                               └────── preempt() ───────┤
+//      from either state: cancel(), expire()             │
+//      from Running: apply() ── stop, length, internal ──┴──▶ (gone, one Finished)
+//
+// Waiting  in the queue; holds no block; computed == 0.
+// Running  in Scheduler::running_; holds at least ceil(computed / kBlockTokens) blocks. Without credit it is paused: not
+//          planned, but it keeps its blocks until somebody who can run needs them.
+enum class SequenceState : uint8_t { Waiting, Running };
+
+// One counter instead of phases: computed tokens catch up with the tokens known. Prefill is many at once, decode is one.
+struct Sequence {
+  Request request;
+  SequenceState state = SequenceState::Waiting;
+  uint64_t arrival = 0;          // order of submission, unique; kept through preemption
+  std::vector<int32_t> tokens;   // prompt, then output
+  int32_t computed = 0;          // tokens whose K and V are in the cache, <= tokens.size()
+  uint64_t credit_tokens = 0;    // left
+  std::vector<int32_t> blocks;   // block ids in order of position
+  uint32_t preemptions = 0;
+
+  int32_t total() const { return static_cast<int32_t>(tokens.size()); }
+  int32_t remaining() const { return total() - computed; }
+  int32_t prompt_tokens() const { return static_cast<int32_t>(request.prompt.size()); }
+  int32_t output_tokens() const { return total() - prompt_tokens(); }
+  std::span<const int32_t> output() const { return std::span(tokens).subspan(request.prompt.size()); }
+
+  bool has_credit() const { return credit_tokens > 0; }
+  bool decoding() const { return computed > 0 && remaining() == 1; }
+  bool stops_at(int32_t token) const {
+    return std::find(request.stop_ids.begin(), request.stop_ids.end(), token) != request.stop_ids.end();
+  }
+};
+
+// Rank among running sequences: higher priority first, then the earlier arrival. Total, because arrivals are unique.
+inline bool ranks_before(const Sequence& a, const Sequence& b) {
+  if (a.request.priority != b.request.priority) return a.request.priority > b.request.priority;
+  return a.arrival < b.arrival;
+}
+
+// The last word about a sequence.
+struct Finished {
+  uint64_t id;
+  FinishReason reason;
+  int32_t prompt_tokens;
+  int32_t cached_tokens;  // prompt tokens taken from the cache instead of being computed
+  int32_t output_tokens;  // every sampled token, the stop token included
+};
+
+}  // namespace penstock

@@ -1,0 +1,36 @@
+// Test suites: `unit` runs in Node, `worker` runs inside workerd with the real migrations in a real Postgres.
+import { cloudflareTest } from '@cloudflare/vitest-plugin'
+import { defineConfig } from 'vitest/config'
+
+/** Signs dispatches in tests only. */
+const TEST_SIGNING_KEY =
+  '{"kty":"OKP","crv":"Ed25519","x":"AI_A0QZN9nvJcwjNKS3quA4MOqSZ7JojZFK6a8Lzxd4","d":"7I_KW7ApXDpadVos08VDtXh8d_yvoV8oYnkrdSoj87s","kid":"test-key"}'
+
+export default defineConfig({
+  test: {
+    projects: [
+      { test: { name: 'unit', include: ['test/unit/**/*.test.ts', 'test/*.test.ts'], testTimeout: 30_000 } },
+      {
+        plugins: [
+          cloudflareTest(({ inject }) => ({
+            wrangler: { configPath: './wrangler.toml' },
+            miniflare: {
+              bindings: {
+                DATABASE_URL: inject('databaseUrl'),
+                ADMIN_TOKEN: 'test-admin-token-of-more-than-32-characters',
+                SIGNING_KEY_JWK: TEST_SIGNING_KEY,
+                SECRETS_KEK: 'AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=',
+              },
+            },
+          })),
+        ],
+        test: {
+          name: 'worker',
+          include: ['test/worker/**/*.test.ts'],
+          globalSetup: ['test/support/database.ts'],
+          testTimeout: 30_000,
+        },
+      },
+    ],
+  },
+})
