@@ -1,4 +1,5 @@
-// Test suites: `unit` runs in Node, `worker` runs inside workerd with the real migrations in a real Postgres.
+// Test suites: `unit` runs in Node, `worker` runs inside workerd with the real migrations in a real Postgres, `e2e` starts
+// the whole system and talks to it from outside.
 import { cloudflareTest } from '@cloudflare/vitest-plugin'
 import { defineConfig } from 'vitest/config'
 
@@ -29,6 +30,16 @@ export default defineConfig({
           include: ['test/worker/**/*.test.ts'],
           globalSetup: ['test/support/database.ts'],
           testTimeout: 30_000,
+        },
+      },
+      {
+        test: {
+          name: 'e2e',
+          include: ['test/e2e/**/*.test.ts'],
+          // A first start compiles the engine and downloads the model; two systems at once would starve each other.
+          hookTimeout: 600_000,
+          testTimeout: 120_000,
+          fileParallelism: false,
         },
       },
     ],

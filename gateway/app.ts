@@ -1,4 +1,74 @@
+// The HTTP application: request ids, the guard in front of every route, and what is answered where no route is. Owns
+// the order of these; the routes themselves are routes/, fleet/ and admin/.
 import { Hono } from 'hono'
-import type { Env } from './env.ts'
+import { HTTPException } from 'hono/http-exception'
+import { adminApp } from './admin/index.ts'
+import type { Ports } from './attempts.ts'
+import { failureResponse, requestIdHeaders } from './errors.ts'
+import { fleetRoutes } from './fleet/routes.ts'
+import { errorText, log } from './observe/log.ts'
+import { ADMIN_PREFIX, isAdminPath, requireKey } from './routes/access.ts'
+import type { AppEnv } from './routes/context.ts'
+import { generateRoutes, systemPorts } from './routes/generate.ts'
+import { modelRoutes } from './routes/models.ts'
+import { publicRoutes } from './routes/public.ts'
 
-export const app = new Hono<{ Bindings: Env }>()
+const METHODS = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE']
+
+/** Builds the application. Tests give other ports; the Worker has one app with the system's. */
+export function createApp(ports: Ports = systemPorts()) {
+  const app = new Hono<AppEnv>()
+
+  /** Methods some route answers on this path; the guards in front, which match every method, do not count. */
+  const methodsOf = (path: string): string[] =>
+    METHODS.filter((method) => app.router.match(method, path)[0].some(([[, route]]) => route.method !== 'ALL'))
+
+  app.use('*', async (c, next) => {
+    c.set('requestId', ports.newId())
+    c.set('receivedAtMs', ports.nowMs())
+    await next()
+    for (const [name, value] of Object.entries(requestIdHeaders(c.get('requestId')))) {
+      if (!c.res.headers.has(name)) c.res.headers.set(name, value)
+    }
+  })
+
+  // Before the key: what does not exist needs none, and a wrong path must not look like a wrong key.
+  app.use('*', async (c, next) => {
+    const { method, path } = c.req
+    // Its guard comes before its routes: a stranger does not learn which there are.
+    if (isAdminPath(path)) return next()
+    const allowed = methodsOf(path)
+    if (allowed.length === 0) {
+      const message = `There is no route ${method.slice(0, 20)} ${path.slice(0, 200)}.`
+      return failureResponse({ code: 'not_found', message }, c.get('requestId'))
+    }
+    if (allowed.includes(method === 'HEAD' ? 'GET' : method)) return next()
+    const message = `${method.slice(0, 20)} is not allowed on ${path.slice(0, 200)}; use ${allowed.join(' or ')}.`
+    return failureResponse({ code: 'invalid_request', message }, c.get('requestId'), {
+      status: 405,
+      headers: { allow: allowed.join(', ') },
+    })
+  })
+
+  app.use('*', requireKey)
+  app.route('/', publicRoutes())
+  app.route('/', fleetRoutes)
+  app.route('/', modelRoutes)
+  app.route('/', generateRoutes(ports))
+  app.route(ADMIN_PREFIX, adminApp)
+
+  app.notFound((c) => failureResponse({ code: 'not_found', message: 'There is no such route.' }, c.get('requestId')))
+
+  app.onError((error, c) => {
+    const requestId = c.get('requestId') ?? ports.newId()
+    if (error instanceof HTTPException && error.status < 500) {
+      return failureResponse({ code: 'invalid_request', message: error.message }, requestId, { status: error.status })
+    }
+    log('error', 'unhandled', { requestId, method: c.req.method, route: c.req.routePath, error: errorText(error) })
+    return failureResponse({ code: 'internal', message: 'The gateway failed to serve this request.' }, requestId)
+  })
+
+  return app
+}
+
+export const app = createApp()

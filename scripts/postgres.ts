@@ -2,17 +2,22 @@
 // initdb, start, stop and recovery after a crash of ours; migrations own what is inside.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { chownSync, existsSync, lchownSync } from 'node:fs'
-import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { existsSync, lchownSync } from 'node:fs'
+import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import postgres from 'postgres'
+import { forEachLine } from './log-file.ts'
 
 export type PostgresServer = {
   /** postgres://… of database `penstock`, on 127.0.0.1. */
   url: string
   port: number
   pid: number
+  /** Resolves when the server is gone, whoever ended it. */
+  exited: Promise<{ code: number | undefined; signal: string | undefined }>
+  /** Postgres' last log lines, oldest first. */
+  recent(): string[]
   /** Fast shutdown: open transactions roll back, nothing committed is lost. Safe to call twice. */
   stop(): Promise<void>
 }
@@ -24,6 +29,8 @@ export type PostgresOptions = {
   port?: number
   /** Gets Postgres' own log lines. Default: dropped, the last lines appear in errors. */
   onLog?: (line: string) => void
+  /** Gets the server's process as soon as there is one: it must not be lost when starting fails later on. */
+  onSpawn?: (pid: number, exited: Promise<unknown>) => void
 }
 
 const START_TIMEOUT_MS = 30_000
@@ -38,15 +45,12 @@ export async function startPostgres(options: PostgresOptions): Promise<PostgresS
   const asRoot = process.getuid?.() === 0
   const clusterDir = join(options.dataDir, 'cluster')
   const passwordFile = join(options.dataDir, 'password')
-  await mkdir(clusterDir, { recursive: true, mode: 0o700 })
-  if (asRoot) chownSync(clusterDir, UNPRIVILEGED_ID, UNPRIVILEGED_ID)
+  await mkdir(options.dataDir, { recursive: true, mode: 0o700 })
   const log: string[] = []
-  const keep = (chunk: Buffer) => {
-    for (const line of chunk.toString().split('\n').filter(Boolean)) {
-      log.push(line)
-      if (log.length > LOG_LINES_KEPT) log.shift()
-      options.onLog?.(line)
-    }
+  const keep = (line: string) => {
+    log.push(line)
+    if (log.length > LOG_LINES_KEPT) log.shift()
+    options.onLog?.(line)
   }
   const run = (binary: string, args: string[]): ChildProcess => {
     const [file, argv] = asRoot ? withoutRoot(binary, args) : [binary, args]
@@ -55,18 +59,25 @@ export async function startPostgres(options: PostgresOptions): Promise<PostgresS
       detached: true,
       env: { ...process.env, LC_ALL: 'C' },
     })
-    child.stdout?.on('data', keep)
-    child.stderr?.on('data', keep)
+    forEachLine(child.stdout, keep)
+    forEachLine(child.stderr, keep)
     return child
   }
 
-  if (!existsSync(join(clusterDir, 'PG_VERSION'))) {
-    for (const name of await readdir(clusterDir)) await rm(join(clusterDir, name), { recursive: true })
+  if (!existsSync(clusterDir)) {
+    // Built aside and renamed when whole: an initdb that is killed leaves nothing that looks like a cluster.
+    const draftDir = join(options.dataDir, 'cluster.new')
+    await rm(draftDir, { recursive: true, force: true })
+    await mkdir(draftDir, { recursive: true, mode: 0o700 })
     await writeFile(passwordFile, randomBytes(24).toString('hex'), { mode: 0o600 })
-    if (asRoot) lchownSync(passwordFile, UNPRIVILEGED_ID, UNPRIVILEGED_ID)
-    const args = ['-D', clusterDir, '-U', 'penstock', '--auth=scram-sha-256', `--pwfile=${passwordFile}`]
-    const code = await exitCode(run(binaries.initdb, [...args, '--encoding=UTF8', '--locale=C']))
+    if (asRoot) for (const path of [draftDir, passwordFile]) lchownSync(path, UNPRIVILEGED_ID, UNPRIVILEGED_ID)
+    const args = ['-D', draftDir, '-U', 'penstock', '--auth=scram-sha-256', `--pwfile=${passwordFile}`]
+    const initdb = run(binaries.initdb, [...args, '--encoding=UTF8', '--locale=C'])
+    const ended = exitOf(initdb)
+    options.onSpawn?.(initdb.pid ?? 0, ended)
+    const { code } = await ended
     if (code !== 0) throw new Error(`initdb failed (exit ${code}):\n${log.join('\n')}`)
+    await rename(draftDir, clusterDir)
   }
   await stopLeftOver(clusterDir)
 
@@ -79,16 +90,23 @@ export async function startPostgres(options: PostgresOptions): Promise<PostgresS
   }
   const flags = Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`])
   const child = run(binaries.postgres, ['-D', clusterDir, '-p', String(port), ...flags])
-  const exited = exitCode(child)
+  const exited = exitOf(child)
+  options.onSpawn?.(child.pid ?? 0, exited)
   const password = (await readFile(passwordFile, 'utf8')).trim()
   const address = `postgres://penstock:${password}@127.0.0.1:${port}`
-  await Promise.race([
-    waitUntilReady(address),
-    exited.then((code) => {
-      throw new Error(`Postgres stopped while starting (exit ${code}):\n${log.join('\n')}`)
-    }),
-  ])
-  await createDatabase(address)
+  const ready = new AbortController()
+  try {
+    await Promise.race([
+      waitUntilReady(address, ready.signal).then(() => createDatabase(address)),
+      exited.then(({ code, signal }) => {
+        throw new Error(`Postgres stopped while starting (exit ${code ?? signal}):\n${log.join('\n')}`)
+      }),
+    ])
+  } catch (error) {
+    ready.abort()
+    child.kill('SIGQUIT')
+    throw error
+  }
 
   let stopping: Promise<void> | undefined
   const stop = async () => {
@@ -101,6 +119,8 @@ export async function startPostgres(options: PostgresOptions): Promise<PostgresS
     url: `${address}/penstock`,
     port,
     pid: child.pid ?? 0,
+    exited,
+    recent: () => [...log],
     stop: () => {
       stopping ??= stop()
       return stopping
@@ -168,9 +188,10 @@ async function commandLine(pid: number): Promise<string | undefined> {
   return readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')
 }
 
-async function waitUntilReady(address: string): Promise<void> {
+async function waitUntilReady(address: string, signal: AbortSignal): Promise<void> {
   const until = Date.now() + START_TIMEOUT_MS
   for (;;) {
+    signal.throwIfAborted()
     const sql = postgres(`${address}/postgres`, { max: 1, connect_timeout: 2, onnotice: () => {} })
     try {
       await sql`select 1`
@@ -194,9 +215,9 @@ async function createDatabase(address: string): Promise<void> {
   }
 }
 
-function exitCode(child: ChildProcess): Promise<number | null> {
+function exitOf(child: ChildProcess): PostgresServer['exited'] {
   return new Promise((resolve, reject) => {
-    child.on('exit', resolve)
+    child.on('exit', (code, signal) => resolve({ code: code ?? undefined, signal: signal ?? undefined }))
     child.on('error', (cause) => {
       const hint = process.getuid?.() === 0 ? ' (as root this needs `setpriv` of util-linux; or set DATABASE_URL)' : ''
       reject(new Error(`cannot start ${child.spawnfile}${hint}`, { cause }))

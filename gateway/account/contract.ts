@@ -67,6 +67,8 @@ export type Denial =
   | { reason: 'key_revoked' }
   /** Too much is waiting to be written to Postgres: admission closes until it drains. */
   | { reason: 'outbox_full'; retryAfterMs: number }
+  /** The account's money state cannot be known or kept right now; nothing was reserved. */
+  | { reason: 'unavailable'; retryAfterMs: number }
 
 /** How an attempt ended, for the usage row. `ok` also when the client left after the last byte. */
 export type AttemptStatus = 'ok' | 'client_cancelled' | ErrorCode
@@ -84,6 +86,8 @@ export type SettleEnd = {
   /** The client request ends with this attempt: also writes the request's row. */
   final: boolean
   httpStatus: number
+  /** What the target itself charges for the attempt, where it says so; own backends: absent. */
+  providerCostNanoUsd?: NanoUsd
 }
 
 export type Settled = { costNanoUsd: NanoUsd; repeated: boolean }
@@ -108,4 +112,8 @@ export type AccountState = {
   openHolds: { holdId: string; heldNanoUsd: NanoUsd; startedAtMs: number; deadlineAtMs: number }[]
   counters: { scope: LimitScope; scopeId: string; meter: string; windowKey: string; value: bigint }[]
   outboxRows: number
+  /** Outbox rows that Postgres refused for what is in them; kept and retried, an operator has to look. */
+  rejectedRows: number
+  /** Those of them whose identity belongs to another fact in Postgres. */
+  conflicts: number
 }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <span>
+#include <stdexcept>
 #include <utility>
 #include <vector>
 
@@ -32,17 +33,29 @@ struct Sampled {
   std::vector<TokenLogprob> top;  // most likely first
 };
 
+// Logits or parameters from which no token can be drawn: a logit that is NaN or +inf, every token excluded, a parameter
+// outside its range, a token id outside the vocabulary.
+class SamplingError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
 // Reusable scratch for one thread; sample() allocates only when a vocabulary is larger than any before.
 class Sampler {
  public:
   // logits [vocab_size], changed in place. prompt and output are the sequence's token ids so far; output.size() is the
-  // index of the draw, so the random number is a pure function of (seed, output.size()).
+  // index of the draw, so the random number is a pure function of (seed, output.size()). Throws SamplingError.
+  //
+  // Order, that of vLLM's V1 sampler: log-probabilities of the logits as given; bias; repetition, then frequency and
+  // presence penalty; temperature; min-p; top-k; top-p over what min-p and top-k left; draw. Temperature 0 takes the
+  // largest logit after the penalties. Wherever tokens are equally likely the lower id comes first.
   Sampled sample(std::span<float> logits, const SamplingParams& params, std::span<const int32_t> prompt,
                  std::span<const int32_t> output);
 
  private:
   std::vector<std::pair<float, int32_t>> candidates_;
-  std::vector<int32_t> counts_;
+  std::vector<int32_t> counts_;  // [vocab_size] all 0 between calls
+  std::vector<float> raw_;       // [vocab_size] the logits as given, kept while log-probabilities are wanted
 };
 
 }  // namespace penstock

@@ -55,11 +55,13 @@ std::optional<SubmitError> Scheduler::submit(Request request) {
 }
 
 void Scheduler::cancel(uint64_t id) {
+  if (!plan_.empty()) throw std::logic_error("cancel() in the middle of a step");
   const auto found = sequences_.find(id);
   if (found != sequences_.end()) finish(*found->second, FinishReason::Cancelled);
 }
 
 void Scheduler::cancel_all() {
+  if (!plan_.empty()) throw std::logic_error("cancel_all() in the middle of a step");
   while (!sequences_.empty()) finish(*sequences_.begin()->second, FinishReason::Cancelled);
 }
 

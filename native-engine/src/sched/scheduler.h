@@ -13,7 +13,8 @@
 //  - A decoding sequence short of a block takes it from a paused one, else from one that ranks after it. The first in
 //    rank can therefore always take a step, and ends after a bounded number of them. A sequence that finds nobody to
 //    take from keeps its blocks and waits, which costs nothing, where preempting itself would cost a recomputation.
-//  - A waiting sequence takes blocks and slots from paused ones, so a slow reader cannot hold the engine.
+//  - A waiting sequence takes blocks and slots from paused ones, so a slow reader cannot hold the engine. From those who
+//    can run it takes nothing, whatever its priority: that decides who is next, not who is thrown out.
 #pragma once
 
 #include <cstdint>

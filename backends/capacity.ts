@@ -1,0 +1,87 @@
+// The capacity frame: what this backend says about its load ○. Owns how engine statistics and the agent's own queue
+// become one frame, and the frame numbers; sending is report.ts and session.ts.
+import type { CapacityFrame } from '../protocol/capacity.ts'
+import type { Ready, Stats } from '../protocol/engine-frames.ts'
+
+export type AgentLoad = { requestsQueued: number; requestsQueuedMax: number; draining: boolean }
+
+/** A change of KV use by less than this share of the pool is not worth a report of its own. */
+const KV_CHANGE_SHARE = 1 / 16
+
+/** An engine life's epoch as the gateway sees it. */
+export const epochText = (epoch: bigint): string => epoch.toString(16).padStart(16, '0')
+
+export class CapacityTracker {
+  readonly #model: string
+  readonly #load: () => AgentLoad
+  #ready: Ready | undefined
+  #stats: Stats | undefined
+  #up = false
+  #sequence = 0
+
+  constructor(model: string, load: () => AgentLoad) {
+    this.#model = model
+    this.#load = load
+  }
+
+  engineReady(ready: Ready): void {
+    this.#ready = ready
+    this.#stats = undefined
+    this.#up = true
+    this.#sequence = 0
+  }
+  /** Frames say `draining` until the next engine is ready: nothing must be routed here meanwhile. */
+  engineDown(): void {
+    this.#up = false
+    this.#stats = undefined
+  }
+  engineStats(stats: Stats): void {
+    this.#stats = stats
+  }
+
+  /** A frame with the next number; `undefined` before the first engine was ready. */
+  frame(): CapacityFrame | undefined {
+    const ready = this.#ready
+    if (ready === undefined) return undefined
+    const stats = this.#stats
+    const load = this.#load()
+    const frame: CapacityFrame = {
+      model: this.#model,
+      role: 'both',
+      epoch: epochText(ready.epoch),
+      sequence: this.#sequence++,
+      contextTokensMax: ready.contextTokens,
+      blockTokens: ready.blockTokens,
+      kvBlocksTotal: stats?.blocksTotal ?? ready.blocksTotal,
+      kvBlocksUsed: stats?.blocksUsed ?? 0,
+      kvBlocksCached: stats?.blocksCached ?? 0,
+      sequencesRunning: stats?.running ?? 0,
+      sequencesWaiting: stats?.waiting ?? 0,
+      sequencesMax: ready.sequencesMax,
+      requestsQueued: load.requestsQueued,
+      requestsQueuedMax: load.requestsQueuedMax,
+      prefillTokensQueued: Number(stats?.prefillTokensQueued ?? 0n),
+      decodeKvTokens: Number(stats?.decodeKvTokens ?? 0n),
+      stepMs: (stats?.stepUs ?? 0) / 1000,
+      draining: load.draining || !this.#up,
+    }
+    // The engine sends 0 for what it has not measured; the frame leaves it out.
+    if (stats !== undefined && stats.prefillTokensPerSecond > 0)
+      frame.measuredPrefillTokensPerSecond = stats.prefillTokensPerSecond
+    if (stats !== undefined && stats.decodeTokensPerSecond > 0)
+      frame.measuredDecodeTokensPerSecond = stats.decodeTokensPerSecond
+    if (stats !== undefined && stats.memoryBytesPerSecond > 0) frame.memoryBytesPerSecond = stats.memoryBytesPerSecond
+    if (ready.memoryBytesPerSecondMax > 0n) frame.memoryBytesPerSecondMax = Number(ready.memoryBytesPerSecondMax)
+    return frame
+  }
+
+  /** A text that differs where two states differ in what a router decides by. */
+  fingerprint(): string {
+    const stats = this.#stats
+    const load = this.#load()
+    const total = stats?.blocksTotal ?? 0
+    const kvStep = total === 0 ? 0 : Math.floor((stats?.blocksUsed ?? 0) / total / KV_CHANGE_SHARE)
+    const sequences = [stats?.running ?? 0, stats?.waiting ?? 0, load.requestsQueued]
+    return [this.#ready?.epoch ?? '', this.#up, load.draining, ...sequences, kvStep].join(' ')
+  }
+}

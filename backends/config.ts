@@ -1,0 +1,191 @@
+// Options of the agent: command line first, then environment, then defaults. Owns names, bounds and help;
+// reading the join token file is the only I/O.
+import { readFileSync } from 'node:fs'
+import { resolve } from 'node:path'
+import { parseArgs } from 'node:util'
+import { z } from 'zod'
+
+export class ConfigError extends Error {
+  override name = 'ConfigError'
+}
+
+export type Config = {
+  enginePath: string
+  modelPath: string
+  modelName: string
+  gatewayUrl: string
+  stateDir: string
+  listenHost: string
+  /** 0 = any free port. */
+  listenPort: number
+  /** Absent: derived from the address that was bound. */
+  publicUrl?: string
+  joinToken?: string
+  /** Absent: the engine chooses. */
+  threads?: number
+  kvMib?: number
+  contextTokens?: number
+  sequencesMax?: number
+  queueRequestsMax: number
+  drainGraceMs: number
+}
+
+type Option = { flag: string; env: string; value: string; help: string; fallback?: string }
+
+const OPTIONS: readonly Option[] = [
+  { flag: 'engine', env: 'PENSTOCK_AGENT_ENGINE', value: 'PATH', help: 'engine executable (required)' },
+  { flag: 'model', env: 'PENSTOCK_AGENT_MODEL', value: 'FILE', help: 'model file, GGUF (required)' },
+  {
+    flag: 'model-name',
+    env: 'PENSTOCK_AGENT_MODEL_NAME',
+    value: 'NAME',
+    help: 'name requests are routed by (required)',
+  },
+  { flag: 'gateway', env: 'PENSTOCK_AGENT_GATEWAY', value: 'URL', help: 'base URL of the gateway (required)' },
+  { flag: 'state-dir', env: 'PENSTOCK_AGENT_STATE_DIR', value: 'DIR', help: 'keeps key and identity (required)' },
+  {
+    flag: 'listen',
+    env: 'PENSTOCK_AGENT_LISTEN',
+    value: 'HOST:PORT',
+    help: 'address to serve on, port 0 = any free one',
+    fallback: '127.0.0.1:0',
+  },
+  {
+    flag: 'public-url',
+    env: 'PENSTOCK_AGENT_PUBLIC_URL',
+    value: 'URL',
+    help: 'where the gateway reaches this agent (default: the bound address)',
+  },
+  {
+    flag: 'join-token-file',
+    env: 'PENSTOCK_AGENT_JOIN_TOKEN_FILE',
+    value: 'FILE',
+    help: 'one-time enrolment token; or PENSTOCK_JOIN_TOKEN in the environment',
+  },
+  { flag: 'threads', env: 'PENSTOCK_AGENT_THREADS', value: 'N', help: 'engine threads (default: the engine chooses)' },
+  { flag: 'kv-mib', env: 'PENSTOCK_AGENT_KV_MIB', value: 'N', help: 'KV cache, MiB (default: the engine chooses)' },
+  { flag: 'context', env: 'PENSTOCK_AGENT_CONTEXT', value: 'N', help: 'context window, tokens (default: the model)' },
+  {
+    flag: 'sequences',
+    env: 'PENSTOCK_AGENT_SEQUENCES',
+    value: 'N',
+    help: 'sequences computed at once (default: the engine chooses)',
+  },
+  { flag: 'queue', env: 'PENSTOCK_AGENT_QUEUE', value: 'N', help: 'requests that may wait', fallback: '256' },
+  {
+    flag: 'drain-grace-ms',
+    env: 'PENSTOCK_AGENT_DRAIN_GRACE_MS',
+    value: 'MS',
+    help: 'time for open streams to end after SIGTERM',
+    fallback: '30000',
+  },
+]
+
+/** The text of `--help`. */
+export function helpText(): string {
+  const rows = OPTIONS.map((option) => {
+    const left = `  --${option.flag} ${option.value}`.padEnd(28)
+    const fallback = option.fallback === undefined ? '' : ` (default: ${option.fallback})`
+    return `${left}${option.help}${fallback}\n${''.padEnd(28)}env ${option.env}`
+  })
+  return [
+    'Usage: node backends/main.ts --engine PATH --model FILE --model-name NAME --gateway URL --state-dir DIR [options]',
+    '',
+    'Serves one model file through one engine process and joins it to the fleet of a gateway.',
+    'Prints one JSON line per life event on stdout (listening, ready, failed), logs as JSON lines on stderr.',
+    'Exit codes: 0 drained, 1 failure, 2 bad options or a model that the engine cannot serve.',
+    '',
+    ...rows,
+    `${'  --help'.padEnd(28)}this text`,
+    '',
+  ].join('\n')
+}
+
+const wholeNumber = (max: number) => z.coerce.number().int().min(1).max(max)
+const TOKEN_BYTES_MAX = 4096
+
+const Values = z.object({
+  engine: z.string().min(1),
+  model: z.string().min(1),
+  'model-name': z.string().min(1).max(200),
+  gateway: z.url({ protocol: /^https?$/ }),
+  'state-dir': z.string().min(1),
+  listen: z.string().regex(/^(\[[0-9a-fA-F:]+\]|[^:]+):\d{1,5}$/, 'must be HOST:PORT'),
+  'public-url': z
+    .url({ protocol: /^https?$/ })
+    .max(500)
+    .optional(),
+  'join-token-file': z.string().min(1).optional(),
+  threads: wholeNumber(1024).optional(),
+  'kv-mib': wholeNumber(16 * 1024 * 1024).optional(),
+  context: wholeNumber(16 * 1024 * 1024).optional(),
+  sequences: wholeNumber(65536).optional(),
+  queue: wholeNumber(65536),
+  'drain-grace-ms': z.coerce.number().int().min(0).max(3_600_000),
+})
+
+function readJoinToken(file: string | undefined, env: NodeJS.ProcessEnv): string | undefined {
+  if (file === undefined) return env.PENSTOCK_JOIN_TOKEN?.trim() || undefined
+  try {
+    const text = readFileSync(file, 'utf8')
+    if (text.length > TOKEN_BYTES_MAX) throw new Error(`longer than ${TOKEN_BYTES_MAX} bytes`)
+    return text.trim() || undefined
+  } catch (thrown) {
+    throw new ConfigError(`--join-token-file ${file}: ${thrown instanceof Error ? thrown.message : String(thrown)}`)
+  }
+}
+
+/**
+ * Reads the options.
+ * @returns `help` where --help was asked for.
+ * @throws ConfigError naming the option, for anything missing, unknown or out of bounds.
+ */
+export function readConfig(argv: readonly string[], env: NodeJS.ProcessEnv): Config | 'help' {
+  let flags: Record<string, unknown>
+  try {
+    flags = parseArgs({
+      args: [...argv],
+      options: Object.fromEntries([
+        ...OPTIONS.map((option) => [option.flag, { type: 'string' as const }]),
+        ['help', { type: 'boolean' as const, short: 'h' }],
+      ]),
+    }).values
+  } catch (thrown) {
+    throw new ConfigError(thrown instanceof Error ? thrown.message : String(thrown))
+  }
+  if (flags.help === true) return 'help'
+  const raw: Record<string, unknown> = {}
+  for (const option of OPTIONS) {
+    const value = flags[option.flag] ?? (env[option.env] || undefined) ?? option.fallback
+    if (value !== undefined) raw[option.flag] = value
+  }
+  const parsed = Values.safeParse(raw)
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0]
+    const flag = String(issue?.path[0] ?? '')
+    throw new ConfigError(raw[flag] === undefined ? `--${flag} is required` : `--${flag}: ${issue?.message}`)
+  }
+  const values = parsed.data
+  const colon = values.listen.lastIndexOf(':')
+  const listenPort = Number(values.listen.slice(colon + 1))
+  if (listenPort > 65535) throw new ConfigError(`--listen: port ${listenPort} is over 65535`)
+  const config: Config = {
+    enginePath: resolve(values.engine),
+    modelPath: resolve(values.model),
+    modelName: values['model-name'],
+    gatewayUrl: values.gateway.replace(/\/+$/, ''),
+    stateDir: resolve(values['state-dir']),
+    listenHost: values.listen.slice(0, colon).replace(/^\[|\]$/g, ''),
+    listenPort,
+    queueRequestsMax: values.queue,
+    drainGraceMs: values['drain-grace-ms'],
+  }
+  if (values['public-url'] !== undefined) config.publicUrl = values['public-url'].replace(/\/+$/, '')
+  if (values.threads !== undefined) config.threads = values.threads
+  if (values['kv-mib'] !== undefined) config.kvMib = values['kv-mib']
+  if (values.context !== undefined) config.contextTokens = values.context
+  if (values.sequences !== undefined) config.sequencesMax = values.sequences
+  const joinToken = readJoinToken(values['join-token-file'], env)
+  if (joinToken !== undefined) config.joinToken = joinToken
+  return config
+}

@@ -1,0 +1,302 @@
+// One admitted dispatch, from SUBMIT to the last event. Owns the order of events, stops, cancellation, credits and counts;
+// preparing the prompts is dispatch.ts, text is output.ts, the wire is server.ts.
+import type { CapacityFrame } from '../protocol/capacity.ts'
+import type { DispatchEvent, DispatchUsage } from '../protocol/dispatch.ts'
+import type { SampledToken } from '../protocol/engine-frames.ts'
+import type { Failure } from '../protocol/errors.ts'
+import type { Prepared } from './dispatch.ts'
+import type { EngineConnection, Sequence, SequenceEnd } from './engine/client.ts'
+import { ChoiceOutput, type OutputPart } from './output.ts'
+
+/** Tokens the engine may be ahead of the reader, per sequence: hides the socket's latency, bounds memory. */
+export const CREDIT_TOKENS = 64
+/** Granting in parcels saves frames. */
+const GRANT_TOKENS_MIN = 16
+/** The engine answers CANCEL within a step; a missing answer must not hold the request. */
+const CANCEL_WAIT_MS = 5000
+/** Load changes slowly beside tokens. */
+const CAPACITY_EVENT_INTERVAL_MS = 1000
+
+export type EventSink = {
+  /** Sends events; resolves when more may be sent, or when `abandoned` fires. */
+  write: (events: readonly DispatchEvent[]) => Promise<void>
+}
+
+export type SessionContext = {
+  connection: Pick<EngineConnection, 'submit'>
+  sink: EventSink
+  capacity: () => CapacityFrame | undefined
+  nowMs: () => number
+  /** Fires at the deadline or when the caller is gone; its reason is the Failure. */
+  signal: AbortSignal
+  queuedMs: number
+  deadlineAtMs: number
+}
+
+type Choice = {
+  index: number
+  prompt: number
+  sequence: Sequence
+  output: ChoiceOutput
+  /** Received from the engine, not yet turned into events. */
+  inbox: SampledToken[]
+  tokensSeen: number
+  owedTokens: number
+  cancelled: boolean
+  end?: SequenceEnd
+  finished: boolean
+}
+
+export type SessionResult = { usage: DispatchUsage; failure?: Failure }
+
+/** Runs a dispatch to its end. Always writes exactly one closing event, `usage` or `error`, unless the caller is gone. */
+export async function runSession(prepared: Prepared, context: SessionContext): Promise<SessionResult> {
+  const { sink, signal, connection } = context
+  const wake = createWake()
+  let failure: Failure | undefined
+  const choices: Choice[] = []
+  const aborted = () => {
+    failure ??= signal.reason as Failure
+    wake.call()
+  }
+  if (signal.aborted) aborted()
+  else signal.addEventListener('abort', aborted, { once: true })
+
+  const usage = { inputTokens: promptTokens(prepared), cachedInputTokens: 0, outputTokens: 0 }
+  await sink.write([{ type: 'accepted', usage, queueMs: context.queuedMs }, ...capacityEvents(context)])
+  if (failure === undefined) {
+    for (const plan of prepared.choices) choices.push(submitChoice(prepared, plan, connection, context, wake.call))
+    if (prepared.echo !== undefined) await writeEcho(prepared, choices, sink)
+  }
+
+  let capacitySentMs = context.nowMs()
+  while (failure === undefined && choices.some((choice) => !choice.finished)) {
+    await wake.wait()
+    const events: DispatchEvent[] = []
+    for (const choice of choices) {
+      const fault = drain(choice, events, prepared)
+      failure ??= fault
+    }
+    if (events.length === 0) continue
+    if (context.nowMs() - capacitySentMs >= CAPACITY_EVENT_INTERVAL_MS) {
+      events.push(...capacityEvents(context))
+      capacitySentMs = context.nowMs()
+    }
+    await sink.write(events)
+    for (const choice of choices) grant(choice)
+  }
+  signal.removeEventListener('abort', aborted)
+  for (const choice of choices) cancel(choice)
+  await allEnded(choices, wake)
+  const total = usageOf(prepared, choices)
+  if (failure === undefined) {
+    await sink.write([...capacityEvents(context), { type: 'usage', usage: total }])
+    return { usage: total }
+  }
+  // What was counted is also shown: text that had arrived when the failure struck.
+  const last: DispatchEvent[] = []
+  for (const choice of choices) takeInbox(choice, last, prepared)
+  if (failure.code !== 'cancelled') await sink.write([...last, { type: 'error', ...failure, usage: total }])
+  return { usage: total, failure }
+}
+
+function submitChoice(
+  prepared: Prepared,
+  plan: Prepared['choices'][number],
+  connection: SessionContext['connection'],
+  context: SessionContext,
+  wake: () => void,
+): Choice {
+  const leftMs = Math.max(1, Math.ceil(context.deadlineAtMs - context.nowMs()))
+  const parameters = {
+    ...prepared.parameters,
+    prompt: prepared.prompts[plan.prompt]?.ids ?? [],
+    maxNewTokens: prepared.prompts[plan.prompt]?.maxNewTokens ?? 1,
+    creditTokens: CREDIT_TOKENS,
+    seed: plan.seed,
+    deadlineMs: Math.min(leftMs, 0xffff_ffff),
+  }
+  const inbox: SampledToken[] = []
+  const sequence = connection.submit(parameters, {
+    token: (token) => {
+      choice.tokensSeen++
+      inbox.push(token)
+      wake()
+    },
+    end: (end) => {
+      choice.end = end
+      wake()
+    },
+  })
+  const choice: Choice = {
+    index: plan.index,
+    prompt: plan.prompt,
+    sequence,
+    output: new ChoiceOutput(prepared.vocabulary, prepared.stop, prepared.withLogprobs),
+    inbox,
+    tokensSeen: 0,
+    owedTokens: 0,
+    cancelled: false,
+    finished: false,
+  }
+  return choice
+}
+
+/** Turns what arrived for a choice into events. Returns the failure that ends the whole dispatch, if any. */
+function drain(choice: Choice, events: DispatchEvent[], prepared: Prepared): Failure | undefined {
+  if (choice.finished) return undefined
+  takeInbox(choice, events, prepared)
+  if (choice.output.stopped) cancel(choice)
+  if (choice.end === undefined) return undefined
+  const ended = outcome(choice, choice.end, prepared)
+  if (ended.failure !== undefined) return ended.failure
+  const rest = choice.output.flush()
+  if (rest.text !== '' || rest.logprobs.length > 0) events.push(delta(choice, rest, prepared))
+  choice.finished = true
+  events.push({ type: 'finish', choice: choice.index, reason: ended.reason, outputTokens: sampledTokens(choice) })
+  return undefined
+}
+
+function takeInbox(choice: Choice, events: DispatchEvent[], prepared: Prepared): void {
+  if (choice.inbox.length === 0) return
+  const taken = choice.inbox.splice(0)
+  choice.owedTokens += taken.length
+  events.push(delta(choice, join(taken.map((token) => choice.output.push(token))), prepared))
+}
+
+function delta(choice: Choice, part: OutputPart, prepared: Prepared): DispatchEvent {
+  const event: DispatchEvent = { type: 'delta', choice: choice.index, text: part.text, outputTokens: choice.tokensSeen }
+  if (prepared.withLogprobs) event.logprobs = part.logprobs
+  return event
+}
+
+const join = (parts: readonly OutputPart[]): OutputPart => ({
+  text: parts.map((part) => part.text).join(''),
+  logprobs: parts.flatMap((part) => part.logprobs),
+})
+
+type Outcome = { reason: 'stop' | 'length'; failure?: undefined } | { failure: Failure }
+
+/** What the end of a sequence means to the caller. */
+function outcome(choice: Choice, end: SequenceEnd, prepared: Prepared): Outcome {
+  // A stop string that was found stands, whatever became of the sequence after it.
+  if (choice.output.stopped) return { reason: 'stop' }
+  switch (end.kind) {
+    case 'lost':
+      return { failure: { code: 'engine_lost', message: 'the engine stopped while it computed this request' } }
+    case 'rejected':
+      switch (end.code) {
+        case 'invalid':
+          return { failure: { code: 'invalid_request', message: `the engine refused the request: ${end.message}` } }
+        case 'too_long': {
+          const tokens = prepared.prompts[choice.prompt]?.ids.length ?? 0
+          const message = `the prompt of ${tokens} tokens does not fit the engine: ${end.message}`
+          return { failure: { code: 'context_length_exceeded', message } }
+        }
+        case 'queue_full':
+        case 'draining':
+          return { failure: { code: 'overloaded', message: `the engine takes no request: ${end.message}` } }
+        default:
+          return end.code satisfies never
+      }
+    case 'finished':
+      switch (end.finished.reason) {
+        case 'stop':
+          return { reason: 'stop' }
+        case 'length':
+          return { reason: 'length' }
+        case 'deadline':
+          return {
+            failure: { code: 'deadline_exceeded', message: 'the deadline passed before the answer was complete' },
+          }
+        case 'cancelled':
+          return { failure: { code: 'engine_lost', message: 'the engine cancelled the request' } }
+        case 'internal':
+          return { failure: { code: 'internal', message: 'the engine failed on this request' } }
+        default:
+          return end.finished.reason satisfies never
+      }
+    default:
+      return end satisfies never
+  }
+}
+
+function cancel(choice: Choice): void {
+  if (choice.cancelled || choice.end !== undefined) return
+  choice.cancelled = true
+  choice.sequence.cancel()
+}
+
+function grant(choice: Choice): void {
+  if (choice.cancelled || choice.end !== undefined || choice.owedTokens < GRANT_TOKENS_MIN) return
+  choice.sequence.grant(choice.owedTokens)
+  choice.owedTokens = 0
+}
+
+/** Waits for the engine's final counts, at most `CANCEL_WAIT_MS`. */
+async function allEnded(choices: readonly Choice[], wake: Wake): Promise<void> {
+  let late = false
+  const timer = setTimeout(() => {
+    late = true
+    wake.call()
+  }, CANCEL_WAIT_MS)
+  while (!late && choices.some((choice) => choice.end === undefined)) await wake.wait()
+  clearTimeout(timer)
+}
+
+/** The engine's own count where it gave one, else what was received. */
+function sampledTokens(choice: Choice): number {
+  return choice.end?.kind === 'finished' ? choice.end.finished.outputTokens : choice.tokensSeen
+}
+
+const promptTokens = (prepared: Prepared) => prepared.prompts.reduce((sum, prompt) => sum + prompt.ids.length, 0)
+
+/** Prompts count once each; one that was never submitted, or refused, counts nothing. What a prompt's other choices found in the cache was put there by this same request. */
+function usageOf(prepared: Prepared, choices: readonly Choice[]): DispatchUsage {
+  const usage: DispatchUsage = { inputTokens: 0, cachedInputTokens: 0, outputTokens: 0 }
+  prepared.prompts.forEach((prompt, index) => {
+    const own = choices.filter((choice) => choice.prompt === index)
+    if (own.every((choice) => choice.end?.kind === 'rejected')) return
+    const cached = own.flatMap((choice) => (choice.end?.kind === 'finished' ? [choice.end.finished.cachedTokens] : []))
+    const cachedTokens = Math.min(prompt.ids.length, ...(cached.length === 0 ? [0] : cached))
+    usage.cachedInputTokens += cachedTokens
+    usage.inputTokens += prompt.ids.length - cachedTokens
+  })
+  for (const choice of choices) usage.outputTokens += sampledTokens(choice)
+  return usage
+}
+
+async function writeEcho(prepared: Prepared, choices: readonly Choice[], sink: EventSink): Promise<void> {
+  const events = choices.map((choice): DispatchEvent => {
+    const text = prepared.echo?.[choice.prompt] ?? ''
+    return { type: 'delta', choice: choice.index, text, outputTokens: 0 }
+  })
+  await sink.write(events)
+}
+
+function capacityEvents(context: SessionContext): DispatchEvent[] {
+  const frame = context.capacity()
+  return frame === undefined ? [] : [{ type: 'capacity', frame }]
+}
+
+type Wake = { call: () => void; wait: () => Promise<void> }
+
+/** A flag that one loop waits on; calls before the wait are not lost. */
+function createWake(): Wake {
+  let called = false
+  let resolve: (() => void) | undefined
+  return {
+    call: () => {
+      called = true
+      resolve?.()
+    },
+    wait: async () => {
+      if (!called)
+        await new Promise<void>((done) => {
+          resolve = done
+        })
+      called = false
+      resolve = undefined
+    },
+  }
+}

@@ -1,0 +1,62 @@
+// What callers of the account must never get wrong. Owns the assertions at the object's door: callers are our own code,
+// so a violation is a bug and throws; nothing a client sends reaches these. They stand in production too, because a row
+// that Postgres cannot take, or counters of two organisations in one object, would be found out much later. Pure.
+import type { ReserveAsk, SettleEnd } from './contract.ts'
+import type { HoldRecord } from './holds.ts'
+
+const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/
+/** More targets than any plan names. */
+const ATTEMPTS_MAX = 1_000
+/** Year 2000 to 2200: an instant in seconds or microseconds is a mistake. */
+const INSTANT_MIN_MS = 946_684_800_000
+const INSTANT_MAX_MS = 7_258_118_400_000
+/** Far above every context; with `PRICE_MAX` a hold stays far below what a 64-bit integer holds. */
+const ESTIMATE_TOKENS_MAX = 1_000_000_000
+
+/** @throws RangeError naming what is wrong. */
+export function assertAsk(ask: ReserveAsk): void {
+  for (const name of ['requestId', 'orgId', 'projectId', 'keyId'] as const)
+    if (!UUID.test(ask[name])) throw new RangeError(`${name} of a reservation is not a lower-case uuid`)
+  if (!Number.isInteger(ask.attempt) || ask.attempt < 1 || ask.attempt > ATTEMPTS_MAX)
+    throw new RangeError(`attempt ${ask.attempt} of request ${ask.requestId} is not in 1..${ATTEMPTS_MAX}`)
+  for (const tokens of [ask.estimate.inputTokens, ask.estimate.outputTokens])
+    if (!Number.isInteger(tokens) || tokens < 0 || tokens > ESTIMATE_TOKENS_MAX)
+      throw new RangeError(
+        `estimate of ${tokens} tokens for request ${ask.requestId} is not in 0..${ESTIMATE_TOKENS_MAX}`,
+      )
+  assertInstant(ask.startedAtMs, 'startedAtMs')
+  assertInstant(ask.deadlineAtMs, 'deadlineAtMs')
+}
+
+/** @throws RangeError naming what is wrong. */
+export function assertEnd(end: SettleEnd): void {
+  assertInstant(end.endedAtMs, 'endedAtMs')
+  if (end.firstTokenAtMs !== undefined) assertInstant(end.firstTokenAtMs, 'firstTokenAtMs')
+  if (!Number.isInteger(end.httpStatus) || end.httpStatus < 100 || end.httpStatus > 599)
+    throw new RangeError(`httpStatus ${end.httpStatus} of ${end.holdId} is no HTTP status`)
+  if (end.providerCostNanoUsd !== undefined && end.providerCostNanoUsd < 0n)
+    throw new RangeError(`the provider cost of ${end.holdId} is negative`)
+}
+
+/**
+ * A repeated reservation asks for the same thing and comes while its hold is open.
+ * @throws Error otherwise: granting it would dispatch without money set aside.
+ */
+export function assertRepeats(known: HoldRecord, ask: ReserveAsk): void {
+  const { terms } = known
+  if (known.state !== 'held') throw new Error(`hold ${known.granted.holdId} has ended (${known.state})`)
+  const same =
+    terms.orgId === ask.orgId &&
+    terms.keyId === ask.keyId &&
+    terms.provider === ask.provider &&
+    terms.modelServed === ask.modelServed &&
+    terms.price?.priceVersionId === ask.price?.priceVersionId &&
+    terms.estimate.inputTokens === ask.estimate.inputTokens &&
+    terms.estimate.outputTokens === ask.estimate.outputTokens
+  if (!same) throw new Error(`hold ${known.granted.holdId} was taken for something else`)
+}
+
+function assertInstant(atMs: number, name: string): void {
+  if (!(atMs >= INSTANT_MIN_MS && atMs <= INSTANT_MAX_MS))
+    throw new RangeError(`${name} ${atMs} is not in epoch milliseconds`)
+}

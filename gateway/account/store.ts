@@ -1,0 +1,281 @@
+// The account's SQLite: holds, counters, outbox, revoked keys, meta. Owns the tables and every statement on them;
+// decisions are admission.ts and holds.ts, transactions are account.ts. Money is stored as decimal text and added in
+// bigint: SQLite turns an integer that overflows into a float, and reading a large integer as a JS number loses
+// nano-dollars.
+import { CONFLICT, type OutboxRow } from '../ledger/drain.ts'
+import { encodeText, type OutboxEntry } from '../ledger/outbox.ts'
+import type { AccountState, LimitScope } from './contract.ts'
+import { type CounterKey, MONEY_BASE_KEY, oldestDayKept } from './counters.ts'
+import type { HoldRecord, HoldState } from './holds.ts'
+import { decodeHold, encodeHold, type StoredHold } from './stored-hold.ts'
+
+const TABLES = [
+  // WITHOUT ROWID: one row written per change of a hold instead of two.
+  `CREATE TABLE IF NOT EXISTS holds (
+    request_id TEXT NOT NULL, attempt INTEGER NOT NULL, state TEXT NOT NULL, request_closed INTEGER NOT NULL,
+    due_at_ms INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (request_id, attempt)) WITHOUT ROWID`,
+  // Serves: the open holds at start, the next due hold, the holds due by now.
+  'CREATE INDEX IF NOT EXISTS holds_by_due ON holds (state, due_at_ms)',
+  `CREATE TABLE IF NOT EXISTS counters (
+    scope TEXT NOT NULL, scope_id TEXT NOT NULL, meter TEXT NOT NULL, window_key TEXT NOT NULL,
+    value TEXT NOT NULL, drop_after_ms INTEGER, PRIMARY KEY (scope, scope_id, meter, window_key)) WITHOUT ROWID`,
+  `CREATE TABLE IF NOT EXISTS outbox (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, payload TEXT NOT NULL,
+    retry_at_ms INTEGER NOT NULL DEFAULT 0, rejection TEXT)`,
+  'CREATE TABLE IF NOT EXISTS revoked_keys (key_id TEXT PRIMARY KEY) WITHOUT ROWID',
+  'CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID',
+]
+
+const HOLD_STATES: HoldState[] = ['held', 'settled', 'released', 'expired_estimated', 'settled_late']
+/** Most rows of each list that `inspect` shows. */
+const INSPECT_ROWS_MAX = 1_000
+const REJECTION_TEXT_MAX = 500
+
+/** Charged money of one scope on one UTC day. */
+export type DaySum = { scope: LimitScope; scopeId: string; day: string; amountNanoUsd: bigint }
+
+export class Store {
+  readonly #sql: SqlStorage
+
+  constructor(sql: SqlStorage) {
+    this.#sql = sql
+    for (const statement of TABLES) sql.exec(statement)
+  }
+
+  // Holds
+
+  hold(requestId: string, attempt: number): HoldRecord | undefined {
+    const [row] = this.#holds('SELECT * FROM holds WHERE request_id = ? AND attempt = ?', requestId, attempt)
+    return row
+  }
+
+  /** Every remembered attempt of a request, first attempt first. */
+  attempts(requestId: string): HoldRecord[] {
+    return this.#holds('SELECT * FROM holds WHERE request_id = ? ORDER BY attempt', requestId)
+  }
+
+  openHolds(): HoldRecord[] {
+    return this.#holds("SELECT * FROM holds WHERE state = 'held'")
+  }
+
+  putHold(hold: HoldRecord): void {
+    const row = encodeHold(hold)
+    this.#sql.exec(
+      `INSERT INTO holds (request_id, attempt, state, request_closed, due_at_ms, body) VALUES (?, ?, ?, ?, ?, ?)
+       ON CONFLICT DO UPDATE SET state = excluded.state, request_closed = excluded.request_closed,
+         due_at_ms = excluded.due_at_ms, body = excluded.body`,
+      row.request_id,
+      row.attempt,
+      row.state,
+      row.request_closed,
+      row.due_at_ms,
+      row.body,
+    )
+  }
+
+  /** Holds whose time has come, the longest due first within a state. */
+  dueHolds(nowMs: number, rowsMax: number): HoldRecord[] {
+    const due: HoldRecord[] = []
+    for (const state of HOLD_STATES) {
+      if (due.length >= rowsMax) break
+      const query = 'SELECT * FROM holds WHERE state = ? AND due_at_ms <= ? ORDER BY due_at_ms LIMIT ?'
+      due.push(...this.#holds(query, state, nowMs, rowsMax - due.length))
+    }
+    return due
+  }
+
+  /** When the next hold is due. */
+  nextDueAtMs(): number | undefined {
+    let next: number | undefined
+    for (const state of HOLD_STATES) {
+      const query = 'SELECT due_at_ms FROM holds WHERE state = ? ORDER BY due_at_ms LIMIT 1'
+      for (const row of this.#sql.exec<{ due_at_ms: number }>(query, state))
+        if (next === undefined || row.due_at_ms < next) next = row.due_at_ms
+    }
+    return next
+  }
+
+  deleteHold(hold: HoldRecord): void {
+    const { requestId, attempt } = hold.terms
+    this.#sql.exec('DELETE FROM holds WHERE request_id = ? AND attempt = ?', requestId, attempt)
+  }
+
+  // Counters
+
+  requests(counter: CounterKey): number {
+    return Number(this.#counter(counter.scope, counter.scopeId, 'requests', counter.windowKey))
+  }
+
+  countRequest(counter: CounterKey): void {
+    const value = this.#counter(counter.scope, counter.scopeId, 'requests', counter.windowKey) + 1n
+    this.#putCounter(counter.scope, counter.scopeId, 'requests', counter.windowKey, value, counter.dropAfterMs)
+  }
+
+  /** Charged money of a scope by `day:` key, and `base` for the days that were folded. */
+  moneyDays(scope: LimitScope, scopeId: string): Map<string, bigint> {
+    const query = "SELECT window_key, value FROM counters WHERE scope = ? AND scope_id = ? AND meter = 'money'"
+    const days = new Map<string, bigint>()
+    for (const row of this.#sql.exec<{ window_key: string; value: string }>(query, scope, scopeId))
+      days.set(row.window_key, BigInt(row.value))
+    return days
+  }
+
+  addMoney(scope: LimitScope, scopeId: string, windowKey: string, amountNanoUsd: bigint): void {
+    if (amountNanoUsd === 0n) return
+    const value = this.#counter(scope, scopeId, 'money', windowKey) + amountNanoUsd
+    this.#putCounter(scope, scopeId, 'money', windowKey, value, null)
+  }
+
+  /** Starts the money counters anew from complete daily sums. */
+  replaceMoney(sums: DaySum[], nowMs: number): void {
+    this.#sql.exec("DELETE FROM counters WHERE meter = 'money'")
+    const oldest = oldestDayKept(nowMs)
+    for (const { scope, scopeId, day, amountNanoUsd } of sums) {
+      const key = `day:${day}`
+      this.addMoney(scope, scopeId, key < oldest ? MONEY_BASE_KEY : key, amountNanoUsd)
+    }
+  }
+
+  /** Drops request counters of past windows and folds old money days, at most `rowsMax` of each. Answers how many went. */
+  sweepCounters(nowMs: number, rowsMax: number): number {
+    const dropped = this.#sql.exec(
+      `DELETE FROM counters WHERE (scope, scope_id, meter, window_key) IN
+        (SELECT scope, scope_id, meter, window_key FROM counters WHERE drop_after_ms <= ? LIMIT ?)`,
+      nowMs,
+      rowsMax,
+    ).rowsWritten
+    const old = this.#sql
+      .exec<{ scope: LimitScope; scope_id: string; window_key: string; value: string }>(
+        `SELECT scope, scope_id, window_key, value FROM counters
+         WHERE meter = 'money' AND window_key >= 'day:' AND window_key < ? LIMIT ?`,
+        oldestDayKept(nowMs),
+        rowsMax,
+      )
+      .toArray()
+    for (const row of old) {
+      this.addMoney(row.scope, row.scope_id, MONEY_BASE_KEY, BigInt(row.value))
+      const query = "DELETE FROM counters WHERE scope = ? AND scope_id = ? AND meter = 'money' AND window_key = ?"
+      this.#sql.exec(query, row.scope, row.scope_id, row.window_key)
+    }
+    return dropped + old.length
+  }
+
+  // Outbox
+
+  append(entry: OutboxEntry): void {
+    this.#sql.exec('INSERT INTO outbox (payload) VALUES (?)', encodeText(entry))
+  }
+
+  /** The oldest entries after an id that may be tried at this time. */
+  outboxBatch(dueMs: number, afterId: number, rowsMax: number): OutboxRow[] {
+    const query = 'SELECT id, payload FROM outbox WHERE id > ? AND retry_at_ms <= ? ORDER BY id LIMIT ?'
+    return this.#sql.exec<OutboxRow>(query, afterId, dueMs, rowsMax).toArray()
+  }
+
+  deleteOutbox(ids: number[]): void {
+    for (const id of ids) this.#sql.exec('DELETE FROM outbox WHERE id = ?', id)
+  }
+
+  rejectOutbox(id: number, reason: string, retryAtMs: number): void {
+    const query = 'UPDATE outbox SET rejection = ?, retry_at_ms = ? WHERE id = ?'
+    this.#sql.exec(query, reason.slice(0, REJECTION_TEXT_MAX), retryAtMs, id)
+  }
+
+  outboxCounts(): { rows: number; rejected: number; conflicts: number } {
+    type Row = { rows: number; rejected: number; conflicts: number }
+    const query = `SELECT COUNT(*) AS rows, COUNT(rejection) AS rejected,
+      COUNT(CASE WHEN rejection = ? THEN 1 END) AS conflicts FROM outbox`
+    const [row] = this.#sql.exec<Row>(query, CONFLICT).toArray()
+    return row ?? { rows: 0, rejected: 0, conflicts: 0 }
+  }
+
+  /** When the next entry may be tried; 0 for one that never failed. */
+  nextOutboxAtMs(): number | undefined {
+    const [row] = this.#sql.exec<{ at: number | null }>('SELECT MIN(retry_at_ms) AS at FROM outbox').toArray()
+    return row?.at ?? undefined
+  }
+
+  // Revoked keys and meta
+
+  isKeyRevoked(keyId: string): boolean {
+    return this.#sql.exec('SELECT 1 FROM revoked_keys WHERE key_id = ?', keyId).toArray().length > 0
+  }
+
+  setKeyRevoked(keyId: string, revoked: boolean): void {
+    if (revoked) this.#sql.exec('INSERT INTO revoked_keys (key_id) VALUES (?) ON CONFLICT DO NOTHING', keyId)
+    else this.#sql.exec('DELETE FROM revoked_keys WHERE key_id = ?', keyId)
+  }
+
+  meta(name: MetaName): string | undefined {
+    const [row] = this.#sql.exec<{ value: string }>('SELECT value FROM meta WHERE name = ?', name).toArray()
+    return row?.value
+  }
+
+  setMeta(name: MetaName, value: string): void {
+    const query = 'INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value'
+    this.#sql.exec(query, name, value)
+  }
+
+  countersShown(): AccountState['counters'] {
+    type Row = { scope: LimitScope; scope_id: string; meter: string; window_key: string; value: string }
+    return this.#sql
+      .exec<Row>('SELECT scope, scope_id, meter, window_key, value FROM counters LIMIT ?', INSPECT_ROWS_MAX)
+      .toArray()
+      .map((row) => ({
+        scope: row.scope,
+        scopeId: row.scope_id,
+        meter: row.meter,
+        windowKey: row.window_key,
+        value: BigInt(row.value),
+      }))
+  }
+
+  openHoldsShown(): AccountState['openHolds'] {
+    const query = "SELECT * FROM holds WHERE state = 'held' ORDER BY due_at_ms LIMIT ?"
+    return this.#holds(query, INSPECT_ROWS_MAX).map(({ granted, terms }) => ({
+      holdId: granted.holdId,
+      heldNanoUsd: granted.heldNanoUsd,
+      startedAtMs: terms.startedAtMs,
+      deadlineAtMs: terms.deadlineAtMs,
+    }))
+  }
+
+  #holds(query: string, ...bindings: (string | number)[]): HoldRecord[] {
+    return this.#sql
+      .exec<StoredHold>(query, ...bindings)
+      .toArray()
+      .map(decodeHold)
+  }
+
+  #counter(scope: LimitScope, scopeId: string, meter: 'requests' | 'money', windowKey: string): bigint {
+    const query = 'SELECT value FROM counters WHERE scope = ? AND scope_id = ? AND meter = ? AND window_key = ?'
+    const [row] = this.#sql.exec<{ value: string }>(query, scope, scopeId, meter, windowKey).toArray()
+    return BigInt(row?.value ?? 0)
+  }
+
+  #putCounter(
+    scope: LimitScope,
+    scopeId: string,
+    meter: 'requests' | 'money',
+    windowKey: string,
+    value: bigint,
+    dropAfterMs: number | null,
+  ): void {
+    this.#sql.exec(
+      `INSERT INTO counters (scope, scope_id, meter, window_key, value, drop_after_ms) VALUES (?, ?, ?, ?, ?, ?)
+       ON CONFLICT DO UPDATE SET value = excluded.value`,
+      scope,
+      scopeId,
+      meter,
+      windowKey,
+      value.toString(),
+      dropAfterMs,
+    )
+  }
+}
+
+/**
+ * `org_id`: whose account this is. `money_ready`: the money counters are complete (set once they were rebuilt from
+ * Postgres). `sweep_at_ms`: when old counters are cleared away next.
+ */
+export type MetaName = 'org_id' | 'money_ready' | 'sweep_at_ms'

@@ -1,0 +1,92 @@
+// The stored text of a hold. Owns its encoding in SQLite and the check on the way back; the record is holds.ts.
+import { z } from 'zod'
+import { ERROR_CODES } from '../../protocol/errors.ts'
+import { parseStored } from '../db/json.ts'
+import { encodeText, storedShapes } from '../ledger/outbox.ts'
+import type { HoldRecord, HoldState } from './holds.ts'
+
+const { money, usage, price, payer } = storedShapes
+const status = z.enum(['ok', 'client_cancelled', ...ERROR_CODES])
+
+const body = z.object({
+  terms: z.object({
+    requestId: z.string(),
+    attempt: z.number(),
+    orgId: z.string(),
+    projectId: z.string(),
+    keyId: z.string(),
+    modelRequested: z.string(),
+    provider: z.string(),
+    modelServed: z.string(),
+    estimate: z.object({ inputTokens: z.number(), outputTokens: z.number() }),
+    // JSON has no undefined: an unknown price is an absent one.
+    price: price.optional().transform((quote) => quote),
+    startedAtMs: z.number(),
+    deadlineAtMs: z.number(),
+    stream: z.boolean(),
+  }),
+  granted: z.object({
+    holdId: z.string(),
+    heldNanoUsd: money,
+    requests: z.object({ limit: z.number(), remaining: z.number(), resetAtMs: z.number() }).optional(),
+  }),
+  checkpoint: usage.optional(),
+  end: z
+    .object({
+      usage,
+      costNanoUsd: money,
+      charge: payer,
+      status,
+      httpStatus: z.number().optional(),
+      firstTokenAtMs: z.number().optional(),
+      endedAtMs: z.number(),
+    })
+    .optional(),
+})
+
+/** Columns of the table `holds`. */
+export type StoredHold = {
+  request_id: string
+  attempt: number
+  state: string
+  request_closed: number
+  due_at_ms: number
+  body: string
+}
+
+const HOLD_STATES: ReadonlySet<string> = new Set<HoldState>([
+  'held',
+  'settled',
+  'released',
+  'expired_estimated',
+  'settled_late',
+])
+const isHoldState = (text: string): text is HoldState => HOLD_STATES.has(text)
+
+export function encodeHold(hold: HoldRecord): StoredHold {
+  const { terms, granted, checkpoint, end } = hold
+  return {
+    request_id: terms.requestId,
+    attempt: terms.attempt,
+    state: hold.state,
+    request_closed: hold.requestClosed ? 1 : 0,
+    due_at_ms: hold.dueAtMs,
+    body: encodeText({ terms, granted, checkpoint, end }),
+  }
+}
+
+/** @throws Error where the row was not written by `encodeHold`. */
+export function decodeHold(row: StoredHold): HoldRecord {
+  if (!isHoldState(row.state)) throw new Error(`hold of request ${row.request_id} is in unknown state ${row.state}`)
+  const { terms, granted, checkpoint, end } = parseStored(row.body, body, 'a hold')
+  const { requests, ...bare } = granted
+  return {
+    terms: { ...terms, price: terms.price },
+    granted: requests === undefined ? bare : { ...bare, requests },
+    state: row.state,
+    checkpoint,
+    end,
+    requestClosed: row.request_closed === 1,
+    dueAtMs: row.due_at_ms,
+  }
+}

@@ -1,0 +1,35 @@
+// What the admin API's handlers share. Owns the types of their context and the refusal they throw to end a request.
+import type { Context } from 'hono'
+import type { Failure } from '../../protocol/errors.ts'
+import type { Env } from '../env.ts'
+
+export type AdminEnv = {
+  Bindings: Env
+  Variables: {
+    /** uuid of this request, on its response, in the logs and in the audit row. */
+    requestId: string
+  }
+}
+
+export type AdminContext = Context<AdminEnv>
+
+/** Thrown by a handler, answered by the app's error handler: the request ends here. */
+export class Refusal extends Error {
+  override name = 'Refusal'
+  readonly failure: Failure
+
+  constructor(failure: Failure) {
+    super(failure.message)
+    this.failure = failure
+  }
+}
+
+/** The administrator's fault, with the path of the field. */
+export function invalid(param: string, message: string): Refusal {
+  return new Refusal({ code: 'invalid_request', message: `${param}: ${message}`, param })
+}
+
+/** @param what e.g. `organisation` */
+export function notFound(what: string): Refusal {
+  return new Refusal({ code: 'not_found', message: `There is no such ${what}.` })
+}

@@ -1,0 +1,103 @@
+// From a request's headers to the caller. Owns where the key stands, the isolate's copy and the words of a refusal;
+// the durable copy is directory.ts.
+import type { Failure } from '../../protocol/errors.ts'
+import { err, ok, type Result } from '../../protocol/result.ts'
+import { FactCache } from '../db/cache.ts'
+import type { Env } from '../env.ts'
+import { directoryName, type Lookup } from './directory.ts'
+import type { KeyRecord } from './key-record.ts'
+import { hashKey, parseKey } from './keys.ts'
+import type { Principal } from './principal.ts'
+
+/** How long a change can stay unseen in this isolate; a revoked key is refused earlier, by the account. */
+const CACHE_MS = 10_000
+/** From this age on a copy is renewed in the background, so that a busy caller never waits for the directory. */
+const RENEW_AFTER_MS = 5_000
+/** While one request renews, the others take the copy as it is. */
+const RENEWAL_MS = 1_000
+/** Short: it only blunts a caller that hammers with one wrong key. */
+const NEGATIVE_CACHE_MS = 2_000
+/** About 1 KB each. */
+const CACHED_KEYS_MAX = 5_000
+
+const cache = new FactCache<KeyRecord | 'unknown'>(CACHED_KEYS_MAX)
+
+/**
+ * Who is calling: `Authorization: Bearer KEY`, or `x-api-key: KEY`. The key is hashed first and only the hash goes
+ * further. An unknown key and a revoked one cost the same look-ups and get the same answer.
+ * @param nowMs Epoch milliseconds.
+ * @param waitUntil Keeps background work alive after the response.
+ * @returns Failure `invalid_api_key`, or `unavailable` where nobody can tell now whether the key is good.
+ */
+export async function authenticate(
+  headers: Headers,
+  env: Env,
+  nowMs: number,
+  waitUntil: (work: Promise<unknown>) => void,
+): Promise<Result<Principal, Failure>> {
+  const presented = presentedKey(headers)
+  if (presented === undefined) {
+    return refuse('No API key given. Send it as "Authorization: Bearer <key>" or in the x-api-key header.')
+  }
+  const hash = await hashKey(presented)
+  if (parseKey(presented) === undefined) {
+    return refuse('This is not an API key of this service: a character is missing, added or mistyped.')
+  }
+  const cached = cache.get(hash, nowMs)
+  if (cached !== undefined) {
+    if (!cached.fresh) {
+      cache.postpone(hash, nowMs + RENEWAL_MS)
+      waitUntil(askDirectory(hash, env, nowMs))
+    }
+    return judge(cached.value, nowMs)
+  }
+  const lookup = await askDirectory(hash, env, nowMs)
+  switch (lookup.found) {
+    case 'key':
+      return judge(lookup.record, nowMs)
+    case 'nothing':
+      return judge('unknown', nowMs)
+    case 'unavailable':
+      return err({
+        code: 'unavailable',
+        message: 'API keys cannot be checked right now.',
+        retryAfterMs: lookup.retryAfterMs,
+      })
+    default:
+      return lookup satisfies never
+  }
+}
+
+/** Drops this isolate's copies, all or those of these keys: after a change made through it, it must not lag behind. */
+export function forgetKeys(hashes?: readonly string[]): void {
+  if (hashes === undefined) cache.clear()
+  else for (const hash of hashes) cache.delete(hash)
+}
+
+/** Asks, and keeps the answer in this isolate. */
+async function askDirectory(hash: string, env: Env, nowMs: number): Promise<Lookup> {
+  const lookup = await env.DIRECTORY.getByName(directoryName(hash))
+    .lookup(hash, nowMs)
+    // The object restarts or is overloaded; the caller may be a good one.
+    .catch((): Lookup => ({ found: 'unavailable', retryAfterMs: 1_000 }))
+  if (lookup.found === 'key') cache.set(hash, lookup.record, nowMs + RENEW_AFTER_MS, nowMs + CACHE_MS)
+  if (lookup.found === 'nothing') cache.set(hash, 'unknown', nowMs + NEGATIVE_CACHE_MS)
+  return lookup
+}
+
+function judge(found: KeyRecord | 'unknown', nowMs: number): Result<Principal, Failure> {
+  if (found === 'unknown' || found.revoked) return refuse('The API key is unknown, revoked or expired.')
+  const { principal } = found
+  if (principal.expiresAtMs !== undefined && nowMs >= principal.expiresAtMs) {
+    return refuse('The API key is unknown, revoked or expired.')
+  }
+  return ok(principal)
+}
+
+function presentedKey(headers: Headers): string | undefined {
+  const bearer = /^bearer +(\S+) *$/i.exec(headers.get('authorization') ?? '')?.[1]
+  const plain = headers.get('x-api-key')?.trim()
+  return bearer ?? (plain === '' ? undefined : plain)
+}
+
+const refuse = (message: string): Result<Principal, Failure> => err({ code: 'invalid_api_key', message })

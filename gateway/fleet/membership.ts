@@ -1,0 +1,78 @@
+// What a backend's life looks like to the fleet. Owns epochs, sequences and staleness. Pure; storage is fleet.ts.
+//
+//   (absent) ──join──▶ present ──report in order──▶ present
+//                        │  ├──report out of order──▶ present, told to resync
+//                        │  └──no report for STALE_AFTER_MS──▶ stale (kept, not routed to)
+//                        └──leave──▶ absent
+//
+// Each life of an agent has its own epoch. A join with a new epoch drops all that the old one said, and the old epoch
+// can never come back: a process that was thought dead must not overwrite its successor.
+import type { CapacityFrame } from '../../protocol/capacity.ts'
+
+/** How often agents are asked to report. */
+export const REPORT_INTERVAL_MS = 1000
+/** Three reports missed in a row: two can be bad luck. */
+export const STALE_AFTER_MS = 3500
+/** Past lives remembered per backend. A zombie older than that many restarts is not a real case. */
+const RETIRED_EPOCHS_MAX = 16
+
+/** What of a backend lives in memory only: the agent's next join brings it back. */
+export type Presence = {
+  epoch: string
+  /** Of the last report; absent right after a join. */
+  sequence?: number
+  frames: CapacityFrame[]
+  reportedAtMs: number
+}
+
+export type EpochHistory = { current?: string; retired: string[] }
+
+/** The history after a join, or undefined where the joining epoch was superseded. */
+export function joinEpoch(history: EpochHistory, epoch: string): EpochHistory | undefined {
+  if (history.retired.includes(epoch)) return undefined
+  if (history.current === undefined || history.current === epoch) return { current: epoch, retired: history.retired }
+  return { current: epoch, retired: [...history.retired, history.current].slice(-RETIRED_EPOCHS_MAX) }
+}
+
+/**
+ * Presence after a report, and what the agent does next. A repeated or overtaken report changes nothing; one after a
+ * gap is still the newest truth and counts, but what was lost in between has to come again.
+ */
+export function applyReport(
+  presence: Presence | undefined,
+  report: { epoch: string; sequence: number; frames: CapacityFrame[] },
+  nowMs: number,
+): { presence: Presence | undefined; next: 'continue' | 'resync' } {
+  if (presence === undefined || presence.epoch !== report.epoch) return { presence, next: 'resync' }
+  if (presence.sequence !== undefined && report.sequence <= presence.sequence) return { presence, next: 'continue' }
+  const inOrder = presence.sequence === undefined || report.sequence === presence.sequence + 1
+  return {
+    presence: { epoch: report.epoch, sequence: report.sequence, frames: report.frames, reportedAtMs: nowMs },
+    next: inOrder ? 'continue' : 'resync',
+  }
+}
+
+/** Used token ids, until they expire. Bounded by what can arrive in a token's life; full means refuse, not forget. */
+export class ReplayMemory {
+  readonly #seen = new Map<string, number>()
+  readonly #max: number
+
+  constructor(max: number) {
+    this.#max = max
+  }
+
+  /** True the first time within the token's life. */
+  firstUse(jti: string, expiresAtMs: number, nowMs: number): boolean {
+    if (this.#seen.has(jti)) return false
+    if (this.#seen.size >= this.#max) this.#forget(nowMs)
+    if (this.#seen.size >= this.#max) return false
+    this.#seen.set(jti, expiresAtMs)
+    return true
+  }
+
+  #forget(nowMs: number): void {
+    for (const [jti, expiresAtMs] of this.#seen) {
+      if (expiresAtMs <= nowMs) this.#seen.delete(jti)
+    }
+  }
+}

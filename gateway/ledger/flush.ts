@@ -1,0 +1,258 @@
+// Outbox → Postgres. Owns the statements, the derived identities and the check that a fact found under its identity is
+// the same fact. Delivery is at least once (the outbox keeps an entry until Postgres has confirmed it); the unique keys
+// make the effect exactly once, also where a commit happened and its answer was lost.
+import { getTableColumns, getTableName } from 'drizzle-orm'
+import type { PgTable } from 'drizzle-orm/pg-core'
+import { utcDay } from '../account/counters.ts'
+import type { Database, SqlValue, Statement } from '../db/port.ts'
+import { ledgerAccounts } from '../db/schema/ledger.ts'
+import { usageAttempts, usageRequests } from '../db/schema/usage.ts'
+import { type AttemptRow, encodeText, type OutboxEntry, type RequestRow } from './outbox.ts'
+import { assertBalanced, type LedgerAccount } from './postings.ts'
+
+/** Rows per statement, largest first: a batch is cut into powers of two, so few distinct statements get prepared. */
+const CHUNK_ROWS_MAX = 64
+
+type AttemptInsert = typeof usageAttempts.$inferInsert
+type RequestInsert = typeof usageRequests.$inferInsert
+
+/** A fact that Postgres already has under the same identity with other contents. */
+export type Conflict = { table: 'usage_attempts' | 'usage_requests'; identity: string }
+
+/**
+ * Writes all entries in one transaction; entries that are there already change nothing. Ledger entries are written only
+ * for attempts that stand in Postgres with exactly these contents, so a conflict cannot unbalance the ledger.
+ * @returns the rows that Postgres kept out because another fact has their identity
+ * @throws DatabaseUnavailable where it may or may not have been written: repeat. QueryFailed: nothing was written.
+ */
+export async function writeEntries(database: Database, entries: OutboxEntry[]): Promise<Conflict[]> {
+  const attempts = await Promise.all(entries.flatMap((entry) => entry.attempts).map(attemptInsert))
+  const requests = await Promise.all(entries.flatMap(requestsOf).map(requestInsert))
+  const ledger = await ledgerRows(entries, attempts)
+  const statements: Statement[] = [
+    ...chunks(attempts).map((rows) => insertStatement(ATTEMPTS, rows)),
+    ...chunks(requests).map((rows) => insertStatement(REQUESTS, rows)),
+    ...chunks(ledger.accounts).map((rows) => insertStatement(ACCOUNTS, rows)),
+    ...chunks(ledger.entries).map(entriesStatement),
+  ]
+  if (statements.length === 0) return []
+  const results = await database.batch(statements)
+  const attemptsEnd = chunks(attempts).length
+  const written = (from: number, to: number) => results.slice(from, to).reduce((sum, result) => sum + result.count, 0)
+  const conflicts: Conflict[] = []
+  if (written(0, attemptsEnd) < attempts.length)
+    conflicts.push(
+      ...(await conflictsIn(database, 'usage_attempts', ['request_id', 'attempt', 'kind'], attempts, attemptIdentity)),
+    )
+  if (written(attemptsEnd, attemptsEnd + chunks(requests).length) < requests.length)
+    conflicts.push(
+      ...(await conflictsIn(database, 'usage_requests', ['request_id'], requests, ({ requestId }) => requestId)),
+    )
+  return conflicts
+}
+
+/** Whether a conflict is about a row of this entry. */
+export const concerns = (conflict: Conflict, entry: OutboxEntry): boolean =>
+  conflict.table === 'usage_attempts'
+    ? entry.attempts.some((row) => attemptIdentity(row) === conflict.identity)
+    : entry.request?.requestId === conflict.identity
+
+const requestsOf = (entry: OutboxEntry): RequestRow[] => (entry.request === undefined ? [] : [entry.request])
+
+/** A list in pieces of 64, 32, 16, … rows. */
+export function chunks<T>(rows: T[]): T[][] {
+  const pieces: T[][] = []
+  let from = 0
+  for (let size = CHUNK_ROWS_MAX; size >= 1; size /= 2) {
+    while (rows.length - from >= size) {
+      pieces.push(rows.slice(from, from + size))
+      from += size
+    }
+  }
+  return pieces
+}
+
+type Target = { name: string; columns: { field: string; column: string }[]; texts: Map<number, string> }
+
+const target = (table: PgTable): Target => ({
+  name: getTableName(table),
+  columns: Object.entries(getTableColumns(table)).map(([field, { name }]) => ({ field, column: name })),
+  texts: new Map(),
+})
+
+const ATTEMPTS = target(usageAttempts)
+const REQUESTS = target(usageRequests)
+const ACCOUNTS = target(ledgerAccounts)
+
+/**
+ * Rows into a table, known ones skipped. Written out here, because the query builder takes milliseconds for a batch of
+ * this width; the text depends on the number of rows alone and is made once per size.
+ */
+function insertStatement(into: Target, rows: object[]): Statement {
+  const params: SqlValue[] = []
+  for (const row of rows) {
+    const values = new Map<string, unknown>(Object.entries(row))
+    for (const { field } of into.columns) params.push(sqlValue(values.get(field)))
+  }
+  const known = into.texts.get(rows.length)
+  if (known !== undefined) return { text: known, params }
+  const width = into.columns.length
+  const tuples = rows.map((_, row) => `(${into.columns.map((_, index) => `$${row * width + index + 1}`).join(', ')})`)
+  const columns = into.columns.map(({ column }) => column).join(', ')
+  const text = `INSERT INTO ${into.name} (${columns}) VALUES ${tuples.join(', ')} ON CONFLICT DO NOTHING`
+  into.texts.set(rows.length, text)
+  return { text, params }
+}
+
+function sqlValue(value: unknown): SqlValue {
+  if (value === undefined || value === null) return null
+  if (typeof value === 'bigint') return value.toString()
+  if (typeof value === 'string' || typeof value === 'number' || typeof value === 'boolean') return value
+  throw new TypeError(`a ${typeof value} has no column type`)
+}
+
+const iso = (atMs: number): string => new Date(atMs).toISOString()
+
+/** What attempts and requests have in common as columns */
+function sharedColumns(row: AttemptRow | RequestRow) {
+  return {
+    orgId: row.orgId,
+    requestId: row.requestId,
+    projectId: row.projectId,
+    keyId: row.keyId,
+    provider: row.provider,
+    modelRequested: row.modelRequested,
+    modelServed: row.modelServed,
+    stream: row.stream,
+    status: row.status,
+    httpStatus: row.httpStatus ?? null,
+    inputUncached: BigInt(row.usage.inputUncached),
+    inputCacheRead: BigInt(row.usage.inputCacheRead),
+    inputCacheWrite5m: BigInt(row.usage.inputCacheWrite5m),
+    inputCacheWrite1h: BigInt(row.usage.inputCacheWrite1h),
+    outputText: BigInt(row.usage.outputText),
+    outputReasoning: BigInt(row.usage.outputReasoning),
+    costNanoUsd: row.costNanoUsd,
+    usageDay: utcDay(row.startedAtMs),
+    startedAt: iso(row.startedAtMs),
+    firstTokenAt: row.firstTokenAtMs === undefined ? null : iso(row.firstTokenAtMs),
+    endedAt: iso(row.endedAtMs),
+    recordedAt: iso(row.recordedAtMs),
+  }
+}
+
+function attemptInsert(row: AttemptRow): Promise<AttemptInsert> {
+  return withHash({
+    ...sharedColumns(row),
+    attempt: row.attempt,
+    kind: row.kind,
+    charge: row.charge,
+    usageSource: row.usageSource,
+    pricing: row.pricing,
+    priceVersionId: row.price?.priceVersionId ?? null,
+    unitPrices: row.price === undefined ? null : encodeText(row.price.perMillion),
+    providerCostNanoUsd: row.providerCostNanoUsd ?? null,
+  })
+}
+
+function requestInsert(row: RequestRow): Promise<RequestInsert> {
+  return withHash({ ...sharedColumns(row), attempts: row.attempts })
+}
+
+/** The hash covers every column in the order of their names, so that it does not depend on how the row was built. */
+async function withHash<T extends object>(row: T): Promise<T & { payloadHash: string }> {
+  const columns = Object.entries(row).sort(([a], [b]) => (a < b ? -1 : 1))
+  return { ...row, payloadHash: hex(await sha256(encodeText(columns))) }
+}
+
+type EntryRow = {
+  orgId: string
+  transferId: string
+  accountId: string
+  amountNanoUsd: bigint
+  purpose: string
+  requestId: string
+  attempt: number
+  kind: string
+  occurredAt: string
+  payloadHash: string
+}
+
+async function ledgerRows(entries: OutboxEntry[], attempts: AttemptInsert[]) {
+  const hashes = new Map(attempts.map((row) => [attemptIdentity(row), row.payloadHash]))
+  const accounts = new Map<string, { orgId: string; accountId: string; name: LedgerAccount }>()
+  const rows: EntryRow[] = []
+  for (const transfer of entries.flatMap((entry) => entry.transfers)) {
+    assertBalanced(transfer)
+    const { orgId, requestId, attempt, kind, purpose } = transfer
+    const payloadHash = hashes.get(attemptIdentity(transfer))
+    if (payloadHash === undefined) throw new Error(`a transfer of request ${requestId} comes without its attempt`)
+    const transferId = await derivedUuid(['transfer', orgId, requestId, String(attempt), kind, purpose])
+    for (const { account, amountNanoUsd } of transfer.entries) {
+      const accountId =
+        accounts.get(`${orgId}/${account}`)?.accountId ?? (await derivedUuid(['account', orgId, account]))
+      accounts.set(`${orgId}/${account}`, { orgId, accountId, name: account })
+      const occurredAt = iso(transfer.occurredAtMs)
+      const identity = { orgId, transferId, accountId, requestId, attempt }
+      rows.push({ ...identity, amountNanoUsd, purpose, kind, occurredAt, payloadHash })
+    }
+  }
+  return { accounts: [...accounts.values()], entries: rows }
+}
+
+function entriesStatement(rows: EntryRow[]): Statement {
+  const params: Statement['params'] = []
+  const tuples = rows.map((row) => {
+    const at = params.length
+    params.push(row.orgId, row.transferId, row.accountId, row.amountNanoUsd.toString(), row.purpose)
+    params.push(row.requestId, row.attempt, row.kind, row.occurredAt, row.payloadHash)
+    const types = ['uuid', 'uuid', 'uuid', 'bigint', 'text', 'uuid', 'int', 'text', 'timestamptz', 'text']
+    return `(${types.map((type, index) => `$${at + index + 1}::${type}`).join(', ')})`
+  })
+  const columns = 'org_id, transfer_id, account_id, amount_nanousd, purpose, request_id, attempt, kind, occurred_at'
+  const text = `INSERT INTO ledger_entries (${columns}) SELECT ${columns}
+    FROM (VALUES ${tuples.join(', ')}) AS v (${columns}, payload_hash)
+    WHERE EXISTS (SELECT 1 FROM usage_attempts u WHERE u.org_id = v.org_id AND u.request_id = v.request_id
+      AND u.attempt = v.attempt AND u.kind = v.kind AND u.payload_hash = v.payload_hash)
+    ON CONFLICT DO NOTHING`
+  return { text, params }
+}
+
+const attemptIdentity = (row: { requestId: string; attempt: number; kind: string }): string =>
+  `${row.requestId}/${row.attempt}/${row.kind}`
+
+/** Compares hashes of all rows with what stands in Postgres; runs only after a row was not new. */
+async function conflictsIn<T extends AttemptInsert | RequestInsert>(
+  database: Database,
+  table: Conflict['table'],
+  keyColumns: string[],
+  rows: T[],
+  identity: (row: T) => string,
+): Promise<Conflict[]> {
+  const [first] = rows
+  if (first === undefined) return []
+  const ids = [...new Set(rows.map((row) => row.requestId))]
+  const places = ids.map((_, index) => `$${index + 2}::uuid`).join(', ')
+  const { rows: found } = await database.run({
+    text: `SELECT ${keyColumns.join(', ')}, payload_hash FROM ${table} WHERE org_id = $1 AND request_id IN (${places})`,
+    params: [first.orgId, ...ids],
+  })
+  const hashes = new Map(found.map((row) => [row.slice(0, -1).join('/'), String(row.at(-1))]))
+  return rows
+    .filter((row) => hashes.get(identity(row)) !== row.payloadHash)
+    .map((row) => ({ table, identity: identity(row) }))
+}
+
+async function sha256(text: string): Promise<Uint8Array> {
+  return new Uint8Array(await crypto.subtle.digest('SHA-256', new TextEncoder().encode(text)))
+}
+
+const hex = (bytes: Uint8Array): string => Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('')
+
+/** A version 8 UUID (RFC 9562) made of a hash: the same names always give the same id. */
+async function derivedUuid(names: string[]): Promise<string> {
+  const bytes = (await sha256(names.join('/'))).slice(0, 16)
+  bytes[6] = ((bytes[6] ?? 0) & 0x0f) | 0x80
+  bytes[8] = ((bytes[8] ?? 0) & 0x3f) | 0x80
+  return hex(bytes).replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5')
+}

@@ -1,0 +1,138 @@
+// What waits to be written to Postgres. Owns the shapes of the facts an ended attempt leaves behind and their stored
+// text. One entry carries everything of one ending, so that its rows reach Postgres together or not at all.
+// Storage is account/store.ts, the way to Postgres flush.ts.
+import { z } from 'zod'
+import { parseStored } from '../db/json.ts'
+import type { PriceQuote, Pricing } from '../meter/price.ts'
+import { USAGE_PARTS, type Usage, type UsageSource } from '../meter/usage.ts'
+import type { Transfer } from './postings.ts'
+
+/**
+ * `attempt`: how an upstream attempt ended, once each. Usage that comes after a hold expired changes no row: an
+ * `adjustment` adds the difference to the estimate; where the payer changes too, a `reversal` takes the estimate back
+ * and the adjustment carries all of it.
+ */
+export type AttemptKind = 'attempt' | 'adjustment' | 'reversal'
+
+/** Who pays: the caller, or the gateway for an attempt that did not become the answer. */
+export type Payer = 'customer' | 'absorbed'
+
+/** What attempts and requests have in common. */
+type Facts = {
+  orgId: string
+  requestId: string
+  projectId: string
+  keyId: string
+  provider: string
+  modelRequested: string
+  modelServed: string
+  stream: boolean
+  status: string
+  /** Absent: nobody saw one (the hold expired). */
+  httpStatus?: number | undefined
+  usage: Usage
+  costNanoUsd: bigint
+  startedAtMs: number
+  firstTokenAtMs?: number | undefined
+  endedAtMs: number
+}
+
+/** One row of `usage_attempts`. Identity: (org, request, attempt, kind). */
+export type AttemptRow = Facts & {
+  attempt: number
+  kind: AttemptKind
+  charge: Payer
+  usageSource: UsageSource
+  pricing: Pricing
+  price?: PriceQuote | undefined
+  providerCostNanoUsd?: bigint | undefined
+  recordedAtMs: number
+}
+
+/** One row of `usage_requests`. Usage and cost are what the customer was charged when the request ended. */
+export type RequestRow = Facts & { attempts: number; recordedAtMs: number }
+
+export type OutboxEntry = { attempts: AttemptRow[]; transfers: Transfer[]; request?: RequestRow | undefined }
+
+const money = z
+  .string()
+  .regex(/^-?\d+$/)
+  .transform(BigInt)
+const usage = z.object({
+  inputUncached: z.number(),
+  inputCacheRead: z.number(),
+  inputCacheWrite5m: z.number(),
+  inputCacheWrite1h: z.number(),
+  outputText: z.number(),
+  outputReasoning: z.number(),
+}) satisfies z.ZodType<Usage>
+const price = z.object({
+  priceVersionId: z.string(),
+  perMillion: z.partialRecord(z.enum(USAGE_PARTS), money),
+})
+const facts = {
+  orgId: z.string(),
+  requestId: z.string(),
+  projectId: z.string(),
+  keyId: z.string(),
+  provider: z.string(),
+  modelRequested: z.string(),
+  modelServed: z.string(),
+  stream: z.boolean(),
+  status: z.string(),
+  httpStatus: z.number().optional(),
+  usage,
+  costNanoUsd: money,
+  startedAtMs: z.number(),
+  firstTokenAtMs: z.number().optional(),
+  endedAtMs: z.number(),
+  recordedAtMs: z.number(),
+}
+const payer = z.enum(['customer', 'absorbed'])
+const entry = z.object({
+  attempts: z.array(
+    z.object({
+      ...facts,
+      attempt: z.number(),
+      kind: z.enum(['attempt', 'adjustment', 'reversal']),
+      charge: payer,
+      usageSource: z.enum(['provider', 'stream_partial', 'estimated']),
+      pricing: z.enum(['priced', 'part_missing', 'price_missing']),
+      price: price.optional(),
+      providerCostNanoUsd: money.optional(),
+    }),
+  ),
+  transfers: z.array(
+    z.object({
+      orgId: z.string(),
+      requestId: z.string(),
+      attempt: z.number(),
+      kind: z.enum(['attempt', 'adjustment', 'reversal']),
+      purpose: z.enum(['usage', 'provider_cost']),
+      occurredAtMs: z.number(),
+      entries: z.array(
+        z.object({
+          account: z.enum([
+            'customer_credit',
+            'usage_revenue',
+            'provider_cost',
+            'provider_payable',
+            'gateway_absorbed',
+          ]),
+          amountNanoUsd: money,
+        }),
+      ),
+    }),
+  ),
+  request: z.object({ ...facts, attempts: z.number() }).optional(),
+})
+
+/** Stored parts of a hold share these shapes. */
+export const storedShapes = { money, usage, price, payer }
+
+/** JSON with money as decimal strings: a JSON number loses nano-dollars past 2^53. */
+export const encodeText = (value: unknown): string =>
+  JSON.stringify(value, (_key, part: unknown) => (typeof part === 'bigint' ? part.toString() : part))
+
+/** @throws Error where the text was not written by `encodeText` of an entry. */
+export const decodeEntry = (text: string): OutboxEntry => parseStored(text, entry, 'the outbox')

@@ -1,0 +1,34 @@
+// The stored form of a model's targets. Owns the JSON of `models.targets`, which is also the admin API's.
+import { z } from 'zod'
+
+/** Catalog name of the deployment's own backends; no upstream can be registered under it. */
+export const FLEET = 'fleet'
+export const TARGETS_MAX = 16
+export const TOKENS_MAX = 100_000_000
+
+/** What callers name; may hold slashes and colons, as published model names do. */
+export const ModelName = z
+  .string()
+  .regex(
+    /^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$/,
+    'must be 1-128 letters, digits and ._:/@+- and begin with a letter or digit',
+  )
+
+export const ProviderName = z
+  .string()
+  .regex(/^[a-z0-9][a-z0-9-]{0,62}$/, 'must be 1-63 lower-case letters, digits and hyphens')
+
+const tokens = z.number().int().min(1).max(TOKENS_MAX)
+
+export const StoredTargets = z
+  .array(
+    z.strictObject({
+      provider: ProviderName,
+      model: ModelName,
+      context_tokens: tokens,
+      output_tokens_max: tokens.exactOptional(),
+    }),
+  )
+  .min(1)
+  .max(TARGETS_MAX)
+export type StoredTargets = z.infer<typeof StoredTargets>

@@ -1,0 +1,72 @@
+// Which addresses an administrator may register as an upstream. Owns the reading of the address; no caller ever names
+// one, redirects are not followed, and what a public name resolves to is the resolver's business.
+import { err, ok, type Result } from '../../protocol/result.ts'
+
+const URL_CHARS_MAX = 500
+/** Names that no public resolver answers for: they mean this machine or this network. */
+const PRIVATE_SUFFIXES = ['localhost', 'local', 'internal', 'intranet', 'lan', 'home.arpa', 'corp', 'home']
+
+type Place = 'public' | 'private' | 'forbidden'
+
+/**
+ * The base address in its normal form, without a slash at the end.
+ * `https` reaches public hosts; `http`, and any host on a private network, need `allowPrivate`, and plain `http` never
+ * leaves the private network. Link-local, multicast and unspecified addresses are always refused: no model is served
+ * there, and cloud machines hand out credentials there.
+ * @returns a sentence for the administrator where it is refused; it does not repeat the address, which may hold a secret.
+ */
+export function parseUpstreamUrl(text: string, rules: { allowPrivate: boolean }): Result<string, string> {
+  if (text.length > URL_CHARS_MAX || !URL.canParse(text)) return err('is not an absolute URL of at most 500 characters')
+  const url = new URL(text)
+  if (url.protocol !== 'https:' && url.protocol !== 'http:') return err('must begin with https:// (or http://)')
+  if (url.username !== '' || url.password !== '') return err('must not hold credentials; send them as "secret"')
+  if (text.includes('#')) return err('must not have a fragment')
+  if (text.includes('?')) return err('must not have a query: paths are appended to it')
+  const place = placeOf(url.hostname)
+  if (place === 'forbidden') return err('points to an address that no upstream can have')
+  if (place === 'private' && !rules.allowPrivate) {
+    return err('points into a private network; set "allow_private": true where that is meant')
+  }
+  if (place === 'public' && url.protocol === 'http:') return err('must use https: the secret would cross the network')
+  return ok(`${url.origin}${url.pathname.replace(/\/+$/, '')}`)
+}
+
+/** `hostname` as the URL API writes it: lower case, IPv4 in four decimals whatever it was, IPv6 in brackets. */
+function placeOf(hostname: string): Place {
+  if (hostname === '') return 'forbidden'
+  if (hostname.startsWith('[')) return placeOfIpv6(hostname.slice(1, -1))
+  if (/^\d+\.\d+\.\d+\.\d+$/.test(hostname)) return placeOfIpv4(hostname.split('.').map(Number))
+  const name = hostname.replace(/\.$/, '')
+  const inside = !name.includes('.') || PRIVATE_SUFFIXES.some((suffix) => name.endsWith(`.${suffix}`))
+  return inside ? 'private' : 'public'
+}
+
+function placeOfIpv4([a = 0, b = 0, c = 0]: number[]): Place {
+  if (a === 0 || a >= 224 || (a === 169 && b === 254)) return 'forbidden'
+  if (a === 10 || a === 127) return 'private'
+  if (a === 172 && b >= 16 && b <= 31) return 'private'
+  if (a === 192 && b === 168) return 'private'
+  // Carrier-grade NAT, also what overlay networks such as Tailscale use.
+  if (a === 100 && b >= 64 && b <= 127) return 'private'
+  // Benchmarking; protocol assignments and documentation.
+  if (a === 198 && (b === 18 || b === 19)) return 'private'
+  const documentation =
+    (a === 192 && b === 0) || (a === 198 && b === 51 && c === 100) || (a === 203 && b === 0 && c === 113)
+  return documentation || (a === 192 && b === 88 && c === 99) ? 'forbidden' : 'public'
+}
+
+/** Allows what is global unicast, and of it nothing that wraps an IPv4 address. */
+function placeOfIpv6(address: string): Place {
+  if (address === '::1') return 'private'
+  const mapped = /^::ffff:([0-9a-f]{1,4}):([0-9a-f]{1,4})$/.exec(address)
+  if (mapped !== null) {
+    const [high = 0, low = 0] = mapped.slice(1).map((group) => Number.parseInt(group, 16))
+    return placeOfIpv4([high >> 8, high & 255, low >> 8, low & 255])
+  }
+  // A leading "::" leaves the first group 0, which is neither of the two ranges below.
+  const [first = 0, second = 0] = address.split(':').map((group) => Number.parseInt(group === '' ? '0' : group, 16))
+  if ((first & 0xfe00) === 0xfc00) return 'private'
+  if ((first & 0xe000) !== 0x2000) return 'forbidden'
+  const teredoOrReserved = first === 0x2001 && (second < 0x0200 || second === 0x0db8)
+  return teredoOrReserved || first === 0x2002 || first === 0x3fff ? 'forbidden' : 'public'
+}

@@ -1,0 +1,105 @@
+// Bytes of a dispatch's answer into provider events. Owns the decoding of wire 2; who asked and why is backend.ts. Pure.
+import type { CapacityFrame } from '../../protocol/capacity.ts'
+import { DispatchEvent, type DispatchUsage, MAX_EVENT_BYTES } from '../../protocol/dispatch.ts'
+import type { Usage } from '../meter/usage.ts'
+import { NO_USAGE } from '../meter/usage.ts'
+import { LineSplitter } from '../stream/lines.ts'
+import type { ProviderEvent } from './provider.ts'
+
+/** A line that is no event of this wire: the peer is broken, or speaks another version. */
+export class BadEvent extends Error {
+  override name = 'BadEvent'
+}
+
+export type Decoded = { events: ProviderEvent[]; frames: CapacityFrame[]; ended: boolean }
+
+/**
+ * Cut at any byte. After `ended` nothing more is expected; a body that is over before it was lost its sender.
+ * @throws LineTooLong, BadEvent.
+ */
+export class DispatchDecoder {
+  readonly #lines = new LineSplitter(MAX_EVENT_BYTES)
+  #ended = false
+
+  push(chunk: Uint8Array): Decoded {
+    const decoded: Decoded = { events: [], frames: [], ended: false }
+    for (const line of this.#lines.push(chunk)) this.#line(line, decoded)
+    decoded.ended = this.#ended
+    return decoded
+  }
+
+  /** A last line whose line end was lost still counts where it is whole. */
+  end(): Decoded {
+    const decoded: Decoded = { events: [], frames: [], ended: false }
+    const rest = this.#lines.end()
+    try {
+      if (rest !== undefined) this.#line(rest, decoded)
+    } catch (error) {
+      // Half a line is what a killed agent leaves: not an event, and no fault beside the missing end.
+      if (!(error instanceof BadEvent)) throw error
+    }
+    decoded.ended = this.#ended
+    return decoded
+  }
+
+  #line(line: string, decoded: Decoded): void {
+    if (this.#ended || line.trim() === '') return
+    const event = parseEvent(line)
+    switch (event.type) {
+      case 'accepted':
+        decoded.events.push({ type: 'accepted', usage: toUsage(event.usage) })
+        return
+      case 'delta': {
+        const { choice, text, outputTokens, logprobs } = event
+        decoded.events.push({ type: 'delta', choice, text, outputTokens, ...(logprobs ? { logprobs } : {}) })
+        return
+      }
+      case 'finish':
+        decoded.events.push(event)
+        return
+      case 'usage':
+        this.#ended = true
+        decoded.events.push({ type: 'usage', usage: toUsage(event.usage) })
+        return
+      case 'error': {
+        this.#ended = true
+        const { code, message, param, retryAfterMs, usage } = event
+        decoded.events.push({
+          type: 'error',
+          failure: {
+            code,
+            message,
+            ...(param === undefined ? {} : { param }),
+            ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+          },
+          ...(usage === undefined ? {} : { usage: toUsage(usage) }),
+        })
+        return
+      }
+      case 'capacity':
+        decoded.frames.push(event.frame)
+        return
+      default:
+        return event satisfies never
+    }
+  }
+}
+
+function parseEvent(line: string): DispatchEvent {
+  let json: unknown
+  try {
+    json = JSON.parse(line)
+  } catch {
+    throw new BadEvent('a line of the dispatch is not JSON')
+  }
+  const parsed = DispatchEvent.safeParse(json)
+  if (!parsed.success) throw new BadEvent('a line of the dispatch is not an event')
+  return parsed.data
+}
+
+const toUsage = (usage: DispatchUsage): Usage => ({
+  ...NO_USAGE,
+  inputUncached: usage.inputTokens,
+  inputCacheRead: usage.cachedInputTokens,
+  outputText: usage.outputTokens,
+})

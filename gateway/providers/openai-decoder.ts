@@ -1,0 +1,218 @@
+// Answers of OpenAI-compatible servers into provider events: streams, whole bodies, and errors inside either. Owns the
+// tolerant reading; HTTP is openai-compatible.ts. Pure.
+import { z } from 'zod'
+import type { LogprobEntry } from '../../protocol/dispatch.ts'
+import type { Failure } from '../../protocol/errors.ts'
+import { normaliseOpenAi } from '../meter/normalise.ts'
+import type { FinishReason, ProviderEvent } from './provider.ts'
+
+const ERROR_TEXT_MAX = 500
+
+const TokenLogprob = z.object({ token: z.string(), logprob: z.number(), bytes: z.array(z.number()).nullish() })
+
+/** Tolerant: unknown fields pass, and of known ones only what is read has to be right. */
+const Choice = z.object({
+  index: z.number().int().nonnegative().default(0),
+  delta: z.object({ content: z.string().nullish() }).nullish(),
+  message: z.object({ content: z.string().nullish() }).nullish(),
+  text: z.string().nullish(),
+  finish_reason: z.string().nullish(),
+  logprobs: z
+    .object({
+      content: z.array(TokenLogprob.extend({ top_logprobs: z.array(TokenLogprob).nullish() })).nullish(),
+      tokens: z.array(z.string()).nullish(),
+      token_logprobs: z.array(z.number().nullable()).nullish(),
+      top_logprobs: z.array(z.record(z.string(), z.number()).nullable()).nullish(),
+    })
+    .nullish(),
+})
+const Chunk = z.object({
+  choices: z.array(Choice).nullish(),
+  usage: z.unknown().optional(),
+  error: z.unknown().optional(),
+})
+
+const encoder = new TextEncoder()
+
+const tokenOf = (text: string, logprob: number, bytes?: number[] | null) => ({
+  text,
+  bytes: bytes ?? [...encoder.encode(text)],
+  logprob,
+})
+
+function logprobsOf(choice: z.infer<typeof Choice>): LogprobEntry[] | undefined {
+  const from = choice.logprobs
+  if (from === undefined || from === null) return undefined
+  if (from.content !== undefined && from.content !== null) {
+    return from.content.map((one) => ({
+      ...tokenOf(one.token, one.logprob, one.bytes),
+      top: (one.top_logprobs ?? []).map((top) => tokenOf(top.token, top.logprob, top.bytes)),
+    }))
+  }
+  return (from.tokens ?? []).map((token, i) => ({
+    ...tokenOf(token, from.token_logprobs?.[i] ?? 0),
+    top: Object.entries(from.top_logprobs?.[i] ?? {}).map(([text, logprob]) => tokenOf(text, logprob)),
+  }))
+}
+
+/** Their words for why it ended; anything else ended by itself. */
+function finishOf(reason: string): FinishReason {
+  switch (reason) {
+    case 'length':
+    case 'max_tokens':
+      return 'length'
+    case 'content_filter':
+      return 'content_filter'
+    default:
+      return 'stop'
+  }
+}
+
+/**
+ * Reads chunk after chunk, and keeps the counts that a server without usage leaves to us: at least one token for each
+ * chunk with text, exactly as many as there are logprobs where they come along.
+ */
+export class OpenAiDecoder {
+  readonly #outputTokens = new Map<number, number>()
+  readonly #finished = new Set<number>()
+  readonly #choices: number
+  #hasInconsistentUsage = false
+  #sawDone = false
+  #failed = false
+
+  /** @param choices How many choices the request asked for. */
+  constructor(choices: number) {
+    this.#choices = choices
+  }
+
+  /** Whether the answer is complete: the end mark, or every choice finished where a server has no end mark. */
+  get isComplete(): boolean {
+    return this.#failed || this.#sawDone || this.#finished.size >= this.#choices
+  }
+
+  /** The server's counts contradicted each other: an operator may want to look. */
+  get hasInconsistentUsage(): boolean {
+    return this.#hasInconsistentUsage
+  }
+
+  /** After the end mark or an error nothing more counts. */
+  get isOver(): boolean {
+    return this.#failed || this.#sawDone
+  }
+
+  /** Data of one event, or a whole JSON body. */
+  read(data: string, eventName = 'message'): ProviderEvent[] {
+    if (this.isOver || data === '') return []
+    if (data.trim() === '[DONE]') {
+      this.#sawDone = true
+      return []
+    }
+    let json: unknown
+    try {
+      json = JSON.parse(data)
+    } catch {
+      return [this.#fail('The provider sent an event that is not JSON.')]
+    }
+    const parsed = Chunk.safeParse(json)
+    if (!parsed.success) return [this.#fail('The provider sent an event of an unknown shape.')]
+    const { choices, usage, error } = parsed.data
+    if ((error !== undefined && error !== null) || eventName === 'error') {
+      return [this.#fail(`The provider broke off with an error: ${errorWords(error ?? json)}`)]
+    }
+    const events: ProviderEvent[] = []
+    for (const choice of choices ?? []) this.#choice(choice, events)
+    const counted = usage === undefined || usage === null ? undefined : normaliseOpenAi(usage)
+    if (counted !== undefined) {
+      this.#hasInconsistentUsage ||= counted.inconsistent
+      const cost = counted.providerCostNanoUsd
+      events.push({ type: 'usage', usage: counted.usage, ...(cost === undefined ? {} : { providerCostNanoUsd: cost }) })
+    }
+    return events
+  }
+
+  #choice(choice: z.infer<typeof Choice>, events: ProviderEvent[]): void {
+    const { index } = choice
+    // An index nobody asked for would make a choice that nobody pays for.
+    if (index >= this.#choices) return
+    const text = choice.delta?.content ?? choice.message?.content ?? choice.text ?? ''
+    const logprobs = logprobsOf(choice)
+    if (text !== '' || (logprobs !== undefined && logprobs.length > 0)) {
+      const before = this.#outputTokens.get(index) ?? 0
+      const outputTokens = before + Math.max(1, logprobs?.length ?? 1)
+      this.#outputTokens.set(index, outputTokens)
+      events.push({ type: 'delta', choice: index, text, outputTokens, ...(logprobs === undefined ? {} : { logprobs }) })
+    }
+    const reason = choice.finish_reason
+    if (typeof reason === 'string' && reason !== '' && !this.#finished.has(index)) {
+      this.#finished.add(index)
+      const outputTokens = this.#outputTokens.get(index) ?? 0
+      events.push({ type: 'finish', choice: index, reason: finishOf(reason), outputTokens })
+    }
+  }
+
+  #fail(message: string): ProviderEvent {
+    this.#failed = true
+    return { type: 'error', failure: { code: 'upstream_error', message } }
+  }
+}
+
+/** The human part of an error body, cut short; empty where there is none. */
+export function errorWords(error: unknown): string {
+  const message = typeof error === 'string' ? error : (error as { message?: unknown } | null | undefined)?.message
+  return typeof message === 'string' ? message.slice(0, ERROR_TEXT_MAX) : 'no message'
+}
+
+/** How long a provider asks to wait: `retry-after-ms`, `retry-after` in seconds or as a date. */
+export function retryAfter(headers: Headers, nowMs: number): number | undefined {
+  const ms = Number(headers.get('retry-after-ms') ?? Number.NaN)
+  if (Number.isFinite(ms) && ms >= 0) return ms
+  const text = headers.get('retry-after')
+  if (text === null) return undefined
+  const seconds = Number(text)
+  if (Number.isFinite(seconds)) return seconds >= 0 ? seconds * 1000 : undefined
+  const dateMs = Date.parse(text)
+  return Number.isNaN(dateMs) ? undefined : Math.max(0, dateMs - nowMs)
+}
+
+/**
+ * An HTTP error of a provider. Faults of the caller's request stay the caller's; everything about the operator's
+ * account (key, quota, unknown model) is the target's, and another target may do better.
+ * @param text Body, already bounded and without secrets.
+ */
+export function statusFailure(status: number, text: string, headers: Headers, nowMs: number): Failure {
+  let error: { message?: unknown; code?: unknown; param?: unknown } = {}
+  try {
+    const json = JSON.parse(text) as { error?: unknown } | null
+    const inner = json?.error
+    if (typeof inner === 'object' && inner !== null) error = inner
+    else if (typeof inner === 'string') error = { message: inner }
+  } catch {
+    // An HTML page of some proxy: the status says enough.
+  }
+  const wait = retryAfter(headers, nowMs)
+  const retryAfterMs = wait === undefined ? {} : { retryAfterMs: wait }
+  switch (status) {
+    case 400:
+    case 413:
+    case 422: {
+      if (error.code === 'context_length_exceeded') {
+        return { code: 'context_length_exceeded', message: errorWords(error) }
+      }
+      const param = typeof error.param === 'string' ? { param: error.param.slice(0, 200) } : {}
+      const code = status === 413 ? 'request_too_large' : 'invalid_request'
+      return { code, message: `The provider refused the request: ${errorWords(error)}`, ...param }
+    }
+    case 401:
+    case 402:
+    case 403:
+      return { code: 'upstream_error', message: 'The provider does not accept the credentials it is registered with.' }
+    case 404:
+      return { code: 'upstream_error', message: 'The provider does not know the model it is registered for.' }
+    case 429:
+    case 503:
+    case 529:
+      return { code: 'overloaded', message: 'The provider is over its limit right now.', ...retryAfterMs }
+    default:
+      return { code: 'upstream_error', message: `The provider answered with status ${status}.`, ...retryAfterMs }
+  }
+}

@@ -1,0 +1,95 @@
+// The bytes of a request body. Owns the limits while reading and the checks before parsing; schemas are elsewhere.
+import type { Failure } from '../../protocol/errors.ts'
+import { err, ok, type Result } from '../../protocol/result.ts'
+
+/** Deeper than any body of a known shape; a parser's recursion and a validator's stay small. */
+const MAX_JSON_DEPTH = 32
+/** Each object or array costs far more memory than its two bytes of text; this many fit an isolate easily. */
+const MAX_JSON_CONTAINERS = 100_000
+
+const OPEN_BRACE = 0x7b
+const OPEN_BRACKET = 0x5b
+const CLOSE_BRACE = 0x7d
+const CLOSE_BRACKET = 0x5d
+const QUOTE = 0x22
+const BACKSLASH = 0x5c
+
+const invalid = (message: string): Failure => ({ code: 'invalid_request', message })
+
+/**
+ * Reads the whole body, giving up as soon as it is over the limit: a length that is missing or lies costs nothing.
+ * @param bytesMax Largest body accepted.
+ */
+export async function readBody(request: Request, bytesMax: number): Promise<Result<Uint8Array, Failure>> {
+  const tooLarge: Failure = {
+    code: 'request_too_large',
+    message: `The request body is over the limit of ${bytesMax} bytes.`,
+  }
+  const declared = request.headers.get('content-length')
+  if (declared !== null && Number(declared) > bytesMax) return err(tooLarge)
+  if (request.body === null) return ok(new Uint8Array(0))
+  const chunks: Uint8Array[] = []
+  let total = 0
+  const reader = request.body.getReader()
+  try {
+    for (;;) {
+      const { done, value } = await reader.read()
+      if (done) break
+      total += value.byteLength
+      if (total > bytesMax) {
+        void reader.cancel().catch(() => {})
+        return err(tooLarge)
+      }
+      chunks.push(value)
+    }
+  } catch {
+    return err(invalid('The request body broke off before its end.'))
+  }
+  const only = chunks[0]
+  if (chunks.length === 1 && only !== undefined) return ok(only)
+  const bytes = new Uint8Array(total)
+  let at = 0
+  for (const chunk of chunks) {
+    bytes.set(chunk, at)
+    at += chunk.byteLength
+  }
+  return ok(bytes)
+}
+
+/** Whether the text is within the bounds on nesting and on containers. Strings are skipped, nothing is validated. */
+export function withinJsonBounds(bytes: Uint8Array): boolean {
+  let depth = 0
+  let containers = 0
+  let inString = false
+  for (let i = 0; i < bytes.length; i++) {
+    const byte = bytes[i]
+    if (inString) {
+      if (byte === BACKSLASH) i++
+      else if (byte === QUOTE) inString = false
+    } else if (byte === QUOTE) inString = true
+    else if (byte === OPEN_BRACE || byte === OPEN_BRACKET) {
+      depth++
+      containers++
+      if (depth > MAX_JSON_DEPTH || containers > MAX_JSON_CONTAINERS) return false
+    } else if (byte === CLOSE_BRACE || byte === CLOSE_BRACKET) depth--
+  }
+  return true
+}
+
+/** JSON of a request body: UTF-8 checked, bounded, and any syntax error as the caller's fault. */
+export function parseJson(bytes: Uint8Array): Result<unknown, Failure> {
+  if (bytes.length === 0) return err(invalid('The request body is empty; a JSON object was expected.'))
+  if (!withinJsonBounds(bytes)) return err(invalid('The request body is nested too deeply or has too many parts.'))
+  let text: string
+  try {
+    text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: false }).decode(bytes)
+  } catch {
+    return err(invalid('The request body is not valid UTF-8.'))
+  }
+  try {
+    return ok(JSON.parse(text) as unknown)
+  } catch {
+    // The engine's own message quotes the body; a prompt does not belong in an error.
+    return err(invalid('The request body is not valid JSON.'))
+  }
+}

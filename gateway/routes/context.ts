@@ -1,0 +1,14 @@
+// What every handler finds in its Hono context. Owns the type only.
+import type { Principal } from '../auth/principal.ts'
+import type { Env } from '../env.ts'
+
+export type AppEnv = {
+  Bindings: Env
+  Variables: {
+    /** uuid of this request, on its response and in its logs. */
+    requestId: string
+    receivedAtMs: number
+    /** Set on every route that is not public, before its handler runs. */
+    principal: Principal
+  }
+}

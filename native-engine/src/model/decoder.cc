@@ -1,0 +1,242 @@
+#include "model/decoder.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <stdexcept>
+
+namespace penstock {
+
+namespace {
+
+// What a row-wise pass (norm, quantise, activation) costs per value, in the multiply-adds that Parallel counts in.
+constexpr int64_t kRowCostPerValue = 8;
+
+std::string fingerprint(const Config& config, const Weights& weights, const KvShape& shape) {
+  char text[160];
+  std::snprintf(text, sizeof text, ";rope=interleaved,%d,%.9g,%.9g;weights=%016llx", config.rope_dims,
+                static_cast<double>(config.rope_theta), static_cast<double>(config.rope_linear_factor),
+                static_cast<unsigned long long>(weights.identity));
+  return config.arch + ";" + shape.layout_name() + text;
+}
+
+}  // namespace
+
+Decoder::RowBuffer::RowBuffer(int32_t rows_max, int32_t cols_max)
+    : f32(static_cast<size_t>(rows_max) * cols_max),
+      q(static_cast<size_t>(rows_max) * cols_max),
+      d(static_cast<size_t>(rows_max) * (cols_max / kQuantBlock)),
+      s(static_cast<size_t>(rows_max) * (cols_max / kQuantBlock)) {}
+
+Decoder::Decoder(Config config, Weights weights, const Kernels& kernels, const KvShape& kv_shape,
+                 const DecoderLimits& limits, std::unique_ptr<ThreadPool> pool)
+    : config_(std::move(config)),
+      weights_(std::move(weights)),
+      kernels_(kernels),
+      limits_(limits),
+      pool_(std::move(pool)),
+      parallel_(*pool_),
+      cache_(kv_shape),
+      attention_(config_, kernels_, pool_->threads(), limits.step_tokens),
+      info_{.arch = config_.arch,
+            .model_name = config_.model_name,
+            .vocab_size = config_.vocab_size,
+            .context_tokens = limits.context_tokens,
+            .blocks_total = kv_shape.blocks_total,
+            .kv_fingerprint = fingerprint(config_, weights_, kv_shape),
+            .weight_bytes = weights_.step_bytes,
+            .kv_bytes_per_token = kv_shape.bytes_per_token()},
+      normed_(std::max(limits.step_tokens, limits.step_sequences), config_.dim),
+      inner_(limits.step_tokens, std::max(config_.q_dim(), config_.ffn_dim)) {
+  for (int32_t i = 0; i < config_.rope_dims / 2; ++i) {
+    const double exponent = -2.0 * i / config_.rope_dims;
+    const double factor = weights_.rope_factors.empty() ? 1.0 : double{weights_.rope_factors[static_cast<size_t>(i)]};
+    frequencies_.push_back(std::pow(double{config_.rope_theta}, exponent) / factor / config_.rope_linear_factor);
+  }
+  const auto rows = static_cast<size_t>(limits.step_tokens);
+  row_sequence_.resize(rows);
+  cos_sin_.resize(rows * config_.rope_dims);
+  x_.resize(rows * config_.dim);
+  delta_.resize(rows * config_.dim);
+  q_.resize(rows * config_.q_dim());
+  k_.resize(rows * config_.kv_dim());
+  v_.resize(rows * config_.kv_dim());
+  gate_.resize(rows * config_.ffn_dim);
+  up_.resize(rows * config_.ffn_dim);
+}
+
+void Decoder::forward(const StepBatch& batch, std::span<float> logits) {
+  check(batch, logits);
+  const Config& c = config_;
+  const auto rows = static_cast<int32_t>(batch.token_ids.size());
+  embed(batch);
+  attention_.plan(batch, row_sequence_.data());
+
+  for (int32_t layer = 0; layer < c.layers; ++layer) {
+    const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
+
+    // x += attn_output(attention(norm(x)))
+    const bool quantize_attn = is_quantized(w.q.type) || is_quantized(w.k.type) || is_quantized(w.v.type);
+    parallel_.for_ranges(rows, c.dim * kRowCostPerValue, [&](int64_t begin, int64_t end, int32_t) {
+      for (int64_t row = begin; row < end; ++row) {
+        norm_row(x_.data() + row * c.dim, w.attn_norm, quantize_attn, normed_, row);
+      }
+    });
+    multiply({{w.q, q_.data()}, {w.k, k_.data()}, {w.v, v_.data()}}, normed_.view(rows, c.dim));
+    rotate_and_store(batch, layer);
+    attention_.run(cache_, layer, q_.data(), inner_.f32.data(), parallel_);
+    if (is_quantized(w.attn_output.type)) {
+      parallel_.for_ranges(rows, c.q_dim() * kRowCostPerValue, [&](int64_t begin, int64_t end, int32_t) {
+        for (int64_t row = begin; row < end; ++row) quantize_row(inner_, row, c.q_dim());
+      });
+    }
+    multiply({{w.attn_output, delta_.data()}}, inner_.view(rows, c.q_dim()));
+
+    // x += ffn_down(silu(ffn_gate(norm(x))) * ffn_up(norm(x)))
+    const bool quantize_ffn = is_quantized(w.ffn_gate.type) || is_quantized(w.ffn_up.type);
+    parallel_.for_ranges(rows, c.dim * kRowCostPerValue, [&](int64_t begin, int64_t end, int32_t) {
+      for (int64_t row = begin; row < end; ++row) {
+        kernels_.add(x_.data() + row * c.dim, delta_.data() + row * c.dim, c.dim);
+        norm_row(x_.data() + row * c.dim, w.ffn_norm, quantize_ffn, normed_, row);
+      }
+    });
+    multiply({{w.ffn_gate, gate_.data()}, {w.ffn_up, up_.data()}}, normed_.view(rows, c.dim));
+    parallel_.for_ranges(rows, c.ffn_dim * kRowCostPerValue, [&](int64_t begin, int64_t end, int32_t) {
+      for (int64_t row = begin; row < end; ++row) {
+        const int64_t at = row * c.ffn_dim;
+        kernels_.swiglu(gate_.data() + at, up_.data() + at, c.ffn_dim, inner_.f32.data() + at);
+        if (is_quantized(w.ffn_down.type)) quantize_row(inner_, row, c.ffn_dim);
+      }
+    });
+    multiply({{w.ffn_down, delta_.data()}}, inner_.view(rows, c.ffn_dim));
+    parallel_.for_ranges(rows, c.dim, [&](int64_t begin, int64_t end, int32_t) {
+      for (int64_t row = begin; row < end; ++row) {
+        kernels_.add(x_.data() + row * c.dim, delta_.data() + row * c.dim, c.dim);
+      }
+    });
+  }
+  project(batch, logits);
+}
+
+void Decoder::check(const StepBatch& batch, std::span<float> logits) const {
+  const auto require = [](bool holds, const char* promise) {
+    if (!holds) throw std::logic_error(std::string("StepBatch: ") + promise);
+  };
+  const size_t rows = batch.token_ids.size();
+  require(rows >= 1 && rows <= static_cast<size_t>(limits_.step_tokens), "1 to step_tokens rows");
+  require(batch.positions.size() == rows, "one position per row");
+  require(batch.sequences.size() <= static_cast<size_t>(limits_.step_sequences), "at most step_sequences sequences");
+  for (int32_t id : batch.token_ids) require(id >= 0 && id < config_.vocab_size, "token ids within the vocabulary");
+  size_t next_row = 0;
+  size_t wanting = 0;
+  for (const StepSequence& s : batch.sequences) {
+    require(s.rows >= 1 && s.first_row >= 0 && static_cast<size_t>(s.first_row) == next_row, "sequences in order of rows");
+    next_row += static_cast<size_t>(s.rows);
+    require(next_row <= rows, "sequences cover exactly the rows");
+    require(s.kv_tokens >= s.rows && s.kv_tokens <= limits_.context_tokens, "kv_tokens within rows and context");
+    const auto blocks = static_cast<size_t>((s.kv_tokens + kBlockTokens - 1) / kBlockTokens);
+    require(s.block_table.size() >= blocks, "a block for every token");
+    for (size_t i = 0; i < blocks; ++i) {
+      require(s.block_table[i] >= 0 && s.block_table[i] < info_.blocks_total, "block ids within the pool");
+    }
+    for (int32_t i = 0; i < s.rows; ++i) {
+      require(batch.positions[static_cast<size_t>(s.first_row + i)] == s.kv_tokens - s.rows + i, "consecutive positions");
+    }
+    wanting += s.wants_logits ? 1 : 0;
+  }
+  require(next_row == rows, "sequences cover exactly the rows");
+  require(logits.size() >= wanting * static_cast<size_t>(config_.vocab_size), "room for the logits wanted");
+}
+
+// x [rows, dim], row_sequence [rows] and cos_sin [rows, rope_dims] of the batch.
+void Decoder::embed(const StepBatch& batch) {
+  for (size_t i = 0; i < batch.sequences.size(); ++i) {
+    const StepSequence& s = batch.sequences[i];
+    std::fill_n(row_sequence_.begin() + s.first_row, s.rows, static_cast<int32_t>(i));
+  }
+  const int64_t cost = (config_.dim + config_.rope_dims) * kRowCostPerValue;
+  parallel_.for_ranges(static_cast<int64_t>(batch.token_ids.size()), cost, [&](int64_t begin, int64_t end, int32_t) {
+    for (int64_t row = begin; row < end; ++row) {
+      kernels_.matrix_row(weights_.embedding, batch.token_ids[static_cast<size_t>(row)], x_.data() + row * config_.dim);
+      float* turn = cos_sin_.data() + row * config_.rope_dims;
+      for (double frequency : frequencies_) {
+        const double angle = batch.positions[static_cast<size_t>(row)] * frequency;
+        *turn++ = static_cast<float>(std::cos(angle));
+        *turn++ = static_cast<float>(std::sin(angle));
+      }
+    }
+  });
+}
+
+// Rotates q and k, scales q for the softmax, and appends k and v to the cache.
+void Decoder::rotate_and_store(const StepBatch& batch, int32_t layer) {
+  const Config& c = config_;
+  const float scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
+  const int64_t cost = (c.q_dim() + 2 * c.kv_dim()) * kRowCostPerValue;
+  parallel_.for_ranges(static_cast<int64_t>(batch.token_ids.size()), cost, [&](int64_t begin, int64_t end, int32_t) {
+    for (int64_t row = begin; row < end; ++row) {
+      const float* turn = cos_sin_.data() + row * c.rope_dims;
+      float* q = q_.data() + row * c.q_dim();
+      float* k = k_.data() + row * c.kv_dim();
+      const float* v = v_.data() + row * c.kv_dim();
+      kernels_.rope(q, turn, c.heads, c.head_dim, c.rope_dims);
+      kernels_.rope(k, turn, c.kv_heads, c.head_dim, c.rope_dims);
+      for (int32_t i = 0; i < c.q_dim(); ++i) q[i] *= scale;
+
+      const int32_t position = batch.positions[static_cast<size_t>(row)];
+      const StepSequence& sequence = batch.sequences[static_cast<size_t>(row_sequence_[static_cast<size_t>(row)])];
+      const int32_t block = sequence.block_table[static_cast<size_t>(position / kBlockTokens)];
+      for (int32_t head = 0; head < c.kv_heads; ++head) {
+        std::byte* tile = cache_.tile(layer, block, head);
+        kernels_.store_kv(cache_.shape().type, c.head_dim, position % kBlockTokens, k + head * c.head_dim,
+                          v + head * c.head_dim, tile, tile + cache_.v_offset_bytes());
+      }
+    }
+  });
+}
+
+void Decoder::norm_row(const float* x, const std::vector<float>& weight, bool quantize, RowBuffer& out,
+                       int64_t row) const {
+  kernels_.rms_norm(x, weight.data(), config_.dim, config_.norm_eps, out.f32.data() + row * config_.dim);
+  if (quantize) quantize_row(out, row, config_.dim);
+}
+
+void Decoder::quantize_row(RowBuffer& rows, int64_t row, int32_t cols) const {
+  const int64_t blocks = cols / kQuantBlock;
+  kernels_.quantize(rows.f32.data() + row * cols, cols, rows.q.data() + row * cols, rows.d.data() + row * blocks,
+                    rows.s.data() + row * blocks);
+}
+
+// Several products of the same rows in one parallel region: their tiles are numbered through.
+template <size_t N>
+void Decoder::multiply(const Product (&products)[N], const Activations& x) {
+  int64_t tiles = 0;
+  for (const Product& product : products) tiles += product.matrix.tiles();
+  parallel_.for_ranges(tiles, int64_t{kTileRows} * x.cols * x.rows, [&](int64_t begin, int64_t end, int32_t) {
+    int64_t first = 0;  // number of this product's first tile
+    for (const Product& product : products) {
+      const int64_t count = product.matrix.tiles();
+      const int64_t from = std::clamp(begin - first, int64_t{0}, count);
+      const int64_t to = std::clamp(end - first, int64_t{0}, count);
+      if (from < to) {
+        kernels_.matmul(product.matrix, x, static_cast<int32_t>(from), static_cast<int32_t>(to), product.out,
+                        product.matrix.rows);
+      }
+      first += count;
+    }
+  });
+}
+
+// Logits of the last row of every sequence that wants them: the head is the largest matrix, so other rows skip it.
+void Decoder::project(const StepBatch& batch, std::span<float> logits) {
+  int32_t wanted = 0;
+  for (const StepSequence& s : batch.sequences) {
+    if (!s.wants_logits) continue;
+    const float* x = x_.data() + (int64_t{s.first_row} + s.rows - 1) * config_.dim;
+    norm_row(x, weights_.output_norm, is_quantized(weights_.head.type), normed_, wanted);
+    ++wanted;
+  }
+  if (wanted > 0) multiply({{weights_.head, logits.data()}}, normed_.view(wanted, config_.dim));
+}
+
+}  // namespace penstock

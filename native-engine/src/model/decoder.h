@@ -1,0 +1,85 @@
+// A Llama decoder on the CPU. Owns weights, KV cache, scratch and threads of one loaded model.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kv/cache.h"
+#include "model/attention.h"
+#include "model/config.h"
+#include "model/parallel.h"
+#include "model/runner.h"
+#include "model/weights.h"
+#include "ops/ops.h"
+#include "ops/thread_pool.h"
+
+namespace penstock {
+
+struct DecoderLimits {
+  int32_t context_tokens;   // longest sequence
+  int32_t step_tokens;      // most rows of a batch
+  int32_t step_sequences;   // most sequences of a batch
+};
+
+class Decoder final : public Runner {
+ public:
+  Decoder(Config config, Weights weights, const Kernels& kernels, const KvShape& kv_shape, const DecoderLimits& limits,
+          std::unique_ptr<ThreadPool> pool);
+
+  const RunnerInfo& info() const override { return info_; }
+
+  // Throws std::logic_error, before anything is changed, when the batch breaks the promises of batch.h.
+  void forward(const StepBatch& batch, std::span<float> logits) override;
+
+ private:
+  // Rows of width `cols` in f32 and as int8 blocks; see Activations in ops.h.
+  struct RowBuffer {
+    RowBuffer(int32_t rows_max, int32_t cols_max);
+    std::vector<float> f32;
+    std::vector<int8_t> q;
+    std::vector<float> d;
+    std::vector<float> s;
+    Activations view(int32_t rows, int32_t cols) const { return {f32.data(), q.data(), d.data(), s.data(), rows, cols}; }
+  };
+  // One product of a region: out [rows, matrix.rows].
+  struct Product {
+    const Matrix& matrix;
+    float* out;
+  };
+
+  void check(const StepBatch& batch, std::span<float> logits) const;
+  void embed(const StepBatch& batch);
+  void rotate_and_store(const StepBatch& batch, int32_t layer);
+  void norm_row(const float* x, const std::vector<float>& weight, bool quantize, RowBuffer& out, int64_t row) const;
+  void quantize_row(RowBuffer& rows, int64_t row, int32_t cols) const;
+  template <size_t N>
+  void multiply(const Product (&products)[N], const Activations& x);
+  void project(const StepBatch& batch, std::span<float> logits);
+
+  Config config_;
+  Weights weights_;
+  const Kernels& kernels_;
+  DecoderLimits limits_;
+  std::unique_ptr<ThreadPool> pool_;
+  Parallel parallel_;
+  KvCache cache_;
+  PagedAttention attention_;
+  RunnerInfo info_;
+
+  std::vector<double> frequencies_;    // [rope_dims / 2] radians per position
+  std::vector<int32_t> row_sequence_;  // [rows] index into StepBatch::sequences
+  std::vector<float> cos_sin_;         // [rows, rope_dims / 2, 2]
+  std::vector<float> x_;               // [rows, dim] the residual stream
+  std::vector<float> delta_;           // [rows, dim] what a block adds to it
+  std::vector<float> q_;               // [rows, q_dim]
+  std::vector<float> k_;               // [rows, kv_dim]
+  std::vector<float> v_;               // [rows, kv_dim]
+  std::vector<float> gate_;            // [rows, ffn_dim]
+  std::vector<float> up_;              // [rows, ffn_dim]
+  RowBuffer normed_;                   // [rows, dim] input of q, k, v, gate, up and of the head
+  RowBuffer inner_;                    // [rows, q_dim or ffn_dim] input of attn_output and ffn_down
+};
+
+}  // namespace penstock

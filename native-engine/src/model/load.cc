@@ -1,0 +1,76 @@
+#include "model/load.h"
+
+#include <algorithm>
+#include <limits>
+#include <new>
+#include <stdexcept>
+#include <thread>
+
+#include "model/config.h"
+#include "model/decoder.h"
+#include "model/file_map.h"
+#include "model/gguf.h"
+#include "model/weights.h"
+
+namespace penstock {
+
+namespace {
+
+// Scratch grows with each of these; the bounds keep a mistyped option from asking for all memory.
+constexpr int32_t kStepTokensMax = 1 << 16;
+constexpr int32_t kStepSequencesMax = 1 << 14;
+// All of KV addressable with 48 bits, whatever the options say.
+constexpr int64_t kKvBytesMax = int64_t{1} << 46;
+
+void check_options(const LoadOptions& options) {
+  const auto require = [](bool holds, const char* rule) {
+    if (!holds) throw std::invalid_argument(rule);
+  };
+  require(options.threads >= 0, "threads must not be negative");
+  require(!options.blocks_total || *options.blocks_total >= 1, "blocks_total must be at least 1");
+  require(options.kv_bytes_max >= 1, "kv_bytes_max must be positive");
+  require(options.context_tokens_max >= 0, "context_tokens_max must not be negative");
+  require(options.step_tokens_max >= 1 && options.step_tokens_max <= kStepTokensMax, "step_tokens_max must be 1 to 65536");
+  require(options.step_sequences_max >= 1 && options.step_sequences_max <= kStepSequencesMax,
+          "step_sequences_max must be 1 to 16384");
+}
+
+int32_t thread_count(const LoadOptions& options) {
+  if (options.threads > 0) return options.threads;
+  return static_cast<int32_t>(std::clamp(std::thread::hardware_concurrency(), 1u, 256u));
+}
+
+KvShape kv_shape(const LoadOptions& options, const Config& config) {
+  KvShape shape{config.layers, 1, config.kv_heads, config.head_dim, options.kv_type};
+  const int64_t block_bytes = shape.bytes_total();  // of one block in all layers
+  const int64_t fitting = std::min(options.kv_bytes_max, kKvBytesMax) / block_bytes;
+  const int64_t blocks = options.blocks_total ? int64_t{*options.blocks_total} : fitting;
+  if (blocks < 1) throw std::invalid_argument("kv_bytes_max is less than one block of " + std::to_string(block_bytes) + " bytes");
+  if (blocks > kKvBytesMax / block_bytes) throw std::bad_alloc();
+  // Positions are 32-bit, so more blocks than this could never be filled by one sequence, and rarely by many.
+  constexpr int64_t kBlocksMax = std::numeric_limits<int32_t>::max() / kBlockTokens;
+  shape.blocks_total = static_cast<int32_t>(std::min(blocks, kBlocksMax));
+  return shape;
+}
+
+}  // namespace
+
+std::unique_ptr<Runner> load_model(const LoadOptions& options) {
+  check_options(options);
+  const Kernels& kernels = choose_kernels(options.kernels);
+  const FileMap map(options.path);
+  const GgufFile file = GgufFile::parse(options.path, map.bytes());
+  Config config = read_config(file);
+
+  const KvShape shape = kv_shape(options, config);
+  int32_t context = std::min(config.context_tokens, shape.blocks_total * kBlockTokens);
+  if (options.context_tokens_max > 0) context = std::min(context, options.context_tokens_max);
+  config.context_tokens = context;
+
+  auto pool = std::make_unique<ThreadPool>(thread_count(options));
+  Weights weights = load_weights(file, config, kernels, *pool, options.progress);
+  const DecoderLimits limits{context, options.step_tokens_max, options.step_sequences_max};
+  return std::make_unique<Decoder>(std::move(config), std::move(weights), kernels, shape, limits, std::move(pool));
+}
+
+}  // namespace penstock

@@ -1,0 +1,243 @@
+// The operations of ops.h in plain loops: the oracle that the SIMD kernels are tested against, and what runs where there
+// are none. Weights stay in the file's layout, so a fault in a packed layout cannot hide in both. Matrix products and
+// quantisation are defined to the bit (one fused multiply-add per term, in order of the columns); the rest by tolerance.
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "ops/half.h"
+#include "ops/ops.h"
+
+namespace penstock {
+
+namespace {
+
+float load_half(const std::byte* at) {
+  uint16_t half;
+  std::memcpy(&half, at, sizeof half);
+  return half_to_float(half);
+}
+
+float load_float(const std::byte* at) {
+  float value;
+  std::memcpy(&value, at, sizeof value);
+  return value;
+}
+
+// One 32-value block of a quantised row as value = q * d + m, q a small integer.
+struct Block {
+  float d;
+  float m;
+  int32_t q[kQuantBlock];
+};
+
+Block read_block(TensorType type, const std::byte* at) {
+  Block block{load_half(at), 0.0f, {}};
+  if (type == TensorType::q8_0) {
+    for (int32_t i = 0; i < kQuantBlock; ++i) block.q[i] = static_cast<int8_t>(at[2 + i]);
+    return block;
+  }
+  const bool has_min = type == TensorType::q4_1;
+  block.m = has_min ? load_half(at + 2) : block.d * -8.0f;
+  const std::byte* nibbles = at + (has_min ? 4 : 2);
+  for (int32_t i = 0; i < kQuantBlock / 2; ++i) {
+    block.q[i] = static_cast<int32_t>(nibbles[i]) & 15;
+    block.q[i + kQuantBlock / 2] = static_cast<int32_t>(nibbles[i]) >> 4;
+  }
+  return block;
+}
+
+int64_t packed_bytes(TensorType type, int32_t rows, int32_t cols) { return rows * row_bytes(type, cols); }
+
+void pack(TensorType type, int32_t rows, int32_t cols, const std::byte* file, std::byte* packed) {
+  std::memcpy(packed, file, static_cast<size_t>(packed_bytes(type, rows, cols)));
+}
+
+void matrix_row(const Matrix& w, int32_t row, float* out) {
+  const std::byte* data = w.data + row * row_bytes(w.type, w.cols);
+  if (w.type == TensorType::f32) {
+    for (int32_t i = 0; i < w.cols; ++i) out[i] = load_float(data + 4 * i);
+  } else if (w.type == TensorType::f16) {
+    for (int32_t i = 0; i < w.cols; ++i) out[i] = load_half(data + 2 * i);
+  } else {
+    const int32_t bytes = tensor_type_facts(w.type).block_bytes;
+    for (int32_t b = 0; b < w.cols / kQuantBlock; ++b) {
+      const Block block = read_block(w.type, data + b * bytes);
+      for (int32_t i = 0; i < kQuantBlock; ++i) {
+        // Q4_0 is defined as (q - 8) d, which rounds once; q d + m would round twice.
+        out[b * kQuantBlock + i] = w.type == TensorType::q4_0 ? static_cast<float>(block.q[i] - 8) * block.d
+                                                              : static_cast<float>(block.q[i]) * block.d + block.m;
+      }
+    }
+  }
+}
+
+void rms_norm(const float* x, const float* weight, int32_t n, float eps, float* out) {
+  double sum = 0;
+  for (int32_t i = 0; i < n; ++i) sum += double{x[i]} * x[i];
+  const float scale = static_cast<float>(1.0 / std::sqrt(sum / n + eps));
+  for (int32_t i = 0; i < n; ++i) out[i] = x[i] * scale * weight[i];
+}
+
+void quantize(const float* x, int32_t n, int8_t* q, float* d, float* s) {
+  for (int32_t b = 0; b < n / kQuantBlock; ++b, x += kQuantBlock, q += kQuantBlock) {
+    // Magnitudes are compared as integers: their order is that of the floats, with infinity and NaN above all.
+    uint32_t largest = 0;
+    for (int32_t i = 0; i < kQuantBlock; ++i) largest = std::max(largest, std::bit_cast<uint32_t>(x[i]) & 0x7FFFFFFFu);
+    if (largest >= 0x7F800000u) {
+      std::memset(q, 0, kQuantBlock);
+      d[b] = s[b] = std::numeric_limits<float>::quiet_NaN();
+      continue;
+    }
+    const float scale = std::bit_cast<float>(largest) / 127.0f;
+    d[b] = scale;
+    int32_t sum = 0;
+    for (int32_t i = 0; i < kQuantBlock; ++i) {
+      // Division, not multiplication by a reciprocal: tiny scales have no finite reciprocal. Ties go to even.
+      const float ratio = scale == 0.0f ? 0.0f : std::nearbyint(x[i] / scale);
+      const int32_t value = static_cast<int32_t>(std::clamp(ratio, -127.0f, 127.0f));
+      q[i] = static_cast<int8_t>(value);
+      sum += value;
+    }
+    s[b] = scale * static_cast<float>(sum);
+  }
+}
+
+void rope(float* x, const float* cos_sin, int32_t heads, int32_t head_dim, int32_t rope_dims) {
+  for (int32_t head = 0; head < heads; ++head, x += head_dim) {
+    for (int32_t i = 0; i < rope_dims / 2; ++i) {
+      const float cosine = cos_sin[2 * i];
+      const float sine = cos_sin[2 * i + 1];
+      const float even = x[2 * i];
+      const float odd = x[2 * i + 1];
+      x[2 * i] = even * cosine - odd * sine;
+      x[2 * i + 1] = even * sine + odd * cosine;
+    }
+  }
+}
+
+void swiglu(const float* gate, const float* up, int32_t n, float* out) {
+  for (int32_t i = 0; i < n; ++i) out[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
+}
+
+void add(float* x, const float* y, int32_t n) {
+  for (int32_t i = 0; i < n; ++i) x[i] += y[i];
+}
+
+float dot_float(const Matrix& w, const std::byte* row, const float* x) {
+  float sum = 0;
+  for (int32_t k = 0; k < w.cols; ++k) {
+    sum = std::fma(w.type == TensorType::f32 ? load_float(row + 4 * k) : load_half(row + 2 * k), x[k], sum);
+  }
+  return sum;
+}
+
+float dot_quantized(const Matrix& w, const std::byte* row, const int8_t* q, const float* d, const float* s) {
+  const int32_t bytes = tensor_type_facts(w.type).block_bytes;
+  float sum = 0;
+  for (int32_t b = 0; b < w.cols / kQuantBlock; ++b) {
+    const Block block = read_block(w.type, row + b * bytes);
+    int32_t products = 0;
+    for (int32_t i = 0; i < kQuantBlock; ++i) products += block.q[i] * q[b * kQuantBlock + i];
+    sum = std::fma(block.d * d[b], static_cast<float>(products), sum);
+    if (w.type != TensorType::q8_0) sum = std::fma(block.m, s[b], sum);
+  }
+  return sum;
+}
+
+void matmul(const Matrix& w, const Activations& x, int32_t tile_begin, int32_t tile_end, float* out,
+            int32_t out_stride) {
+  const int64_t stride = row_bytes(w.type, w.cols);
+  const int32_t blocks = w.cols / kQuantBlock;
+  for (int32_t row = tile_begin * kTileRows; row < std::min(tile_end * kTileRows, w.rows); ++row) {
+    for (int64_t i = 0; i < x.rows; ++i) {
+      out[i * out_stride + row] =
+          is_quantized(w.type)
+              ? dot_quantized(w, w.data + row * stride, x.q + i * x.cols, x.d + i * blocks, x.s + i * blocks)
+              : dot_float(w, w.data + row * stride, x.f32 + i * x.cols);
+    }
+  }
+}
+
+float load_kv(KvType type, const std::byte* tile, int32_t index) {
+  return type == KvType::f16 ? load_half(tile + 2 * index) : load_float(tile + 4 * index);
+}
+
+void store_kv_value(KvType type, std::byte* tile, int32_t index, float value) {
+  if (type == KvType::f16) {
+    const uint16_t half = float_to_half(value);
+    std::memcpy(tile + 2 * index, &half, sizeof half);
+  } else {
+    std::memcpy(tile + 4 * index, &value, sizeof value);
+  }
+}
+
+void store_kv(KvType type, int32_t head_dim, int32_t token, const float* k, const float* v, std::byte* k_tile,
+              std::byte* v_tile) {
+  for (int32_t i = 0; i < head_dim; ++i) {
+    store_kv_value(type, k_tile, i * kBlockTokens + token, k[i]);
+    store_kv_value(type, v_tile, token * head_dim + i, v[i]);
+  }
+}
+
+void attend(const AttentionArgs& args, float* partial) {
+  const int32_t dim = args.head_dim;
+  for (int32_t head = 0; head < args.group; ++head, partial += softmax_floats(dim)) {
+    const float* q = args.q + head * dim;
+    float scores[kSegmentTokens];
+    float largest = -std::numeric_limits<float>::infinity();
+    bool ordered = true;
+    for (int32_t position = args.begin; position < args.end; ++position) {
+      const std::byte* k_tile = args.k_base + args.block_table[position / kBlockTokens] * args.block_stride_bytes;
+      float score = 0;
+      for (int32_t i = 0; i < dim; ++i) {
+        score += q[i] * load_kv(args.kv_type, k_tile, i * kBlockTokens + position % kBlockTokens);
+      }
+      scores[position - args.begin] = score;
+      largest = std::max(largest, score);
+      ordered = ordered && !std::isnan(score);
+    }
+    if (!ordered) largest = std::numeric_limits<float>::quiet_NaN();
+    float sum = 0;
+    std::fill_n(partial + kSoftmaxHeader, dim, 0.0f);
+    for (int32_t position = args.begin; position < args.end; ++position) {
+      const std::byte* k_tile = args.k_base + args.block_table[position / kBlockTokens] * args.block_stride_bytes;
+      const float weight = std::exp(scores[position - args.begin] - largest);
+      sum += weight;
+      for (int32_t i = 0; i < dim; ++i) {
+        partial[kSoftmaxHeader + i] +=
+            weight * load_kv(args.kv_type, k_tile + args.v_offset_bytes, position % kBlockTokens * dim + i);
+      }
+    }
+    partial[0] = largest;
+    partial[1] = sum;
+  }
+}
+
+void merge_softmax(const float* from, int32_t head_dim, float* into) {
+  const float largest = std::max(into[0], from[0]);
+  // An empty range has maximum -inf and must not produce (-inf) - (-inf).
+  const float keep = into[0] == largest ? 1.0f : std::exp(into[0] - largest);
+  const float take = from[0] == largest ? 1.0f : std::exp(from[0] - largest);
+  into[0] = largest;
+  into[1] = into[1] * keep + from[1] * take;
+  for (int32_t i = kSoftmaxHeader; i < softmax_floats(head_dim); ++i) into[i] = into[i] * keep + from[i] * take;
+}
+
+void finish_softmax(const float* state, int32_t head_dim, float* out) {
+  const float scale = 1.0f / state[1];
+  for (int32_t i = 0; i < head_dim; ++i) out[i] = state[kSoftmaxHeader + i] * scale;
+}
+
+constexpr Kernels kReference = {
+    "reference", packed_bytes, pack,   matrix_row, rms_norm, quantize,      rope,
+    swiglu,      add,          matmul, store_kv,   attend,   merge_softmax, finish_softmax,
+};
+
+}  // namespace
+
+const Kernels& reference_kernels() { return kReference; }
+
+}  // namespace penstock

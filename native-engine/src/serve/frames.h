@@ -1,0 +1,149 @@
+// Wire 4, agent ↔ engine, as bytes. Owns encoding and decoding of frames; protocol/engine-frames.md is the specification
+// and protocol/engine-frames.ts the other implementation. What a frame means is session.h and loop.h.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "model/sampler.h"
+#include "sched/request.h"
+
+namespace penstock {
+
+inline constexpr uint32_t kEngineProtocol = 1;
+inline constexpr size_t kFrameHeaderBytes = 8;
+// A prompt of four million tokens: far above any context window, far below what would hurt.
+inline constexpr size_t kFrameBodyBytesMax = 16 * 1024 * 1024;
+
+// A peer that breaks the frame format; later bytes have no meaning, so the connection must end.
+class FrameError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+namespace frame {
+
+// --- Agent → engine ---
+
+struct Hello {
+  uint32_t protocol;
+};
+struct Bias {
+  uint32_t id;
+  float bias;
+};
+struct Submit {
+  uint64_t id = 0;
+  std::vector<uint32_t> prompt;
+  uint32_t max_new_tokens = 1;
+  uint32_t credit_tokens = 0;
+  float temperature = 0.0f;
+  float top_p = 1.0f;
+  uint32_t top_k = 0;
+  float min_p = 0.0f;
+  float repetition_penalty = 1.0f;
+  float presence_penalty = 0.0f;
+  float frequency_penalty = 0.0f;
+  uint64_t seed = 0;
+  std::optional<uint8_t> logprobs_top;  // number of alternatives
+  std::vector<uint32_t> stop_ids;
+  std::vector<Bias> bias;
+  int32_t priority = 0;
+  std::optional<uint32_t> deadline_ms;  // from its arrival
+  uint64_t tenant = 0;
+};
+struct Cancel {
+  uint64_t id;
+};
+struct Credit {
+  uint64_t id;
+  uint32_t tokens;
+};
+struct Ping {
+  uint64_t nonce;
+};
+struct Shutdown {};
+
+// --- Engine → agent ---
+
+struct Ready {
+  uint32_t protocol = kEngineProtocol;
+  uint64_t epoch = 0;
+  std::string arch;
+  std::string model_name;
+  uint32_t vocab_size = 0;
+  uint32_t context_tokens = 0;
+  uint32_t block_tokens = 0;
+  uint32_t blocks_total = 0;
+  uint32_t sequences_max = 0;
+  uint32_t step_tokens_max = 0;
+  uint32_t threads = 0;
+  std::string kv_fingerprint;
+  uint64_t memory_bytes_per_second_max = 0;  // 0 = not measured
+};
+struct Token {
+  uint64_t id;
+  uint32_t token;
+  float logprob;
+  std::vector<TokenLogprob> top;
+};
+struct Tokens {
+  std::vector<Token> tokens;
+};
+enum class RejectCode : uint8_t { Invalid = 1, TooLong = 2, QueueFull = 3, Draining = 4 };
+struct Rejected {
+  uint64_t id;
+  RejectCode code;
+  std::string message;
+};
+struct Stats {
+  uint64_t step = 0;
+  uint32_t blocks_total = 0;
+  uint32_t blocks_used = 0;
+  uint32_t blocks_cached = 0;
+  uint32_t running = 0;
+  uint32_t waiting = 0;
+  uint64_t prefill_tokens_queued = 0;
+  uint64_t decode_kv_tokens = 0;
+  uint32_t step_us = 0;
+  uint32_t step_prefill_tokens = 0;
+  uint32_t step_decode_tokens = 0;
+  float prefill_tokens_per_second = 0.0f;
+  float decode_tokens_per_second = 0.0f;
+  float memory_bytes_per_second = 0.0f;
+};
+struct Pong {
+  uint64_t nonce;
+};
+struct Fatal {
+  std::string message;
+};
+
+}  // namespace frame
+
+// FINISHED carries the scheduler's Finished as it is.
+using Frame = std::variant<frame::Hello, frame::Submit, frame::Cancel, frame::Credit, frame::Ping, frame::Shutdown,
+                           frame::Ready, frame::Tokens, Finished, frame::Rejected, frame::Stats, frame::Pong, frame::Fatal>;
+
+// Appends one frame, header included. Throws FrameError for what the wire cannot carry: a number that is not finite, a
+// body over the limit; `out` is then unchanged.
+void append_frame(std::vector<uint8_t>& out, const Frame& frame);
+
+// Splits a stream of bytes into frames. Feed it whatever arrives; it keeps what is incomplete, at most one frame.
+class FrameDecoder {
+ public:
+  void push(std::span<const uint8_t> bytes);
+  // The next complete frame, or nullopt when more bytes are needed. Throws FrameError on a malformed one.
+  std::optional<Frame> next();
+
+ private:
+  std::vector<uint8_t> pending_;
+  size_t consumed_bytes_ = 0;  // of pending_
+};
+
+}  // namespace penstock

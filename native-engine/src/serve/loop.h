@@ -1,0 +1,63 @@
+// The step thread. Owns the cycle events → plan → run → sample → apply → frames, the measuring of steps and STATS. Who runs
+// when is sched/, how a token is computed is model/, and bytes are socket.h.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "model/runner.h"
+#include "model/sampler.h"
+#include "sched/scheduler.h"
+#include "serve/frames.h"
+#include "serve/mailbox.h"
+#include "serve/meter.h"
+
+namespace penstock {
+
+class StepLoop {
+ public:
+  // The scheduler's limits: blocks_total and context_tokens must be the runner's. All three must outlive run().
+  StepLoop(Runner& runner, const SchedulerConfig& config, Inbox& inbox, Outbox& outbox);
+
+  // Prompt and output together, for READY.
+  int32_t sequence_tokens_max() const { return scheduler_.sequence_tokens_max(); }
+
+  // Steps until told to shut down; sequences still alive then end with reason cancelled. Closes the outbox, also when it
+  // throws: std::logic_error means that the books of blocks do not add up, and the process must end. A step that the
+  // runner cannot compute ends its sequences with reason internal, and the loop goes on.
+  void run();
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  void serve();
+  void handle(Event& event);
+  void submit(const frame::Submit& submit);
+  void step(const StepPlan& plan);
+  void sample(const StepPlan& plan);
+  void send_finished();
+  void send_stats(Clock::time_point now);
+  std::optional<Clock::time_point> wake_at() const;
+
+  Runner& runner_;
+  Inbox& inbox_;
+  Outbox& outbox_;
+  Scheduler scheduler_;
+  Sampler sampler_;
+  Meter meter_;
+
+  std::optional<ConnectionNumber> connection_;  // the owner of every live sequence
+  bool shutdown_ = false;
+  uint64_t steps_ = 0;
+  frame::Stats last_step_;                      // its step_* fields
+  Clock::time_point stats_at_;                  // when STATS was last sent
+  std::vector<float> logits_;                   // [sequences_max, vocab_size]
+  std::vector<std::optional<int32_t>> sampled_;
+  frame::Tokens tokens_;
+  std::vector<Finished> finished_;
+  std::vector<Event> events_;
+};
+
+}  // namespace penstock

@@ -1,0 +1,112 @@
+// Parsing of the command line. See options.h.
+#include "serve/options.h"
+
+#include <charconv>
+#include <limits>
+
+namespace penstock {
+namespace {
+
+// Sixteen times the cores of any machine this runs on, and what a wrong digit gives.
+constexpr int32_t kThreadsMax = 1024;
+// The scheduler walks the running sequences a few times per step.
+constexpr int32_t kSequencesMax = 1024;
+constexpr int32_t kStepTokensMax = 16 * 1024;
+constexpr int32_t kKvMibMax = 1024 * 1024;
+
+std::optional<int32_t> parse_integer(std::string_view text, int32_t low, int32_t high) {
+  int32_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || value < low || value > high) return std::nullopt;
+  return value;
+}
+
+}  // namespace
+
+std::string_view help_text() {
+  return R"(penstock-engine: computes tokens for one agent over a Unix socket.
+
+  penstock-engine --model FILE --socket PATH [options]
+  penstock-engine --model FILE --check [options]
+
+  --model FILE        model in GGUF format
+  --socket PATH       Unix socket to listen on; made with mode 0600, a stale one is replaced
+  --check             load the model, print what it is, exit
+  --threads N         compute threads; 0 = one per core (default 0)
+  --blocks N          KV blocks of 16 tokens (default: as many as --kv-mib holds)
+  --kv-mib N          memory for KV blocks in MiB (default 512)
+  --context N         longest sequence in tokens; 0 = the model's (default 0)
+  --sequences N       sequences running at once (default 32)
+  --step-tokens N     tokens computed in one step, at least --sequences (default 128)
+  --log-level LEVEL   error, warn, info or debug (default info)
+  --die-with-parent   end when the process that started this one ends (Linux)
+  --help              print this
+
+Exit codes: 0 ended as asked, 1 internal error, 2 bad argument or model file, 3 the socket is in use.
+)";
+}
+
+std::variant<Options, HelpWanted, OptionError> parse_options(std::span<const std::string_view> arguments) {
+  Options options;
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    std::string_view name = arguments[i];
+    if (name == "--help" || name == "-h") return HelpWanted{};
+    if (name == "--check") {
+      options.check_only = true;
+      continue;
+    }
+    if (name == "--die-with-parent") {
+      options.die_with_parent = true;
+      continue;
+    }
+    if (!name.starts_with("--")) return OptionError{"unexpected argument " + std::string(name)};
+    std::optional<std::string_view> value;
+    if (const size_t equals = name.find('='); equals != std::string_view::npos) {
+      value = name.substr(equals + 1);
+      name = name.substr(0, equals);
+    } else if (i + 1 < arguments.size()) {
+      value = arguments[++i];
+    }
+
+    std::optional<int32_t> number;
+    const auto integer = [&](int32_t low, int32_t high) -> std::optional<OptionError> {
+      if (value.has_value()) number = parse_integer(*value, low, high);
+      if (number.has_value()) return std::nullopt;
+      return OptionError{std::string(name) + " needs a whole number from " + std::to_string(low) + " to " + std::to_string(high)};
+    };
+    constexpr int32_t kAny = std::numeric_limits<int32_t>::max();
+    std::optional<OptionError> error;
+    if (name == "--model" || name == "--socket") {
+      if (!value.has_value() || value->empty()) return OptionError{std::string(name) + " needs a path"};
+      (name == "--model" ? options.model_path : options.socket_path) = *value;
+    } else if (name == "--threads") {
+      if (!(error = integer(0, kThreadsMax))) options.threads = *number;
+    } else if (name == "--blocks") {
+      if (!(error = integer(1, kAny))) options.blocks_total = number;
+    } else if (name == "--kv-mib") {
+      if (!(error = integer(1, kKvMibMax))) options.kv_mib = number;
+    } else if (name == "--context") {
+      if (!(error = integer(0, kAny))) options.context_tokens = *number;
+    } else if (name == "--sequences") {
+      if (!(error = integer(1, kSequencesMax))) options.sequences_max = *number;
+    } else if (name == "--step-tokens") {
+      if (!(error = integer(1, kStepTokensMax))) options.step_tokens_max = *number;
+    } else if (name == "--log-level") {
+      const auto level = value.has_value() ? log_level_named(*value) : std::nullopt;
+      if (!level.has_value()) return OptionError{"--log-level needs error, warn, info or debug"};
+      options.log_level = *level;
+    } else {
+      return OptionError{"unknown option " + std::string(name)};
+    }
+    if (error.has_value()) return *error;
+  }
+  if (options.model_path.empty()) return OptionError{"--model is needed"};
+  if (options.socket_path.empty() && !options.check_only) return OptionError{"--socket is needed"};
+  if (options.blocks_total.has_value() && options.kv_mib.has_value())
+    return OptionError{"--blocks and --kv-mib say the same thing: give one"};
+  if (options.context_tokens == 1) return OptionError{"--context must be 0 or at least 2: a prompt and an output need a token each"};
+  if (options.step_tokens_max < options.sequences_max) return OptionError{"--step-tokens must be at least --sequences"};
+  return options;
+}
+
+}  // namespace penstock

@@ -1,0 +1,40 @@
+// The command line. Owns the options, their defaults and limits; pure, so that a wrong one is tested without a process.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <variant>
+
+#include "serve/log.h"
+
+namespace penstock {
+
+struct Options {
+  std::string model_path;
+  std::string socket_path;                 // empty only with check_only
+  int32_t threads = 0;                     // 0 = one per core
+  std::optional<int32_t> blocks_total;     // absent: from kv_mib
+  std::optional<int32_t> kv_mib;           // absent: the loader's default
+  int32_t context_tokens = 0;              // 0 = the model's
+  int32_t sequences_max = 32;
+  int32_t step_tokens_max = 128;
+  LogLevel log_level = LogLevel::Info;
+  bool check_only = false;
+  bool die_with_parent = false;
+};
+
+struct HelpWanted {};
+struct OptionError {
+  std::string message;  // names the argument
+};
+
+// `arguments` without the program's name.
+std::variant<Options, HelpWanted, OptionError> parse_options(std::span<const std::string_view> arguments);
+
+// What --help prints.
+std::string_view help_text();
+
+}  // namespace penstock

@@ -1,0 +1,28 @@
+// The two threads of a serving engine, put together. Owns their lifetimes and READY; what they do is socket.h and loop.h.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "model/runner.h"
+#include "sched/scheduler.h"
+#include "serve/descriptor.h"
+#include "serve/listener.h"
+
+namespace penstock {
+
+struct ServerConfig {
+  int32_t sequences_max = 32;
+  int32_t step_tokens_max = 128;
+  int32_t queue_max = kQueueMax;
+  int32_t threads = 1;                       // announced, not used here
+  uint64_t epoch = 0;                        // random per process
+  uint64_t memory_bytes_per_second_max = 0;  // measured; 0 = not measured
+};
+
+// Serves one agent after the other on `listener` until SHUTDOWN, or until `stop` is set and `wake` woken; the sequences
+// alive then end with reason cancelled and their FINISHED is sent. Throws what either thread threw, after both ended.
+void run_server(Listener& listener, Runner& runner, const ServerConfig& config, const WakePipe& wake,
+                const std::atomic<bool>& stop);
+
+}  // namespace penstock

@@ -1,0 +1,114 @@
+// Validation of SUBMIT, field by field. See submit.h.
+#include "serve/submit.h"
+
+#include <algorithm>
+#include <limits>
+#include <optional>
+#include <string>
+
+namespace penstock {
+namespace {
+
+// Far wider than any dialect above allows, and narrow enough that no arithmetic on a logit overflows.
+constexpr float kTemperatureMax = 100.0f;
+constexpr float kRepetitionPenaltyMax = 100.0f;
+constexpr float kPenaltyAbsMax = 100.0f;
+constexpr float kBiasAbsMax = 1000.0f;
+// Each sampled token is compared with each stop id, and each biased logit is touched once per token.
+constexpr size_t kStopIdsMax = 256;
+constexpr size_t kBiasMax = 4096;
+// What the OpenAI dialect allows; bounds the size of TOKENS.
+constexpr uint8_t kLogprobsTopMax = 20;
+
+class Check {
+ public:
+  explicit Check(int32_t vocab_size) : vocab_size_(static_cast<uint32_t>(vocab_size)) {}
+
+  void require(bool valid, const std::string& message) {
+    if (!valid && !error_.has_value()) error_ = message;
+  }
+  void range(const char* field, float value, float low, float high) {
+    require(value >= low && value <= high, std::string(field) + " must be from " + shown(low) + " to " + shown(high));
+  }
+  void ids(const char* field, const std::vector<uint32_t>& ids) {
+    for (size_t i = 0; i < ids.size(); ++i) {
+      if (ids[i] >= vocab_size_) return id(std::string(field) + "[" + std::to_string(i) + "]", ids[i]);
+    }
+  }
+  void id(const std::string& field, uint32_t value) {
+    require(value < vocab_size_, field + " is " + std::to_string(value) + ", the vocabulary has " +
+                                     std::to_string(vocab_size_) + " tokens");
+  }
+  const std::optional<std::string>& error() const { return error_; }
+
+ private:
+  static std::string shown(float value) {
+    std::string text = std::to_string(value);
+    text.erase(text.find_last_not_of('0') + 1);
+    if (text.ends_with('.')) text.pop_back();
+    return text;
+  }
+  uint32_t vocab_size_;
+  std::optional<std::string> error_;  // the first one
+};
+
+int32_t clamp_to_int32(uint32_t value) {
+  return static_cast<int32_t>(std::min<uint32_t>(value, std::numeric_limits<int32_t>::max()));
+}
+
+std::vector<int32_t> signed_ids(const std::vector<uint32_t>& ids) { return {ids.begin(), ids.end()}; }
+
+}  // namespace
+
+std::variant<Request, frame::Rejected> check_submit(const frame::Submit& submit, const SubmitLimits& limits,
+                                                    int64_t now_ms) {
+  Check check(limits.vocab_size);
+  check.require(!submit.prompt.empty(), "prompt must have at least one token");
+  check.ids("prompt", submit.prompt);
+  check.require(submit.max_new_tokens >= 1, "max_new_tokens must be at least 1");
+  check.range("temperature", submit.temperature, 0.0f, kTemperatureMax);
+  check.require(submit.top_p > 0.0f && submit.top_p <= 1.0f, "top_p must be above 0 and at most 1");
+  check.range("min_p", submit.min_p, 0.0f, 1.0f);
+  check.require(submit.repetition_penalty > 0.0f && submit.repetition_penalty <= kRepetitionPenaltyMax,
+                "repetition_penalty must be above 0 and at most 100");
+  check.range("presence_penalty", submit.presence_penalty, -kPenaltyAbsMax, kPenaltyAbsMax);
+  check.range("frequency_penalty", submit.frequency_penalty, -kPenaltyAbsMax, kPenaltyAbsMax);
+  check.require(submit.logprobs_top.value_or(0) <= kLogprobsTopMax, "logprobs must ask for at most 20 alternatives");
+  check.require(submit.stop_ids.size() <= kStopIdsMax, "stop_ids must have at most " + std::to_string(kStopIdsMax) + " items");
+  check.ids("stop_ids", submit.stop_ids);
+  check.require(submit.bias.size() <= kBiasMax, "bias must have at most " + std::to_string(kBiasMax) + " items");
+  for (const frame::Bias& bias : submit.bias) {
+    check.id("bias.id", bias.id);
+    check.range("bias.bias", bias.bias, -kBiasAbsMax, kBiasAbsMax);
+  }
+  if (check.error().has_value()) return frame::Rejected{submit.id, frame::RejectCode::Invalid, *check.error()};
+  if (submit.prompt.size() >= static_cast<size_t>(limits.context_tokens)) {
+    return frame::Rejected{submit.id, frame::RejectCode::TooLong,
+                           "prompt has " + std::to_string(submit.prompt.size()) + " tokens, the context holds " +
+                               std::to_string(limits.context_tokens) + " with the output"};
+  }
+
+  Request request;
+  request.id = submit.id;
+  request.prompt = signed_ids(submit.prompt);
+  request.max_new_tokens = clamp_to_int32(submit.max_new_tokens);
+  request.credit_tokens = submit.credit_tokens;
+  request.stop_ids = signed_ids(submit.stop_ids);
+  request.priority = submit.priority;
+  if (submit.deadline_ms.has_value()) request.deadline_ms = now_ms + *submit.deadline_ms;
+  request.tenant = submit.tenant;
+  SamplingParams& sampling = request.sampling;
+  sampling.temperature = submit.temperature;
+  sampling.top_p = submit.top_p;
+  sampling.top_k = std::min(clamp_to_int32(submit.top_k), limits.vocab_size);
+  sampling.min_p = submit.min_p;
+  sampling.repetition_penalty = submit.repetition_penalty;
+  sampling.presence_penalty = submit.presence_penalty;
+  sampling.frequency_penalty = submit.frequency_penalty;
+  sampling.seed = submit.seed;
+  sampling.logprobs_top = submit.logprobs_top.has_value() ? *submit.logprobs_top : -1;
+  for (const frame::Bias& bias : submit.bias) sampling.bias.emplace_back(static_cast<int32_t>(bias.id), bias.bias);
+  return request;
+}
+
+}  // namespace penstock

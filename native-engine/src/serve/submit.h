@@ -1,0 +1,22 @@
+// From a SUBMIT frame to a request the scheduler may trust. Owns the limits of every field; whether there is room is the
+// scheduler's question.
+#pragma once
+
+#include <cstdint>
+#include <variant>
+
+#include "sched/request.h"
+#include "serve/frames.h"
+
+namespace penstock {
+
+struct SubmitLimits {
+  int32_t vocab_size;
+  int32_t context_tokens;  // a prompt must be shorter: at least one token has to fit
+};
+
+// A pure function of its arguments. A refusal names the field. `now_ms` is when the frame arrived.
+std::variant<Request, frame::Rejected> check_submit(const frame::Submit& submit, const SubmitLimits& limits,
+                                                    int64_t now_ms);
+
+}  // namespace penstock

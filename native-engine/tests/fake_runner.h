@@ -1,0 +1,143 @@
+// A stand-in for a model with a paged cache but no arithmetic. Owns a cache that remembers which token was written
+// where, so that a token lost, misplaced or overwritten by another sequence changes what comes out; checks on every
+// step that the caller keeps the contract of model/runner.h.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "model/runner.h"
+
+namespace penstock {
+
+inline uint64_t mix(uint64_t hash, int32_t token) {
+  hash ^= static_cast<uint64_t>(token) + 0x9e3779b97f4a7c15u + (hash << 6) + (hash >> 2);
+  return hash * 0xff51afd7ed558ccdu;
+}
+
+// What the fake model says after these tokens: the oracle for a sequence that runs alone.
+inline int32_t fake_next_token(std::span<const int32_t> tokens, int32_t vocab_size) {
+  uint64_t hash = 1;
+  for (const int32_t token : tokens) hash = mix(hash, token);
+  return static_cast<int32_t>((hash >> 20) % static_cast<uint64_t>(vocab_size));
+}
+
+class FakeRunner : public Runner {
+ public:
+  FakeRunner(int32_t blocks_total, int32_t context_tokens, int32_t vocab_size, int32_t step_tokens_max)
+      : step_tokens_max_(step_tokens_max), cache_(static_cast<size_t>(blocks_total) * kBlockTokens, -1) {
+    info_.arch = "fake";
+    info_.model_name = "Fake";
+    info_.vocab_size = vocab_size;
+    info_.context_tokens = context_tokens;
+    info_.blocks_total = blocks_total;
+    info_.kv_fingerprint = "fake/1";
+    info_.weight_bytes = 1000;
+    info_.kv_bytes_per_token = 4;
+  }
+
+  const RunnerInfo& info() const override { return info_; }
+
+  void forward(const StepBatch& batch, std::span<float> logits) override {
+    wait_while_held();
+    require(!batch.sequences.empty(), "an empty step");
+    require(batch.token_ids.size() == batch.positions.size(), "as many positions as tokens");
+    require(batch.token_ids.size() <= static_cast<size_t>(step_tokens_max_), "a step within its budget");
+    int32_t rows = 0;
+    size_t wanting = 0;
+    std::vector<bool> used(cache_.size() / kBlockTokens, false);
+    for (const StepSequence& sequence : batch.sequences) {
+      require(sequence.first_row == rows && sequence.rows >= 1, "rows one after another");
+      require(sequence.block_table.size() == static_cast<size_t>((sequence.kv_tokens + kBlockTokens - 1) / kBlockTokens),
+              "a block table of the context's length");
+      for (const int32_t block : sequence.block_table) {
+        require(block >= 0 && static_cast<size_t>(block) < used.size(), "block ids within the pool");
+        require(!used[static_cast<size_t>(block)], "no block in two places of one step");
+        used[static_cast<size_t>(block)] = true;
+      }
+      for (int32_t i = 0; i < sequence.rows; ++i) {
+        const auto row = static_cast<size_t>(rows + i);
+        const int32_t position = sequence.kv_tokens - sequence.rows + i;
+        require(batch.positions[row] == position, "positions that follow the context");
+        require(batch.token_ids[row] >= 0 && batch.token_ids[row] < info_.vocab_size, "tokens of the vocabulary");
+        slot(sequence, position) = batch.token_ids[row];
+      }
+      rows += sequence.rows;
+      if (sequence.wants_logits) write_logits(sequence, logits, wanting++);
+    }
+    require(static_cast<size_t>(rows) == batch.token_ids.size(), "no rows without a sequence");
+    require(logits.size() == wanting * static_cast<size_t>(info_.vocab_size), "logits for those who want them");
+    std::lock_guard lock(mutex_);
+    ++steps_;
+    changed_.notify_all();
+  }
+
+  // For tests with threads: the step after the next `steps` begins, but does not end until go().
+  void hold(uint64_t steps = 0) {
+    std::lock_guard lock(mutex_);
+    hold_at_step_ = steps_ + steps;
+  }
+  void go() {
+    std::lock_guard lock(mutex_);
+    hold_at_step_.reset();
+    changed_.notify_all();
+  }
+  // Returns when a step is inside forward() and held there.
+  void wait_until_held() {
+    std::unique_lock lock(mutex_);
+    if (!changed_.wait_for(lock, std::chrono::seconds(20), [&] { return inside_; }))
+      throw std::runtime_error("no step came to be held");
+  }
+  // The next step throws.
+  void fail_next() {
+    std::lock_guard lock(mutex_);
+    fails_ = true;
+  }
+
+ private:
+  static void require(bool kept, const char* what) {
+    if (!kept) throw std::logic_error(std::string("the runner was promised ") + what);
+  }
+  int32_t& slot(const StepSequence& sequence, int32_t position) {
+    const auto block = static_cast<size_t>(sequence.block_table[static_cast<size_t>(position / kBlockTokens)]);
+    return cache_[block * kBlockTokens + static_cast<size_t>(position % kBlockTokens)];
+  }
+  void write_logits(const StepSequence& sequence, std::span<float> logits, size_t index) {
+    uint64_t hash = 1;
+    for (int32_t position = 0; position < sequence.kv_tokens; ++position) hash = mix(hash, slot(sequence, position));
+    const auto vocab = static_cast<size_t>(info_.vocab_size);
+    const std::span<float> row = logits.subspan(index * vocab, vocab);
+    for (float& logit : row) logit = 0.0f;
+    row[(hash >> 20) % vocab] = 10.0f;
+  }
+  void wait_while_held() {
+    std::unique_lock lock(mutex_);
+    inside_ = true;
+    changed_.notify_all();
+    changed_.wait(lock, [&] { return !hold_at_step_.has_value() || steps_ < *hold_at_step_; });
+    inside_ = false;
+    if (fails_) {
+      fails_ = false;
+      throw std::runtime_error("the fake model was told to fail");
+    }
+  }
+
+  RunnerInfo info_{};
+  int32_t step_tokens_max_;
+  std::vector<int32_t> cache_;  // [blocks_total * kBlockTokens] token written there
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::optional<uint64_t> hold_at_step_;
+  bool inside_ = false;
+  bool fails_ = false;
+  uint64_t steps_ = 0;
+};
+
+}  // namespace penstock

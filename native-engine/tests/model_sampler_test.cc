@@ -1,0 +1,249 @@
+// The sampling rules, each on logits small enough to compute by hand, and the draws as a pure function of seed and index.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <map>
+#include <random>
+#include <vector>
+
+#include "model/sampler.h"
+
+namespace penstock {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+SamplingParams greedy() {
+  SamplingParams params;
+  params.temperature = 0;
+  return params;
+}
+
+Sampled sample(std::vector<float> logits, const SamplingParams& params, const std::vector<int32_t>& prompt = {},
+               const std::vector<int32_t>& output = {}) {
+  Sampler sampler;
+  return sampler.sample(logits, params, prompt, output);
+}
+
+// How often each token is drawn over many seeds.
+std::map<int32_t, int> histogram(const std::vector<float>& logits, SamplingParams params, int draws = 4000) {
+  std::map<int32_t, int> counts;
+  Sampler sampler;
+  for (int i = 0; i < draws; ++i) {
+    params.seed = static_cast<uint64_t>(i);
+    std::vector<float> copy = logits;
+    ++counts[sampler.sample(copy, params, {}, {}).token];
+  }
+  return counts;
+}
+
+TEST(Sampler, GreedyTakesTheLargestAndTheLowestIdAmongEquals) {
+  EXPECT_EQ(sample({1, 3, 2}, greedy()).token, 1);
+  EXPECT_EQ(sample({2, 3, 3, 3}, greedy()).token, 1);
+  EXPECT_EQ(sample({-kInfinity, -5, -kInfinity}, greedy()).token, 1);
+  std::vector<float> wide(1000, 0.5f);
+  wide[700] = wide[901] = 0.75f;
+  EXPECT_EQ(sample(wide, greedy()).token, 700);
+}
+
+TEST(Sampler, TheSameSeedAndIndexDrawTheSameToken) {
+  std::mt19937 random(1);
+  std::vector<float> logits(500);
+  for (float& logit : logits) logit = static_cast<float>(random() % 1000) / 300.0f;
+  SamplingParams params;
+  params.seed = 42;
+  params.top_p = 0.9f;
+  Sampler used;
+  for (int32_t index = 0; index < 50; ++index) {
+    const std::vector<int32_t> output(static_cast<size_t>(index), 3);
+    std::vector<float> copy = logits;
+    EXPECT_EQ(used.sample(copy, params, {}, output).token, sample(logits, params, {}, output).token) << index;
+  }
+}
+
+TEST(Sampler, SeedsAndIndicesGiveDifferentDraws) {
+  const std::vector<float> flat(1000, 0.0f);
+  std::map<int32_t, int> by_seed, by_index;
+  SamplingParams params;
+  for (int32_t i = 0; i < 200; ++i) {
+    params.seed = static_cast<uint64_t>(i);
+    ++by_seed[sample(flat, params).token];
+    params.seed = 0;
+    ++by_index[sample(flat, params, {}, std::vector<int32_t>(static_cast<size_t>(i), 0)).token];
+  }
+  EXPECT_GT(by_seed.size(), 150u);
+  EXPECT_GT(by_index.size(), 150u);
+}
+
+TEST(Sampler, FrequenciesFollowTheSoftmaxAtTheTemperature) {
+  const std::vector<float> logits{0.0f, std::log(2.0f), std::log(5.0f)};
+  auto counts = histogram(logits, {});
+  EXPECT_NEAR(counts[0] / 4000.0, 1.0 / 8, 0.02);
+  EXPECT_NEAR(counts[1] / 4000.0, 2.0 / 8, 0.025);
+  EXPECT_NEAR(counts[2] / 4000.0, 5.0 / 8, 0.03);
+  SamplingParams hot;
+  hot.temperature = 0.5f;  // squares the odds: 1 : 4 : 25
+  counts = histogram(logits, hot);
+  EXPECT_NEAR(counts[2] / 4000.0, 25.0 / 30, 0.02);
+}
+
+TEST(Sampler, ATinyTemperatureIsGreedyAndNotInfinite) {
+  SamplingParams params;
+  params.temperature = 1e-38f;
+  for (uint64_t seed = 0; seed < 20; ++seed) {
+    params.seed = seed;
+    EXPECT_EQ(sample({100.0f, 300.0f, -3e38f, 299.9f}, params).token, 1);
+  }
+}
+
+TEST(Sampler, TopKKeepsTheMostLikelyAndTheLowestIdsAmongEquals) {
+  SamplingParams params;
+  params.top_k = 2;
+  for (const auto& [token, count] : histogram({1, 2, 2, 2, 0}, params, 300)) EXPECT_TRUE(token == 1 || token == 2) << token;
+  params.top_k = 1;
+  EXPECT_EQ(histogram({1, 2, 2, 2, 0}, params, 50).size(), 1u);
+  params.top_k = 100;
+  EXPECT_EQ(histogram({1, 1, 1}, params, 300).size(), 3u);
+}
+
+TEST(Sampler, TopPKeepsTheShortestPrefixThatHoldsTheMass) {
+  const std::vector<float> logits{std::log(0.1f), std::log(0.5f), std::log(0.15f), std::log(0.25f)};
+  SamplingParams params;
+  params.top_p = 0.4f;  // 0.5 alone
+  EXPECT_EQ(histogram(logits, params, 300).size(), 1u);
+  params.top_p = 0.7f;  // 0.5 + 0.25
+  auto counts = histogram(logits, params);
+  EXPECT_EQ(counts.size(), 2u);
+  EXPECT_NEAR(counts[1] / 4000.0, 2.0 / 3, 0.03);
+  params.top_p = 0.85f;
+  EXPECT_EQ(histogram(logits, params).size(), 3u);
+  params.top_p = 1e-9f;
+  EXPECT_EQ(histogram(logits, params, 50).begin()->first, 1);
+}
+
+TEST(Sampler, MinPIsRelativeToTheMostLikely) {
+  const std::vector<float> logits{std::log(0.1f), std::log(0.5f), std::log(0.16f), std::log(0.24f)};
+  SamplingParams params;
+  params.min_p = 0.3f;  // at least 0.15
+  EXPECT_EQ(histogram(logits, params).size(), 3u);
+  params.min_p = 1.0f;
+  EXPECT_EQ(histogram(logits, params, 50).size(), 1u);
+}
+
+TEST(Sampler, TopPActsOnWhatTopKAndMinPLeft) {
+  // Of 0.4, 0.3, 0.2, 0.1 the two kept hold 0.7, so 0.5 of that is reached by the first alone.
+  SamplingParams params;
+  params.top_k = 2;
+  params.top_p = 0.5f;
+  EXPECT_EQ(histogram({std::log(0.4f), std::log(0.3f), std::log(0.2f), std::log(0.1f)}, params, 300).size(), 1u);
+}
+
+TEST(Sampler, BiasIsAddedBeforeAnythingElse) {
+  SamplingParams params = greedy();
+  params.bias = {{2, 5.0f}, {1, -100.0f}};
+  EXPECT_EQ(sample({1, 3, 2}, params).token, 2);
+  params.bias = {{0, 1.0f}, {0, 1.5f}};
+  EXPECT_EQ(sample({1, 3, 2}, params).token, 0);
+}
+
+TEST(Sampler, RepetitionPenaltyCountsPromptAndOutputOnceEach) {
+  SamplingParams params = greedy();
+  params.repetition_penalty = 2.0f;
+  EXPECT_EQ(sample({4, 3, 1}, params, {0}, {}).token, 1);
+  EXPECT_EQ(sample({4, 3, 1}, params, {}, {0}).token, 1);
+  EXPECT_EQ(sample({4, 1.9f, 1}, params, {0, 0, 0}, {0}).token, 0);  // 4 / 2, not 4 / 16
+  EXPECT_EQ(sample({-1, -1.5f, -9}, params, {0}, {}).token, 1);      // negative logits move down too
+}
+
+TEST(Sampler, PresenceAndFrequencyPenaltiesCountOutputOnly) {
+  SamplingParams presence = greedy();
+  presence.presence_penalty = 1.5f;
+  EXPECT_EQ(sample({4, 3, 1}, presence, {0, 0}, {}).token, 0);
+  EXPECT_EQ(sample({4, 3, 1}, presence, {}, {0}).token, 1);
+  EXPECT_EQ(sample({4, 2, 1}, presence, {}, {0, 0, 0}).token, 0);
+  SamplingParams frequency = greedy();
+  frequency.frequency_penalty = 0.6f;
+  EXPECT_EQ(sample({4, 2.5f, 1}, frequency, {}, {0, 0}).token, 0);
+  EXPECT_EQ(sample({4, 2.5f, 1}, frequency, {}, {0, 0, 0}).token, 1);
+  frequency.frequency_penalty = -1.0f;
+  EXPECT_EQ(sample({4, 2.5f, 1}, frequency, {}, {1, 1}).token, 1);
+}
+
+TEST(Sampler, PenaltiesLeaveNoTraceForTheNextCall) {
+  Sampler sampler;
+  SamplingParams params = greedy();
+  params.frequency_penalty = 1.0f;
+  params.repetition_penalty = 1.1f;
+  std::vector<float> logits{4, 3.5f, 1};
+  const std::vector<int32_t> history{0, 0}, outside{0, 7};
+  EXPECT_EQ(sampler.sample(logits, params, history, history).token, 1);
+  logits = {4, 3.5f, 1};
+  EXPECT_THROW(sampler.sample(logits, params, history, outside), SamplingError);
+  logits = {4, 3.5f, 1};
+  EXPECT_EQ(sampler.sample(logits, params, {}, {}).token, 0);
+}
+
+TEST(Sampler, LogprobsAreOfTheModelsOwnDistribution) {
+  SamplingParams params = greedy();
+  params.logprobs_top = 2;
+  params.bias = {{0, 100.0f}};
+  const auto sampled = sample({std::log(0.1f), std::log(0.6f), std::log(0.3f)}, params);
+  EXPECT_EQ(sampled.token, 0);
+  EXPECT_NEAR(sampled.logprob, std::log(0.1f), 1e-6f);
+  ASSERT_EQ(sampled.top.size(), 2u);
+  EXPECT_EQ(sampled.top[0].token, 1);
+  EXPECT_NEAR(sampled.top[0].logprob, std::log(0.6f), 1e-6f);
+  EXPECT_EQ(sampled.top[1].token, 2);
+  params.logprobs_top = 0;
+  EXPECT_TRUE(sample({1, 2, 3}, params).top.empty());
+  EXPECT_LT(sample({1, 2, 3}, params).logprob, 0.0f);
+  params.logprobs_top = 50;
+  EXPECT_EQ(sample({1, 2, 3}, params).top.size(), 3u);
+  params.logprobs_top = -1;
+  EXPECT_EQ(sample({1, 2, 3}, params).logprob, 0.0f);
+}
+
+TEST(Sampler, LogitsThatAreNotNumbersAreATypedFailure) {
+  for (const SamplingParams& params : {greedy(), SamplingParams{}}) {
+    EXPECT_THROW(sample({1, std::nanf(""), 2}, params), SamplingError);
+    EXPECT_THROW(sample({1, kInfinity, 2}, params), SamplingError);
+    EXPECT_THROW(sample({-kInfinity, -kInfinity}, params), SamplingError);
+    EXPECT_THROW(sample({}, params), SamplingError);
+  }
+  try {
+    sample({1, 2, std::nanf("")}, greedy());
+  } catch (const SamplingError& error) {
+    EXPECT_STREQ(error.what(), "the logit of token 2 is not finite before sampling");
+  }
+}
+
+TEST(Sampler, ParametersOutsideTheirRangesAreRefused) {
+  const auto refused = [](auto change) {
+    SamplingParams params;
+    change(params);
+    EXPECT_THROW(sample({1, 2}, params), SamplingError);
+  };
+  refused([](SamplingParams& p) { p.temperature = -1; });
+  refused([](SamplingParams& p) { p.temperature = std::nanf(""); });
+  refused([](SamplingParams& p) { p.top_p = 0; });
+  refused([](SamplingParams& p) { p.top_p = 1.5f; });
+  refused([](SamplingParams& p) { p.top_k = -1; });
+  refused([](SamplingParams& p) { p.min_p = -0.1f; });
+  refused([](SamplingParams& p) { p.repetition_penalty = 0; });
+  refused([](SamplingParams& p) { p.presence_penalty = kInfinity; });
+  refused([](SamplingParams& p) { p.bias = {{2, 1.0f}}; });
+  refused([](SamplingParams& p) { p.bias = {{-1, 1.0f}}; });
+  refused([](SamplingParams& p) { p.bias = {{0, kInfinity}}; });
+}
+
+TEST(Sampler, ImpossibleTokensAreNeverDrawn) {
+  SamplingParams params;
+  for (const auto& [token, count] : histogram({-kInfinity, 0, -kInfinity, 0, -kInfinity}, params, 500)) EXPECT_TRUE(token == 1 || token == 3);
+  params.top_k = 4;
+  params.top_p = 0.999f;
+  for (const auto& [token, count] : histogram({-kInfinity, 0, -kInfinity, 0, -kInfinity}, params, 500)) EXPECT_TRUE(token == 1 || token == 3);
+}
+
+}  // namespace
+}  // namespace penstock

@@ -1,0 +1,166 @@
+// The OpenAI dialect on wire 1: what clients send and what they get back. Owns the zod schemas of both request bodies
+// and the types of both answers. Turning them into the internal form is gateway/routes; errors are gateway/errors.ts.
+import { z } from 'zod'
+import {
+  MAX_BODY_BYTES,
+  MAX_CHOICES,
+  MAX_LOGIT_BIAS,
+  MAX_LOGPROBS_TOP,
+  MAX_MESSAGES,
+  MAX_STOP_BYTES,
+  MAX_STOP_STRINGS,
+} from '../request.ts'
+
+/** The older completions route has its own, smaller limit. */
+export const MAX_COMPLETION_LOGPROBS = 5
+/** Parts of one message: a bound beside the body's own, so that validation stays linear in useful content. */
+const MAX_PARTS = 4096
+
+const utf8Bytes = (text: string): number => new TextEncoder().encode(text).length
+
+const stopString = z
+  .string()
+  .min(1, 'A stop string must not be empty.')
+  .refine((text) => utf8Bytes(text) <= MAX_STOP_BYTES, `A stop string may have at most ${MAX_STOP_BYTES} bytes.`)
+
+const TOKEN_ID = /^(0|[1-9]\d{0,9})$/
+
+const logitBias = z
+  .record(z.string().regex(TOKEN_ID, 'Keys of logit_bias are token ids.'), z.number().min(-100).max(100))
+  .refine((map) => Object.keys(map).length <= MAX_LOGIT_BIAS, `At most ${MAX_LOGIT_BIAS} tokens can be biased.`)
+
+/** Fields that both routes share. `null` means unset everywhere, as official clients send it. */
+const generation = {
+  model: z.string().min(1).max(200),
+  temperature: z.number().min(0).max(2).nullish(),
+  top_p: z.number().min(0).max(1).nullish(),
+  n: z.int().min(1).max(MAX_CHOICES).nullish(),
+  max_tokens: z.int().min(1).nullish(),
+  stop: z.union([stopString, z.array(stopString).max(MAX_STOP_STRINGS)]).nullish(),
+  seed: z.int().nullish(),
+  presence_penalty: z.number().min(-2).max(2).nullish(),
+  frequency_penalty: z.number().min(-2).max(2).nullish(),
+  logit_bias: logitBias.nullish(),
+  stream: z.boolean().nullish(),
+  stream_options: z
+    .object({ include_usage: z.boolean().nullish(), include_obfuscation: z.boolean().nullish() })
+    .nullish(),
+  user: z.string().max(1000).nullish(),
+  // Extensions that self-hosted servers have in common; -1 is their other word for "off".
+  top_k: z.int().min(-1).max(1_000_000).nullish(),
+  min_p: z.number().min(0).max(1).nullish(),
+  repetition_penalty: z.number().gt(0).max(10).nullish(),
+}
+
+const ContentPart = z.discriminatedUnion('type', [z.object({ type: z.literal('text'), text: z.string() })], {
+  error: (issue) => {
+    const type = (issue.input as { type?: unknown } | undefined)?.type
+    return typeof type === 'string'
+      ? `Content parts of type '${type.slice(0, 50)}' are not supported; only 'text' is.`
+      : 'A content part is an object with a type.'
+  },
+})
+
+/** Fields of a message beyond these are the echo of earlier answers (`refusal`, `annotations`) and carry no input. */
+const Message = z.object({
+  role: z.enum(['system', 'developer', 'user', 'assistant', 'tool']),
+  content: z.union([z.string(), z.array(ContentPart).min(1).max(MAX_PARTS)], {
+    error: 'Expected a string or an array of text parts.',
+  }),
+  name: z.string().max(256).nullish(),
+  tool_calls: z.array(z.unknown()).max(0, 'Tool calls are not supported.').nullish(),
+  function_call: z.null('Function calls are not supported.').optional(),
+  audio: z.null('Audio is not supported.').optional(),
+})
+
+export const ChatCompletionRequest = z.object({
+  ...generation,
+  messages: z.array(Message).min(1).max(MAX_MESSAGES),
+  max_completion_tokens: z.int().min(1).nullish(),
+  logprobs: z.boolean().nullish(),
+  top_logprobs: z.int().min(0).max(MAX_LOGPROBS_TOP).nullish(),
+})
+export type ChatCompletionRequest = z.infer<typeof ChatCompletionRequest>
+
+const tokenId = z.int().min(0).max(0xffff_ffff)
+/** More ids than the body has room for cannot arrive; the bound is stated so that the schema stands alone. */
+const tokenIds = z.array(tokenId).min(1).max(MAX_BODY_BYTES)
+
+export const CompletionRequest = z.object({
+  ...generation,
+  prompt: z.union(
+    [z.string(), tokenIds, z.array(z.string()).min(1).max(MAX_CHOICES), z.array(tokenIds).min(1).max(MAX_CHOICES)],
+    { error: `Expected a string, an array of token ids, or up to ${MAX_CHOICES} of either.` },
+  ),
+  echo: z.boolean().nullish(),
+  best_of: z.int().min(1).nullish(),
+  logprobs: z.int().min(0).max(MAX_COMPLETION_LOGPROBS).nullish(),
+})
+export type CompletionRequest = z.infer<typeof CompletionRequest>
+
+export type FinishReason = 'stop' | 'length' | 'content_filter'
+
+export type Usage = {
+  prompt_tokens: number
+  completion_tokens: number
+  total_tokens: number
+  prompt_tokens_details: { cached_tokens: number }
+  completion_tokens_details: { reasoning_tokens: number }
+}
+
+type ChatTokenLogprob = { token: string; logprob: number; bytes: number[] }
+export type ChatLogprobs = { content: (ChatTokenLogprob & { top_logprobs: ChatTokenLogprob[] })[]; refusal: null }
+
+export type ChatCompletion = {
+  id: string
+  object: 'chat.completion'
+  created: number
+  model: string
+  choices: {
+    index: number
+    message: { role: 'assistant'; content: string; refusal: null }
+    logprobs: ChatLogprobs | null
+    finish_reason: FinishReason
+  }[]
+  usage: Usage
+}
+
+export type ChatCompletionChunk = {
+  id: string
+  object: 'chat.completion.chunk'
+  created: number
+  model: string
+  choices: {
+    index: number
+    delta: { role?: 'assistant'; content?: string }
+    logprobs: ChatLogprobs | null
+    finish_reason: FinishReason | null
+  }[]
+  /** Present only where the client asked: null on every chunk but the last. */
+  usage?: Usage | null
+}
+
+export type CompletionLogprobs = {
+  tokens: string[]
+  token_logprobs: number[]
+  top_logprobs: Record<string, number>[] | null
+  /** Offset of each token from the start of the choice's text, in characters. */
+  text_offset: number[]
+}
+
+/** Whole answers and chunks of a stream have one shape; only in chunks is `finish_reason` null. */
+export type TextCompletion = {
+  id: string
+  object: 'text_completion'
+  created: number
+  model: string
+  choices: {
+    index: number
+    text: string
+    logprobs: CompletionLogprobs | null
+    finish_reason: FinishReason | null
+  }[]
+  usage?: Usage | null
+}
+
+export type ModelObject = { id: string; object: 'model'; created: number; owned_by: string }

@@ -1,0 +1,110 @@
+// Builds the native engine. Owns the CMake call and what is needed for it; the targets are native-engine/CMakeLists.txt.
+import { existsSync } from 'node:fs'
+import { mkdir, readFile, rm } from 'node:fs/promises'
+import { availableParallelism } from 'node:os'
+import { join } from 'node:path'
+import { findProgram, runCommand } from './commands.ts'
+import { takeLock } from './lock.ts'
+import type { LogFile } from './log-file.ts'
+
+export type EngineBuildOptions = {
+  /** native-engine/ */
+  sourceDir: string
+  /** Created where absent. One build at a time works in it. */
+  buildDir: string
+  /** Also build the test binaries; needs GoogleTest. */
+  tests: boolean
+  /** Default: everything. */
+  target?: string
+  log?: LogFile
+  signal: AbortSignal
+  /** Gets how far the compilation is, 0 to 100. */
+  onPercent?: (percent: number) => void
+}
+
+/** A cold build takes about a minute on two cores; beyond this something hangs. */
+const BUILD_TIMEOUT_MS = 20 * 60_000
+const CONFIGURE_TIMEOUT_MS = 2 * 60_000
+
+/**
+ * Brings the build up to date; takes well under a second where it is.
+ * @returns the folder with the binaries
+ * @throws Error that says what to install, or CommandFailed with the compiler's last lines
+ */
+export async function buildEngine(options: EngineBuildOptions): Promise<string> {
+  const { sourceDir, buildDir, log, signal } = options
+  requireTools()
+  await mkdir(buildDir, { recursive: true })
+  const lock = await takeLock(join(buildDir, 'penstock-build.lock'), { waitMs: BUILD_TIMEOUT_MS, signal })
+  try {
+    const configured = await configuration(buildDir)
+    const isHere = configured?.sourceDir === sourceDir
+    // A start takes a build with tests as it is: it builds its own target alone, from the same objects.
+    if (!isHere || (options.tests && !configured.tests)) {
+      if (!isHere) {
+        // Of a checkout that was moved: CMake refuses to go on with it.
+        await rm(join(buildDir, 'CMakeCache.txt'), { force: true })
+        await rm(join(buildDir, 'CMakeFiles'), { recursive: true, force: true })
+      }
+      const generator = isHere || findProgram('ninja') === undefined ? [] : ['-G', 'Ninja']
+      const switches = ['-DCMAKE_BUILD_TYPE=Release', `-DPENSTOCK_TESTS=${options.tests ? 'ON' : 'OFF'}`]
+      await runCommand({
+        command: 'cmake',
+        args: ['-S', sourceDir, '-B', buildDir, ...generator, ...switches],
+        ...(log && { log }),
+        timeoutMs: CONFIGURE_TIMEOUT_MS,
+        signal,
+      })
+    }
+    const target = options.target === undefined ? [] : ['--target', options.target]
+    await runCommand({
+      command: 'cmake',
+      args: ['--build', buildDir, '--parallel', String(availableParallelism()), ...target],
+      ...(log && { log }),
+      timeoutMs: BUILD_TIMEOUT_MS,
+      signal,
+      onLine: (line) => {
+        const percent = percentOf(line)
+        if (percent !== undefined) options.onPercent?.(percent)
+      },
+    })
+    return buildDir
+  } finally {
+    lock.release()
+  }
+}
+
+/** Make says `[ 42%] …`, Ninja says `[5/12] …`. */
+export function percentOf(line: string): number | undefined {
+  const make = /^\[\s*(\d{1,3})%\]/.exec(line)
+  if (make !== null) return Number(make[1])
+  const ninja = /^\[(\d+)\/(\d+)\]/.exec(line)
+  return ninja === null ? undefined : Math.floor((100 * Number(ninja[1])) / Number(ninja[2]))
+}
+
+type Configuration = { sourceDir: string | undefined; tests: boolean }
+
+/** What the build folder was configured for; undefined where it was not, or not to the end. */
+async function configuration(buildDir: string): Promise<Configuration | undefined> {
+  if (!existsSync(join(buildDir, 'Makefile')) && !existsSync(join(buildDir, 'build.ninja'))) return undefined
+  const cache = await readFile(join(buildDir, 'CMakeCache.txt'), 'utf8').catch(() => '')
+  const entries = new Map(cache.split('\n').map((line) => [line.split(':')[0], line.slice(line.indexOf('=') + 1)]))
+  if (entries.get('CMAKE_BUILD_TYPE') !== 'Release') return undefined
+  return { sourceDir: entries.get('CMAKE_HOME_DIRECTORY'), tests: entries.get('PENSTOCK_TESTS') === 'ON' }
+}
+
+function requireTools(): void {
+  const missing: string[] = []
+  if (findProgram('cmake') === undefined) missing.push('CMake')
+  if (findProgram('make') === undefined && findProgram('ninja') === undefined) missing.push('make (or ninja)')
+  const compilers = [process.env.CXX?.split(' ')[0], 'c++', 'g++', 'clang++'].filter((name) => name !== undefined)
+  const hasCompiler = compilers.some((name) =>
+    name.includes('/') ? existsSync(name) : findProgram(name) !== undefined,
+  )
+  if (!hasCompiler) missing.push('a C++20 compiler')
+  if (missing.length === 0) return
+  throw new Error(`the engine is compiled on this machine, and ${missing.join(' and ')} cannot be found. Install:
+    Debian, Ubuntu   apt-get install cmake g++ make
+    Fedora           dnf install cmake gcc-c++ make
+    macOS            xcode-select --install; brew install cmake`)
+}

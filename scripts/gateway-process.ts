@@ -1,0 +1,112 @@
+// The gateway as a process: workerd on a generated configuration. Owns writing that configuration and knowing when the
+// gateway answers; what it says is workerd-config.ts.
+import { mkdirSync } from 'node:fs'
+import { readdir, readFile, writeFile } from 'node:fs/promises'
+import { createRequire } from 'node:module'
+import { createServer } from 'node:net'
+import { dirname, join, relative } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type Children, describeExit, type Running } from './children.ts'
+import type { DataFolder } from './data-folder.ts'
+import type { Secrets } from './secrets.ts'
+import { workerdConfig } from './workerd-config.ts'
+
+export type GatewayOptions = {
+  /** The checkout. */
+  root: string
+  folder: DataFolder
+  bundleDir: string
+  port: number
+  databaseUrl: string
+  secrets: Secrets
+}
+
+export const LOOPBACK = '127.0.0.1'
+const HEALTH_TIMEOUT_MS = 20_000
+const HEALTH_POLL_MS = 25
+const HEALTH_REQUEST_MS = 2_000
+/** Open streams may end within this after a stop; the agent's own drain is shorter. */
+const STOP_GRACE_MS = 10_000
+const ENTRY = 'index.js'
+
+/** Writes the configuration; to be called once per start of the launcher. */
+export async function writeGatewayConfig(options: GatewayOptions): Promise<void> {
+  const { folder, bundleDir } = options
+  const names = (await readdir(bundleDir)).filter((name) => /\.(m?js|wasm|txt|html|bin)$/.test(name))
+  // The entry first: workerd takes the first module as the main one.
+  names.sort((left, right) => Number(right === ENTRY) - Number(left === ENTRY) || left.localeCompare(right))
+  const text = workerdConfig({
+    wranglerToml: await readFile(join(options.root, 'wrangler.toml'), 'utf8'),
+    modules: names.map((name) => ({ name, path: relative(dirname(folder.configPath), join(bundleDir, name)) })),
+    secrets: Object.keys(environmentOf(options)),
+    storageDir: folder.objectsDir,
+    address: `${LOOPBACK}:${options.port}`,
+  })
+  mkdirSync(folder.objectsDir, { recursive: true, mode: 0o700 })
+  await writeFile(folder.configPath, text, { mode: 0o600 })
+}
+
+/** Starts workerd and resolves when /health answers. @throws Error with its last lines where it does not */
+export async function startGateway(options: GatewayOptions, children: Children, signal: AbortSignal): Promise<Running> {
+  const running = children.start({
+    name: 'gateway',
+    command: workerdBinary(options.root),
+    args: ['serve', options.folder.configPath],
+    // Nothing of the user's own environment goes into the gateway, only what its configuration names.
+    env: { ...environmentOf(options), PATH: process.env.PATH },
+    cwd: options.folder.dir,
+    stopGraceMs: STOP_GRACE_MS,
+  })
+  try {
+    await Promise.race([
+      waitUntilHealthy(`http://${LOOPBACK}:${options.port}/health`, signal),
+      running.exited.then((exit) => {
+        throw new Error(describeExit('the gateway (workerd)', exit, running.recent()))
+      }),
+    ])
+    return running
+  } catch (error) {
+    await running.stop()
+    throw error
+  }
+}
+
+/** Fails early and clearly where the port is taken. @throws Error naming the port and the option */
+export async function requireFreePort(port: number): Promise<void> {
+  await new Promise<void>((resolve, reject) => {
+    const probe = createServer()
+    probe.on('error', (error: NodeJS.ErrnoException) => {
+      const why = error.code === 'EADDRINUSE' ? 'is in use' : `cannot be used (${error.code ?? error.message})`
+      reject(new Error(`port ${port} on ${LOOPBACK} ${why}; choose another one with --port`))
+    })
+    probe.listen({ port, host: LOOPBACK, exclusive: true }, () => probe.close(() => resolve()))
+  })
+}
+
+/** The workerd that wrangler was released with: the test tools bring an older one of their own. */
+function workerdBinary(root: string): string {
+  const fromRoot = createRequire(join(root, 'package.json'))
+  const fromWrangler = createRequire(fromRoot.resolve('wrangler/package.json'))
+  const found = fromWrangler('workerd') as { default: string }
+  return found.default
+}
+
+function environmentOf({ secrets, databaseUrl }: GatewayOptions): Record<string, string> {
+  return { ...secrets, DATABASE_URL: databaseUrl }
+}
+
+async function waitUntilHealthy(url: string, signal: AbortSignal): Promise<void> {
+  const until = performance.now() + HEALTH_TIMEOUT_MS
+  for (;;) {
+    signal.throwIfAborted()
+    const bound = AbortSignal.any([signal, AbortSignal.timeout(HEALTH_REQUEST_MS)])
+    const answer = await fetch(url, { signal: bound }).catch(() => undefined)
+    await answer?.body?.cancel()
+    if (answer?.ok === true) return
+    if (performance.now() > until) {
+      const said = answer === undefined ? 'nothing answers' : `it answers ${answer.status}`
+      throw new Error(`the gateway did not become healthy within ${HEALTH_TIMEOUT_MS / 1000} s: ${said} on ${url}`)
+    }
+    await sleep(HEALTH_POLL_MS, undefined, { signal })
+  }
+}

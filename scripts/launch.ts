@@ -1,0 +1,243 @@
+// Brings the whole system up. Owns what waits for what; each part's own start is in the file of its name.
+//
+//   Postgres ─▶ migrations ─┐
+//   bundle ─────────────────┴▶ gateway ─┬▶ account, price, API key
+//   engine build, model ────────────────┴▶ agent (with its engine) ─▶ routable
+import { join } from 'node:path'
+import { migrate } from '../migrations/migrate.ts'
+import { AdminClient } from './admin-client.ts'
+import { type AgentRunning, startAgent } from './agent-process.ts'
+import { bootstrapAccount, bootstrapModel, waitUntilRoutable } from './bootstrap.ts'
+import { bundleGateway } from './bundle.ts'
+import { Children } from './children.ts'
+import { openDataFolder } from './data-folder.ts'
+import { buildEngine } from './engine-build.ts'
+import { type GatewayOptions, LOOPBACK, requireFreePort, startGateway, writeGatewayConfig } from './gateway-process.ts'
+import { LogFile } from './log-file.ts'
+import { obtainModel } from './model.ts'
+import type { StartOptions } from './options.ts'
+import { startPostgres } from './postgres.ts'
+import { asStep, type Progress } from './progress.ts'
+import { loadSecrets } from './secrets.ts'
+import { type Supervised, supervise } from './supervisor.ts'
+import type { Teardown } from './teardown.ts'
+
+export type LaunchContext = {
+  progress: Progress
+  /** Filled as things come up; the caller runs it in every case, also when this function throws. */
+  teardown: Teardown
+  /** Gives up the start. */
+  signal: AbortSignal
+  /** Gets the means to kill everything without waiting, as soon as there can be something to kill. */
+  onChildren: (children: Children) => void
+}
+
+export type Launched = {
+  baseUrl: string
+  apiKey: string
+  /** Organisation that the key belongs to. */
+  orgId: string
+  model: string
+  admin: AdminClient
+  dataDir: string
+  databaseUrl: string
+  /** Process ids of now, for whoever watches the parts. */
+  pids(): { gateway: number; agent: number; engine: number | undefined; postgres: number | undefined }
+}
+
+const ROOT = join(import.meta.dirname, '..')
+
+/** Starts everything. @throws Error in words for the user; what was started by then is in the teardown */
+export async function launch(options: StartOptions, context: LaunchContext): Promise<Launched> {
+  const { progress, teardown } = context
+  const folder = await openDataFolder(options.dataDir)
+  teardown.add('data folder', () => folder.lock.release())
+  const left = await Children.endLeftOvers(folder.dir)
+  if (left.length > 0) progress.note(`Ended what a killed start had left running: ${left.join(', ')}.`)
+  await requireFreePort(options.port)
+  const secrets = await loadSecrets(folder.secretsPath)
+
+  const children = new Children(folder.dir, folder.logDir, (name, line) => {
+    if (options.verbose) progress.note(`${name.padEnd(8)} ${line}`)
+  })
+  teardown.add('guardian', () => children.close())
+  context.onChildren(children)
+  const buildLog = new LogFile(join(folder.logDir, 'start.log'))
+  teardown.add('start log', () => buildLog.close())
+  const log = buildLog
+
+  // The first failure ends the other steps, and is the one that is told.
+  const failing = new AbortController()
+  const signal = AbortSignal.any([context.signal, failing.signal])
+  const down = (name: string) => ({
+    onDown: (text: string) => {
+      if (!context.signal.aborted) progress.note(`${text}\n  It is being restarted.`)
+    },
+    onRestarted: () => progress.note(`${name} runs again.`),
+  })
+  const started: Promise<unknown>[] = []
+  const part = <T>(work: () => Promise<T>): Promise<T> => {
+    const promise = work()
+    promise.catch((error: unknown) => failing.abort(error))
+    started.push(promise)
+    return promise
+  }
+
+  const engine = part(() =>
+    asStep(progress, 'Engine', async (step) => {
+      const dir = await buildEngine({
+        sourceDir: join(ROOT, 'native-engine'),
+        buildDir: join(ROOT, 'native-engine', 'build'),
+        tests: false,
+        target: 'penstock-engine',
+        log,
+        signal,
+        onPercent: (percent) => step.update(`compiling ${percent}%`),
+      })
+      return { value: join(dir, 'penstock-engine') }
+    }),
+  )
+  const model = part(async () => {
+    const found = await asStep(progress, 'Model', async (step) => {
+      const value = await obtainModel({
+        ...options,
+        ...(process.env.HF_ENDPOINT && { hfEndpoint: process.env.HF_ENDPOINT }),
+        log,
+        signal,
+        onProgress: (detail) => step.update(detail),
+      })
+      return { value, detail: `${value.name} (${value.origin})` }
+    })
+    if (found.notice !== undefined) progress.note(found.notice)
+    return found
+  })
+
+  let postgres: Supervised | undefined
+  const database = part(() =>
+    asStep(progress, 'Database', async (step) => {
+      let url = options.databaseUrl
+      if (url === undefined) {
+        const server = await startDatabase(folder.postgresDir, children, signal)
+        url = server.url
+        postgres = await supervise({ name: 'Postgres', ...down('Postgres'), ...server })
+      }
+      step.update('migrations')
+      const { applied } = await migrate(url)
+      const where = options.databaseUrl === undefined ? 'embedded Postgres' : 'DATABASE_URL'
+      return { value: url, detail: applied.length > 0 ? `${where}, ${applied.length} migration steps` : where }
+    }),
+  )
+  const bundle = part(() =>
+    asStep(progress, 'Gateway bundle', async () => {
+      const value = await bundleGateway({ root: ROOT, cacheDir: folder.buildDir, log, signal })
+      return { value: value.dir, ...(value.cached && { detail: 'unchanged' }) }
+    }),
+  )
+
+  const baseUrl = `http://${LOOPBACK}:${options.port}`
+  const admin = new AdminClient(baseUrl, secrets.ADMIN_TOKEN)
+  let gateway: Supervised | undefined
+  const gatewayUp = part(async () => {
+    const [databaseUrl, bundleDir] = await Promise.all([database, bundle])
+    const settings: GatewayOptions = { root: ROOT, folder, bundleDir, port: options.port, databaseUrl, secrets }
+    await writeGatewayConfig(settings)
+    await asStep(progress, 'Gateway', async () => {
+      gateway = await supervise({
+        name: 'The gateway',
+        start: () => startGateway(settings, children, signal),
+        ...down('The gateway'),
+      })
+      return { value: undefined, detail: baseUrl }
+    })
+  })
+  let agent: Supervised | undefined
+  let agentNow: AgentRunning | undefined
+  const serving = part(async () => {
+    const [enginePath, { path: modelPath, name: modelName }] = await Promise.all([engine, model, gatewayUp])
+    await asStep(progress, 'Agent and engine', async () => {
+      const { threads, contextTokens, kvMib } = options
+      const settings = {
+        root: ROOT,
+        enginePath,
+        modelPath,
+        modelName,
+        gatewayUrl: baseUrl,
+        stateDir: folder.agentDir,
+        ...(threads !== undefined && { threads }),
+        ...(contextTokens !== undefined && { contextTokens }),
+        ...(kvMib !== undefined && { kvMib }),
+      }
+      let joinToken: string | undefined = await admin.createEnrolmentToken()
+      agent = await supervise({
+        name: 'The backend agent',
+        start: async () => {
+          agentNow = await startAgent({ ...settings, ...(joinToken && { joinToken }) }, children, signal)
+          // Enrolled by now, its key is enough; the token works once.
+          joinToken = undefined
+          return agentNow
+        },
+        ...down('The backend agent'),
+      })
+      if (agentNow !== undefined) await bootstrapModel(admin, modelName, agentNow.contextTokens)
+      return { value: undefined }
+    })
+  })
+  const account = part(async () => {
+    const [{ name }] = await Promise.all([model, gatewayUp])
+    return bootstrapAccount(admin, { model: name, apiKeyPath: folder.apiKeyPath })
+  })
+
+  // Postgres ends last, everything needs it. Before it, in one step, the gateway stops accepting while the agent drains:
+  // neither waits for the other.
+  teardown.add('Postgres', () => postgres?.stop())
+  teardown.add('gateway and agent', async () => {
+    const gatewayDown = gateway?.stop()
+    await agent?.stop()
+    await gatewayDown
+  })
+  await Promise.allSettled(started)
+  context.signal.throwIfAborted()
+  if (failing.signal.aborted) throw failing.signal.reason
+  await serving
+  const [{ apiKey, orgId }, { name }, databaseUrl] = await Promise.all([account, model, database])
+  await asStep(progress, 'Ready', async () => {
+    await waitUntilRoutable(admin, name, signal)
+    return { value: undefined, detail: name }
+  })
+  return {
+    baseUrl,
+    apiKey,
+    orgId,
+    model: name,
+    admin,
+    dataDir: folder.dir,
+    databaseUrl,
+    pids: () => ({
+      gateway: gateway?.current().pid ?? 0,
+      agent: agent?.current().pid ?? 0,
+      engine: agentNow?.enginePid(),
+      postgres: postgres?.current().pid,
+    }),
+  }
+}
+
+/** The embedded database as a part to supervise: restarted on the same port, since the gateway was given its address. */
+async function startDatabase(dataDir: string, children: Children, signal: AbortSignal) {
+  const log = children.log('postgres')
+  const onSpawn = (pid: number, exited: Promise<unknown>) => {
+    children.adopt({ name: 'postgres', pid, signal: 'SIGINT', exited })
+  }
+  const onLog = (line: string) => log.write(line)
+  signal.throwIfAborted()
+  let server = await startPostgres({ dataDir, onLog, onSpawn })
+  const { port, url } = server
+  let first = true
+  return {
+    url,
+    start: async () => {
+      if (!first) server = await startPostgres({ dataDir, port, onLog, onSpawn })
+      first = false
+      return { name: 'postgres', ...server }
+    },
+  }
+}

@@ -1,0 +1,164 @@
+// The launcher's options. Owns their names, defaults, limits and help text. Pure: arguments and environment come in.
+import { join, resolve } from 'node:path'
+import { parseArgs } from 'node:util'
+
+export type StartOptions = {
+  /** The gateway's port on 127.0.0.1. */
+  port: number
+  /** Everything of this installation: database, secrets, logs. Absolute. */
+  dataDir: string
+  /** Downloaded models, shared by all installations of this user. Absolute. */
+  cacheDir: string
+  /** A name of scripts/models.json, or the path of a .gguf file. */
+  model: string
+  /** A file to take the catalogue model from, before any download. */
+  modelPath?: string
+  /** Engine threads. Default: the agent's. */
+  threads?: number
+  /** Context window in tokens. Default: the model's own. */
+  contextTokens?: number
+  /** KV cache in MiB. Default: the agent's. */
+  kvMib?: number
+  /** A Postgres of the user's instead of the embedded one. */
+  databaseUrl?: string
+  /** One prompt, then stop. */
+  once?: string
+  /** Most tokens of the answer to `once`. */
+  maxTokens: number
+  /** Machine-readable standard output. */
+  json: boolean
+  /** Children's log lines on standard error. */
+  verbose: boolean
+}
+
+export type ParsedOptions =
+  | { kind: 'start'; options: StartOptions }
+  | { kind: 'help'; text: string }
+  | { kind: 'error'; text: string }
+
+/** What parsing depends on besides the arguments. */
+export type OptionsContext = { env: Record<string, string | undefined>; homeDir: string; cwd: string }
+
+export const DEFAULT_PORT = 8787
+export const DEFAULT_MODEL = 'smollm2-135m-instruct'
+const DEFAULT_MAX_TOKENS = 256
+
+/** Bounds: beyond them a number is a mistake, and the process that gets it would fail later and less clearly. */
+const LIMITS = {
+  port: [1, 65_535],
+  threads: [1, 1_024],
+  context: [64, 1_048_576],
+  'kv-mib': [8, 4_194_304],
+  'max-tokens': [1, 131_072],
+} as const
+
+export function helpText(): string {
+  return `Starts the whole of Penstock on this machine: database, engine, backend agent, gateway.
+
+  npm start                                   serve until Ctrl-C
+  npm start -- --once "PROMPT"                answer one prompt, show its cost, stop
+
+Options (after \`npm start --\`; an environment variable in brackets sets the same):
+  --port N          the gateway's port on 127.0.0.1           default ${DEFAULT_PORT}  [PENSTOCK_PORT]
+  --data DIR        database, keys, logs of this installation default ~/.local/share/penstock  [PENSTOCK_DATA]
+  --model NAME|PATH a model of scripts/models.json, or a .gguf file
+                                                              default ${DEFAULT_MODEL}  [PENSTOCK_MODEL]
+  --threads N       engine threads                            default: the cores of this machine  [PENSTOCK_THREADS]
+  --context N       context window, in tokens                 default: the model's own  [PENSTOCK_CONTEXT]
+  --kv-mib N        memory for the KV cache, in MiB           default: fits one full context or more  [PENSTOCK_KV_MIB]
+  --once PROMPT     answer PROMPT at temperature 0, print tokens, cost and speed, stop
+  --max-tokens N    longest answer to --once, in tokens       default ${DEFAULT_MAX_TOKENS}
+  --json            standard output is JSON, one object per line
+  --verbose         show the log lines of all parts           [PENSTOCK_VERBOSE=1]
+  --help            this text
+
+Environment:
+  DATABASE_URL         postgres:// address of a database to use instead of the embedded one
+  PENSTOCK_MODEL_PATH  a copy of the default model on this machine (size and SHA-256 are checked)
+  PENSTOCK_CACHE       where models are kept                  default ~/.cache/penstock`
+}
+
+/** Reads arguments over environment over defaults; the first mistake is told in one sentence. */
+export function parseOptions(argv: string[], context: OptionsContext): ParsedOptions {
+  const { env } = context
+  let values: ReturnType<typeof readArguments>
+  try {
+    values = readArguments(argv)
+  } catch (error) {
+    return { kind: 'error', text: `${(error as Error).message.split('. ')[0]}. See npm start -- --help` }
+  }
+  if (values.help === true) return { kind: 'help', text: helpText() }
+  const wrong: string[] = []
+  const integer = (name: keyof typeof LIMITS, fallback: string | undefined): number | undefined => {
+    const text = values[name] ?? fallback
+    if (text === undefined || text === '') return undefined
+    const [min, max] = LIMITS[name]
+    const number = /^\d{1,9}$/.test(text) ? Number(text) : Number.NaN
+    if (number >= min && number <= max) return number
+    wrong.push(`--${name} must be a whole number from ${min} to ${max}, not ${JSON.stringify(text)}`)
+    return undefined
+  }
+  const threads = integer('threads', env.PENSTOCK_THREADS)
+  const contextTokens = integer('context', env.PENSTOCK_CONTEXT)
+  const kvMib = integer('kv-mib', env.PENSTOCK_KV_MIB)
+  const port = integer('port', env.PENSTOCK_PORT) ?? DEFAULT_PORT
+  const maxTokens = integer('max-tokens', undefined) ?? DEFAULT_MAX_TOKENS
+  if (values.once !== undefined && values.once.trim() === '') wrong.push('--once needs a prompt that is not empty')
+  const databaseUrl = env.DATABASE_URL === '' ? undefined : env.DATABASE_URL
+  if (databaseUrl !== undefined && !/^postgres(ql)?:\/\//.test(databaseUrl)) {
+    wrong.push('DATABASE_URL must begin with postgres://')
+  }
+  if (wrong[0] !== undefined) return { kind: 'error', text: `${wrong[0]}. See npm start -- --help` }
+
+  const folder = (given: string | undefined, base: string | undefined, ...fallback: string[]): string => {
+    if (given !== undefined && given !== '') return resolve(context.cwd, given)
+    // XDG: a relative base is invalid and ignored.
+    if (base?.startsWith('/')) return join(base, 'penstock')
+    return join(context.homeDir, ...fallback, 'penstock')
+  }
+  const model = values.model ?? env.PENSTOCK_MODEL ?? DEFAULT_MODEL
+  return {
+    kind: 'start',
+    options: {
+      port,
+      dataDir: folder(values.data ?? env.PENSTOCK_DATA, env.XDG_DATA_HOME, '.local', 'share'),
+      cacheDir: folder(env.PENSTOCK_CACHE, env.XDG_CACHE_HOME, '.cache'),
+      model: isModelPath(model) ? resolve(context.cwd, model) : model,
+      ...(env.PENSTOCK_MODEL_PATH && { modelPath: resolve(context.cwd, env.PENSTOCK_MODEL_PATH) }),
+      ...(threads !== undefined && { threads }),
+      ...(contextTokens !== undefined && { contextTokens }),
+      ...(kvMib !== undefined && { kvMib }),
+      ...(databaseUrl !== undefined && { databaseUrl }),
+      ...(values.once !== undefined && { once: values.once }),
+      maxTokens,
+      json: values.json === true,
+      verbose: values.verbose === true || env.PENSTOCK_VERBOSE === '1',
+    },
+  }
+}
+
+/** A path has a folder or the file ending in it; everything else is a catalogue name. */
+export function isModelPath(model: string): boolean {
+  return model.includes('/') || model.endsWith('.gguf')
+}
+
+function readArguments(argv: string[]) {
+  return parseArgs({
+    args: argv,
+    strict: true,
+    allowPositionals: false,
+    options: {
+      port: { type: 'string' },
+      data: { type: 'string' },
+      model: { type: 'string' },
+      threads: { type: 'string' },
+      context: { type: 'string' },
+      'kv-mib': { type: 'string' },
+      once: { type: 'string' },
+      'max-tokens': { type: 'string' },
+      json: { type: 'boolean' },
+      verbose: { type: 'boolean' },
+      help: { type: 'boolean', short: 'h' },
+    },
+  }).values
+}

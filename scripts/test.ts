@@ -1,0 +1,178 @@
+// `npm test`: every suite in turn, and one line with the sum. Owns the order, the counting and the exit code; what is
+// tested is in the suites.
+import { type ChildProcess, spawn } from 'node:child_process'
+import { glob, mkdtemp, readFile, rm } from 'node:fs/promises'
+import { availableParallelism, tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { buildEngine } from './engine-build.ts'
+import { type Count, countCtest, countVitest, NOTHING, sum } from './test-results.ts'
+
+type Suite = { name: string; title: string; run: (dir: string) => Promise<Count> }
+
+const ROOT = join(import.meta.dirname, '..')
+/** A test that hangs is ended by this; the slowest, a property test, takes seconds. */
+const CTEST_TIMEOUT_S = 300
+const EXIT_USAGE = 2
+
+const SUITES: Suite[] = [
+  { name: 'types', title: 'Types (tsc)', run: types },
+  { name: 'lint', title: 'Lint and format (biome)', run: () => check([['biome', 'check', '.']]) },
+  { name: 'engine', title: 'Engine (ctest)', run: engine },
+  { name: 'unit', title: 'Unit (vitest, Node)', run: (dir) => vitest('unit', dir) },
+  { name: 'worker', title: 'Worker (vitest, workerd)', run: (dir) => vitest('worker', dir) },
+  { name: 'e2e', title: 'End to end (vitest, the real system)', run: (dir) => vitest('e2e', dir) },
+]
+
+const stopping = new AbortController()
+let current: ChildProcess | undefined
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+  process.on(signal, () => {
+    stopping.abort(new Error('interrupted'))
+    current?.kill(signal)
+  })
+}
+process.on('disconnect', () => {
+  stopping.abort(new Error('interrupted'))
+  current?.kill('SIGTERM')
+})
+
+process.exitCode = await main(process.argv.slice(2))
+if (process.connected) process.disconnect()
+
+async function main(argv: string[]): Promise<number> {
+  const wanted = chooseSuites(argv)
+  if (wanted === undefined) return EXIT_USAGE
+  const dir = await mkdtemp(join(tmpdir(), 'penstock-results-'))
+  const counts: Count[] = []
+  const lines: string[] = []
+  try {
+    for (const suite of wanted) {
+      if (stopping.signal.aborted) break
+      console.log(`\n── ${suite.title}`)
+      const startedMs = performance.now()
+      const count = await runSuite(suite, dir)
+      counts.push(count)
+      const seconds = ((performance.now() - startedMs) / 1000).toFixed(1)
+      lines.push(`${count.failed === 0 ? '✓' : '✗'} ${suite.title}: ${describe(count)} (${seconds} s)`)
+      console.log(lines.at(-1))
+    }
+  } finally {
+    await rm(dir, { recursive: true, force: true })
+  }
+  const total = sum(counts)
+  if (stopping.signal.aborted) console.log('\nInterrupted.')
+  console.log(`\n${lines.join('\n')}\n`)
+  console.log(`${total.passed} passed, ${total.failed} failed`)
+  return total.failed === 0 && !stopping.signal.aborted ? 0 : 1
+}
+
+/** A suite without a single test has not shown anything: that is a failure, not a success. */
+async function runSuite(suite: Suite, dir: string): Promise<Count> {
+  try {
+    const count = await suite.run(dir)
+    if (count.passed + count.failed > 0) return count
+    console.log(`${suite.title} ran no test.`)
+  } catch (error) {
+    if (!stopping.signal.aborted) console.log((error as Error).message)
+  }
+  return { ...NOTHING, failed: 1 }
+}
+
+function chooseSuites(argv: string[]): Suite[] | undefined {
+  const names = SUITES.map((suite) => suite.name)
+  const usage = `Usage: npm test -- [--only ${names.join(',')}]`
+  try {
+    const { values } = parseArgs({
+      args: argv,
+      options: { only: { type: 'string' }, help: { type: 'boolean', short: 'h' } },
+    })
+    if (values.help === true) {
+      console.log(usage)
+      process.exit(0)
+    }
+    const only = values.only?.split(',') ?? names
+    const unknown = only.find((name) => !names.includes(name))
+    if (unknown !== undefined) throw new Error(`there is no suite ${JSON.stringify(unknown)}`)
+    return SUITES.filter((suite) => only.includes(suite.name))
+  } catch (error) {
+    console.error(`${(error as Error).message}\n${usage}`)
+    return undefined
+  }
+}
+
+/** Each folder with a tsconfig.json is a project: the types of its own runtime and no others. */
+async function types(): Promise<Count> {
+  const projects: string[] = []
+  for await (const path of glob(['*/tsconfig.json', '*/*/tsconfig.json'], { cwd: ROOT })) {
+    if (!path.startsWith('node_modules')) projects.push(path)
+  }
+  return check(projects.sort().map((path) => ['tsc', '-p', path]))
+}
+
+/** Several commands that make one check. All run, so that one look shows everything. */
+async function check(commands: string[][]): Promise<Count> {
+  let failed = 0
+  for (const [command = '', ...args] of commands) if ((await spawnIn(tool(command), args)) !== 0) failed++
+  return failed === 0 ? { ...NOTHING, passed: 1 } : { ...NOTHING, failed: 1 }
+}
+
+async function vitest(project: string, dir: string): Promise<Count> {
+  const results = join(dir, `${project}.json`)
+  const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${results}`]
+  const code = await spawnIn(tool('vitest'), ['run', '--project', project, ...reporters])
+  return countVitest(await readFile(results, 'utf8').catch(() => ''), code)
+}
+
+async function engine(dir: string): Promise<Count> {
+  const sourceDir = join(ROOT, 'native-engine')
+  const buildDir = join(sourceDir, 'build')
+  let shown = -1
+  await buildEngine({
+    sourceDir,
+    buildDir,
+    tests: true,
+    signal: stopping.signal,
+    onPercent: (percent) => {
+      const step = Math.floor(percent / 20)
+      if (step !== shown) console.log(`compiling ${percent}%`)
+      shown = step
+    },
+  }).catch((error: Error) => {
+    if (!error.message.includes('GTest::')) throw error
+    throw new Error(`GoogleTest cannot be found. Install it:
+    Debian, Ubuntu   apt-get install libgtest-dev
+    Fedora           dnf install gtest-devel
+    macOS            brew install googletest`)
+  })
+  const results = join(dir, 'ctest.xml')
+  const limits = ['--timeout', String(CTEST_TIMEOUT_S), '--parallel', String(availableParallelism())]
+  const code = await spawnIn('ctest', [
+    '--test-dir',
+    buildDir,
+    '--output-on-failure',
+    '--output-junit',
+    results,
+    ...limits,
+  ])
+  return countCtest(await readFile(results, 'utf8').catch(() => ''), code)
+}
+
+function describe(count: Count): string {
+  const skipped = count.skipped > 0 ? `, ${count.skipped} skipped` : ''
+  return `${count.passed} passed, ${count.failed} failed${skipped}`
+}
+
+function tool(name: string): string {
+  return join(ROOT, 'node_modules', '.bin', name)
+}
+
+async function spawnIn(command: string, args: string[]): Promise<number> {
+  stopping.signal.throwIfAborted()
+  const child = spawn(command, args, { cwd: ROOT, stdio: ['ignore', 'inherit', 'inherit'] })
+  current = child
+  return new Promise((resolve, reject) => {
+    child.on('error', (error) => reject(new Error(`cannot run ${command}: ${error.message}`)))
+    child.on('exit', (code) => resolve(code ?? 1))
+  })
+}

@@ -1,0 +1,184 @@
+// A stand-in for the engine process, faithful to protocol/engine-frames.md: same arguments, same socket, same frames.
+// It computes nothing: a sequence answers with its own prompt, over and over, unless the prompt says otherwise.
+// FAKE_ENGINE in the environment holds a JSON object of FakeEngineSettings.
+import { createServer, type Socket } from 'node:net'
+import { parseArgs } from 'node:util'
+import {
+  type EngineFrame,
+  encodeFrame,
+  type FinishReason,
+  type Frame,
+  FrameDecoder,
+  type SampledToken,
+  type Submit,
+} from '../../../../protocol/engine-frames.ts'
+
+export type FakeEngineSettings = {
+  tokenIntervalMs?: number
+  sequencesMax?: number
+  contextTokens?: number
+  vocabSize?: number
+  /** Text for stderr, then exit code 2. */
+  refuseModel?: string
+  /** Exit code 1 after this many tokens in all. */
+  crashAfterTokens?: number
+  /** PINGs are not answered. */
+  deaf?: boolean
+  /** Nothing is computed though sequences run. */
+  stuck?: boolean
+}
+
+const settings: FakeEngineSettings = JSON.parse(process.env.FAKE_ENGINE ?? '{}')
+const { values } = parseArgs({
+  options: {
+    model: { type: 'string' },
+    socket: { type: 'string' },
+    threads: { type: 'string' },
+    'kv-mib': { type: 'string' },
+    context: { type: 'string' },
+    sequences: { type: 'string' },
+    'die-with-parent': { type: 'boolean' },
+  },
+})
+if (settings.refuseModel !== undefined) {
+  process.stderr.write(`${settings.refuseModel}\n`)
+  process.exit(2)
+}
+if (values.socket === undefined || values.model === undefined) process.exit(2)
+
+const sequencesMax = settings.sequencesMax ?? Number(values.sequences ?? 8)
+const contextTokens = settings.contextTokens ?? Number(values.context ?? 512)
+const BLOCK_TOKENS = 16
+
+type Running = Submit & { sampled: number; credit: number; deadlineAtMs: number }
+const sequences = new Map<bigint, Running>()
+let owner: Socket | undefined
+let step = 0n
+let tokensInAll = 0
+
+const send = (frame: EngineFrame) => owner?.write(encodeFrame(frame))
+
+function finish(sequence: Running, reason: FinishReason) {
+  sequences.delete(sequence.id)
+  const promptTokens = sequence.prompt.length
+  send({ type: 'finished', id: sequence.id, reason, promptTokens, cachedTokens: 0, outputTokens: sequence.sampled })
+}
+
+function stats() {
+  let blocksUsed = 0
+  for (const s of sequences.values()) blocksUsed += Math.ceil((s.prompt.length + s.sampled) / BLOCK_TOKENS)
+  const zero = { blocksCached: 0, waiting: 0, prefillTokensQueued: 0n, decodeKvTokens: 0n, stepUs: 1000 }
+  const rates = { prefillTokensPerSecond: 0, decodeTokensPerSecond: 0, memoryBytesPerSecond: 0 }
+  const counts = { stepPrefillTokens: 0, stepDecodeTokens: sequences.size }
+  send({ type: 'stats', step, blocksTotal: 1024, blocksUsed, running: sequences.size, ...zero, ...counts, ...rates })
+}
+
+function sample(sequence: Running): number {
+  return sequence.prompt[sequence.sampled % sequence.prompt.length] ?? 0
+}
+
+function tick() {
+  if (settings.stuck) return
+  const tokens: SampledToken[] = []
+  const before = sequences.size
+  for (const sequence of [...sequences.values()]) {
+    if (Date.now() > sequence.deadlineAtMs) {
+      finish(sequence, 'deadline')
+      continue
+    }
+    if (sequence.credit === 0) continue
+    const token = sample(sequence)
+    sequence.sampled++
+    tokensInAll++
+    if (sequence.stopIds.includes(token)) {
+      finish(sequence, 'stop')
+      continue
+    }
+    sequence.credit--
+    const top = Array.from({ length: sequence.logprobsTop ?? 0 }, (_, i) => ({ token: token + i, logprob: -0.5 - i }))
+    tokens.push({ id: sequence.id, token, logprob: sequence.logprobsTop === undefined ? 0 : -0.5, top })
+    const full = sequence.prompt.length + sequence.sampled >= contextTokens
+    if (sequence.sampled >= sequence.maxNewTokens || full) {
+      send({ type: 'tokens', tokens: tokens.splice(0) })
+      finish(sequence, 'length')
+    }
+  }
+  if (tokens.length > 0) send({ type: 'tokens', tokens })
+  if (before > 0) step++
+  if (before > 0) stats()
+  if (settings.crashAfterTokens !== undefined && tokensInAll >= settings.crashAfterTokens) process.exit(1)
+}
+
+function submit(frame: Submit) {
+  const reject = (code: 'invalid' | 'too_long' | 'queue_full', message: string) =>
+    send({ type: 'rejected', id: frame.id, code, message })
+  if (frame.prompt.length === 0 || frame.maxNewTokens === 0) return reject('invalid', 'empty prompt or no tokens')
+  if (frame.prompt.length >= contextTokens) return reject('too_long', `window ${contextTokens}`)
+  if (sequences.size >= sequencesMax) return reject('queue_full', 'full')
+  const deadlineAtMs = frame.deadlineMs === 0 ? Number.POSITIVE_INFINITY : Date.now() + frame.deadlineMs
+  sequences.set(frame.id, { ...frame, sampled: 0, credit: frame.creditTokens, deadlineAtMs })
+}
+
+function receive(frame: Frame) {
+  switch (frame.type) {
+    case 'hello': {
+      const sizes = {
+        vocabSize: settings.vocabSize ?? 512,
+        contextTokens,
+        blockTokens: BLOCK_TOKENS,
+        blocksTotal: 1024,
+      }
+      const rest = { sequencesMax, stepTokensMax: 512, threads: 1, kvFingerprint: 'fake', memoryBytesPerSecondMax: 0n }
+      const epoch = BigInt(process.pid)
+      return send({ type: 'ready', protocol: 1, epoch, arch: 'fake', modelName: 'fake', ...sizes, ...rest })
+    }
+    case 'submit':
+      return submit(frame)
+    case 'cancel': {
+      const sequence = sequences.get(frame.id)
+      if (sequence !== undefined) finish(sequence, 'cancelled')
+      return
+    }
+    case 'credit': {
+      const sequence = sequences.get(frame.id)
+      if (sequence !== undefined) sequence.credit += frame.tokens
+      return
+    }
+    case 'ping':
+      if (!settings.deaf) send({ type: 'pong', nonce: frame.nonce })
+      return
+    case 'shutdown':
+      for (const sequence of [...sequences.values()]) finish(sequence, 'cancelled')
+      owner?.end(() => process.exit(0))
+      return
+  }
+}
+
+createServer((socket) => {
+  if (owner !== undefined) {
+    socket.end(encodeFrame({ type: 'fatal', message: 'the engine is owned by another connection' }))
+    return
+  }
+  owner = socket
+  const decoder = new FrameDecoder()
+  socket.on('data', (chunk) => {
+    try {
+      for (const frame of decoder.push(chunk)) receive(frame)
+    } catch (thrown) {
+      socket.end(encodeFrame({ type: 'fatal', message: String(thrown) }))
+    }
+  })
+  socket.on('error', () => {})
+  socket.on('close', () => {
+    sequences.clear()
+    owner = undefined
+  })
+}).listen(values.socket)
+
+setInterval(tick, settings.tokenIntervalMs ?? 2)
+setInterval(stats, 200)
+// The real engine asks the kernel to end it with its parent; a script can only look.
+const parent = process.ppid
+setInterval(() => {
+  if (process.ppid !== parent) process.exit(0)
+}, 50)
