@@ -38,7 +38,7 @@ export default defineConfig({
           include: ['test/e2e/**/*.test.ts'],
           // A first start compiles the engine and downloads the model; two systems at once would starve each other.
           hookTimeout: 600_000,
-          testTimeout: 120_000,
+          testTimeout: 60_000,
           fileParallelism: false,
         },
       },

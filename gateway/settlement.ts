@@ -15,7 +15,7 @@ const RETRY_DELAYS_MS = [100, 300, 1000, 3000, 6000, 10_000]
 export const CHECKPOINT_INTERVAL_MS = 5000
 
 /** A fresh stub each time: one that has seen an exception may stay broken. */
-export const accountOf = (env: Env, orgId: string): AccountRpc => env.ACCOUNT.getByName(orgId) as unknown as AccountRpc
+export const accountOf = (env: Env, orgId: string): AccountRpc => env.ACCOUNT.getByName(orgId)
 
 export type SettlementPorts = {
   account: () => AccountRpc

@@ -85,7 +85,7 @@ export function parseOptions(argv: string[], context: OptionsContext): ParsedOpt
   try {
     values = readArguments(argv)
   } catch (error) {
-    return { kind: 'error', text: `${(error as Error).message.split('. ')[0]}. See npm start -- --help` }
+    return { kind: 'error', text: `${(error as Error).message.split(/\. |\n/)[0]}. See npm start -- --help` }
   }
   if (values.help === true) return { kind: 'help', text: helpText() }
   const wrong: string[] = []

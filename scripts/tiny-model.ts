@@ -7,7 +7,7 @@ import { type GgufTensor, type TensorType, tensorBytes, writeGguf } from './gguf
 
 export const TINY_MODEL_NAME = 'penstock-tiny'
 
-const SHAPE = { width: 128, ffn: 256, layers: 2, heads: 4, kvHeads: 2, headWidth: 32, contextTokens: 8192 }
+const SHAPE = { width: 128, ffn: 256, layers: 2, heads: 4, kvHeads: 2, headWidth: 32, contextTokens: 32_768 }
 const SEED = 0x5eed_1e55
 /** All matrices get values of about this size: 1/sqrt(width), so that activations keep their scale. */
 const SCALE_EXPONENT = -10
@@ -35,9 +35,13 @@ export function tinyModel(): Buffer {
   }
   const norm = (name: string): GgufTensor => ({ name, shape: [width], type: 'F32', data: ones(width) })
 
-  const tensors = [
-    matrix('token_embd.weight', 'Q8_0', width, tokens.length, (_, column) => (column === 0 ? 127 : undefined)),
-  ]
+  const embedded: number[] = []
+  const embedding: Fix = (row, column) => {
+    const unit = column === 0 ? SPREAD : spread(next)
+    embedded[row * width + column] = unit
+    return unit
+  }
+  const tensors = [matrix('token_embd.weight', 'Q8_0', width, tokens.length, embedding)]
   /** Keeps the constant dimension constant: nothing is added to it. */
   const notFirst: Fix = (row) => (row === 0 ? 0 : undefined)
   for (let layer = 0; layer < layers; layer++) {
@@ -58,9 +62,13 @@ export function tinyModel(): Buffer {
   }
   tensors.push(
     norm('output_norm.weight'),
+    // A word is likely after the word before it in `favoured`, so that text goes on instead of standing still; what the
+    // layers add makes it leave that track.
     matrix('output.weight', 'F16', width, tokens.length, (row, column) => {
-      if (column !== 0) return undefined
-      return favoured.has(row) ? FAVOUR : -FAVOUR
+      const place = favoured.indexOf(row)
+      if (column === 0) return place >= 0 ? FAVOUR : -FAVOUR
+      const before = favoured.at(place - 1) ?? 0
+      return place >= 0 ? (embedded[before * width + column] ?? 0) : undefined
     }),
   )
   return writeGguf(
@@ -96,13 +104,13 @@ export function tinyModel(): Buffer {
 }
 
 /** Control tokens, the 256 bytes, then one token per merge: words grow letter by letter from their leading space. */
-function vocabulary(): { tokens: string[]; merges: string[]; favoured: Set<number> } {
+function vocabulary(): { tokens: string[]; merges: string[]; favoured: number[] } {
   const alphabet = byteAlphabet()
   const written = (text: string) => [...Buffer.from(text, 'utf8')].map((byte) => alphabet[byte] ?? '')
   const tokens = [...CONTROL_TOKENS, ...alphabet]
   const known = new Map(tokens.map((token, id) => [token, id]))
   const merges: string[] = []
-  const favoured = new Set<number>()
+  const favoured: number[] = []
   for (const word of WORDS) {
     const [first = '', ...letters] = written(` ${word}`)
     let token = first
@@ -115,9 +123,9 @@ function vocabulary(): { tokens: string[]; merges: string[]; favoured: Set<numbe
       }
       token = longer
     }
-    favoured.add(known.get(token) ?? 0)
+    favoured.push(known.get(token) ?? 0)
   }
-  for (const mark of PUNCTUATION) favoured.add(known.get(mark) ?? 0)
+  for (const mark of PUNCTUATION) favoured.push(known.get(mark) ?? 0)
   return { tokens, merges, favoured }
 }
 
@@ -133,8 +141,8 @@ function byteAlphabet(): string[] {
 /** A fixed integer for an element, in units of 2^SCALE_EXPONENT; undefined leaves it to chance. */
 type Fix = (row: number, column: number) => number | undefined
 
-/** In units of 2^SCALE_EXPONENT; about eight after the norm, which no sum of the other dimensions reaches. */
-const FAVOUR = 8 * 1024
+/** In units of 2^SCALE_EXPONENT; times the constant after the norm, about a half, no sum of the others reaches it. */
+const FAVOUR = 32 * 1024
 /** Random elements lie within this many units of zero. */
 const SPREAD = 127
 
@@ -146,7 +154,7 @@ function fill(
   const [columns = 0, rows = 0] = tensor.shape
   const data = Buffer.alloc(tensorBytes(tensor))
   let at = 0
-  const element = (row: number, column: number) => fix(row, column) ?? (next() % (2 * SPREAD + 1)) - SPREAD
+  const element = (row: number, column: number) => fix(row, column) ?? spread(next)
   for (let row = 0; row < rows; row++) {
     if (tensor.type === 'F32' || tensor.type === 'F16') {
       for (let column = 0; column < columns; column++) {
@@ -190,6 +198,10 @@ function half(integer: number, exponent: number): number {
   const top = 31 - Math.clz32(magnitude)
   const fraction = top <= 10 ? magnitude << (10 - top) : magnitude >> (top - 10)
   return sign | ((exponent + top + 15) << 10) | (fraction & 0x3ff)
+}
+
+function spread(next: () => number): number {
+  return (next() % (2 * SPREAD + 1)) - SPREAD
 }
 
 function ones(count: number): Uint8Array {

@@ -11,9 +11,9 @@
 //   DELETE /organisations/:org/keys/:key                 revokes; also POST …/revoke
 //   PUT    /organisations/:org/limits                    {limits: [{meter, window?, max | max_usd}]}; GET
 //          also …/projects/:project/limits and …/keys/:key/limits
-//   PUT    /models/:name                                 {targets: [{provider, model, context_tokens, output_tokens_max?}]}
+//   PUT    /models/:name               {targets: [{provider, model, context_tokens, output_tokens_max?}]}
 //   GET    /models  /models/:name      DELETE /models/:name
-//   POST   /prices                                       {provider, model, usd_per_million: {part: "0.05"}, effective_from?}
+//   POST   /prices                     {provider, model, usd_per_million: {part: "0.05"}, effective_from?}
 //   GET    /prices?provider=&model=
 //   PUT    /providers/:name                              {kind, base_url, secret?, allow_private?}; GET, GET list
 //   GET    /audit?org_id=

@@ -18,7 +18,7 @@ const IDLE_TIMEOUT_S = 60
 const STATEMENT_TIMEOUT_MS = 5_000
 /** Past this Postgres itself must be gone (a dead host answers nothing): the connections are dropped. */
 const SILENCE_MAX_MS = 8_000
-/** After a failed connection everyone is refused at once this long: waiting in line for the next failure helps nobody. */
+/** After a failed connection everyone is refused at once this long: waiting for the next failure helps nobody. */
 const REFUSE_MS = 250
 const POOL_NAME = 'pool'
 

@@ -3,7 +3,8 @@
 
 /**
  * What crosses the port: anything structured clone and postgres.js both carry. An int8 goes and comes as a decimal
- * string, a timestamptz as an ISO string in UTC (`2026-11-22T01:02:03.456Z`, microseconds where there are any: the text that toISOString gives comes back unchanged).
+ * string, a timestamptz as an ISO string in UTC (`2026-11-22T01:02:03.456Z`, microseconds where there are any): the text
+ * that toISOString gives comes back unchanged.
  */
 export type SqlValue = string | number | boolean | null | Uint8Array
 

@@ -62,9 +62,14 @@ export const fleetAdminRoutes = new Hono<AdminEnv>()
         report_age_ms: one.reportAgeMs ?? null,
         models: one.models.map((model) => ({
           model: model.model,
+          role: model.role,
+          context_tokens: model.contextTokensMax,
+          requests_queued: model.requestsQueued,
           sequences_running: model.sequencesRunning,
           sequences_waiting: model.sequencesWaiting,
           sequences_max: model.sequencesMax,
+          kv_blocks_used: model.kvBlocksUsed,
+          kv_blocks_total: model.kvBlocksTotal,
         })),
       })),
     })

@@ -4,6 +4,7 @@
 import { DurableObject } from 'cloudflare:workers'
 import { importJWK } from 'jose'
 import type { z } from 'zod'
+import type { CapacityFrame } from '../../protocol/capacity.ts'
 import type { Failure } from '../../protocol/errors.ts'
 import {
   type JoinReply,
@@ -51,7 +52,8 @@ export type BackendSummary = {
   /** `absent`: enrolled, and has not joined since it left or since this object began. */
   state: 'live' | 'stale' | 'draining' | 'absent'
   reportAgeMs: number | undefined
-  models: { model: string; sequencesRunning: number; sequencesWaiting: number; sequencesMax: number }[]
+  /** Its last word about each model. */
+  models: CapacityFrame[]
 }
 
 type Enrolled = { backendId: string; url: string; publicKey: PublicKeyJwk; epochs: EpochHistory }
@@ -237,12 +239,7 @@ export class Fleet extends DurableObject<Env> {
         enrolledAtMs: Number(row.enrolled_at_ms),
         state: stateOf(presence, reportAgeMs),
         reportAgeMs,
-        models: (presence?.frames ?? []).map(({ model, sequencesRunning, sequencesWaiting, sequencesMax }) => ({
-          model,
-          sequencesRunning,
-          sequencesWaiting,
-          sequencesMax,
-        })),
+        models: presence?.frames ?? [],
       }
     })
   }

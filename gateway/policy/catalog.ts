@@ -130,7 +130,7 @@ async function loadProvider(database: Database, name: string): Promise<ProviderR
   return row
 }
 
-/** The copy while it is fresh, else a new one; an older one where Postgres is away or silent. @throws DatabaseUnavailable */
+/** The copy while fresh, else a new one; an older one where Postgres is away or silent. @throws DatabaseUnavailable */
 async function renewed<T>(cache: FactCache<T>, key: string, nowMs: number, load: () => Promise<T>): Promise<T> {
   const copy = cache.get(key, nowMs)
   if (copy?.fresh) return copy.value

@@ -13,7 +13,7 @@ type Place = 'public' | 'private' | 'forbidden'
  * `https` reaches public hosts; `http`, and any host on a private network, need `allowPrivate`, and plain `http` never
  * leaves the private network. Link-local, multicast and unspecified addresses are always refused: no model is served
  * there, and cloud machines hand out credentials there.
- * @returns a sentence for the administrator where it is refused; it does not repeat the address, which may hold a secret.
+ * @returns where it is refused a sentence for the administrator, without the address: that may hold a secret.
  */
 export function parseUpstreamUrl(text: string, rules: { allowPrivate: boolean }): Result<string, string> {
   if (text.length > URL_CHARS_MAX || !URL.canParse(text)) return err('is not an absolute URL of at most 500 characters')

@@ -5,7 +5,19 @@ import { err, ok, type Result } from '../../protocol/result.ts'
 /** Deeper than any body of a known shape; a parser's recursion and a validator's stay small. */
 const MAX_JSON_DEPTH = 32
 /** Each object or array costs far more memory than its two bytes of text; this many fit an isolate easily. */
-const MAX_JSON_CONTAINERS = 100_000
+const MAX_JSON_CONTAINERS = 50_000
+/**
+ * Values of any kind. The largest sensible body of most routes is thousands of messages of a few fields each; only token
+ * ids come in millions, and their route says so.
+ */
+export const MAX_JSON_VALUES = 100_000
+export const MAX_JSON_TOKEN_VALUES = 2_500_000
+
+/**
+ * A refused body is still read this far and dropped: an answer while the client is sending resets the connection, and the
+ * client then sees a broken pipe instead of the refusal.
+ */
+const DISCARD_BYTES_MAX = 64 * 1024 * 1024
 
 const OPEN_BRACE = 0x7b
 const OPEN_BRACKET = 0x5b
@@ -13,6 +25,7 @@ const CLOSE_BRACE = 0x7d
 const CLOSE_BRACKET = 0x5d
 const QUOTE = 0x22
 const BACKSLASH = 0x5c
+const COMMA = 0x2c
 
 const invalid = (message: string): Failure => ({ code: 'invalid_request', message })
 
@@ -26,18 +39,22 @@ export async function readBody(request: Request, bytesMax: number): Promise<Resu
     message: `The request body is over the limit of ${bytesMax} bytes.`,
   }
   const declared = request.headers.get('content-length')
-  if (declared !== null && Number(declared) > bytesMax) return err(tooLarge)
   if (request.body === null) return ok(new Uint8Array(0))
   const chunks: Uint8Array[] = []
   let total = 0
   const reader = request.body.getReader()
+  if (declared !== null && Number(declared) > bytesMax) {
+    await discard(reader)
+    return err(tooLarge)
+  }
   try {
     for (;;) {
       const { done, value } = await reader.read()
       if (done) break
       total += value.byteLength
       if (total > bytesMax) {
-        void reader.cancel().catch(() => {})
+        chunks.length = 0
+        await discard(reader)
         return err(tooLarge)
       }
       chunks.push(value)
@@ -56,10 +73,26 @@ export async function readBody(request: Request, bytesMax: number): Promise<Resu
   return ok(bytes)
 }
 
-/** Whether the text is within the bounds on nesting and on containers. Strings are skipped, nothing is validated. */
-export function withinJsonBounds(bytes: Uint8Array): boolean {
+/** Takes what the client still sends, up to the bound, and keeps none of it. */
+async function discard(reader: ReadableStreamDefaultReader<Uint8Array>): Promise<void> {
+  let dropped = 0
+  try {
+    while (dropped <= DISCARD_BYTES_MAX) {
+      const { done, value } = await reader.read()
+      if (done) return
+      dropped += value.byteLength
+    }
+    await reader.cancel()
+  } catch {
+    // The client gave up first; there is nobody left to tell.
+  }
+}
+
+/** Whether the text is within the bounds on nesting and on counts. Strings are skipped, nothing is validated. */
+export function withinJsonBounds(bytes: Uint8Array, valuesMax = MAX_JSON_VALUES): boolean {
   let depth = 0
   let containers = 0
+  let commas = 0
   let inString = false
   for (let i = 0; i < bytes.length; i++) {
     const byte = bytes[i]
@@ -67,7 +100,10 @@ export function withinJsonBounds(bytes: Uint8Array): boolean {
       if (byte === BACKSLASH) i++
       else if (byte === QUOTE) inString = false
     } else if (byte === QUOTE) inString = true
-    else if (byte === OPEN_BRACE || byte === OPEN_BRACKET) {
+    else if (byte === COMMA) {
+      commas++
+      if (commas >= valuesMax) return false
+    } else if (byte === OPEN_BRACE || byte === OPEN_BRACKET) {
       depth++
       containers++
       if (depth > MAX_JSON_DEPTH || containers > MAX_JSON_CONTAINERS) return false
@@ -76,10 +112,14 @@ export function withinJsonBounds(bytes: Uint8Array): boolean {
   return true
 }
 
-/** JSON of a request body: UTF-8 checked, bounded, and any syntax error as the caller's fault. */
-export function parseJson(bytes: Uint8Array): Result<unknown, Failure> {
+/**
+ * JSON of a request body: UTF-8 checked, bounded, and any syntax error as the caller's fault.
+ * @param valuesMax Most values of any kind.
+ */
+export function parseJson(bytes: Uint8Array, valuesMax = MAX_JSON_VALUES): Result<unknown, Failure> {
   if (bytes.length === 0) return err(invalid('The request body is empty; a JSON object was expected.'))
-  if (!withinJsonBounds(bytes)) return err(invalid('The request body is nested too deeply or has too many parts.'))
+  if (!withinJsonBounds(bytes, valuesMax))
+    return err(invalid('The request body is nested too deeply or has too many parts.'))
   let text: string
   try {
     text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: false }).decode(bytes)

@@ -10,7 +10,7 @@ import { tenantId } from '../fleet/signing-key.ts'
 import { serve } from '../lifecycle.ts'
 import { BackendProvider } from '../providers/backend.ts'
 import type { AnswerEncoder, AnswerMeta } from './answer.ts'
-import { parseJson, readBody } from './body.ts'
+import { MAX_JSON_TOKEN_VALUES, MAX_JSON_VALUES, parseJson, readBody } from './body.ts'
 import { ChatAnswer } from './chat-answer.ts'
 import { CompletionAnswer } from './completion-answer.ts'
 import type { AppEnv } from './context.ts'
@@ -19,12 +19,18 @@ import { type ParsedRequest, parseChat, parseCompletion } from './openai-request
 const DEADLINE_HEADER = 'x-penstock-deadline-ms'
 
 type Dialect = {
+  /** Most JSON values in a body. */
+  valuesMax: number
   parse: (body: unknown) => Result<ParsedRequest, Failure>
   encoder: (meta: AnswerMeta) => AnswerEncoder
 }
 
-const chat: Dialect = { parse: parseChat, encoder: (meta) => new ChatAnswer(meta) }
-const completion: Dialect = { parse: parseCompletion, encoder: (meta) => new CompletionAnswer(meta) }
+const chat: Dialect = { valuesMax: MAX_JSON_VALUES, parse: parseChat, encoder: (meta) => new ChatAnswer(meta) }
+const completion: Dialect = {
+  valuesMax: MAX_JSON_TOKEN_VALUES,
+  parse: parseCompletion,
+  encoder: (meta) => new CompletionAnswer(meta),
+}
 
 /** The world as it is. One BackendProvider per app: its snapshot and in-flight counts serve the whole isolate. */
 export function systemPorts(timings: Partial<Timings> = {}): Ports {
@@ -59,7 +65,7 @@ async function generate(c: Context<AppEnv>, dialect: Dialect, ports: Ports): Pro
   if (!deadline.ok) return failureResponse(deadline.error, requestId)
   const body = await readBody(raw, MAX_BODY_BYTES)
   if (!body.ok) return failureResponse(body.error, requestId)
-  const json = parseJson(body.value)
+  const json = parseJson(body.value, dialect.valuesMax)
   if (!json.ok) return failureResponse(json.error, requestId)
   const parsed = dialect.parse(json.value)
   if (!parsed.ok) return failureResponse(parsed.error, requestId)

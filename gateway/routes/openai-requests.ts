@@ -41,20 +41,17 @@ export function fieldPath(path: readonly PropertyKey[]): string {
 type Issue = z.core.$ZodIssue
 
 /**
- * The issue to report. Inside a union each arm fails in its own way: the arm that got deepest was the one meant,
- * and where no arm got past the top the union's own message says all that is allowed.
+ * The issue to report. Inside a union each arm fails in its own way: the arm that got below the top was the one meant,
+ * and where none did the union's own message says all that is allowed.
  */
 function deepest(issue: Issue, prefix: readonly PropertyKey[] = []): { path: PropertyKey[]; message: string } {
   const path = [...prefix, ...issue.path]
   if (issue.code !== 'invalid_union') return { path, message: issue.message }
-  const arms = issue.errors.flatMap((arm) => arm.slice(0, 1).map((inner) => deepest(inner, path)))
-  const best = arms.reduce<{ path: PropertyKey[]; message: string } | undefined>(
-    (most, arm) => (most === undefined || arm.path.length > most.path.length ? arm : most),
-    undefined,
-  )
-  if (best !== undefined && best.path.length > path.length) return best
-  const sizes = issue.errors.flat().filter((inner) => inner.path.length === 0 && inner.code !== 'invalid_type')
-  return { path, message: sizes[0]?.message ?? issue.message }
+  for (const arm of issue.errors) {
+    const first = arm[0]
+    if (first !== undefined && first.path.length > 0) return deepest(first, path)
+  }
+  return { path, message: issue.message }
 }
 
 function schemaFailure(error: z.ZodError): Failure {

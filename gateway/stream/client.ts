@@ -47,9 +47,16 @@ export class ClientStream {
     }
   }
 
-  /** Last words, then the end of the stream. Works after a stop too, and never throws or takes long. */
+  /**
+   * Last words, then the end of the stream. Works after the deadline too, and never throws or takes long.
+   * Where the client is gone there is nobody to say anything to.
+   */
   async end(text: string): Promise<void> {
     clearInterval(this.#keepAlive)
+    if (this.#stop.reason === 'client_gone') {
+      this.#writer.abort().catch(() => {})
+      return
+    }
     let timer: ReturnType<typeof setTimeout> | null = null
     const patience = new Promise<void>((resolve) => {
       timer = setTimeout(resolve, GOODBYE_MS)

@@ -1,7 +1,7 @@
 // The whole path from file to token on a real model, against what llama2.c computes.
 #include <gtest/gtest.h>
 
-#include <regex>
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -30,9 +30,14 @@ std::vector<double> numbers(const std::string& line, const std::string& key) {
     ++end;
   } while (depth > 0);
   const std::string list = line.substr(start, end - start);
-  const std::regex number("-?[0-9.]+");
   std::vector<double> found;
-  for (std::sregex_iterator it(list.begin(), list.end(), number), last; it != last; ++it) found.push_back(std::stod(it->str()));
+  const char* at = list.c_str();
+  while (*at != '\0') {
+    char* end_of_number = nullptr;
+    const double value = std::strtod(at, &end_of_number);
+    if (end_of_number != at) found.push_back(value);
+    at = end_of_number != at ? end_of_number : at + 1;
+  }
   return found;
 }
 

@@ -289,6 +289,18 @@ TEST(Scheduler, CancelsBetweenSteps) {
   EXPECT_TRUE(bench.scheduler.idle());
 }
 
+TEST(Scheduler, CancelsAllInOrderOfArrival) {
+  Bench bench(config(64, 2));
+  for (const uint64_t id : {9, 4, 7, 1}) bench.scheduler.submit(Bench::request(id, 4, 20));
+  bench.step();
+  bench.scheduler.cancel_all();
+  std::vector<Finished> ended;
+  bench.scheduler.take_finished(ended);
+  std::vector<uint64_t> ids;
+  for (const Finished& f : ended) ids.push_back(f.id);
+  EXPECT_EQ(ids, (std::vector<uint64_t>{9, 4, 7, 1}));
+}
+
 TEST(Scheduler, EndsRunningAndWaitingSequencesAtTheirDeadlines) {
   Bench bench(config(64, 1));
   Request running = Bench::request(1, 4, 1000), waiting = Bench::request(2, 4, 1000), patient = Bench::request(3, 4, 2);

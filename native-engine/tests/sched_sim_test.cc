@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <exception>
 #include <map>
 #include <random>
 
@@ -223,10 +224,13 @@ TEST(SchedulerSimulation, EndsEveryRequestOnceWithTheWordsItWouldSayAlone) {
   int64_t steps = 0;
   for (int i = 0; i < runs; ++i) {
     const uint32_t seed = first + static_cast<uint32_t>(i);
-    SCOPED_TRACE("PENSTOCK_SIM_SEED=" + std::to_string(seed));
-    Simulation simulation(seed);
-    steps += simulation.run();
-    preemptions += simulation.preemptions();
+    try {
+      Simulation simulation(seed);
+      steps += simulation.run();
+      preemptions += simulation.preemptions();
+    } catch (const std::exception& error) {
+      ADD_FAILURE() << error.what();
+    }
     if (HasFailure()) {
       FAIL() << "PENSTOCK_SIM_SEED=" << seed;
     }

@@ -2,7 +2,6 @@
 // and the types of both answers. Turning them into the internal form is gateway/routes; errors are gateway/errors.ts.
 import { z } from 'zod'
 import {
-  MAX_BODY_BYTES,
   MAX_CHOICES,
   MAX_LOGIT_BIAS,
   MAX_LOGPROBS_TOP,
@@ -18,16 +17,39 @@ const MAX_PARTS = 4096
 
 const utf8Bytes = (text: string): number => new TextEncoder().encode(text).length
 
+/**
+ * An array whose length is checked before its elements are: a validator that reports each of a million wrong elements
+ * would need more memory than the body did.
+ */
+const boundedArray = <T extends z.ZodType>(element: T, min: number, max: number) =>
+  z
+    .custom<unknown[]>(
+      (value) => Array.isArray(value) && value.length >= min && value.length <= max,
+      `Expected an array of ${min} to ${max} elements.`,
+    )
+    .pipe(z.array(element))
+
 const stopString = z
   .string()
   .min(1, 'A stop string must not be empty.')
   .refine((text) => utf8Bytes(text) <= MAX_STOP_BYTES, `A stop string may have at most ${MAX_STOP_BYTES} bytes.`)
 
+const stop = z.union([stopString, boundedArray(stopString, 0, MAX_STOP_STRINGS)], {
+  error: `Expected a string, or up to ${MAX_STOP_STRINGS} strings, none empty or over ${MAX_STOP_BYTES} bytes.`,
+})
+
 const TOKEN_ID = /^(0|[1-9]\d{0,9})$/
 
 const logitBias = z
-  .record(z.string().regex(TOKEN_ID, 'Keys of logit_bias are token ids.'), z.number().min(-100).max(100))
-  .refine((map) => Object.keys(map).length <= MAX_LOGIT_BIAS, `At most ${MAX_LOGIT_BIAS} tokens can be biased.`)
+  .custom<Record<string, unknown>>(
+    (value) =>
+      typeof value === 'object' &&
+      value !== null &&
+      !Array.isArray(value) &&
+      Object.keys(value).length <= MAX_LOGIT_BIAS,
+    `Expected an object from token id to bias with at most ${MAX_LOGIT_BIAS} entries.`,
+  )
+  .pipe(z.record(z.string().regex(TOKEN_ID, 'Keys of logit_bias are token ids.'), z.number().min(-100).max(100)))
 
 /** Fields that both routes share. `null` means unset everywhere, as official clients send it. */
 const generation = {
@@ -36,7 +58,7 @@ const generation = {
   top_p: z.number().min(0).max(1).nullish(),
   n: z.int().min(1).max(MAX_CHOICES).nullish(),
   max_tokens: z.int().min(1).nullish(),
-  stop: z.union([stopString, z.array(stopString).max(MAX_STOP_STRINGS)]).nullish(),
+  stop: stop.nullish(),
   seed: z.int().nullish(),
   presence_penalty: z.number().min(-2).max(2).nullish(),
   frequency_penalty: z.number().min(-2).max(2).nullish(),
@@ -64,7 +86,7 @@ const ContentPart = z.discriminatedUnion('type', [z.object({ type: z.literal('te
 /** Fields of a message beyond these are the echo of earlier answers (`refusal`, `annotations`) and carry no input. */
 const Message = z.object({
   role: z.enum(['system', 'developer', 'user', 'assistant', 'tool']),
-  content: z.union([z.string(), z.array(ContentPart).min(1).max(MAX_PARTS)], {
+  content: z.union([z.string(), boundedArray(ContentPart, 1, MAX_PARTS)], {
     error: 'Expected a string or an array of text parts.',
   }),
   name: z.string().max(256).nullish(),
@@ -75,23 +97,53 @@ const Message = z.object({
 
 export const ChatCompletionRequest = z.object({
   ...generation,
-  messages: z.array(Message).min(1).max(MAX_MESSAGES),
+  messages: boundedArray(Message, 1, MAX_MESSAGES),
   max_completion_tokens: z.int().min(1).nullish(),
   logprobs: z.boolean().nullish(),
   top_logprobs: z.int().min(0).max(MAX_LOGPROBS_TOP).nullish(),
 })
 export type ChatCompletionRequest = z.infer<typeof ChatCompletionRequest>
 
-const tokenId = z.int().min(0).max(0xffff_ffff)
-/** More ids than the body has room for cannot arrive; the bound is stated so that the schema stands alone. */
-const tokenIds = z.array(tokenId).min(1).max(MAX_BODY_BYTES)
+type CompletionPrompt = string | string[] | number[] | number[][]
+
+const TOKEN_ID_MAX = 0xffff_ffff
+
+const isTokenId = (value: unknown): boolean =>
+  typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= TOKEN_ID_MAX
+
+/**
+ * The first thing wrong with a prompt field, and where. By hand, because a prompt may have a million token ids, and
+ * because the kind of its first element says which of the four forms was meant.
+ */
+function promptFault(value: unknown): { path: number[]; message: string } | undefined {
+  if (typeof value === 'string') return undefined
+  const forms = `Expected a string, an array of token ids, or up to ${MAX_CHOICES} of either.`
+  if (!Array.isArray(value) || value.length === 0) return { path: [], message: forms }
+  const first: unknown = value[0]
+  const wrongId = 'Expected a token id.'
+  if (typeof first === 'number') {
+    const at = value.findIndex((one) => !isTokenId(one))
+    return at < 0 ? undefined : { path: [at], message: wrongId }
+  }
+  if (value.length > MAX_CHOICES) return { path: [], message: forms }
+  for (const [at, one] of value.entries()) {
+    if (typeof first === 'string' && typeof one !== 'string') return { path: [at], message: 'Expected a string.' }
+    if (typeof first === 'string') continue
+    if (!Array.isArray(one) || one.length === 0) return { path: [at], message: 'Expected an array of token ids.' }
+    const wrong = one.findIndex((id) => !isTokenId(id))
+    if (wrong >= 0) return { path: [at, wrong], message: wrongId }
+  }
+  return undefined
+}
+
+const prompt = z.custom<CompletionPrompt>().superRefine((value, context) => {
+  const fault = promptFault(value)
+  if (fault !== undefined) context.addIssue({ code: 'custom', ...fault })
+})
 
 export const CompletionRequest = z.object({
   ...generation,
-  prompt: z.union(
-    [z.string(), tokenIds, z.array(z.string()).min(1).max(MAX_CHOICES), z.array(tokenIds).min(1).max(MAX_CHOICES)],
-    { error: `Expected a string, an array of token ids, or up to ${MAX_CHOICES} of either.` },
-  ),
+  prompt,
   echo: z.boolean().nullish(),
   best_of: z.int().min(1).nullish(),
   logprobs: z.int().min(0).max(MAX_COMPLETION_LOGPROBS).nullish(),

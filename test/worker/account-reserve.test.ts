@@ -5,7 +5,7 @@ import type { Account } from '../../gateway/account/account.ts'
 import { OPEN_HOLDS_MAX, OUTBOX_ROWS_MAX } from '../../gateway/account/admission.ts'
 import type { LimitRule } from '../../gateway/account/contract.ts'
 import { PRICE_MAX } from '../../gateway/meter/price.ts'
-import { deadDatabase, endOf, newAccount, PRICE, used } from '../support/account.ts'
+import { deadDatabase, endOf, newAccount, PRICE, used } from './support/account.ts'
 
 const granted = <T>(result: { ok: true; value: T } | { ok: false; error: unknown }): T => {
   if (!result.ok)

@@ -5,7 +5,7 @@ import type { Account } from '../../gateway/account/account.ts'
 import type { ReserveAsk } from '../../gateway/account/contract.ts'
 import { ENDED_HOLD_KEPT_MS, EXPIRY_GRACE_MS, REQUEST_CLOSE_GRACE_MS } from '../../gateway/account/holds.ts'
 import { NO_USAGE } from '../../gateway/meter/usage.ts'
-import { endOf, newAccount, PRICE, type TestAccount, used } from '../support/account.ts'
+import { endOf, newAccount, PRICE, type TestAccount, used } from './support/account.ts'
 
 async function start(account: TestAccount, change: Partial<ReserveAsk> = {}) {
   const ask = account.ask(change)

@@ -243,9 +243,9 @@ describe('providers', () => {
     const read = { text: 'select secret_ciphertext from providers where name in ($1, $2)', params: [a, b] }
     const { rows } = await connect(env).run(read)
     expect(rows[0]).not.toEqual(rows[1])
-    const swap =
-      'update providers set secret_ciphertext = (select secret_ciphertext from providers where name = $1) where name = $2'
-    await connect(env).run({ text: swap, params: [a, b] })
+    const moved = '(select secret_ciphertext from providers where name = $1)'
+    const text = `update providers set secret_ciphertext = ${moved} where name = $2`
+    await connect(env).run({ text, params: [a, b] })
     forgetCatalog()
     const failed = await findProvider(b, env, Date.now()).catch((error: unknown) => String(error))
     expect(failed).toContain('cannot_open')

@@ -150,6 +150,21 @@ test.each([
   expect(failed).toBeInstanceOf(DatabaseUnavailable)
 })
 
+test('sslmode=prefer goes on in clear with a server that offers no TLS; sslmode=require refuses it', async () => {
+  const ask = async (mode: string) => {
+    const driver = openDriver(`${url}?sslmode=${mode}`, { connectionsMax: 1, idleTimeoutS: 1 })
+    const answer = await driver.run({ text: 'select 4', params: [] }).then(firstValue, (error: unknown) => error)
+    await driver.close()
+    return answer
+  }
+  expect(await ask('prefer')).toBe(4)
+  for (const mode of ['require', 'verify-full', 'no-such-mode']) {
+    const refused = await ask(mode)
+    expect(refused).toBeInstanceOf(DatabaseUnavailable)
+    expect(String(refused)).toContain('TLS')
+  }
+})
+
 test('a statement over the time limit is DatabaseUnavailable and its connection works on', async () => {
   const driver = openDriver(url, { connectionsMax: 1, idleTimeoutS: 1, statementTimeoutMs: 50 })
   const failed = await driver.run({ text: 'select pg_sleep(20)', params: [] }).catch((error: unknown) => error)

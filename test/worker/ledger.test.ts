@@ -16,7 +16,7 @@ import {
   PRICE,
   type TestAccount,
   used,
-} from '../support/account.ts'
+} from './support/account.ts'
 
 async function serve(account: TestAccount, requests: number, change: Partial<ReturnType<TestAccount['ask']>> = {}) {
   await Promise.all(

@@ -10,6 +10,9 @@ const accepted: Line = { type: 'accepted', usage: usage(7, 0), queueMs: 0 }
 const delta = (text: string, outputTokens: number): Line => ({ type: 'delta', choice: 0, text, outputTokens })
 const never = { wait: new Promise(() => {}) }
 
+/** The deployed Worker, reached over the runtime's own connection. */
+const worker = (exports as unknown as { default: Fetcher }).default
+
 afterEach(() => {
   vi.restoreAllMocks()
 })
@@ -100,10 +103,7 @@ describe('the client leaves', () => {
   test('before the first content: the dispatch is cancelled and what was computed is charged', async () => {
     const world = new World()
     const started = gate()
-    const agent = await world.agent(() => {
-      started.open()
-      return [accepted, never]
-    })
+    const agent = await world.agent(() => [accepted, { run: started.open }, never])
     await world.catalog([FLEET_TARGET(world.model)])
     await world.ownTenant()
     const client = new AbortController()
@@ -160,13 +160,12 @@ describe('the client leaves', () => {
   test('while a whole answer is gathered: cancelled, charged, settled', async () => {
     const world = new World()
     const started = gate()
-    const agent = await world.agent(() => [accepted, delta('one', 1), { wait: Promise.resolve(started.open()) }, never])
+    await world.agent(() => [accepted, delta('one', 1), { run: started.open }, never])
     await world.catalog([FLEET_TARGET(world.model)])
     await world.ownTenant()
     const client = new AbortController()
     const sending = world.chat({}, { signal: client.signal })
     await started.opened
-    await vi.waitFor(() => expect(agent.dispatches).toHaveLength(1))
     client.abort()
     const { settled } = await sending
     await settled()
@@ -194,7 +193,7 @@ describe('the client leaves', () => {
     const { key, orgId } = await world.ownTenant()
     vi.spyOn(globalThis, 'fetch').mockImplementation((input, init) => world.fetch(input as RequestInfo, init))
     const client = new AbortController()
-    const response = await exports.default.fetch('http://gateway.test/v1/chat/completions', {
+    const response = await worker.fetch('http://gateway.test/v1/chat/completions', {
       method: 'POST',
       headers: { authorization: `Bearer ${key}` },
       body: JSON.stringify({ model: world.model, messages: [{ role: 'user', content: 'x' }], stream: true }),

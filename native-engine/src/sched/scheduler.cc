@@ -62,7 +62,10 @@ void Scheduler::cancel(uint64_t id) {
 
 void Scheduler::cancel_all() {
   if (!plan_.empty()) throw std::logic_error("cancel_all() in the middle of a step");
-  while (!sequences_.empty()) finish(*sequences_.begin()->second, FinishReason::Cancelled);
+  std::vector<Sequence*> all;
+  for (const auto& [id, sequence] : sequences_) all.push_back(sequence.get());
+  finish_all(all, FinishReason::Cancelled);
+  next_deadline_ms_.reset();
 }
 
 void Scheduler::add_credit(uint64_t id, uint64_t tokens) {
@@ -249,14 +252,19 @@ void Scheduler::expire(int64_t now_ms) {
     else
       note_deadline(*sequence);
   }
-  // By arrival, so that the same history gives the same order of ends.
-  std::sort(expired.begin(), expired.end(), [](const Sequence* a, const Sequence* b) { return a->arrival < b->arrival; });
-  for (Sequence* sequence : expired) finish(*sequence, FinishReason::Deadline);
+  finish_all(expired, FinishReason::Deadline);
 }
 
 void Scheduler::note_deadline(const Sequence& sequence) {
   const auto& deadline_ms = sequence.request.deadline_ms;
   if (deadline_ms.has_value()) next_deadline_ms_ = std::min(next_deadline_ms_.value_or(*deadline_ms), *deadline_ms);
+}
+
+// By arrival, so that the same history gives the same order of ends.
+void Scheduler::finish_all(std::vector<Sequence*>& sequences, FinishReason reason) {
+  std::sort(sequences.begin(), sequences.end(),
+            [](const Sequence* a, const Sequence* b) { return a->arrival < b->arrival; });
+  for (Sequence* sequence : sequences) finish(*sequence, reason);
 }
 
 void Scheduler::finish(Sequence& sequence, FinishReason reason) {

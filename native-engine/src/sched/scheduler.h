@@ -115,6 +115,7 @@ class Scheduler {
   Sequence* last_paused();
   void preempt(Sequence& sequence);
   void finish(Sequence& sequence, FinishReason reason);
+  void finish_all(std::vector<Sequence*>& sequences, FinishReason reason);
   void note_deadline(const Sequence& sequence);
   void clear_plan();
 

@@ -10,7 +10,7 @@ import type { ErrorCode } from '../../../protocol/errors.ts'
 import { PublicKeyJwk } from '../../../protocol/report.ts'
 import { backendParty, bodyDigest, GATEWAY_ISSUER } from '../../../protocol/signing.ts'
 
-export type Line = DispatchEvent | { raw: string } | { wait: Promise<unknown> } | 'cut'
+export type Line = DispatchEvent | { raw: string } | { wait: Promise<unknown> } | { run: () => void } | 'cut'
 
 /** What the agent does with one dispatch. */
 export type AgentScript = (dispatch: DispatchRequest) => Line[] | Response | Promise<Line[] | Response>
@@ -166,6 +166,10 @@ export class FakeAgent {
             over = true
             controller.error(new Error('connection reset'))
             return
+          }
+          if ('run' in line) {
+            line.run()
+            continue
           }
           if ('wait' in line) {
             if ((await Promise.race([line.wait, stopped])) !== 'stopped') continue

@@ -1,12 +1,12 @@
 // Makes accounts inside workerd and drives them: asks with defaults, a clock a test holds, databases that fail on
 // command. Each account is a new organisation: the tests of one run share a database.
 import { env, runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
-import type { Account } from '../../gateway/account/account.ts'
-import type { LimitRule, ReserveAsk, SettleEnd } from '../../gateway/account/contract.ts'
-import { connect } from '../../gateway/db/connect.ts'
-import { type Database, DatabaseUnavailable } from '../../gateway/db/port.ts'
-import type { PriceQuote } from '../../gateway/meter/price.ts'
-import { NO_USAGE, type Usage } from '../../gateway/meter/usage.ts'
+import type { Account } from '../../../gateway/account/account.ts'
+import type { LimitRule, ReserveAsk, SettleEnd } from '../../../gateway/account/contract.ts'
+import { connect } from '../../../gateway/db/connect.ts'
+import { type Database, DatabaseUnavailable } from '../../../gateway/db/port.ts'
+import type { PriceQuote } from '../../../gateway/meter/price.ts'
+import { NO_USAGE, type Usage } from '../../../gateway/meter/usage.ts'
 
 /** One nano-dollar per input token, two per output token: costs are read off the tokens. */
 export const PRICE: PriceQuote = {

@@ -1,0 +1,121 @@
+// Parts that die while a request is under way: what the client sees, what is billed, and that the next request works.
+
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { migrate } from '../../migrations/migrate.ts'
+import { type PostgresServer, startPostgres } from '../../scripts/postgres.ts'
+import { readEvents, System, TINY_MODEL } from './support/system.ts'
+
+let postgresDir: string
+let postgres: PostgresServer
+let system: System
+beforeAll(async () => {
+  // A database of our own making, so that it can be stopped without the launcher starting it again.
+  postgresDir = await mkdtemp(join(tmpdir(), 'penstock-faults-'))
+  postgres = await startPostgres({ dataDir: postgresDir })
+  await migrate(postgres.url)
+  system = await System.start({ model: TINY_MODEL, env: { DATABASE_URL: postgres.url } })
+})
+afterAll(async () => {
+  await system?.discard()
+  await postgres?.stop()
+  await rm(postgresDir, { recursive: true, force: true })
+})
+
+const long = { model: TINY_MODEL, stream: true, max_tokens: 8000, messages: [{ role: 'user', content: 'On and on.' }] }
+const short = { model: TINY_MODEL, max_tokens: 8, messages: [{ role: 'user', content: 'Rivers' }] }
+
+/** Opens a stream, kills something once text has come, and reads what follows. */
+async function killInMidStream(kill: () => void) {
+  const response = await system.post('/v1/chat/completions', long)
+  const id = response.headers.get('x-request-id') ?? ''
+  const [forUs, forEvents] = response.body?.tee() ?? []
+  const reader = forUs?.getReader()
+  for (let chunk = 0; chunk < 4; chunk++) await reader?.read()
+  const killedAt = performance.now()
+  kill()
+  const { data, broken } = await readEvents(new Response(forEvents))
+  await reader?.cancel().catch(() => {})
+  return { id, data, broken, endedAfterMs: performance.now() - killedAt }
+}
+
+async function untilAnswered() {
+  await System.until(async () => {
+    const response = await system.post('/v1/chat/completions', short).catch(() => undefined)
+    await response?.body?.cancel()
+    return response?.status === 200
+  })
+}
+
+async function enginePid(agentPid: number): Promise<number | undefined> {
+  const children = await readFile(`/proc/${agentPid}/task/${agentPid}/children`, 'utf8').catch(() => '')
+  const pid = Number.parseInt(children, 10)
+  return Number.isNaN(pid) ? undefined : pid
+}
+
+describe('a part dies', () => {
+  it('the engine in mid-stream: a typed error ends the stream, the tokens so far are billed, the next request works', async () => {
+    const { id, data, broken, endedAfterMs } = await killInMidStream(() => process.kill(system.pids.engine, 'SIGKILL'))
+    console.log(`engine killed: the stream ended with its error after ${Math.round(endedAfterMs)} ms`)
+    expect(broken).toBe(false)
+    expect(JSON.parse(data.at(-1) ?? '{}').error?.code).toBe('engine_lost')
+    expect(data).not.toContain('[DONE]')
+    const row = await system.usage(id)
+    expect(row).toMatchObject({ status: 'engine_lost', attempts: 1 })
+    expect(row.outputTokens).toBeGreaterThan(0)
+    await untilAnswered()
+  })
+
+  it('the agent in mid-stream: the same, with its own code', async () => {
+    const { id, data, endedAfterMs } = await killInMidStream(() => process.kill(system.pids.agent, 'SIGKILL'))
+    console.log(`agent killed: the stream ended with its error after ${Math.round(endedAfterMs)} ms`)
+    expect(JSON.parse(data.at(-1) ?? '{}').error?.code).toBe('backend_lost')
+    expect(data).not.toContain('[DONE]')
+    const row = await system.usage(id)
+    expect(row.status).toBe('backend_lost')
+    expect(row.outputTokens).toBeGreaterThan(0)
+    await untilAnswered()
+    await System.until(async () => (await enginePid(system.pids.agent)) === undefined)
+  })
+
+  it('Postgres: answers go on, and every row is there after it is back', async () => {
+    await untilAnswered()
+    const { url, port } = postgres
+    await postgres.stop()
+    const ids: string[] = []
+    for (let call = 0; call < 6; call++) {
+      const response = await system.post('/v1/chat/completions', short)
+      expect(response.status).toBe(200)
+      ids.push(response.headers.get('x-request-id') ?? '')
+      await response.json()
+    }
+    // A key nobody has used yet cannot be looked up: that is not the caller's fault.
+    const unknown = await system.post('/v1/chat/completions', short, {
+      authorization: `Bearer ${system.apiKey.replace(/.$/, '')}`,
+    })
+    expect([401, 503]).toContain(unknown.status)
+    await unknown.body?.cancel()
+    postgres = await startPostgres({ dataDir: postgresDir, port })
+    expect(postgres.url).toBe(url)
+    for (const id of ids) expect((await system.usage(id)).outputTokens).toBe(8)
+  })
+
+  it('the gateway in mid-stream: it comes back by itself, and the hold of the lost request ends', async () => {
+    await untilAnswered()
+    const { id, data } = await killInMidStream(() => process.kill(system.pids.gateway, 'SIGKILL'))
+    expect(data).not.toContain('[DONE]')
+    await untilAnswered()
+    await system.untilIdle()
+    // Nobody is left to settle it but the hold itself, some grace after the request's deadline: it is still open now.
+    expect(await system.findUsage(id)).toBeUndefined()
+  })
+})
+
+describe('a start on the same data folder', () => {
+  it('is refused while one runs, and works after a kill -9 of everything', async () => {
+    const second = System.start({ model: TINY_MODEL, dataDir: system.dataDir, env: { DATABASE_URL: postgres.url } })
+    await expect(second).rejects.toThrow(/running|in use|holds/i)
+  })
+})

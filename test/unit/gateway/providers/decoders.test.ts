@@ -1,0 +1,173 @@
+// Upstream answers into events: the fleet's lines at every cut, and the tolerant reading of other servers.
+import fc from 'fast-check'
+import { describe, expect, test } from 'vitest'
+import { BadEvent, DispatchDecoder } from '../../../../gateway/providers/dispatch-decoder.ts'
+import { OpenAiDecoder, retryAfter, statusFailure } from '../../../../gateway/providers/openai-decoder.ts'
+import type { ProviderEvent } from '../../../../gateway/providers/provider.ts'
+import { LineTooLong } from '../../../../gateway/stream/lines.ts'
+import { type DispatchEvent, MAX_EVENT_BYTES } from '../../../../protocol/dispatch.ts'
+
+const bytes = (text: string) => new TextEncoder().encode(text)
+const usage = { inputTokens: 4, cachedInputTokens: 1, outputTokens: 2 }
+const LINES: DispatchEvent[] = [
+  { type: 'accepted', usage: { ...usage, outputTokens: 0 }, queueMs: 1 },
+  { type: 'delta', choice: 0, text: 'naïve 😀\n', outputTokens: 1 },
+  { type: 'delta', choice: 0, text: '', outputTokens: 2 },
+  { type: 'finish', choice: 0, reason: 'stop', outputTokens: 2 },
+  { type: 'usage', usage },
+]
+
+function decode(all: Uint8Array, cuts: number[]): { events: ProviderEvent[]; ended: boolean } {
+  const decoder = new DispatchDecoder()
+  const events: ProviderEvent[] = []
+  let at = 0
+  for (const cut of [...cuts.sort((a, b) => a - b), all.length]) {
+    events.push(...decoder.push(all.subarray(at, cut)).events)
+    at = cut
+  }
+  const end = decoder.end()
+  return { events: [...events, ...end.events], ended: end.ended }
+}
+
+describe('a dispatch', () => {
+  const text = LINES.map((line) => `${JSON.stringify(line)}\n`).join('')
+  const all = bytes(text)
+  const whole = decode(all, [])
+
+  test('is the same whole and cut at every byte', () => {
+    expect(whole.ended).toBe(true)
+    expect(whole.events).toHaveLength(5)
+    expect(whole.events[1]).toMatchObject({ text: 'naïve 😀\n' })
+    expect(whole.events[4]).toMatchObject({ usage: { inputUncached: 4, inputCacheRead: 1, outputText: 2 } })
+    for (let cut = 0; cut <= all.length; cut++) expect(decode(all, [cut])).toEqual(whole)
+    const cuts = fc.array(fc.integer({ min: 0, max: all.length }))
+    fc.assert(
+      fc.property(cuts, (where) => {
+        expect(decode(all, where)).toEqual(whole)
+      }),
+    )
+  })
+
+  test('that is cut short at any byte has lost its end, except for the last line end', () => {
+    for (let length = 0; length < all.length - 1; length++) {
+      const cut = decode(all.subarray(0, length), [])
+      expect(cut.ended).toBe(false)
+      expect(whole.events.slice(0, cut.events.length)).toEqual(cut.events)
+    }
+    expect(decode(all.subarray(0, all.length - 1), [])).toEqual(whole)
+  })
+
+  test('says nothing after its end', () => {
+    const more = bytes(`${text}${JSON.stringify(LINES[1])}\n`)
+    expect(decode(more, [])).toEqual(whole)
+  })
+
+  test.each(['nonsense', '{}', '{"type":"delta"}', '{"type":"delta","choice":-1,"text":"","outputTokens":0}', '[]'])(
+    'with the line %s is refused',
+    (line) => {
+      expect(() => new DispatchDecoder().push(bytes(`${line}\n`))).toThrow(BadEvent)
+    },
+  )
+
+  test('with an endless line is refused at the bound', () => {
+    expect(() => new DispatchDecoder().push(new Uint8Array(MAX_EVENT_BYTES + 1).fill(0x20))).toThrow(LineTooLong)
+  })
+})
+
+describe('another server', () => {
+  const read = (choices: number, ...data: unknown[]) => {
+    const decoder = new OpenAiDecoder(choices)
+    const events = data.flatMap((one) => decoder.read(typeof one === 'string' ? one : JSON.stringify(one)))
+    return { events, decoder }
+  }
+
+  test('counts a token for each chunk with text, and exactly where logprobs come along', () => {
+    const { events } = read(
+      1,
+      { choices: [{ delta: { role: 'assistant', content: '' } }] },
+      { choices: [{ index: 0, delta: { content: 'a' } }] },
+      {
+        choices: [
+          {
+            index: 0,
+            delta: { content: 'bc' },
+            logprobs: {
+              content: [
+                { token: 'b', logprob: -1 },
+                { token: 'c', logprob: -2, bytes: null },
+              ],
+            },
+          },
+        ],
+      },
+    )
+    expect(events).toMatchObject([
+      { type: 'delta', text: 'a', outputTokens: 1 },
+      { type: 'delta', text: 'bc', outputTokens: 3, logprobs: [{ text: 'b', bytes: [98], top: [] }, { text: 'c' }] },
+    ])
+  })
+
+  test.each([
+    ['stop', 'stop'],
+    ['length', 'length'],
+    ['max_tokens', 'length'],
+    ['content_filter', 'content_filter'],
+    ['eos', 'stop'],
+  ])('ending with %s ended with %s, once', (theirs, ours) => {
+    const end = { choices: [{ index: 0, delta: {}, finish_reason: theirs }] }
+    const { events, decoder } = read(1, end, end)
+    expect(events).toEqual([{ type: 'finish', choice: 0, reason: ours, outputTokens: 0 }])
+    expect(decoder.isComplete).toBe(true)
+  })
+
+  test.each([
+    ['{"error":{"message":"boom"}}', 'boom'],
+    ['{"error":"boom"}', 'boom'],
+    ['not json', 'not JSON'],
+    ['{"choices":5}', 'unknown shape'],
+  ])('saying %s has failed, and nothing after it counts', (data, words) => {
+    const { events } = read(1, data, { choices: [{ delta: { content: 'late' } }] })
+    expect(events).toMatchObject([{ type: 'error', failure: { code: 'upstream_error' } }])
+    expect(JSON.stringify(events)).toContain(words)
+  })
+
+  test('is not complete before every choice has finished or the end mark has come', () => {
+    const finish = (index: number) => ({ choices: [{ index, finish_reason: 'stop' }] })
+    expect(read(2, finish(0)).decoder.isComplete).toBe(false)
+    expect(read(2, finish(0), finish(1)).decoder.isComplete).toBe(true)
+    expect(read(2, '[DONE]').decoder.isComplete).toBe(true)
+    expect(read(1, { choices: [], usage: { prompt_tokens: 1, completion_tokens: 0 } }).decoder.isComplete).toBe(false)
+  })
+
+  test.each([
+    [{ 'retry-after-ms': '250', 'retry-after': '9' }, 250],
+    [{ 'retry-after': '9' }, 9000],
+    [{ 'retry-after': 'Sun, 22 Nov 2026 02:00:05 GMT' }, 5000],
+    [{ 'retry-after': 'Sun, 22 Nov 2026 01:00:00 GMT' }, 0],
+    [{ 'retry-after': 'soon' }, undefined],
+    [{ 'retry-after': '-1' }, undefined],
+    [{}, undefined],
+  ])('asking to wait with %j means %s ms', (headers, ms) => {
+    expect(retryAfter(new Headers(headers as HeadersInit), Date.UTC(2026, 10, 22, 2))).toBe(ms)
+  })
+
+  test.each([
+    [400, '{"error":{"message":"bad","param":"n"}}', 'invalid_request'],
+    [400, '{"error":{"message":"long","code":"context_length_exceeded"}}', 'context_length_exceeded'],
+    [422, '', 'invalid_request'],
+    [413, '<html>', 'request_too_large'],
+    [401, '{"error":{"message":"key sk-123"}}', 'upstream_error'],
+    [402, '', 'upstream_error'],
+    [404, '', 'upstream_error'],
+    [408, '', 'upstream_error'],
+    [429, 'null', 'overloaded'],
+    [503, '', 'overloaded'],
+    [529, '', 'overloaded'],
+    [500, '', 'upstream_error'],
+    [302, '', 'upstream_error'],
+  ])('answering %i %s is %s', (status, text, code) => {
+    const failure = statusFailure(status, text, new Headers(), 0)
+    expect(failure.code).toBe(code)
+    expect(failure.message).not.toContain('sk-123')
+  })
+})

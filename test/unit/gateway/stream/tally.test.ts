@@ -1,0 +1,76 @@
+import { describe, expect, test } from 'vitest'
+import { NO_USAGE } from '../../../../gateway/meter/usage.ts'
+import type { Target } from '../../../../gateway/policy/plan.ts'
+import { longestTokenPrompt, maxOutputTokens, worstCase } from '../../../../gateway/stream/estimate.ts'
+import { Tally } from '../../../../gateway/stream/tally.ts'
+import type { InferenceRequest } from '../../../../protocol/request.ts'
+
+const request = (over: Partial<InferenceRequest>): InferenceRequest => ({
+  model: 'm',
+  input: { kind: 'chat', messages: [{ role: 'user', content: 'x' }] },
+  sampling: {
+    temperature: 1,
+    topP: 1,
+    topK: 0,
+    minP: 0,
+    presencePenalty: 0,
+    frequencyPenalty: 0,
+    repetitionPenalty: 1,
+    logitBias: [],
+  },
+  n: 1,
+  stop: [],
+  ...over,
+})
+const target: Target = { provider: 'p', model: 'm', contextTokens: 1000, price: undefined }
+
+describe('the tally', () => {
+  test('without a final count proves the accepted prompt and the tokens of each choice', () => {
+    const tally = new Tally()
+    expect(tally.counted()).toEqual({ usage: NO_USAGE, source: 'stream_partial' })
+    tally.see({ type: 'accepted', usage: { ...NO_USAGE, inputUncached: 5, inputCacheRead: 2 } })
+    tally.see({ type: 'delta', choice: 0, text: 'a', outputTokens: 1 })
+    tally.see({ type: 'delta', choice: 1, text: '', outputTokens: 4 })
+    tally.see({ type: 'finish', choice: 0, reason: 'stop', outputTokens: 3 })
+    expect(tally.counted()).toEqual({
+      usage: { ...NO_USAGE, inputUncached: 5, inputCacheRead: 2, outputText: 7 },
+      source: 'stream_partial',
+    })
+    expect(tally.finishedCount).toBe(1)
+  })
+
+  test('takes the target’s own last count over its own, also with an error', () => {
+    const tally = new Tally()
+    tally.see({ type: 'delta', choice: 0, text: 'a', outputTokens: 9 })
+    tally.see({ type: 'usage', usage: { ...NO_USAGE, outputText: 3 } })
+    expect(tally.counted()).toEqual({ usage: { ...NO_USAGE, outputText: 3 }, source: 'provider' })
+    tally.see({ type: 'error', failure: { code: 'engine_lost', message: '' }, usage: { ...NO_USAGE, outputText: 4 } })
+    expect(tally.counted().usage.outputText).toBe(4)
+  })
+})
+
+describe('the worst case', () => {
+  test('bounds text by its bytes, ids by their number, and both by the window', () => {
+    const text = (content: string) => request({ input: { kind: 'chat', messages: [{ role: 'user', content }] } })
+    const one = worstCase(text('a'), target).inputTokens
+    expect(worstCase(text('a😀'), target).inputTokens).toBe(one + 4)
+    expect(worstCase(text('x'.repeat(5000)), target).inputTokens).toBe(1000)
+    const ids = request({ input: { kind: 'completion', prompts: [{ tokenIds: [1, 2, 3] }], echo: false } })
+    expect(worstCase(ids, target).inputTokens).toBeLessThan(20)
+    expect(longestTokenPrompt(ids)).toBe(3)
+  })
+
+  test('counts the output of every choice', () => {
+    expect(worstCase(request({ maxOutputTokens: 10, n: 3 }), target).outputTokens).toBe(30)
+    expect(worstCase(request({}), target).outputTokens).toBe(1000)
+    const prompts = { kind: 'completion' as const, prompts: [{ text: 'a' }, { text: 'b' }], echo: false }
+    expect(worstCase(request({ input: prompts, n: 2, maxOutputTokens: 5 }), target).outputTokens).toBe(20)
+  })
+
+  test('cuts a huge bound to the window and to what the target gives', () => {
+    expect(maxOutputTokens(request({ maxOutputTokens: 1e9 }), target)).toBe(1000)
+    expect(maxOutputTokens(request({ maxOutputTokens: 1e9 }), { ...target, outputTokensMax: 50 })).toBe(50)
+    expect(maxOutputTokens(request({}), { ...target, outputTokensMax: 50 })).toBe(50)
+    expect(maxOutputTokens(request({}), target)).toBeUndefined()
+  })
+})
