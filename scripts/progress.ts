@@ -117,7 +117,8 @@ function standardError(): ProgressOutput {
     write: (text) => void process.stderr.write(text),
     isTTY: process.stderr.isTTY === true,
     get columns() {
-      return process.stderr.columns ?? 80
+      // A terminal that does not know its width says 0.
+      return process.stderr.columns || 80
     },
   }
 }

@@ -48,19 +48,21 @@ async function run(options: StartOptions): Promise<void> {
   let stopAskedMs = Number.POSITIVE_INFINITY
   let ready = false
 
-  const askToStop = (reason: string) => {
+  const askToStop = (reason: string, again: 'kills' | 'changes nothing') => {
     const nowMs = performance.now()
     if (stopping.signal.aborted) {
-      if (nowMs - stopAskedMs < SAME_SIGNAL_MS) return
+      if (again === 'changes nothing' || nowMs - stopAskedMs < SAME_SIGNAL_MS) return
       progress.note('Killed.')
       process.exit(EXIT_INTERRUPTED)
     }
     stopAskedMs = nowMs
-    progress.note(`\n${reason}, stopping; once more to kill.`)
+    progress.note(`\n${reason}, stopping; Ctrl-C to kill.`)
     stopping.abort(new Error('interrupted'))
   }
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => askToStop(signal))
-  process.on('disconnect', () => askToStop('The process that started this one is gone'))
+  process.on('SIGINT', () => askToStop('SIGINT', 'kills'))
+  // Of these a second one can come from whoever started us, as it goes away; only a person is in a hurry.
+  for (const signal of ['SIGTERM', 'SIGHUP'] as const) process.on(signal, () => askToStop(signal, 'changes nothing'))
+  process.on('disconnect', () => askToStop('The process that started this one is gone', 'changes nothing'))
   process.on('exit', () => children?.killAll())
   const crashed = (error: unknown) => {
     console.error(error)

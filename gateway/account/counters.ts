@@ -15,7 +15,7 @@ export const DAY_MS = 24 * HOUR_MS
 const REQUEST_COUNTER_KEPT_MS = HOUR_MS
 
 /** Day totals older than this fold into one `base` row per scope: longer than any month plus the latest late end. */
-export const MONEY_DAYS_KEPT = 62
+const MONEY_DAYS_KEPT = 62
 
 /** The key of the row that carries all folded days of a scope. Sorts before every `day:` key. */
 export const MONEY_BASE_KEY = 'base'

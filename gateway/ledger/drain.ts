@@ -18,7 +18,7 @@ export interface OutboxStorage {
 }
 
 /** Entries per transaction: some hundred kilobytes, far below every database's limit. */
-export const BATCH_ROWS_MAX = 100
+const BATCH_ROWS_MAX = 100
 /** The rejection of an entry whose identity belongs to another fact. */
 export const CONFLICT = 'conflict'
 /** Integrity and data errors: what is in the rows is wrong. Anything else is wrong with the database or its schema. */

@@ -12,7 +12,7 @@ export type Normalised = {
   providerCostNanoUsd?: NanoUsd
 }
 
-/** xAI counts money in ticks of 1e-10 USD. */
+/** Servers that tell their price do so in ticks of 1e-10 USD. */
 const TICKS_PER_NANO_USD = 10n
 
 type Json = Record<string, unknown>

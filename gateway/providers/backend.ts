@@ -23,6 +23,11 @@ const LIVENESS_CHECK_MS = 1000
 /** A refusal is one short JSON object. */
 const REFUSAL_BYTES_MAX = 16 * 1024
 
+/** The fleet has not heard from the backend for too long: waiting for its answer is pointless. */
+class BackendGone extends Error {
+  override name = 'BackendGone'
+}
+
 type Chosen = { backendId: string; url: string }
 
 export class BackendProvider implements Provider {
@@ -83,18 +88,10 @@ export class BackendProvider implements Provider {
   ): Promise<Result<Upstream, Failure>> {
     const { backendId } = chosen
     const body = new TextEncoder().encode(JSON.stringify(dispatchOf(request, target, context)))
-    const token = await signBody({
-      key: await signingKey(context.env),
-      issuer: GATEWAY_ISSUER,
-      audience: backendParty(backendId),
-      body,
-      nowMs: context.nowMs(),
-      jti: context.newId(),
-    })
     const end = this.#dispatches.begin(backendId)
     let response: Response
     try {
-      response = await this.#send(chosen, body, token, context)
+      response = await this.#sendTwice(chosen, body, context)
     } catch (error) {
       end()
       if (context.signal.aborted) throw error
@@ -111,15 +108,36 @@ export class BackendProvider implements Provider {
     return ok({ label: `fleet/${backendId}`, events: this.#events(backendId, response.body, context), close: end })
   }
 
+  /**
+   * A kept-alive connection may have been closed by the other side at the moment it is used again. Without a head of an
+   * answer nothing was delivered, so one more try is safe; its token is a new one, since tokens count once.
+   */
+  async #sendTwice(chosen: Chosen, body: Uint8Array, context: OpenContext): Promise<Response> {
+    try {
+      return await this.#send(chosen, body, context)
+    } catch (error) {
+      if (context.signal.aborted || error instanceof BackendGone) throw error
+      return await this.#send(chosen, body, context)
+    }
+  }
+
   /** The head of the answer, given up early where the fleet stops hearing from the backend. */
-  async #send(chosen: Chosen, body: Uint8Array, token: string, context: OpenContext): Promise<Response> {
+  async #send(chosen: Chosen, body: Uint8Array, context: OpenContext): Promise<Response> {
+    const token = await signBody({
+      key: await signingKey(context.env),
+      issuer: GATEWAY_ISSUER,
+      audience: backendParty(chosen.backendId),
+      body,
+      nowMs: context.nowMs(),
+      jti: context.newId(),
+    })
     const gone = new AbortController()
     const watch = setInterval(() => {
       const check = async () => {
         const snapshot = await this.#view.read(context.env, context.nowMs)
         const backend = snapshot.backends.find((one) => one.backendId === chosen.backendId)
         if (backend === undefined || backend.reportAgeMs > snapshot.staleAfterMs) {
-          gone.abort(new Error('the backend stopped reporting'))
+          gone.abort(new BackendGone('the backend stopped reporting'))
         }
       }
       check().catch(() => {})

@@ -5,7 +5,7 @@ import type { FleetSnapshot } from './snapshot.ts'
 export type LocalKnowledge = {
   /** Own dispatches that are open, by backend. */
   inFlight: ReadonlyMap<string, number>
-  /** Backends that failed within the last seconds. */
+  /** Backends that failed within the last seconds: asked last, yet asked, since most failures are short. */
   inhibited: ReadonlySet<string>
   /** Backends this request has used already. */
   tried: ReadonlySet<string>
@@ -22,6 +22,8 @@ export type Decision = { chosen: { backendId: string; url: string } | undefined;
 const LOAD_TIE = 0.02
 /** Puts a full backend behind every other one, and still before none: its own refusal carries the honest Retry-After. */
 const FULL_PENALTY = 1000
+/** A backend that just failed comes after full ones: those at least are known to answer. */
+const INHIBITED_PENALTY = 2 * FULL_PENALTY
 /** KV occupancy counts less than sequences: cached blocks are given up on demand. */
 const KV_WEIGHT = 0.5
 
@@ -31,7 +33,7 @@ const KV_WEIGHT = 0.5
  */
 export function pick(model: string, snapshot: FleetSnapshot, local: LocalKnowledge, random: number): Decision {
   const considered = snapshot.backends.map((backend) => consider(model, backend, snapshot.staleAfterMs, local))
-  const usable = considered.filter((one) => one.verdict === 'candidate' || one.verdict === 'full')
+  const usable = considered.filter((one) => one.load !== undefined)
   const least = usable.reduce((most, one) => Math.min(most, one.load ?? 0), Number.POSITIVE_INFINITY)
   const ties = usable.filter((one) => (one.load ?? 0) <= least + LOAD_TIE)
   const winner = ties[Math.min(ties.length - 1, Math.floor(random * ties.length))]
@@ -53,7 +55,6 @@ function consider(
   const open = frames.filter((frame) => !frame.draining)
   if (open.length === 0) return { backendId, verdict: 'draining' }
   if (local.tried.has(backendId)) return { backendId, verdict: 'tried' }
-  if (local.inhibited.has(backendId)) return { backendId, verdict: 'inhibited' }
 
   let busy = 0
   let slots = 0
@@ -72,6 +73,7 @@ function consider(
   // The frame may not show what this isolate sent since, or may show all of it: the larger count is the safer one.
   const own = local.inFlight.get(backendId) ?? 0
   const load = Math.max(busy, own) / Math.max(1, slots) + (KV_WEIGHT * kvUsed) / Math.max(1, kvTotal)
+  if (local.inhibited.has(backendId)) return { backendId, verdict: 'inhibited', load: load + INHIBITED_PENALTY }
   const isFull = queueRoom > 0 && queued >= queueRoom
   return isFull ? { backendId, verdict: 'full', load: load + FULL_PENALTY } : { backendId, verdict: 'candidate', load }
 }

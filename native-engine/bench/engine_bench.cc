@@ -52,15 +52,24 @@ Arguments parse(int argc, char** argv) {
     }
     if (i + 1 == argc) throw std::invalid_argument(std::string(flag) + " needs a value");
     const std::string value = argv[++i];
-    if (flag == "--threads") a.load.threads = std::stoi(value);
-    else if (flag == "--prompt") a.prompt_tokens = std::stoi(value);
-    else if (flag == "--generate") a.generate_tokens = std::stoi(value);
-    else if (flag == "--rounds") a.rounds = std::stoi(value);
-    else if (flag == "--kernels") a.load.kernels = value == "reference" ? KernelChoice::reference : KernelChoice::avx2;
-    else if (flag == "--batches") a.batches = list(value);
-    else if (flag == "--ids") a.ids = list(value);
-    else if (flag == "--show") a.show_tokens = std::stoi(value);
-    else throw std::invalid_argument("unknown option " + std::string(flag));
+    if (flag == "--threads")
+      a.load.threads = std::stoi(value);
+    else if (flag == "--prompt")
+      a.prompt_tokens = std::stoi(value);
+    else if (flag == "--generate")
+      a.generate_tokens = std::stoi(value);
+    else if (flag == "--rounds")
+      a.rounds = std::stoi(value);
+    else if (flag == "--kernels")
+      a.load.kernels = value == "reference" ? KernelChoice::reference : KernelChoice::avx2;
+    else if (flag == "--batches")
+      a.batches = list(value);
+    else if (flag == "--ids")
+      a.ids = list(value);
+    else if (flag == "--show")
+      a.show_tokens = std::stoi(value);
+    else
+      throw std::invalid_argument("unknown option " + std::string(flag));
   }
   if (a.load.path.empty()) throw std::invalid_argument("usage: engine-bench MODEL.gguf [--threads N] [--prompt N] ...");
   return a;
@@ -82,7 +91,8 @@ class Batch {
  public:
   Batch(Runner& runner, int32_t sequences, int32_t tokens_max) : runner_(runner) {
     const int32_t blocks = (tokens_max + kBlockTokens - 1) / kBlockTokens;
-    if (sequences * blocks > runner.info().blocks_total) throw std::invalid_argument("the KV pool is too small for this batch");
+    if (sequences * blocks > runner.info().blocks_total)
+      throw std::invalid_argument("the KV pool is too small for this batch");
     for (int32_t i = 0; i < sequences; ++i) {
       std::vector<int32_t> table;
       for (int32_t block = 0; block < blocks; ++block) table.push_back(i * blocks + block);
@@ -139,11 +149,13 @@ void measure_prefill(Runner& runner, const Arguments& a) {
     const auto start = Clock::now();
     for (int32_t done = 0; done < a.prompt_tokens; done += a.load.step_tokens_max) {
       const int32_t rows = std::min(a.load.step_tokens_max, a.prompt_tokens - done);
-      batch.step(std::span(ids).subspan(static_cast<size_t>(done), static_cast<size_t>(rows)), done, done + rows == a.prompt_tokens);
+      batch.step(std::span(ids).subspan(static_cast<size_t>(done), static_cast<size_t>(rows)), done,
+                 done + rows == a.prompt_tokens);
     }
     rate.add(a.prompt_tokens / seconds_since(start));
   }
-  std::printf("prefill  %4d tokens            %8.1f tok/s   (worst of %d: %.1f)\n", a.prompt_tokens, rate.best, a.rounds, rate.worst);
+  std::printf("prefill  %4d tokens            %8.1f tok/s   (worst of %d: %.1f)\n", a.prompt_tokens, rate.best,
+              a.rounds, rate.worst);
 }
 
 void measure_decode(Runner& runner, const Arguments& a, int32_t sequences, double ceiling) {
@@ -155,14 +167,17 @@ void measure_decode(Runner& runner, const Arguments& a, int32_t sequences, doubl
   Spread rate;
   for (int32_t round = 0; round < a.rounds; ++round) {
     const auto start = Clock::now();
-    for (int32_t i = 0; i < a.generate_tokens; ++i) batch.step(std::span(ids).subspan(static_cast<size_t>(i % context), 1), context + i, true);
+    for (int32_t i = 0; i < a.generate_tokens; ++i)
+      batch.step(std::span(ids).subspan(static_cast<size_t>(i % context), 1), context + i, true);
     rate.add(a.generate_tokens / seconds_since(start));
   }
-  const double step_bytes = static_cast<double>(runner.info().weight_bytes) +
-                            static_cast<double>(runner.info().kv_bytes_per_token) * (context + a.generate_tokens / 2) * sequences;
-  std::printf("decode   batch %-2d  %8.1f steps/s %8.1f tok/s   (worst of %d: %.1f)  %5.2f GB/s, %3.0f%% of the ceiling\n", sequences,
-              rate.best, rate.best * sequences, a.rounds, rate.worst * sequences, step_bytes * rate.best / 1e9,
-              ceiling == 0 ? 0.0 : 100 * step_bytes * rate.best / ceiling);
+  const double step_bytes =
+      static_cast<double>(runner.info().weight_bytes) +
+      static_cast<double>(runner.info().kv_bytes_per_token) * (context + a.generate_tokens / 2) * sequences;
+  std::printf(
+      "decode   batch %-2d  %8.1f steps/s %8.1f tok/s   (worst of %d: %.1f)  %5.2f GB/s, %3.0f%% of the ceiling\n",
+      sequences, rate.best, rate.best * sequences, a.rounds, rate.worst * sequences, step_bytes * rate.best / 1e9,
+      ceiling == 0 ? 0.0 : 100 * step_bytes * rate.best / ceiling);
 }
 
 int run(int argc, char** argv) {
@@ -179,11 +194,13 @@ int run(int argc, char** argv) {
   const auto probe_start = Clock::now();
   ceiling.add(static_cast<double>(measure_memory_bandwidth(threads)));
   const double probe_seconds = seconds_since(probe_start);
-  for (int32_t round = 1; round < a.rounds; ++round) ceiling.add(static_cast<double>(measure_memory_bandwidth(threads)));
+  for (int32_t round = 1; round < a.rounds; ++round)
+    ceiling.add(static_cast<double>(measure_memory_bandwidth(threads)));
   std::printf("%s: %s, %.1f MB read per decode step, loaded in %.2f s\n", runner->info().model_name.c_str(),
-              choose_kernels(a.load.kernels).name, static_cast<double>(runner->info().weight_bytes) / 1e6, load_seconds);
-  std::printf("memory   %.1f GB/s read ceiling (worst of %d: %.1f), one probe takes %.0f ms\n", ceiling.best / 1e9, a.rounds,
-              ceiling.worst / 1e9, 1e3 * probe_seconds);
+              choose_kernels(a.load.kernels).name, static_cast<double>(runner->info().weight_bytes) / 1e6,
+              load_seconds);
+  std::printf("memory   %.1f GB/s read ceiling (worst of %d: %.1f), one probe takes %.0f ms\n", ceiling.best / 1e9,
+              a.rounds, ceiling.worst / 1e9, 1e3 * probe_seconds);
   measure_prefill(*runner, a);
   for (int32_t sequences : a.batches) measure_decode(*runner, a, sequences, ceiling.best);
   return 0;

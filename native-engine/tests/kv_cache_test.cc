@@ -36,8 +36,8 @@ TEST(KvCache, TilesAreDisjointAndFillThePool) {
 TEST(KvCache, LayoutNamesDifferWheneverBytesWouldMeanSomethingElse) {
   const KvShape base{3, 4, 2, 8, KvType::f16};
   std::set<std::string> names{base.layout_name()};
-  for (const KvShape& other : {KvShape{2, 4, 2, 8, KvType::f16}, KvShape{3, 4, 1, 8, KvType::f16}, KvShape{3, 4, 2, 16, KvType::f16},
-                               KvShape{3, 4, 2, 8, KvType::f32}}) {
+  for (const KvShape& other : {KvShape{2, 4, 2, 8, KvType::f16}, KvShape{3, 4, 1, 8, KvType::f16},
+                               KvShape{3, 4, 2, 16, KvType::f16}, KvShape{3, 4, 2, 8, KvType::f32}}) {
     names.insert(other.layout_name());
   }
   EXPECT_EQ(names.size(), 5u);

@@ -35,8 +35,8 @@ inline std::vector<uint8_t> gguf_from_llama2c(const std::vector<uint8_t>& file) 
   std::memcpy(header, file.data(), sizeof header);
   const auto [dim, ffn, layers, heads, kv_heads, vocab, seq] = header;
   const bool untied = vocab < 0;
-  const ModelShape shape{uint32_t(dim), uint32_t(ffn), uint32_t(layers), uint32_t(heads), uint32_t(kv_heads), uint32_t(dim / heads),
-                         uint32_t(std::abs(vocab)), uint32_t(seq)};
+  const ModelShape shape{uint32_t(dim),      uint32_t(ffn),         uint32_t(layers),          uint32_t(heads),
+                         uint32_t(kv_heads), uint32_t(dim / heads), uint32_t(std::abs(vocab)), uint32_t(seq)};
   GgufWriter out;
   write_metadata(out, shape);
 
@@ -51,7 +51,8 @@ inline std::vector<uint8_t> gguf_from_llama2c(const std::vector<uint8_t>& file) 
   const uint64_t d = shape.dim, f = shape.ffn_dim, kv = d * shape.kv_heads / shape.heads, v = shape.vocab;
   const auto per_layer = [&](const std::string& name, std::vector<uint64_t> extent) {
     const size_t count = extent.size() == 1 ? extent[0] : extent[0] * extent[1];
-    for (uint32_t i = 0; i < shape.layers; ++i) out.tensor_f32("blk." + std::to_string(i) + "." + name, extent, take(count));
+    for (uint32_t i = 0; i < shape.layers; ++i)
+      out.tensor_f32("blk." + std::to_string(i) + "." + name, extent, take(count));
   };
   out.tensor_f32("token_embd.weight", {d, v}, take(v * d));
   per_layer("attn_norm.weight", {d});
@@ -107,12 +108,14 @@ inline std::vector<uint8_t> random_weights(TensorType type, size_t values, float
 }
 
 // Matrices in `type`, embedding and head in `embedding_type`.
-inline std::vector<uint8_t> random_model(const ModelShape& s, TensorType type, TensorType embedding_type, bool tied, uint32_t seed) {
+inline std::vector<uint8_t> random_model(const ModelShape& s, TensorType type, TensorType embedding_type, bool tied,
+                                         uint32_t seed) {
   std::mt19937 random(seed);
   GgufWriter out;
   write_metadata(out, s);
   const auto matrix = [&](const std::string& name, TensorType t, uint64_t cols, uint64_t rows) {
-    out.tensor(name, static_cast<uint32_t>(t), {cols, rows}, random_weights(t, cols * rows, 1.0f / std::sqrt(float(cols)), random));
+    out.tensor(name, static_cast<uint32_t>(t), {cols, rows},
+               random_weights(t, cols * rows, 1.0f / std::sqrt(float(cols)), random));
   };
   const auto norm = [&](const std::string& name) {
     std::vector<float> values(s.dim);

@@ -16,7 +16,9 @@ namespace {
 
 using namespace penstock::testing;
 
-GgufFile parse(const std::vector<uint8_t>& bytes) { return GgufFile::parse("test.gguf", std::as_bytes(std::span(bytes))); }
+GgufFile parse(const std::vector<uint8_t>& bytes) {
+  return GgufFile::parse("test.gguf", std::as_bytes(std::span(bytes)));
+}
 
 // The error of a file that must be refused.
 ModelFileError refusal(const std::vector<uint8_t>& bytes) {
@@ -33,7 +35,9 @@ void expect_refusal(const std::vector<uint8_t>& bytes, const std::string& reason
   const ModelFileError error = refusal(bytes);
   EXPECT_NE(error.reason().find(reason_part), std::string::npos) << error.what();
   EXPECT_EQ(std::string(error.what()).rfind("test.gguf: at byte ", 0), 0u) << error.what();
-  if (offset >= 0) { EXPECT_EQ(error.offset_bytes(), static_cast<uint64_t>(offset)) << error.what(); }
+  if (offset >= 0) {
+    EXPECT_EQ(error.offset_bytes(), static_cast<uint64_t>(offset)) << error.what();
+  }
 }
 
 const std::vector<float> kEight{1, 2, 3, 4, 5, 6, 7, 8};
@@ -121,19 +125,24 @@ TEST(Gguf, RefusesCountsAndLengthsThatLie) {
   expect_refusal(header(0, 5).bytes(), "the file ends", 24);
   expect_refusal(header(0, 1).raw(~uint64_t{0}).bytes(), "a metadata key has", 24);
   expect_refusal(header(0, 1).raw<uint64_t>(60000).raw<uint64_t>(0).bytes(), "the file ends inside a metadata key", 32);
-  expect_refusal(header(0, 1).text("k").raw<uint32_t>(8).raw(~uint64_t{0}).bytes(), "the file ends inside a metadata string", 45);
+  expect_refusal(header(0, 1).text("k").raw<uint32_t>(8).raw(~uint64_t{0}).bytes(),
+                 "the file ends inside a metadata string", 45);
   expect_refusal(header(0, 1).text("").raw<uint32_t>(0).raw<uint8_t>(0).bytes(), "empty metadata key", 24);
 }
 
 TEST(Gguf, RefusesBadValues) {
-  const auto entry = [](uint32_t type, const std::vector<uint8_t>& value) { return GgufWriter().entry("k", type, value).build(); };
+  const auto entry = [](uint32_t type, const std::vector<uint8_t>& value) {
+    return GgufWriter().entry("k", type, value).build();
+  };
   expect_refusal(entry(13, {0, 0, 0, 0}), "unknown type 13", 33);
   expect_refusal(entry(7, {2}), "neither 0 nor 1", 37);
   expect_refusal(entry(9, ByteWriter().raw<uint32_t>(9).raw<uint64_t>(0).bytes()), "nested array", 37);
   expect_refusal(entry(9, ByteWriter().raw<uint32_t>(99).raw<uint64_t>(0).bytes()), "unknown element type", 37);
   expect_refusal(entry(9, ByteWriter().raw<uint32_t>(4).raw(~uint64_t{0}).bytes()), "more than the file holds", 41);
-  expect_refusal(entry(9, ByteWriter().raw<uint32_t>(10).raw(uint64_t{1} << 61).bytes()), "more than the file holds", 41);
-  expect_refusal(entry(9, ByteWriter().raw<uint32_t>(8).raw(uint64_t{1} << 60).bytes()), "more than the file holds", 41);
+  expect_refusal(entry(9, ByteWriter().raw<uint32_t>(10).raw(uint64_t{1} << 61).bytes()), "more than the file holds",
+                 41);
+  expect_refusal(entry(9, ByteWriter().raw<uint32_t>(8).raw(uint64_t{1} << 60).bytes()), "more than the file holds",
+                 41);
   expect_refusal(GgufWriter().u32("same", 1).u32("same", 2).build(), "duplicate metadata key \"same\"");
 }
 
@@ -158,7 +167,8 @@ TEST(Gguf, RefusesBadTensors) {
   expect_refusal(with(12, {256}, 144), "has the type 12");
   expect_refusal(with(8, {33}), "not a multiple of 32");
   expect_refusal(with(0, {64}), "cut off");
-  expect_refusal(GgufWriter().tensor_f32("t", {8}, kEight).tensor_f32("t", {8}, kEight).build(), "duplicate tensor \"t\"");
+  expect_refusal(GgufWriter().tensor_f32("t", {8}, kEight).tensor_f32("t", {8}, kEight).build(),
+                 "duplicate tensor \"t\"");
   expect_refusal(GgufWriter().tensor_f32("", {8}, kEight).build(), "empty tensor name");
   expect_refusal(GgufWriter().tensor_f32(std::string(2000, 'n'), {8}, kEight).build(), "a tensor name has 2000 bytes");
 }
@@ -179,7 +189,8 @@ TEST(Gguf, RefusesBadOffsets) {
 
 TEST(Gguf, RefusesOverlappingTensors) {
   auto bytes = header(2, 0);
-  for (const char* name : {"a", "b"}) bytes.text(name).raw<uint32_t>(1).raw<uint64_t>(8).raw<uint32_t>(0).raw<uint64_t>(0);
+  for (const char* name : {"a", "b"})
+    bytes.text(name).raw<uint32_t>(1).raw<uint64_t>(8).raw<uint32_t>(0).raw<uint64_t>(0);
   bytes.pad_to(32);
   bytes.append(std::vector<uint8_t>(32));
   expect_refusal(bytes.bytes(), "overlaps");
@@ -199,8 +210,20 @@ TEST(Gguf, MessagesShowHostileNamesAsPrintableText) {
 TEST(Gguf, MutatedFilesAreAcceptedOrRefusedButNeverBreakTheReader) {
   const auto original = small().build();
   std::mt19937 random(2024);
-  const uint64_t extremes[] = {0, 1, 7, 31, 32, 33, 0x7FFFFFFF, 0xFFFFFFFF, uint64_t{1} << 32, uint64_t{1} << 56,
-                               uint64_t{1} << 62, INT64_MAX, UINT64_MAX, UINT64_MAX - 31};
+  const uint64_t extremes[] = {0,
+                               1,
+                               7,
+                               31,
+                               32,
+                               33,
+                               0x7FFFFFFF,
+                               0xFFFFFFFF,
+                               uint64_t{1} << 32,
+                               uint64_t{1} << 56,
+                               uint64_t{1} << 62,
+                               INT64_MAX,
+                               UINT64_MAX,
+                               UINT64_MAX - 31};
   int accepted = 0, refused = 0;
   for (int round = 0; round < 20000; ++round) {
     auto bytes = original;
@@ -208,14 +231,19 @@ TEST(Gguf, MutatedFilesAreAcceptedOrRefusedButNeverBreakTheReader) {
     for (uint32_t edit = 0; edit < edits; ++edit) {
       const size_t at = random() % bytes.size();
       switch (random() % 4) {
-        case 0: bytes[at] = static_cast<uint8_t>(random()); break;
-        case 1: bytes[at] = static_cast<uint8_t>(bytes[at] ^ (1u << random() % 8)); break;
+        case 0:
+          bytes[at] = static_cast<uint8_t>(random());
+          break;
+        case 1:
+          bytes[at] = static_cast<uint8_t>(bytes[at] ^ (1u << random() % 8));
+          break;
         case 2: {
           const uint64_t value = extremes[random() % std::size(extremes)];
           std::memcpy(bytes.data() + at, &value, std::min<size_t>(8, bytes.size() - at));
           break;
         }
-        default: bytes.resize(std::max<size_t>(1, random() % 8 == 0 ? at : bytes.size()));
+        default:
+          bytes.resize(std::max<size_t>(1, random() % 8 == 0 ? at : bytes.size()));
       }
     }
     try {

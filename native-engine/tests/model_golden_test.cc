@@ -54,7 +54,8 @@ std::vector<Golden> goldens() {
     for (double id : numbers(line, "prompt_ids")) golden.prompt_ids.push_back(static_cast<int32_t>(id));
     for (double id : numbers(line, "greedy_ids")) golden.greedy_ids.push_back(static_cast<int32_t>(id));
     const auto top = numbers(line, "first_logits_top5");
-    for (size_t i = 0; i + 1 < top.size(); i += 2) golden.top.emplace_back(static_cast<int32_t>(top[i]), static_cast<float>(top[i + 1]));
+    for (size_t i = 0; i + 1 < top.size(); i += 2)
+      golden.top.emplace_back(static_cast<int32_t>(top[i]), static_cast<float>(top[i + 1]));
     all.push_back(golden);
   }
   return all;
@@ -85,7 +86,8 @@ class Golden260K : public ::testing::Test {
     std::vector<TestSequence> one(1);
     one[0].tokens = golden.prompt_ids;
     catch_up(runner, pool, one, 0, chunk);
-    for (const auto& [id, logit] : golden.top) EXPECT_NEAR(one[0].logits[static_cast<size_t>(id)], logit, tolerance) << "token " << id;
+    for (const auto& [id, logit] : golden.top)
+      EXPECT_NEAR(one[0].logits[static_cast<size_t>(id)], logit, tolerance) << "token " << id;
     std::vector<int32_t> generated;
     while (generated.size() < golden.greedy_ids.size()) {
       generated.push_back(largest(one[0].logits));
@@ -158,11 +160,13 @@ TEST_F(Golden260K, InterleavedSequencesGiveTheSameIds) {
     }
     step(*runner, pool, sequences, which, rows);
     for (size_t i : which) {
-      if (sequences[i].computed == static_cast<int32_t>(sequences[i].tokens.size())) sequences[i].tokens.push_back(largest(sequences[i].logits));
+      if (sequences[i].computed == static_cast<int32_t>(sequences[i].tokens.size()))
+        sequences[i].tokens.push_back(largest(sequences[i].logits));
     }
   }
   for (size_t i = 0; i < all.size(); ++i) {
-    const std::vector<int32_t> generated(sequences[i].tokens.begin() + static_cast<int64_t>(all[i].prompt_ids.size()), sequences[i].tokens.end());
+    const std::vector<int32_t> generated(sequences[i].tokens.begin() + static_cast<int64_t>(all[i].prompt_ids.size()),
+                                         sequences[i].tokens.end());
     EXPECT_EQ(generated, all[i].greedy_ids) << "prompt " << i;
   }
 }

@@ -1,4 +1,5 @@
-// A sequence's logits are the same bits whatever else is in the batch, however its prompt is cut, on any number of threads.
+// A sequence's logits are the same bits whatever else is in the batch, however its prompt is cut, on any number of
+// threads.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -18,7 +19,8 @@ namespace {
 using namespace penstock::testing;
 
 // Wide enough that products are spread over threads, with a context of several attention segments.
-constexpr ModelShape kShape{.dim = 192, .ffn_dim = 416, .layers = 2, .heads = 6, .kv_heads = 2, .head_dim = 32, .vocab = 130, .context = 900};
+constexpr ModelShape kShape{
+    .dim = 192, .ffn_dim = 416, .layers = 2, .heads = 6, .kv_heads = 2, .head_dim = 32, .vocab = 130, .context = 900};
 
 std::unique_ptr<Runner> load(const TempFile& file, int32_t threads, KernelChoice kernels = KernelChoice::automatic) {
   LoadOptions options;
@@ -53,7 +55,8 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
 class Invariance : public ::testing::TestWithParam<TensorType> {};
 
 INSTANTIATE_TEST_SUITE_P(EveryFormat, Invariance,
-                         ::testing::Values(TensorType::f32, TensorType::f16, TensorType::q4_0, TensorType::q4_1, TensorType::q8_0),
+                         ::testing::Values(TensorType::f32, TensorType::f16, TensorType::q4_0, TensorType::q4_1,
+                                           TensorType::q8_0),
                          [](const auto& format) { return std::string(tensor_type_facts(format.param).name); });
 
 TEST_P(Invariance, ChunksThreadsAndCompanyDoNotChangeABit) {
@@ -73,7 +76,8 @@ TEST_P(Invariance, ChunksThreadsAndCompanyDoNotChangeABit) {
   std::mt19937 random(6);
   std::vector<TestSequence> sequences(4);
   sequences[0].tokens = tokens;
-  for (size_t i = 1; i < sequences.size(); ++i) sequences[i].tokens = random_ids(50 + 90 * i, static_cast<uint32_t>(i + 1));
+  for (size_t i = 1; i < sequences.size(); ++i)
+    sequences[i].tokens = random_ids(50 + 90 * i, static_cast<uint32_t>(i + 1));
   while (sequences[0].computed < 600) {
     std::vector<size_t> which;
     std::vector<int32_t> rows;

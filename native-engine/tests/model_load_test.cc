@@ -16,7 +16,8 @@ namespace {
 
 using namespace penstock::testing;
 
-constexpr ModelShape kSmall{.dim = 64, .ffn_dim = 96, .layers = 2, .heads = 4, .kv_heads = 2, .head_dim = 16, .vocab = 40, .context = 128};
+constexpr ModelShape kSmall{
+    .dim = 64, .ffn_dim = 96, .layers = 2, .heads = 4, .kv_heads = 2, .head_dim = 16, .vocab = 40, .context = 128};
 
 LoadOptions small_options(const std::string& path) {
   LoadOptions options;
@@ -95,7 +96,10 @@ TEST(Load, RefusesOptionsThatMakeNoSense) {
   };
   expect_refused([](LoadOptions& o) { o.threads = -1; });
   expect_refused([](LoadOptions& o) { o.blocks_total = 0; });
-  expect_refused([](LoadOptions& o) { o.blocks_total.reset(); o.kv_bytes_max = 100; });
+  expect_refused([](LoadOptions& o) {
+    o.blocks_total.reset();
+    o.kv_bytes_max = 100;
+  });
   expect_refused([](LoadOptions& o) { o.context_tokens_max = -1; });
   expect_refused([](LoadOptions& o) { o.step_tokens_max = 0; });
   expect_refused([](LoadOptions& o) { o.step_sequences_max = 0; });
@@ -132,10 +136,12 @@ TEST(Load, RefusesFilesThatCannotBeRead) {
 }
 
 TEST(Load, RefusesMissingKeysAndTensorsByName) {
-  for (const std::string name : {"general.architecture", "llama.block_count", "llama.embedding_length", "llama.context_length",
-                                 "llama.feed_forward_length", "llama.attention.head_count", "llama.attention.layer_norm_rms_epsilon",
-                                 "token_embd.weight", "output_norm.weight", "blk.0.attn_q.weight", "blk.1.ffn_down.weight"}) {
-    EXPECT_NE(refusal(without(name)).find("\"" + name + "\" is missing"), std::string::npos) << name << ": " << refusal(without(name));
+  for (const std::string name :
+       {"general.architecture", "llama.block_count", "llama.embedding_length", "llama.context_length",
+        "llama.feed_forward_length", "llama.attention.head_count", "llama.attention.layer_norm_rms_epsilon",
+        "token_embd.weight", "output_norm.weight", "blk.0.attn_q.weight", "blk.1.ffn_down.weight"}) {
+    EXPECT_NE(refusal(without(name)).find("\"" + name + "\" is missing"), std::string::npos)
+        << name << ": " << refusal(without(name));
   }
 }
 
@@ -147,10 +153,12 @@ TEST(Load, RefusesDimensionsThatDoNotFit) {
   EXPECT_NE(refusal(with_u32("llama.feed_forward_length", 95)).find("has the shape"), std::string::npos);
   EXPECT_NE(refusal(with_u32("llama.attention.head_count_kv", 3)).find("not a multiple"), std::string::npos);
   EXPECT_NE(refusal(with_u32("llama.attention.key_length", 12)).find("multiple of 8"), std::string::npos);
-  EXPECT_NE(refusal(with_u32("llama.attention.value_length", 8)).find("differs from the key length"), std::string::npos);
+  EXPECT_NE(refusal(with_u32("llama.attention.value_length", 8)).find("differs from the key length"),
+            std::string::npos);
   EXPECT_NE(refusal(with_u32("llama.rope.dimension_count", 18)).find("rope.dimension_count"), std::string::npos);
   EXPECT_NE(refusal(with_u32("llama.rope.dimension_count", 7)).find("rope.dimension_count"), std::string::npos);
-  EXPECT_NE(refusal(with_u32("llama.attention.layer_norm_rms_epsilon", 0x7FC00000)).find("not a positive number"), std::string::npos);
+  EXPECT_NE(refusal(with_u32("llama.attention.layer_norm_rms_epsilon", 0x7FC00000)).find("not a positive number"),
+            std::string::npos);
 }
 
 TEST(Load, RefusesAnotherArchitecture) {
@@ -162,7 +170,8 @@ TEST(Load, RefusesAnotherArchitecture) {
 TEST(Load, VocabularyIsWhatTheTokenizerKnows) {
   GgufWriter out;
   write_metadata(out, kSmall);
-  out.strings("tokenizer.ggml.tokens", std::vector<std::string>(41, "t")).tensor_f32("token_embd.weight", {64, 40}, std::vector<float>(64 * 40));
+  out.strings("tokenizer.ggml.tokens", std::vector<std::string>(41, "t"))
+      .tensor_f32("token_embd.weight", {64, 40}, std::vector<float>(64 * 40));
   EXPECT_NE(refusal(out.build()).find("the tokenizer has 41 tokens"), std::string::npos);
 }
 
@@ -211,7 +220,8 @@ TEST(Load, MutatedModelsNeverCrash) {
       const std::vector<int32_t> ids{0, 1, 2}, positions{0, 1, 2}, blocks{0};
       const std::vector<StepSequence> sequences{{0, 3, 3, blocks, true}};
       std::vector<float> logits(static_cast<size_t>(runner->info().vocab_size));
-      if (runner->info().vocab_size >= 3 && runner->info().context_tokens >= 3) runner->forward({ids, positions, sequences}, logits);
+      if (runner->info().vocab_size >= 3 && runner->info().context_tokens >= 3)
+        runner->forward({ids, positions, sequences}, logits);
       ++loaded;
     } catch (const ModelFileError&) {
     } catch (const std::invalid_argument&) {  // KV of the claimed shape does not fit into kv_bytes_max

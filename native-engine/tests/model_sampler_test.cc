@@ -1,4 +1,5 @@
-// The sampling rules, each on logits small enough to compute by hand, and the draws as a pure function of seed and index.
+// The sampling rules, each on logits small enough to compute by hand, and the draws as a pure function of seed and
+// index.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -100,7 +101,8 @@ TEST(Sampler, ATinyTemperatureIsGreedyAndNotInfinite) {
 TEST(Sampler, TopKKeepsTheMostLikelyAndTheLowestIdsAmongEquals) {
   SamplingParams params;
   params.top_k = 2;
-  for (const auto& [token, count] : histogram({1, 2, 2, 2, 0}, params, 300)) EXPECT_TRUE(token == 1 || token == 2) << token;
+  for (const auto& [token, count] : histogram({1, 2, 2, 2, 0}, params, 300))
+    EXPECT_TRUE(token == 1 || token == 2) << token;
   params.top_k = 1;
   EXPECT_EQ(histogram({1, 2, 2, 2, 0}, params, 50).size(), 1u);
   params.top_k = 100;
@@ -239,10 +241,12 @@ TEST(Sampler, ParametersOutsideTheirRangesAreRefused) {
 
 TEST(Sampler, ImpossibleTokensAreNeverDrawn) {
   SamplingParams params;
-  for (const auto& [token, count] : histogram({-kInfinity, 0, -kInfinity, 0, -kInfinity}, params, 500)) EXPECT_TRUE(token == 1 || token == 3);
+  for (const auto& [token, count] : histogram({-kInfinity, 0, -kInfinity, 0, -kInfinity}, params, 500))
+    EXPECT_TRUE(token == 1 || token == 3);
   params.top_k = 4;
   params.top_p = 0.999f;
-  for (const auto& [token, count] : histogram({-kInfinity, 0, -kInfinity, 0, -kInfinity}, params, 500)) EXPECT_TRUE(token == 1 || token == 3);
+  for (const auto& [token, count] : histogram({-kInfinity, 0, -kInfinity, 0, -kInfinity}, params, 500))
+    EXPECT_TRUE(token == 1 || token == 3);
 }
 
 }  // namespace

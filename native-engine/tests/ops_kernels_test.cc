@@ -17,7 +17,8 @@ namespace {
 
 using namespace penstock::testing;
 
-constexpr TensorType kTypes[] = {TensorType::f32, TensorType::f16, TensorType::q4_0, TensorType::q4_1, TensorType::q8_0};
+constexpr TensorType kTypes[] = {TensorType::f32, TensorType::f16, TensorType::q4_0, TensorType::q4_1,
+                                 TensorType::q8_0};
 
 // Every table that this processor runs; the reference alone elsewhere.
 std::vector<const Kernels*> tables() {
@@ -83,11 +84,11 @@ TEST(Half, EveryValueSurvivesTheRoundTrip) {
 }
 
 TEST(Half, RoundsToNearestWithTiesToEven) {
-  EXPECT_EQ(float_to_half(1.0f + 0x1p-11f), 0x3C00);             // halfway: down to even
-  EXPECT_EQ(float_to_half(1.0f + 3 * 0x1p-11f), 0x3C02);         // halfway: up to even
-  EXPECT_EQ(float_to_half(65519.0f), 0x7BFF);                    // the largest finite half
-  EXPECT_EQ(float_to_half(65520.0f), 0x7C00);                    // infinity
-  EXPECT_EQ(float_to_half(0x1p-25f), 0x0000);                    // half of the smallest subnormal
+  EXPECT_EQ(float_to_half(1.0f + 0x1p-11f), 0x3C00);      // halfway: down to even
+  EXPECT_EQ(float_to_half(1.0f + 3 * 0x1p-11f), 0x3C02);  // halfway: up to even
+  EXPECT_EQ(float_to_half(65519.0f), 0x7BFF);             // the largest finite half
+  EXPECT_EQ(float_to_half(65520.0f), 0x7C00);             // infinity
+  EXPECT_EQ(float_to_half(0x1p-25f), 0x0000);             // half of the smallest subnormal
   EXPECT_EQ(float_to_half(std::nextafter(0x1p-25f, 1.0f)), 0x0001);
   EXPECT_EQ(float_to_half(3 * 0x1p-25f), 0x0002);
   EXPECT_EQ(float_to_half(-std::numeric_limits<float>::infinity()), 0xFC00);
@@ -164,7 +165,8 @@ TEST(Quantize, IsTheSameToTheBitInEveryImplementation) {
 }
 
 TEST(Quantize, BlocksThatAreNotFiniteBecomeNaNAndNothingElse) {
-  for (float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()}) {
+  for (float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                    -std::numeric_limits<float>::infinity()}) {
     std::vector<float> values(96, 1.0f);
     values[40] = bad;
     for (const Kernels* kernels : tables()) {
@@ -191,7 +193,8 @@ TEST(Matmul, ReferenceMatchesDequantizedWeightsInDouble) {
       k.matrix_row(w.matrix, row, weights.data());
       double exact = 0, magnitude = 0;
       for (int32_t i = 0; i < cols; ++i) {
-        const double value = is_quantized(type) ? double{x.d[static_cast<size_t>(i / 32)]} * x.q[static_cast<size_t>(i)] : double{x.f32[static_cast<size_t>(i)]};
+        const double value = is_quantized(type) ? double{x.d[static_cast<size_t>(i / 32)]} * x.q[static_cast<size_t>(i)]
+                                                : double{x.f32[static_cast<size_t>(i)]};
         exact += weights[static_cast<size_t>(i)] * value;
         magnitude += std::fabs(weights[static_cast<size_t>(i)] * value);
       }
@@ -203,7 +206,8 @@ TEST(Matmul, ReferenceMatchesDequantizedWeightsInDouble) {
 TEST(Matmul, EqualsTheReferenceToTheBitForRaggedShapes) {
   std::mt19937 random(8);
   for (TensorType type : kTypes) {
-    const std::vector<int32_t> widths = is_quantized(type) ? std::vector<int32_t>{32, 64, 576} : std::vector<int32_t>{1, 7, 8, 33, 172, 576};
+    const std::vector<int32_t> widths =
+        is_quantized(type) ? std::vector<int32_t>{32, 64, 576} : std::vector<int32_t>{1, 7, 8, 33, 172, 576};
     for (int32_t cols : widths) {
       for (int32_t rows : {1, 7, 8, 9, 20}) {
         const auto file = random_weights(type, static_cast<size_t>(rows * cols), 0.2f, random);
@@ -215,7 +219,8 @@ TEST(Matmul, EqualsTheReferenceToTheBitForRaggedShapes) {
           for (const Kernels* kernels : tables()) {
             PackedMatrix packed(*kernels, type, rows, cols, file);
             EXPECT_TRUE(same_bits(product(*kernels, packed.matrix, x.view()), expected))
-                << kernels->name << " " << tensor_type_facts(type).name << " [" << rows << ", " << cols << "] x " << inputs;
+                << kernels->name << " " << tensor_type_facts(type).name << " [" << rows << ", " << cols << "] x "
+                << inputs;
           }
         }
       }
@@ -253,16 +258,22 @@ TEST(Matmul, ExtremeValuesDoNotSaturate) {
           file.insert(file.end(), type == TensorType::q8_0 ? 32 : 16, weight);
         }
         std::vector<float> values(cols);
-        for (int32_t i = 0; i < cols; ++i) values[static_cast<size_t>(i)] = pattern == 0 ? 127.0f : pattern == 1 ? -127.0f : i % 2 == 0 ? 127.0f : -127.0f;
+        for (int32_t i = 0; i < cols; ++i)
+          values[static_cast<size_t>(i)] = pattern == 0   ? 127.0f
+                                           : pattern == 1 ? -127.0f
+                                           : i % 2 == 0   ? 127.0f
+                                                          : -127.0f;
         const Inputs x(reference_kernels(), values, 1, cols);
         PackedMatrix plain(reference_kernels(), type, 8, cols, file);
         std::vector<float> row(cols);
         reference_kernels().matrix_row(plain.matrix, 0, row.data());
         double exact = 0;
-        for (int32_t i = 0; i < cols; ++i) exact += double{row[static_cast<size_t>(i)]} * values[static_cast<size_t>(i)];
+        for (int32_t i = 0; i < cols; ++i)
+          exact += double{row[static_cast<size_t>(i)]} * values[static_cast<size_t>(i)];
         for (const Kernels* kernels : tables()) {
           PackedMatrix packed(*kernels, type, 8, cols, file);
-          for (float out : product(*kernels, packed.matrix, x.view())) EXPECT_NEAR(out, exact, 1e-6 * std::fabs(exact)) << kernels->name;
+          for (float out : product(*kernels, packed.matrix, x.view()))
+            EXPECT_NEAR(out, exact, 1e-6 * std::fabs(exact)) << kernels->name;
         }
       }
     }
@@ -305,8 +316,12 @@ TEST(Rows, SwigluStaysFiniteForExtremeGates) {
     kernels->swiglu(gate.data(), up.data(), 8, out.data());
     for (size_t i = 0; i < 8; ++i) {
       EXPECT_TRUE(std::isfinite(out[i])) << kernels->name << " " << gate[i];
-      if (gate[i] > 0) { EXPECT_NEAR(out[i], gate[i] > 1 ? gate[i] : gate[i] / 2, 1e-4f); }
-      if (gate[i] > -1000.0f && gate[i] <= -88.0f) { EXPECT_NEAR(out[i], 0.0f, 1e-30f); }
+      if (gate[i] > 0) {
+        EXPECT_NEAR(out[i], gate[i] > 1 ? gate[i] : gate[i] / 2, 1e-4f);
+      }
+      if (gate[i] > -1000.0f && gate[i] <= -88.0f) {
+        EXPECT_NEAR(out[i], 0.0f, 1e-30f);
+      }
     }
   }
 }
@@ -327,24 +342,34 @@ TEST(Attention, MatchesADirectSoftmaxForScatteredBlocks) {
             const auto q = normals(static_cast<size_t>(group * dim), static_cast<uint32_t>(random()), 0.3f);
             for (int32_t t = 0; t < tokens; ++t) {
               std::byte* tile = cache.tile(0, table[static_cast<size_t>(t / kBlockTokens)], 1);
-              kernels->store_kv(type, dim, t % kBlockTokens, keys.data() + t * dim, values.data() + t * dim, tile, tile + cache.v_offset_bytes());
+              kernels->store_kv(type, dim, t % kBlockTokens, keys.data() + t * dim, values.data() + t * dim, tile,
+                                tile + cache.v_offset_bytes());
             }
             std::vector<float> partial(static_cast<size_t>(group * softmax_floats(dim)));
-            kernels->attend({q.data(), group, dim, type, cache.tile(0, 0, 1), cache.shape().block_bytes(), cache.v_offset_bytes(), table.data(), 0, tokens}, partial.data());
+            kernels->attend({q.data(), group, dim, type, cache.tile(0, 0, 1), cache.shape().block_bytes(),
+                             cache.v_offset_bytes(), table.data(), 0, tokens},
+                            partial.data());
             for (int32_t head = 0; head < group; ++head) {
               std::vector<float> out(static_cast<size_t>(dim));
               kernels->finish_softmax(partial.data() + head * softmax_floats(dim), dim, out.data());
-              const auto stored = [&](float value) { return type == KvType::f16 ? double{half_to_float(float_to_half(value))} : double{value}; };
+              const auto stored = [&](float value) {
+                return type == KvType::f16 ? double{half_to_float(float_to_half(value))} : double{value};
+              };
               std::vector<double> scores(static_cast<size_t>(tokens));
               for (int32_t t = 0; t < tokens; ++t) {
-                for (int32_t i = 0; i < dim; ++i) scores[static_cast<size_t>(t)] += q[static_cast<size_t>(head * dim + i)] * stored(keys[static_cast<size_t>(t * dim + i)]);
+                for (int32_t i = 0; i < dim; ++i)
+                  scores[static_cast<size_t>(t)] +=
+                      q[static_cast<size_t>(head * dim + i)] * stored(keys[static_cast<size_t>(t * dim + i)]);
               }
               double sum = 0;
               for (double s : scores) sum += std::exp(s);
               for (int32_t i = 0; i < dim; ++i) {
                 double expected = 0;
-                for (int32_t t = 0; t < tokens; ++t) expected += std::exp(scores[static_cast<size_t>(t)]) / sum * stored(values[static_cast<size_t>(t * dim + i)]);
-                ASSERT_NEAR(out[static_cast<size_t>(i)], expected, 2e-6 * 10) << kernels->name << " dim " << dim << " group " << group << " tokens " << tokens;
+                for (int32_t t = 0; t < tokens; ++t)
+                  expected +=
+                      std::exp(scores[static_cast<size_t>(t)]) / sum * stored(values[static_cast<size_t>(t * dim + i)]);
+                ASSERT_NEAR(out[static_cast<size_t>(i)], expected, 2e-6 * 10)
+                    << kernels->name << " dim " << dim << " group " << group << " tokens " << tokens;
               }
             }
           }
@@ -368,11 +393,15 @@ TEST(Attention, IgnoresWhatLiesBehindTheEndOfTheContext) {
     }
     const int32_t block = 0;
     std::vector<float> partial(softmax_floats(dim)), out(dim);
-    kernels->attend({one.data(), 1, dim, KvType::f16, tile, cache.shape().block_bytes(), cache.v_offset_bytes(), &block, 0, 5}, partial.data());
+    kernels->attend(
+        {one.data(), 1, dim, KvType::f16, tile, cache.shape().block_bytes(), cache.v_offset_bytes(), &block, 0, 5},
+        partial.data());
     kernels->finish_softmax(partial.data(), dim, out.data());
     for (float value : out) EXPECT_FLOAT_EQ(value, 1.0f);
     // A NaN inside the context must come out, so that the sampler can refuse it.
-    kernels->attend({one.data(), 1, dim, KvType::f16, tile, cache.shape().block_bytes(), cache.v_offset_bytes(), &block, 0, 6}, partial.data());
+    kernels->attend(
+        {one.data(), 1, dim, KvType::f16, tile, cache.shape().block_bytes(), cache.v_offset_bytes(), &block, 0, 6},
+        partial.data());
     kernels->finish_softmax(partial.data(), dim, out.data());
     for (float value : out) EXPECT_TRUE(std::isnan(value)) << kernels->name;
   }

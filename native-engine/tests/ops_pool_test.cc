@@ -20,7 +20,8 @@ TEST(ThreadPool, EveryChunkRunsExactlyOnceInEveryRegion) {
       const int32_t chunks = region % 17;
       std::vector<std::atomic<int>> runs(17);
       pool.run(chunks, [&](int32_t chunk) { runs[static_cast<size_t>(chunk)].fetch_add(1); });
-      for (int32_t i = 0; i < 17; ++i) ASSERT_EQ(runs[static_cast<size_t>(i)].load(), i < chunks ? 1 : 0) << "region " << region;
+      for (int32_t i = 0; i < 17; ++i)
+        ASSERT_EQ(runs[static_cast<size_t>(i)].load(), i < chunks ? 1 : 0) << "region " << region;
     }
   }
 }

@@ -36,8 +36,8 @@ struct TestSequence {
 };
 
 // One step: sequences[which[i]] advances by rows[i] tokens. Fills logits of those that have caught up.
-inline void step(Runner& runner, TestBlocks& pool, std::vector<TestSequence>& sequences, const std::vector<size_t>& which,
-                 const std::vector<int32_t>& rows) {
+inline void step(Runner& runner, TestBlocks& pool, std::vector<TestSequence>& sequences,
+                 const std::vector<size_t>& which, const std::vector<int32_t>& rows) {
   std::vector<int32_t> ids;
   std::vector<int32_t> positions;
   std::vector<StepSequence> shares;
@@ -45,7 +45,8 @@ inline void step(Runner& runner, TestBlocks& pool, std::vector<TestSequence>& se
     TestSequence& s = sequences[which[i]];
     const int32_t end = s.computed + rows[i];
     while (static_cast<int32_t>(s.blocks.size()) * kBlockTokens < end) s.blocks.push_back(pool.take());
-    shares.push_back({static_cast<int32_t>(ids.size()), rows[i], end, s.blocks, end == static_cast<int32_t>(s.tokens.size())});
+    shares.push_back(
+        {static_cast<int32_t>(ids.size()), rows[i], end, s.blocks, end == static_cast<int32_t>(s.tokens.size())});
     for (int32_t position = s.computed; position < end; ++position) {
       ids.push_back(s.tokens[static_cast<size_t>(position)]);
       positions.push_back(position);
@@ -53,7 +54,8 @@ inline void step(Runner& runner, TestBlocks& pool, std::vector<TestSequence>& se
     s.computed = end;
   }
   const auto vocab = static_cast<size_t>(runner.info().vocab_size);
-  const auto wanting = std::count_if(shares.begin(), shares.end(), [](const StepSequence& s) { return s.wants_logits; });
+  const auto wanting =
+      std::count_if(shares.begin(), shares.end(), [](const StepSequence& s) { return s.wants_logits; });
   std::vector<float> logits(static_cast<size_t>(wanting) * vocab);
   runner.forward({ids, positions, shares}, logits);
   auto next = logits.begin();
@@ -69,7 +71,8 @@ inline int32_t largest(const std::vector<float>& logits) {
 }
 
 // Feeds what is missing of one sequence in chunks of at most `chunk` tokens.
-inline void catch_up(Runner& runner, TestBlocks& pool, std::vector<TestSequence>& sequences, size_t which, int32_t chunk) {
+inline void catch_up(Runner& runner, TestBlocks& pool, std::vector<TestSequence>& sequences, size_t which,
+                     int32_t chunk) {
   TestSequence& s = sequences[which];
   while (s.computed < static_cast<int32_t>(s.tokens.size())) {
     step(runner, pool, sequences, {which}, {std::min(chunk, static_cast<int32_t>(s.tokens.size()) - s.computed)});

@@ -21,7 +21,8 @@ class TempFile {
     const int fd = mkstemp(path_.data());
     if (fd < 0) throw std::runtime_error("cannot create " + path_);
     close(fd);
-    std::ofstream(path_, std::ios::binary).write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+    std::ofstream(path_, std::ios::binary)
+        .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
   }
   ~TempFile() { unlink(path_.c_str()); }
   TempFile(const TempFile&) = delete;

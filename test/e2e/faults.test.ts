@@ -28,8 +28,8 @@ const long = { model: TINY_MODEL, stream: true, max_tokens: 8000, messages: [{ r
 const short = { model: TINY_MODEL, max_tokens: 8, messages: [{ role: 'user', content: 'Rivers' }] }
 
 /** Opens a stream, kills something once text has come, and reads what follows. */
-async function killInMidStream(kill: () => void) {
-  const response = await system.post('/v1/chat/completions', long)
+async function killInMidStream(kill: () => void, headers: Record<string, string> = {}) {
+  const response = await system.post('/v1/chat/completions', long, headers)
   const id = response.headers.get('x-request-id') ?? ''
   const [forUs, forEvents] = response.body?.tee() ?? []
   const reader = forUs?.getReader()
@@ -55,7 +55,21 @@ async function enginePid(agentPid: number): Promise<number | undefined> {
   return Number.isNaN(pid) ? undefined : pid
 }
 
+let lostWithTheGateway: string
+
 describe('a part dies', () => {
+  it('the gateway in mid-stream: the stream does not end cleanly, and the next request works', async () => {
+    const { id, data } = await killInMidStream(() => process.kill(system.pids.gateway, 'SIGKILL'), {
+      'x-penstock-deadline-ms': '5000',
+    })
+    expect(data).not.toContain('[DONE]')
+    await untilAnswered()
+    await system.untilIdle()
+    lostWithTheGateway = id
+    // Nobody is left to settle it; its hold still stands.
+    expect(await system.findUsage(id)).toBeUndefined()
+  })
+
   it('the engine in mid-stream: a typed error ends the stream, the tokens so far are billed, the next request works', async () => {
     const { id, data, broken, endedAfterMs } = await killInMidStream(() => process.kill(system.pids.engine, 'SIGKILL'))
     console.log(`engine killed: the stream ended with its error after ${Math.round(endedAfterMs)} ms`)
@@ -101,21 +115,22 @@ describe('a part dies', () => {
     expect(postgres.url).toBe(url)
     for (const id of ids) expect((await system.usage(id)).outputTokens).toBe(8)
   })
-
-  it('the gateway in mid-stream: it comes back by itself, and the hold of the lost request ends', async () => {
-    await untilAnswered()
-    const { id, data } = await killInMidStream(() => process.kill(system.pids.gateway, 'SIGKILL'))
-    expect(data).not.toContain('[DONE]')
-    await untilAnswered()
-    await system.untilIdle()
-    // Nobody is left to settle it but the hold itself, some grace after the request's deadline: it is still open now.
-    expect(await system.findUsage(id)).toBeUndefined()
-  })
 })
 
 describe('a start on the same data folder', () => {
-  it('is refused while one runs, and works after a kill -9 of everything', async () => {
+  it('is refused while one runs, and says which', async () => {
     const second = System.start({ model: TINY_MODEL, dataDir: system.dataDir, env: { DATABASE_URL: postgres.url } })
-    await expect(second).rejects.toThrow(/running|in use|holds/i)
+    await expect(second).rejects.toThrow(/another Penstock \(process \d+\) runs on/)
   })
+})
+
+describe('what nobody settled', () => {
+  it('ends by itself a minute after its deadline, flagged as an estimate, and is charged no guess', async () => {
+    const row = await system.usage(lostWithTheGateway)
+    const [attempt] = await system.sql`
+      SELECT usage_source, status FROM usage_attempts WHERE request_id = ${lostWithTheGateway}`
+    expect(attempt?.usage_source).toBe('estimated')
+    // It died before its first checkpoint, so nothing about it was proven.
+    expect(row).toMatchObject({ outputTokens: 0, costNanoUsd: 0n, attempts: 1 })
+  }, 150_000)
 })

@@ -328,6 +328,34 @@ test('a client that reads slowly makes the backend wait, not the gateway remembe
   await settled()
 })
 
+test('the only backend breaks off, and the next request goes to it all the same', async () => {
+  const world = new World()
+  let dispatches = 0
+  await world.agent(() => (dispatches++ === 0 ? [accepted, delta('one', 1), 'cut'] : answer(['back'])))
+  await world.catalog([FLEET_TARGET(world.model)])
+  const first = await world.chat({ stream: true })
+  expect(await first.response.text()).toContain('backend_lost')
+  const second = await world.chat()
+  expect(second.response.status).toBe(200)
+  await second.settled()
+})
+
+test('a connection that was closed while it was idle is tried once more', async () => {
+  const world = new World()
+  const agent = await world.agent(() => answer(['one']))
+  await world.catalog([FLEET_TARGET(world.model)])
+  let lost = 0
+  const host = new URL(agent.url).host
+  world.hosts.set(host, (request) => {
+    if (lost++ === 0) throw new Error('Network connection lost.')
+    return agent.handle(request)
+  })
+  const { response, settled } = await world.chat()
+  expect(response.status).toBe(200)
+  expect(response.headers.get('x-penstock-attempts')).toBe('1')
+  await settled()
+})
+
 test('a settle that fails is asked again until it stands', async () => {
   const world = new World()
   await world.agent(() => answer(['one']))

@@ -15,8 +15,8 @@ enum class KvType : uint8_t { f16, f32 };
 inline constexpr int32_t kv_type_bytes(KvType type) { return type == KvType::f16 ? 2 : 4; }
 
 // Layout: [layer][block][k|v][kv_head][tile], a tile holding kBlockTokens x head_dim values.
-//   K tile [head_dim][kBlockTokens]: one vector holds one dimension of consecutive tokens, so scores need no horizontal sum.
-//   V tile [kBlockTokens][head_dim]: one vector holds consecutive dimensions of one token.
+//   K tile [head_dim][kBlockTokens]: one vector holds one dimension of consecutive tokens, so scores need no horizontal
+//   sum. V tile [kBlockTokens][head_dim]: one vector holds consecutive dimensions of one token.
 // Both tiles are read front to back, once per query row and group of heads.
 struct KvShape {
   int32_t layers;
@@ -29,7 +29,8 @@ struct KvShape {
   int64_t block_bytes() const { return 2 * kv_heads * tile_bytes(); }  // one block of one layer
   int64_t bytes_per_token() const { return layers * block_bytes() / kBlockTokens; }
   int64_t bytes_total() const { return int64_t{layers} * blocks_total * block_bytes(); }
-  // Names everything that must be equal for the bytes of a block to mean the same; the weights' identity is the caller's.
+  // Names everything that must be equal for the bytes of a block to mean the same; the weights' identity is the
+  // caller's.
   std::string layout_name() const;
 };
 

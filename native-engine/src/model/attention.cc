@@ -87,7 +87,8 @@ void PagedAttention::run_split(KvCache& cache, int32_t layer, const float* q, fl
     for (int64_t item = begin; item < end; ++item) {
       const Piece& piece = pieces_[static_cast<size_t>(item / kv_heads)];
       const auto kv_head = static_cast<int32_t>(item % kv_heads);
-      kernels_.attend(args(cache, layer, q, piece.row, kv_head, piece.segment), partials_.data() + item * state_floats_);
+      kernels_.attend(args(cache, layer, q, piece.row, kv_head, piece.segment),
+                      partials_.data() + item * state_floats_);
     }
   });
   const int32_t floats = softmax_floats(config_.head_dim);

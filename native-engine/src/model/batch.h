@@ -1,4 +1,5 @@
-// One step's work as flat arrays. Owns the shape of what the scheduler plans and the model runs; neither knows the other.
+// One step's work as flat arrays. Owns the shape of what the scheduler plans and the model runs; neither knows the
+// other.
 #pragma once
 
 #include <cstdint>
@@ -11,17 +12,17 @@ inline constexpr int32_t kBlockTokens = 16;
 
 // One sequence's share of a step.
 struct StepSequence {
-  int32_t first_row;                      // its first row in StepBatch::token_ids
-  int32_t rows;                           // tokens computed in this step, >= 1; 1 while decoding
-  int32_t kv_tokens;                      // context length after this step = tokens computed before + rows
-  std::span<const int32_t> block_table;   // [ceil(kv_tokens / kBlockTokens)] block ids, in order of position
-  bool wants_logits;                      // logits of its last row are needed (the prompt is complete)
+  int32_t first_row;                     // its first row in StepBatch::token_ids
+  int32_t rows;                          // tokens computed in this step, >= 1; 1 while decoding
+  int32_t kv_tokens;                     // context length after this step = tokens computed before + rows
+  std::span<const int32_t> block_table;  // [ceil(kv_tokens / kBlockTokens)] block ids, in order of position
+  bool wants_logits;                     // logits of its last row are needed (the prompt is complete)
 };
 
 // A mixed batch: chunks of prompts and decode rows side by side.
 struct StepBatch {
-  std::span<const int32_t> token_ids;     // [rows]
-  std::span<const int32_t> positions;     // [rows] position in its sequence, = kv_tokens - rows + i
+  std::span<const int32_t> token_ids;  // [rows]
+  std::span<const int32_t> positions;  // [rows] position in its sequence, = kv_tokens - rows + i
   std::span<const StepSequence> sequences;
 };
 

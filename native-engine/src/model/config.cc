@@ -111,7 +111,8 @@ Config read_config(const GgufFile& file) {
   }
 
   const GgufTensor* embedding = file.tensor("token_embd.weight");
-  if (embedding == nullptr) fail("general.architecture", "tensor \"token_embd.weight\" is missing: a file without weights");
+  if (embedding == nullptr)
+    fail("general.architecture", "tensor \"token_embd.weight\" is missing: a file without weights");
   if (embedding->extent[1] > kVocabMax) {
     throw ModelFileError(file.path(), embedding->info_offset_bytes, "the vocabulary has more than 2^24 entries");
   }

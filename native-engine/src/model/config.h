@@ -30,8 +30,8 @@ struct Config {
   int32_t kv_dim() const { return kv_heads * head_dim; }
 };
 
-// Reads and checks the metadata of a `llama` model. Throws ModelFileError for another architecture, for a missing key, and
-// for dimensions that do not fit each other.
+// Reads and checks the metadata of a `llama` model. Throws ModelFileError for another architecture, for a missing key,
+// and for dimensions that do not fit each other.
 Config read_config(const GgufFile& file);
 
 }  // namespace penstock

@@ -130,7 +130,8 @@ void Decoder::check(const StepBatch& batch, std::span<float> logits) const {
   size_t next_row = 0;
   size_t wanting = 0;
   for (const StepSequence& s : batch.sequences) {
-    require(s.rows >= 1 && s.first_row >= 0 && static_cast<size_t>(s.first_row) == next_row, "sequences in order of rows");
+    require(s.rows >= 1 && s.first_row >= 0 && static_cast<size_t>(s.first_row) == next_row,
+            "sequences in order of rows");
     next_row += static_cast<size_t>(s.rows);
     require(next_row <= rows, "sequences cover exactly the rows");
     require(s.kv_tokens >= s.rows && s.kv_tokens <= limits_.context_tokens, "kv_tokens within rows and context");
@@ -140,7 +141,8 @@ void Decoder::check(const StepBatch& batch, std::span<float> logits) const {
       require(s.block_table[i] >= 0 && s.block_table[i] < info_.blocks_total, "block ids within the pool");
     }
     for (int32_t i = 0; i < s.rows; ++i) {
-      require(batch.positions[static_cast<size_t>(s.first_row + i)] == s.kv_tokens - s.rows + i, "consecutive positions");
+      require(batch.positions[static_cast<size_t>(s.first_row + i)] == s.kv_tokens - s.rows + i,
+              "consecutive positions");
     }
     wanting += s.wants_logits ? 1 : 0;
   }

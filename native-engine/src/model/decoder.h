@@ -18,9 +18,9 @@
 namespace penstock {
 
 struct DecoderLimits {
-  int32_t context_tokens;   // longest sequence
-  int32_t step_tokens;      // most rows of a batch
-  int32_t step_sequences;   // most sequences of a batch
+  int32_t context_tokens;  // longest sequence
+  int32_t step_tokens;     // most rows of a batch
+  int32_t step_sequences;  // most sequences of a batch
 };
 
 class Decoder final : public Runner {
@@ -41,7 +41,9 @@ class Decoder final : public Runner {
     std::vector<int8_t> q;
     std::vector<float> d;
     std::vector<float> s;
-    Activations view(int32_t rows, int32_t cols) const { return {f32.data(), q.data(), d.data(), s.data(), rows, cols}; }
+    Activations view(int32_t rows, int32_t cols) const {
+      return {f32.data(), q.data(), d.data(), s.data(), rows, cols};
+    }
   };
   // One product of a region: out [rows, matrix.rows].
   struct Product {

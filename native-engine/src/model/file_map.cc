@@ -15,7 +15,7 @@ namespace penstock {
 FileMap::FileMap(const std::string& path) {
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) throw ModelFileError(path, 0, "cannot open: " + std::generic_category().message(errno));
-  struct stat status {};
+  struct stat status{};
   if (fstat(fd, &status) != 0 || !S_ISREG(status.st_mode) || status.st_size == 0) {
     close(fd);
     throw ModelFileError(path, 0, S_ISREG(status.st_mode) ? "the file is empty" : "not a regular file");

@@ -24,16 +24,21 @@ uint64_t scalar_bytes(uint32_t type) {
   switch (static_cast<GgufType>(type)) {
     case GgufType::u8:
     case GgufType::i8:
-    case GgufType::boolean: return 1;
+    case GgufType::boolean:
+      return 1;
     case GgufType::u16:
-    case GgufType::i16: return 2;
+    case GgufType::i16:
+      return 2;
     case GgufType::u32:
     case GgufType::i32:
-    case GgufType::f32: return 4;
+    case GgufType::f32:
+      return 4;
     case GgufType::u64:
     case GgufType::i64:
-    case GgufType::f64: return 8;
-    default: return 0;
+    case GgufType::f64:
+      return 8;
+    default:
+      return 0;
   }
 }
 
@@ -101,14 +106,16 @@ class GgufParser {
   uint64_t read_count(const char* what, uint64_t max) {
     const uint64_t offset = at_;
     const auto count = read<uint64_t>(what);
-    if (count > max) fail(offset, std::string(what) + " is " + std::to_string(count) + ", more than " + std::to_string(max));
+    if (count > max)
+      fail(offset, std::string(what) + " is " + std::to_string(count) + ", more than " + std::to_string(max));
     return count;
   }
 
   std::string_view read_string(const char* what, uint64_t max = std::numeric_limits<uint64_t>::max()) {
     const uint64_t offset = at_;
     const auto length = read<uint64_t>(what);
-    if (length > max) fail(offset, std::string(what) + " has " + std::to_string(length) + " bytes, more than " + std::to_string(max));
+    if (length > max)
+      fail(offset, std::string(what) + " has " + std::to_string(length) + " bytes, more than " + std::to_string(max));
     const auto bytes = take(length, what);
     return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
   }
@@ -128,7 +135,8 @@ class GgufParser {
       value.bytes = std::as_bytes(std::span(text));
     } else {
       const uint64_t size = scalar_bytes(type);
-      if (size == 0) fail(type_offset, "metadata \"" + printable(key) + "\" has the unknown type " + std::to_string(type));
+      if (size == 0)
+        fail(type_offset, "metadata \"" + printable(key) + "\" has the unknown type " + std::to_string(type));
       value.bytes = take(size, "a metadata value");
       check_boolean(key, value.type, value.bytes, value_offset);
     }
@@ -139,7 +147,8 @@ class GgufParser {
     const uint64_t type_offset = at_;
     const auto type = read<uint32_t>("an array type");
     value.element_type = static_cast<GgufType>(type);
-    if (value.element_type == GgufType::array) fail(type_offset, "metadata \"" + printable(key) + "\" is a nested array");
+    if (value.element_type == GgufType::array)
+      fail(type_offset, "metadata \"" + printable(key) + "\" is a nested array");
     const uint64_t count_offset = at_;
     value.count = read<uint64_t>("an array count");
     const uint64_t start = at_;
@@ -149,7 +158,8 @@ class GgufParser {
       for (uint64_t i = 0; i < value.count; ++i) read_string("a string of an array");
     } else {
       const uint64_t size = scalar_bytes(type);
-      if (size == 0) fail(type_offset, "metadata \"" + printable(key) + "\" has the unknown element type " + std::to_string(type));
+      if (size == 0)
+        fail(type_offset, "metadata \"" + printable(key) + "\" has the unknown element type " + std::to_string(type));
       if (value.count > (bytes_.size() - at_) / size) fail_count(key, value.count, count_offset);
       check_boolean(key, value.element_type, take(value.count * size, "an array"), start);
     }
@@ -157,13 +167,15 @@ class GgufParser {
   }
 
   [[noreturn]] void fail_count(std::string_view key, uint64_t count, uint64_t offset) const {
-    fail(offset, "metadata \"" + printable(key) + "\" claims " + std::to_string(count) + " elements, more than the file holds");
+    fail(offset,
+         "metadata \"" + printable(key) + "\" claims " + std::to_string(count) + " elements, more than the file holds");
   }
 
   void check_boolean(std::string_view key, GgufType type, std::span<const std::byte> bytes, uint64_t offset) const {
     if (type != GgufType::boolean) return;
     for (size_t i = 0; i < bytes.size(); ++i) {
-      if (bytes[i] > std::byte{1}) fail(offset + i, "metadata \"" + printable(key) + "\" holds a boolean that is neither 0 nor 1");
+      if (bytes[i] > std::byte{1})
+        fail(offset + i, "metadata \"" + printable(key) + "\" holds a boolean that is neither 0 nor 1");
     }
   }
 
@@ -186,7 +198,8 @@ class GgufParser {
     const uint64_t dims_offset = at_;
     const auto dims = read<uint32_t>("a tensor's dimension count");
     if (dims < 1 || dims > kGgufDimsMax) {
-      fail(dims_offset, name + " has " + std::to_string(dims) + " dimensions, not 1 to " + std::to_string(kGgufDimsMax));
+      fail(dims_offset,
+           name + " has " + std::to_string(dims) + " dimensions, not 1 to " + std::to_string(kGgufDimsMax));
     }
     tensor.dims = static_cast<int32_t>(dims);
     uint64_t values = 1;
@@ -236,13 +249,15 @@ class GgufParser {
     for (size_t i = 0; i < offsets_.size(); ++i) {
       const auto [offset, size, offset_offset] = offsets_[i];
       if (offset > available || size > available - offset) {
-        fail(offset_offset, "tensor \"" + printable(file_.tensors_[i].name) + "\" needs bytes " + std::to_string(offset) +
-                                " to " + std::to_string(offset) + " + " + std::to_string(size) + " of the data section, which has " +
-                                std::to_string(available) + ": the file is cut off or its description is false");
+        fail(offset_offset, "tensor \"" + printable(file_.tensors_[i].name) + "\" needs bytes " +
+                                std::to_string(offset) + " to " + std::to_string(offset) + " + " +
+                                std::to_string(size) + " of the data section, which has " + std::to_string(available) +
+                                ": the file is cut off or its description is false");
       }
       // Tensors that share bytes would let a small file cost any amount of work; no writer makes them.
       total += size;
-      if (total > available) fail(offset_offset, "tensor \"" + printable(file_.tensors_[i].name) + "\" overlaps another one");
+      if (total > available)
+        fail(offset_offset, "tensor \"" + printable(file_.tensors_[i].name) + "\" overlaps another one");
       file_.tensors_[i].data = bytes_.subspan(data_start + offset, size);
     }
   }
@@ -281,25 +296,41 @@ std::optional<int64_t> GgufFile::integer(std::string_view key, int64_t min, int6
   int64_t number = 0;
   bool is_unsigned = false;
   switch (value->type) {
-    case GgufType::u8: number = load<uint8_t>(bytes); break;
-    case GgufType::i8: number = load<int8_t>(bytes); break;
-    case GgufType::u16: number = load<uint16_t>(bytes); break;
-    case GgufType::i16: number = load<int16_t>(bytes); break;
-    case GgufType::u32: number = load<uint32_t>(bytes); break;
-    case GgufType::i32: number = load<int32_t>(bytes); break;
-    case GgufType::i64: number = load<int64_t>(bytes); break;
+    case GgufType::u8:
+      number = load<uint8_t>(bytes);
+      break;
+    case GgufType::i8:
+      number = load<int8_t>(bytes);
+      break;
+    case GgufType::u16:
+      number = load<uint16_t>(bytes);
+      break;
+    case GgufType::i16:
+      number = load<int16_t>(bytes);
+      break;
+    case GgufType::u32:
+      number = load<uint32_t>(bytes);
+      break;
+    case GgufType::i32:
+      number = load<int32_t>(bytes);
+      break;
+    case GgufType::i64:
+      number = load<int64_t>(bytes);
+      break;
     case GgufType::u64:
       magnitude = load<uint64_t>(bytes);
       is_unsigned = true;
       break;
-    default: throw ModelFileError(path_, value->offset_bytes, "metadata \"" + std::string(key) + "\" is not an integer");
+    default:
+      throw ModelFileError(path_, value->offset_bytes, "metadata \"" + std::string(key) + "\" is not an integer");
   }
   const bool fits = is_unsigned ? magnitude <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max()) : true;
   if (is_unsigned && fits) number = static_cast<int64_t>(magnitude);
   if (!fits || number < min || number > max) {
     const std::string shown = is_unsigned ? std::to_string(magnitude) : std::to_string(number);
-    throw ModelFileError(path_, value->offset_bytes, "metadata \"" + std::string(key) + "\" is " + shown + ", not within " +
-                                                         std::to_string(min) + " to " + std::to_string(max));
+    throw ModelFileError(path_, value->offset_bytes,
+                         "metadata \"" + std::string(key) + "\" is " + shown + ", not within " + std::to_string(min) +
+                             " to " + std::to_string(max));
   }
   return number;
 }

@@ -19,11 +19,23 @@ namespace penstock {
 
 // Ids as in the file.
 enum class GgufType : uint32_t {
-  u8 = 0, i8 = 1, u16 = 2, i16 = 3, u32 = 4, i32 = 5, f32 = 6, boolean = 7, string = 8, array = 9, u64 = 10, i64 = 11,
+  u8 = 0,
+  i8 = 1,
+  u16 = 2,
+  i16 = 3,
+  u32 = 4,
+  i32 = 5,
+  f32 = 6,
+  boolean = 7,
+  string = 8,
+  array = 9,
+  u64 = 10,
+  i64 = 11,
   f64 = 12,
 };
 
-// One metadata value; `bytes` lies in the mapped file. Arrays keep only their extent: nothing here needs their elements.
+// One metadata value; `bytes` lies in the mapped file. Arrays keep only their extent: nothing here needs their
+// elements.
 struct GgufValue {
   GgufType type;
   GgufType element_type;  // of an array; otherwise equal to type
@@ -37,10 +49,10 @@ inline constexpr int32_t kGgufDimsMax = 4;
 struct GgufTensor {
   std::string_view name;
   TensorType type;
-  int32_t dims;                       // 1..kGgufDimsMax
-  int64_t extent[kGgufDimsMax];       // [0] is the contiguous inner dimension; unused ones are 1
-  std::span<const std::byte> data;    // exactly the tensor's bytes
-  uint64_t info_offset_bytes;         // of its description in the file
+  int32_t dims;                     // 1..kGgufDimsMax
+  int64_t extent[kGgufDimsMax];     // [0] is the contiguous inner dimension; unused ones are 1
+  std::span<const std::byte> data;  // exactly the tensor's bytes
+  uint64_t info_offset_bytes;       // of its description in the file
 };
 
 class GgufFile {
@@ -56,7 +68,8 @@ class GgufFile {
   const GgufValue* value(std::string_view key) const;
   const GgufTensor* tensor(std::string_view name) const;
 
-  // Absent key = nullopt; a key of another kind, or an integer outside [min, max], throws. Any integer width is accepted.
+  // Absent key = nullopt; a key of another kind, or an integer outside [min, max], throws. Any integer width is
+  // accepted.
   std::optional<int64_t> integer(std::string_view key, int64_t min, int64_t max) const;
   std::optional<double> number(std::string_view key) const;  // a float, or an integer
   std::optional<std::string_view> string(std::string_view key) const;

@@ -30,7 +30,8 @@ void check_options(const LoadOptions& options) {
   require(!options.blocks_total || *options.blocks_total >= 1, "blocks_total must be at least 1");
   require(options.kv_bytes_max >= 1, "kv_bytes_max must be positive");
   require(options.context_tokens_max >= 0, "context_tokens_max must not be negative");
-  require(options.step_tokens_max >= 1 && options.step_tokens_max <= kStepTokensMax, "step_tokens_max must be 1 to 65536");
+  require(options.step_tokens_max >= 1 && options.step_tokens_max <= kStepTokensMax,
+          "step_tokens_max must be 1 to 65536");
   require(options.step_sequences_max >= 1 && options.step_sequences_max <= kStepSequencesMax,
           "step_sequences_max must be 1 to 16384");
 }
@@ -45,7 +46,8 @@ KvShape kv_shape(const LoadOptions& options, const Config& config) {
   const int64_t block_bytes = shape.bytes_total();  // of one block in all layers
   const int64_t fitting = std::min(options.kv_bytes_max, kKvBytesMax) / block_bytes;
   const int64_t blocks = options.blocks_total ? int64_t{*options.blocks_total} : fitting;
-  if (blocks < 1) throw std::invalid_argument("kv_bytes_max is less than one block of " + std::to_string(block_bytes) + " bytes");
+  if (blocks < 1)
+    throw std::invalid_argument("kv_bytes_max is less than one block of " + std::to_string(block_bytes) + " bytes");
   if (blocks > kKvBytesMax / block_bytes) throw std::bad_alloc();
   // Positions are 32-bit, so more blocks than this could never be filled by one sequence, and rarely by many.
   constexpr int64_t kBlocksMax = std::numeric_limits<int32_t>::max() / kBlockTokens;

@@ -18,14 +18,14 @@ namespace penstock {
 inline constexpr int64_t kDefaultKvBytesMax = int64_t{512} << 20;
 
 struct LoadOptions {
-  std::string path;                          // a GGUF file
-  int32_t threads = 0;                       // compute threads, the caller's included; 0 = one per core
-  std::optional<int32_t> blocks_total;       // KV blocks; absent = as many as fit in kv_bytes_max
-  int64_t kv_bytes_max = kDefaultKvBytesMax; // unused when blocks_total is given
-  int32_t context_tokens_max = 0;            // upper limit of one sequence; 0 = the file's context length
-  int32_t step_tokens_max = 512;             // most rows in one StepBatch
-  int32_t step_sequences_max = 64;           // most sequences in one StepBatch
-  KvType kv_type = KvType::f16;              // f32 costs twice the memory; for comparisons against f32 goldens
+  std::string path;                           // a GGUF file
+  int32_t threads = 0;                        // compute threads, the caller's included; 0 = one per core
+  std::optional<int32_t> blocks_total;        // KV blocks; absent = as many as fit in kv_bytes_max
+  int64_t kv_bytes_max = kDefaultKvBytesMax;  // unused when blocks_total is given
+  int32_t context_tokens_max = 0;             // upper limit of one sequence; 0 = the file's context length
+  int32_t step_tokens_max = 512;              // most rows in one StepBatch
+  int32_t step_sequences_max = 64;            // most sequences in one StepBatch
+  KvType kv_type = KvType::f16;               // f32 costs twice the memory; for comparisons against f32 goldens
   KernelChoice kernels = KernelChoice::automatic;
   // Called from the loading thread as weights are prepared, at least at 0 and at the end.
   std::function<void(int64_t bytes_done, int64_t bytes_total)> progress;

@@ -34,9 +34,8 @@ class Parallel {
       return;
     }
     const int64_t chunks = std::min({items, macs / kChunkMacsMin, int64_t{chunks_max(pool_.threads())}});
-    pool_.run(static_cast<int32_t>(chunks), [&](int32_t chunk) {
-      body(items * chunk / chunks, items * (chunk + 1) / chunks, chunk);
-    });
+    pool_.run(static_cast<int32_t>(chunks),
+              [&](int32_t chunk) { body(items * chunk / chunks, items * (chunk + 1) / chunks, chunk); });
   }
 
  private:

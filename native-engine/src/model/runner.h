@@ -11,13 +11,13 @@ namespace penstock {
 
 // Facts of a loaded model that the scheduler, the wire and the agent need.
 struct RunnerInfo {
-  std::string arch;             // "llama"
-  std::string model_name;       // general.name of the file
+  std::string arch;        // "llama"
+  std::string model_name;  // general.name of the file
   int32_t vocab_size;
-  int32_t context_tokens;       // longest sequence, after any limit given on the command line
-  int32_t blocks_total;         // KV blocks in the pool
-  std::string kv_fingerprint;   // equal strings = exchangeable KV blocks
-  int64_t weight_bytes;         // read once per decode step
+  int32_t context_tokens;      // longest sequence, after any limit given on the command line
+  int32_t blocks_total;        // KV blocks in the pool
+  std::string kv_fingerprint;  // equal strings = exchangeable KV blocks
+  int64_t weight_bytes;        // read once per decode step
   int64_t kv_bytes_per_token;
 };
 

@@ -12,7 +12,9 @@ namespace {
 using Candidate = std::pair<float, int32_t>;  // logit, token
 
 // Most likely first, the lower id first among equals: a total order, so every partial sort gives the same prefix.
-bool before(const Candidate& a, const Candidate& b) { return a.first != b.first ? a.first > b.first : a.second < b.second; }
+bool before(const Candidate& a, const Candidate& b) {
+  return a.first != b.first ? a.first > b.first : a.second < b.second;
+}
 
 // As a heap order, the top of the heap is the candidate that comes first.
 bool after(const Candidate& a, const Candidate& b) { return before(b, a); }
@@ -62,7 +64,8 @@ void check_logits(std::span<const float> logits, const char* when) {
 
 void apply_bias(std::span<float> logits, const SamplingParams& params) {
   for (const auto& [token, bias] : params.bias) {
-    if (token < 0 || static_cast<size_t>(token) >= logits.size()) throw SamplingError("a biased token is outside the vocabulary");
+    if (token < 0 || static_cast<size_t>(token) >= logits.size())
+      throw SamplingError("a biased token is outside the vocabulary");
     logits[static_cast<size_t>(token)] += bias;
   }
 }
@@ -74,7 +77,8 @@ float largest_of(std::span<const float> logits) {
   std::fill_n(lanes, kLanes, -std::numeric_limits<float>::infinity());
   size_t i = 0;
   for (; i + kLanes <= logits.size(); i += kLanes) {
-    for (size_t lane = 0; lane < kLanes; ++lane) lanes[lane] = logits[i + lane] > lanes[lane] ? logits[i + lane] : lanes[lane];
+    for (size_t lane = 0; lane < kLanes; ++lane)
+      lanes[lane] = logits[i + lane] > lanes[lane] ? logits[i + lane] : lanes[lane];
   }
   for (; i < logits.size(); ++i) lanes[0] = std::max(lanes[0], logits[i]);
   return *std::max_element(lanes, lanes + kLanes);
@@ -95,7 +99,8 @@ double log_sum_exp(std::span<const float> logits) {
 template <typename Each>
 void for_history(std::span<const int32_t> tokens, size_t vocab_size, const Each& each) {
   for (int32_t token : tokens) {
-    if (token < 0 || static_cast<size_t>(token) >= vocab_size) throw SamplingError("a token of the history is outside the vocabulary");
+    if (token < 0 || static_cast<size_t>(token) >= vocab_size)
+      throw SamplingError("a token of the history is outside the vocabulary");
     each(static_cast<size_t>(token));
   }
 }
@@ -147,7 +152,8 @@ int32_t draw(std::span<const Candidate> candidates, float largest, float tempera
   return possible;  // rounding left the target above the sum
 }
 
-int32_t sample_token(std::span<const float> logits, const SamplingParams& p, double u, std::vector<Candidate>& candidates) {
+int32_t sample_token(std::span<const float> logits, const SamplingParams& p, double u,
+                     std::vector<Candidate>& candidates) {
   const float largest = largest_of(logits);
   // min-p: a weight of at least min_p times the largest, which is 1.
   candidates.clear();
@@ -166,8 +172,8 @@ int32_t sample_token(std::span<const float> logits, const SamplingParams& p, dou
   for (const Candidate& candidate : candidates) total += weight(candidate.first, largest, p.temperature);
   if (p.top_p >= 1) return draw(candidates, largest, p.temperature, total, u);
 
-  // top-p: the shortest prefix, most likely first, that holds at least top_p of the mass. Popping a heap sorts only that
-  // prefix; popped candidates collect behind the heap, in reverse.
+  // top-p: the shortest prefix, most likely first, that holds at least top_p of the mass. Popping a heap sorts only
+  // that prefix; popped candidates collect behind the heap, in reverse.
   std::make_heap(candidates.begin(), candidates.end(), after);
   double kept = 0;
   auto end = candidates.end();

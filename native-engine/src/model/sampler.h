@@ -19,7 +19,7 @@ struct SamplingParams {
   float frequency_penalty = 0.0f;   // over output
   uint64_t seed = 0;
   std::vector<std::pair<int32_t, float>> bias;  // added to logits
-  int32_t logprobs_top = -1;        // -1 = off, else number of alternatives
+  int32_t logprobs_top = -1;                    // -1 = off, else number of alternatives
 };
 
 struct TokenLogprob {

@@ -9,8 +9,8 @@ namespace penstock {
 
 namespace {
 
-constexpr int64_t kMatrixAlignBytes = 64;   // a cache line, and two vectors
-constexpr int64_t kHashPieceBytes = 1 << 20; // hashed in parallel, combined in order
+constexpr int64_t kMatrixAlignBytes = 64;     // a cache line, and two vectors
+constexpr int64_t kHashPieceBytes = 1 << 20;  // hashed in parallel, combined in order
 
 uint64_t mix(uint64_t x) {
   x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
@@ -97,14 +97,16 @@ class Loader {
   };
 
   [[noreturn]] void fail(const GgufTensor& tensor, const std::string& reason) const {
-    throw ModelFileError(file_.path(), tensor.info_offset_bytes, "tensor \"" + std::string(tensor.name) + "\" " + reason);
+    throw ModelFileError(file_.path(), tensor.info_offset_bytes,
+                         "tensor \"" + std::string(tensor.name) + "\" " + reason);
   }
 
   int32_t count_layers() const {
     const std::string last = "blk." + std::to_string(config_.layers - 1) + ".attn_norm.weight";
     if (file_.tensor(last) == nullptr) {
-      throw ModelFileError(file_.path(), 0, "block_count is " + std::to_string(config_.layers) + " but tensor \"" + last +
-                                                "\" is missing");
+      throw ModelFileError(
+          file_.path(), 0,
+          "block_count is " + std::to_string(config_.layers) + " but tensor \"" + last + "\" is missing");
     }
     const std::string next = "blk." + std::to_string(config_.layers) + ".attn_norm.weight";
     if (const GgufTensor* extra = file_.tensor(next)) fail(*extra, "lies beyond block_count");

@@ -1,4 +1,5 @@
-// A model's tensors, checked against the config and prepared for the kernels. Owns their memory; the file can be closed.
+// A model's tensors, checked against the config and prepared for the kernels. Owns their memory; the file can be
+// closed.
 #pragma once
 
 #include <cstdint>
@@ -27,15 +28,15 @@ struct LayerWeights {
 };
 
 struct Weights {
-  Matrix embedding;                 // [vocab_rows, dim]
-  std::vector<LayerWeights> layers; // [layers]
-  std::vector<float> output_norm;   // [dim]
-  Matrix head;                      // [vocab_size, dim]; shares the embedding's data when tied
-  std::vector<float> rope_factors;  // [rope_dims / 2] divisors of the frequencies, or empty
-  PageMemory memory;                // what the matrices' data points into
-  int64_t bytes;                    // of all tensors in the file
-  int64_t step_bytes;               // of the tensors that a decode step reads in full: all matrices, a tied one once
-  uint64_t identity;                // hash of all tensor bytes: equal = the same model in the same format
+  Matrix embedding;                  // [vocab_rows, dim]
+  std::vector<LayerWeights> layers;  // [layers]
+  std::vector<float> output_norm;    // [dim]
+  Matrix head;                       // [vocab_size, dim]; shares the embedding's data when tied
+  std::vector<float> rope_factors;   // [rope_dims / 2] divisors of the frequencies, or empty
+  PageMemory memory;                 // what the matrices' data points into
+  int64_t bytes;                     // of all tensors in the file
+  int64_t step_bytes;                // of the tensors that a decode step reads in full: all matrices, a tied one once
+  uint64_t identity;                 // hash of all tensor bytes: equal = the same model in the same format
 };
 
 // Throws ModelFileError naming the tensor when one is missing, has another shape, or a type its place does not allow.

@@ -30,7 +30,7 @@ inline uint16_t float_to_half(float value) {
   const uint32_t magnitude = bits & 0x7FFFFFFFu;
   if (magnitude > 0x7F800000u) return static_cast<uint16_t>(sign | 0x7E00u | (magnitude >> 13 & 0x3FFu));
   if (magnitude >= 0x477FF000u) return static_cast<uint16_t>(sign | 0x7C00u);  // rounds to 65536 or more
-  if (magnitude >= 0x38800000u) {                                             // normal
+  if (magnitude >= 0x38800000u) {                                              // normal
     const uint32_t rounded = magnitude + 0xFFFu + (magnitude >> 13 & 1u);
     return static_cast<uint16_t>(sign | ((rounded >> 13) - (112u << 10)));
   }

@@ -48,16 +48,16 @@ static_assert(kSegmentTokens % kBlockTokens == 0, "a segment is whole blocks");
 
 // One query row against one KV head: all query heads of the group share each K and V that is read.
 struct AttentionArgs {
-  const float* q;               // [group, head_dim], already scaled by 1 / sqrt(head_dim)
-  int32_t group;                // query heads per KV head
-  int32_t head_dim;             // a multiple of 8
+  const float* q;    // [group, head_dim], already scaled by 1 / sqrt(head_dim)
+  int32_t group;     // query heads per KV head
+  int32_t head_dim;  // a multiple of 8
   KvType kv_type;
-  const std::byte* k_base;      // K tile of block 0 for this layer and KV head
-  int64_t block_stride_bytes;   // between the same tile of consecutive blocks
-  int64_t v_offset_bytes;       // from a K tile to its V tile
-  const int32_t* block_table;   // blocks of the sequence
-  int32_t begin;                // first context position; a multiple of kSegmentTokens
-  int32_t end;                  // one past the last; end - begin in [1, kSegmentTokens]
+  const std::byte* k_base;     // K tile of block 0 for this layer and KV head
+  int64_t block_stride_bytes;  // between the same tile of consecutive blocks
+  int64_t v_offset_bytes;      // from a K tile to its V tile
+  const int32_t* block_table;  // blocks of the sequence
+  int32_t begin;               // first context position; a multiple of kSegmentTokens
+  int32_t end;                 // one past the last; end - begin in [1, kSegmentTokens]
 };
 
 struct Kernels {
@@ -74,7 +74,8 @@ struct Kernels {
   void (*matrix_row)(const Matrix& w, int32_t row, float* out);
   // x [n], weight [n] -> out [n] = x / sqrt(mean(x^2) + eps) * weight
   void (*rms_norm)(const float* x, const float* weight, int32_t n, float eps, float* out);
-  // x [n] -> q [n], d [n / 32], s [n / 32]. A block that is not finite gets d = s = NaN and q = 0. PRECOND: n % 32 == 0.
+  // x [n] -> q [n], d [n / 32], s [n / 32]. A block that is not finite gets d = s = NaN and q = 0. PRECOND: n % 32 ==
+  // 0.
   void (*quantize)(const float* x, int32_t n, int8_t* q, float* d, float* s);
   // x [heads, head_dim] in place: the first rope_dims of each head turn in interleaved pairs (2i, 2i + 1).
   // cos_sin [rope_dims / 2, 2]

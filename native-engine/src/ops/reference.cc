@@ -1,6 +1,7 @@
-// The operations of ops.h in plain loops: the oracle that the SIMD kernels are tested against, and what runs where there
-// are none. Weights stay in the file's layout, so a fault in a packed layout cannot hide in both. Matrix products and
-// quantisation are defined to the bit (one fused multiply-add per term, in order of the columns); the rest by tolerance.
+// The operations of ops.h in plain loops: the oracle that the SIMD kernels are tested against, and what runs where
+// there are none. Weights stay in the file's layout, so a fault in a packed layout cannot hide in both. Matrix products
+// and quantisation are defined to the bit (one fused multiply-add per term, in order of the columns); the rest by
+// tolerance.
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -153,10 +154,9 @@ void matmul(const Matrix& w, const Activations& x, int32_t tile_begin, int32_t t
   const int32_t blocks = w.cols / kQuantBlock;
   for (int32_t row = tile_begin * kTileRows; row < std::min(tile_end * kTileRows, w.rows); ++row) {
     for (int64_t i = 0; i < x.rows; ++i) {
-      out[i * out_stride + row] =
-          is_quantized(w.type)
-              ? dot_quantized(w, w.data + row * stride, x.q + i * x.cols, x.d + i * blocks, x.s + i * blocks)
-              : dot_float(w, w.data + row * stride, x.f32 + i * x.cols);
+      out[i * out_stride + row] = is_quantized(w.type) ? dot_quantized(w, w.data + row * stride, x.q + i * x.cols,
+                                                                       x.d + i * blocks, x.s + i * blocks)
+                                                       : dot_float(w, w.data + row * stride, x.f32 + i * x.cols);
     }
   }
 }

@@ -20,11 +20,16 @@ struct TensorTypeFacts {
 
 inline constexpr TensorTypeFacts tensor_type_facts(TensorType type) {
   switch (type) {
-    case TensorType::f32: return {"F32", 1, 4};
-    case TensorType::f16: return {"F16", 1, 2};
-    case TensorType::q4_0: return {"Q4_0", kQuantBlock, 18};  // f16 d; 16 bytes of nibbles
-    case TensorType::q4_1: return {"Q4_1", kQuantBlock, 20};  // f16 d, f16 m; 16 bytes of nibbles
-    case TensorType::q8_0: return {"Q8_0", kQuantBlock, 34};  // f16 d; 32 int8
+    case TensorType::f32:
+      return {"F32", 1, 4};
+    case TensorType::f16:
+      return {"F16", 1, 2};
+    case TensorType::q4_0:
+      return {"Q4_0", kQuantBlock, 18};  // f16 d; 16 bytes of nibbles
+    case TensorType::q4_1:
+      return {"Q4_1", kQuantBlock, 20};  // f16 d, f16 m; 16 bytes of nibbles
+    case TensorType::q8_0:
+      return {"Q8_0", kQuantBlock, 34};  // f16 d; 32 int8
   }
   return {"", 1, 0};
 }
@@ -33,12 +38,18 @@ inline constexpr bool is_quantized(TensorType type) { return tensor_type_facts(t
 
 inline constexpr std::optional<TensorType> tensor_type_of(uint32_t id) {
   switch (id) {
-    case 0: return TensorType::f32;
-    case 1: return TensorType::f16;
-    case 2: return TensorType::q4_0;
-    case 3: return TensorType::q4_1;
-    case 8: return TensorType::q8_0;
-    default: return std::nullopt;
+    case 0:
+      return TensorType::f32;
+    case 1:
+      return TensorType::f16;
+    case 2:
+      return TensorType::q4_0;
+    case 3:
+      return TensorType::q4_1;
+    case 8:
+      return TensorType::q8_0;
+    default:
+      return std::nullopt;
   }
 }
 

@@ -1,5 +1,5 @@
-// A persistent pool for short parallel regions. Owns the threads and the hand-out of chunks; what a chunk is, the caller
-// decides.
+// A persistent pool for short parallel regions. Owns the threads and the hand-out of chunks; what a chunk is, the
+// caller decides.
 #pragma once
 
 #include <atomic>
@@ -40,8 +40,8 @@ class ThreadPool {
   // High half: number of the region; low half: chunks not yet claimed. A claim succeeds only while both are as read, so
   // a late thread can never take a chunk of a region whose body it has not seen.
   std::atomic<uint64_t> claims_{0};
-  std::atomic<uint32_t> region_{0};     // what idle workers wait on
-  std::atomic<int32_t> chunks_left_{0}; // not yet finished
+  std::atomic<uint32_t> region_{0};      // what idle workers wait on
+  std::atomic<int32_t> chunks_left_{0};  // not yet finished
   std::atomic<bool> stopping_{false};
   // Of the current region; read only between a claim and the end of that claim's chunk.
   const void* context_ = nullptr;

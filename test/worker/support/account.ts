@@ -1,6 +1,6 @@
 // Makes accounts inside workerd and drives them: asks with defaults, a clock a test holds, databases that fail on
 // command. Each account is a new organisation: the tests of one run share a database.
-import { env, runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
+import { env, runInDurableObject } from 'cloudflare:test'
 import type { Account } from '../../../gateway/account/account.ts'
 import type { LimitRule, ReserveAsk, SettleEnd } from '../../../gateway/account/contract.ts'
 import { connect } from '../../../gateway/db/connect.ts'
@@ -76,11 +76,11 @@ export function newAccount() {
         await account.alarm()
       })
     },
-    runAlarm: () => runDurableObjectAlarm(stub),
     async attempts() {
       const { rows } = await connect(env).run({
         text: `SELECT request_id, attempt, kind, status, charge, usage_source, pricing, input_uncached, output_text,
-            cost_nanousd FROM usage_attempts WHERE org_id = $1 ORDER BY recorded_at, request_id, attempt, CASE kind WHEN 'attempt' THEN 0 WHEN 'reversal' THEN 1 ELSE 2 END`,
+            cost_nanousd FROM usage_attempts WHERE org_id = $1
+          ORDER BY recorded_at, request_id, attempt, CASE kind WHEN 'attempt' THEN 0 WHEN 'reversal' THEN 1 ELSE 2 END`,
         params: [orgId],
       })
       return rows.map((row) => ({

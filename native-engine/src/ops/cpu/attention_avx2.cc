@@ -1,5 +1,5 @@
-// Paged attention and KV stores with AVX2. Heads of a group go four at a time: each K and V vector is loaded and widened
-// once for all of them.
+// Paged attention and KV stores with AVX2. Heads of a group go four at a time: each K and V vector is loaded and
+// widened once for all of them.
 #if defined(__x86_64__)
 #include <algorithm>
 #include <limits>
@@ -109,10 +109,18 @@ template <typename Kv>
 void attend_group(const AttentionArgs& args, float* partial) {
   for (int32_t head = 0; head < args.group; head += 4) {
     switch (std::min(args.group - head, 4)) {
-      case 1: attend_heads<Kv, 1>(args, head, partial); break;
-      case 2: attend_heads<Kv, 2>(args, head, partial); break;
-      case 3: attend_heads<Kv, 3>(args, head, partial); break;
-      default: attend_heads<Kv, 4>(args, head, partial); break;
+      case 1:
+        attend_heads<Kv, 1>(args, head, partial);
+        break;
+      case 2:
+        attend_heads<Kv, 2>(args, head, partial);
+        break;
+      case 3:
+        attend_heads<Kv, 3>(args, head, partial);
+        break;
+      default:
+        attend_heads<Kv, 4>(args, head, partial);
+        break;
     }
   }
 }

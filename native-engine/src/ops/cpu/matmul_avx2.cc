@@ -1,6 +1,6 @@
-// Weight products with AVX2 over the tiles of pack_avx2.cc. One kernel per format, templated on the number of activation
-// rows that share each loaded weight: with 1 row it is the matrix-vector product of decoding, with more the prefill GEMM.
-// Per output the order of operations is that of reference.cc, so the results are equal to the bit.
+// Weight products with AVX2 over the tiles of pack_avx2.cc. One kernel per format, templated on the number of
+// activation rows that share each loaded weight: with 1 row it is the matrix-vector product of decoding, with more the
+// prefill GEMM. Per output the order of operations is that of reference.cc, so the results are equal to the bit.
 #if defined(__x86_64__)
 #include <algorithm>
 
@@ -11,7 +11,8 @@ namespace penstock::avx2 {
 
 namespace {
 
-// Activation rows that pass over a range of tiles together: at 1,536 columns 64 rows are 96 KiB, a fifth of a common L2.
+// Activation rows that pass over a range of tiles together: at 1,536 columns 64 rows are 96 KiB, a fifth of a common
+// L2.
 constexpr int32_t kRowsPerPass = 64;
 
 // N rows of activations, from row `first`.
@@ -146,8 +147,8 @@ void tile_rows(const Matrix& w, const std::byte* tile, const Activations& x, int
 
 // The rows that remain after groups of N + 1.
 template <typename Tile, int N>
-void tile_rest(const Matrix& w, const std::byte* tile, const Activations& x, int32_t first, int32_t rest, int32_t column,
-               float* out, int32_t out_stride) {
+void tile_rest(const Matrix& w, const std::byte* tile, const Activations& x, int32_t first, int32_t rest,
+               int32_t column, float* out, int32_t out_stride) {
   if constexpr (N > 0) {
     if (rest == N) {
       tile_rows<Tile, N>(w, tile, x, first, column, out, out_stride);
@@ -179,11 +180,16 @@ void multiply(const Matrix& w, const Activations& x, int32_t tile_begin, int32_t
 void matmul(const Matrix& w, const Activations& x, int32_t tile_begin, int32_t tile_end, float* out,
             int32_t out_stride) {
   switch (w.type) {
-    case TensorType::f32: return multiply<TileF32>(w, x, tile_begin, tile_end, out, out_stride);
-    case TensorType::f16: return multiply<TileF16>(w, x, tile_begin, tile_end, out, out_stride);
-    case TensorType::q8_0: return multiply<TileQ8_0>(w, x, tile_begin, tile_end, out, out_stride);
-    case TensorType::q4_0: return multiply<TileQ4<false>>(w, x, tile_begin, tile_end, out, out_stride);
-    case TensorType::q4_1: return multiply<TileQ4<true>>(w, x, tile_begin, tile_end, out, out_stride);
+    case TensorType::f32:
+      return multiply<TileF32>(w, x, tile_begin, tile_end, out, out_stride);
+    case TensorType::f16:
+      return multiply<TileF16>(w, x, tile_begin, tile_end, out, out_stride);
+    case TensorType::q8_0:
+      return multiply<TileQ8_0>(w, x, tile_begin, tile_end, out, out_stride);
+    case TensorType::q4_0:
+      return multiply<TileQ4<false>>(w, x, tile_begin, tile_end, out, out_stride);
+    case TensorType::q4_1:
+      return multiply<TileQ4<true>>(w, x, tile_begin, tile_end, out, out_stride);
   }
 }
 

@@ -1,5 +1,5 @@
-// Packed weights for AVX2: tiles of 8 rows, interleaved so that one 256-bit register holds the same columns of all 8 rows.
-// Row sums then live in vector lanes: no horizontal additions, and one load of scales serves 8 rows.
+// Packed weights for AVX2: tiles of 8 rows, interleaved so that one 256-bit register holds the same columns of all 8
+// rows. Row sums then live in vector lanes: no horizontal additions, and one load of scales serves 8 rows.
 //
 // A tile of a matrix [rows, cols], tile after tile, missing rows of the last one zero:
 //   F32   [cols][8] f32

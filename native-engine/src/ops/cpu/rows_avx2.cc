@@ -23,7 +23,8 @@ void rms_norm(const float* x, const float* weight, int32_t n, float eps, float* 
   const float scale = 1.0f / std::sqrt(sum8(squares) / static_cast<float>(n) + eps);
   const __m256 scales = _mm256_set1_ps(scale);
   for (i = 0; i + 8 <= n; i += 8) {
-    _mm256_storeu_ps(out + i, _mm256_mul_ps(_mm256_mul_ps(_mm256_loadu_ps(x + i), scales), _mm256_loadu_ps(weight + i)));
+    _mm256_storeu_ps(out + i,
+                     _mm256_mul_ps(_mm256_mul_ps(_mm256_loadu_ps(x + i), scales), _mm256_loadu_ps(weight + i)));
   }
   for (; i < n; ++i) out[i] = x[i] * scale * weight[i];
 }
@@ -59,10 +60,11 @@ void quantize(const float* x, int32_t n, int8_t* q, float* d, float* s) {
     const __m256i low = _mm256_packs_epi32(integers[0], integers[1]);
     const __m256i high = _mm256_packs_epi32(integers[2], integers[3]);
     // The packs work within 128-bit halves; this brings the 4-byte groups back into order.
-    const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high),
-                                                      _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    const __m256i bytes =
+        _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(q), bytes);
-    __m256i sums = _mm256_add_epi32(_mm256_add_epi32(integers[0], integers[1]), _mm256_add_epi32(integers[2], integers[3]));
+    __m256i sums =
+        _mm256_add_epi32(_mm256_add_epi32(integers[0], integers[1]), _mm256_add_epi32(integers[2], integers[3]));
     __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
     sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4E));
     sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xB1));

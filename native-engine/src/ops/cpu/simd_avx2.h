@@ -44,7 +44,8 @@ inline float max8(__m256 v) {
   return _mm_cvtss_f32(half);
 }
 
-// e^x to about 2 ulp. Below -87 the result is exactly 0 (masked scores are -inf), above 88 it stays at e^88, NaN is NaN.
+// e^x to about 2 ulp. Below -87 the result is exactly 0 (masked scores are -inf), above 88 it stays at e^88, NaN is
+// NaN.
 inline __m256 exp8(__m256 x) {
   const __m256 underflow = _mm256_cmp_ps(x, _mm256_set1_ps(-87.0f), _CMP_LT_OQ);
   // max and min return their second operand when one is NaN.

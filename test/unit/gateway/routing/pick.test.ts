@@ -49,7 +49,6 @@ describe('picking a backend', () => {
     ['stale', backend('a', {}, { reportAgeMs: 3501 }), {}],
     ['draining', backend('a', { draining: true }), {}],
     ['tried', backend('a'), { tried: new Set(['a']) }],
-    ['inhibited', backend('a'), { inhibited: new Set(['a']) }],
   ])('leaves out what is %s, and says so', (verdict, view, local) => {
     const decision = choose([view], { ...nothing, ...local })
     expect(decision.chosen).toBeUndefined()
@@ -78,6 +77,15 @@ describe('picking a backend', () => {
     expect(choose([full])).toMatchObject({ chosen: { backendId: 'a' }, considered: [{ verdict: 'full' }] })
   })
 
+  test('asks one that just failed last of all, and still asks it: a fleet of one must go on', () => {
+    const local = { ...nothing, inhibited: new Set(['a']) }
+    expect(choose([backend('a'), backend('b', { requestsQueued: 20 })], local).chosen?.backendId).toBe('b')
+    expect(choose([backend('a')], local)).toMatchObject({
+      chosen: { backendId: 'a' },
+      considered: [{ verdict: 'inhibited' }],
+    })
+  })
+
   test('spreads ties at random, and only among ties', () => {
     const views = ['a', 'b', 'c'].map((id) => backend(id))
     const chosen = [0, 0.4, 0.99].map((random) => choose(views, nothing, random).chosen?.backendId)
@@ -103,7 +111,9 @@ describe('picking a backend', () => {
         )
         const tried = new Set(views.flatMap((one, i) => (one.tried ? [`b${i}`] : [])))
         const { chosen, considered } = choose(backends, { ...nothing, tried }, random)
-        const usable = considered.filter(({ verdict }) => verdict === 'candidate' || verdict === 'full')
+        const usable = considered.filter(
+          ({ verdict }) => verdict === 'candidate' || verdict === 'full' || verdict === 'inhibited',
+        )
         expect(considered).toHaveLength(backends.length)
         if (usable.length === 0) expect(chosen).toBeUndefined()
         else expect(usable.map(({ backendId }) => backendId)).toContain(chosen?.backendId)
