@@ -9,7 +9,7 @@ export type AgentLoad = { requestsQueued: number; requestsQueuedMax: number; dra
 const KV_CHANGE_SHARE = 1 / 16
 
 /** An engine life's epoch as the gateway sees it. */
-export const epochText = (epoch: bigint): string => epoch.toString(16).padStart(16, '0')
+const epochText = (epoch: bigint): string => epoch.toString(16).padStart(16, '0')
 
 export class CapacityTracker {
   readonly #model: string

@@ -71,7 +71,7 @@ export async function readModelFile(path: string): Promise<ModelFile> {
 }
 
 /** Checks what the reader returned. Apart from the file name in messages it is pure. */
-export function checkMetadata(path: string, metadata: unknown): ModelFile {
+function checkMetadata(path: string, metadata: unknown): ModelFile {
   const parsed = Metadata.safeParse(metadata)
   if (!parsed.success) {
     const issue = parsed.error.issues[0]

@@ -9,7 +9,7 @@ import type { EngineConnection, Sequence, SequenceEnd } from './engine/client.ts
 import { ChoiceOutput, type OutputPart } from './output.ts'
 
 /** Tokens the engine may be ahead of the reader, per sequence: hides the socket's latency, bounds memory. */
-export const CREDIT_TOKENS = 64
+const CREDIT_TOKENS = 64
 /** Granting in parcels saves frames. */
 const GRANT_TOKENS_MIN = 16
 /** The engine answers CANCEL within a step; a missing answer must not hold the request. */

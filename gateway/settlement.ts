@@ -12,7 +12,7 @@ import { errorText, log } from './observe/log.ts'
 const RETRY_DELAYS_MS = [100, 300, 1000, 3000, 6000, 10_000]
 
 /** How often a running stream's usage is made durable: what a crash of this isolate can lose. */
-export const CHECKPOINT_INTERVAL_MS = 5000
+const CHECKPOINT_INTERVAL_MS = 5000
 
 /** A fresh stub each time: one that has seen an exception may stay broken. */
 export const accountOf = (env: Env, orgId: string): AccountRpc => env.ACCOUNT.getByName(orgId)

@@ -75,7 +75,7 @@ async function lock(sql: postgres.Sql, holder: string): Promise<void> {
 }
 
 /** Statements end with a semicolon at the end of a line; comments above a statement belong to it. */
-export function splitStatements(text: string): string[] {
+function splitStatements(text: string): string[] {
   const statements: string[] = []
   let lines: string[] = []
   for (const line of text.split('\n')) {

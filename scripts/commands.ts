@@ -22,6 +22,7 @@ export class CommandFailed extends Error {
 }
 
 const LINES_IN_ERROR = 15
+const KILL_AFTER_MS = 3_000
 
 /** Runs to the end. @throws CommandFailed, with the last lines of output. */
 export async function runCommand(options: CommandOptions): Promise<void> {
@@ -43,8 +44,13 @@ export async function runCommand(options: CommandOptions): Promise<void> {
   }
   forEachLine(child.stdout, keep)
   forEachLine(child.stderr, keep)
+  let killTimer: NodeJS.Timeout | undefined
   const kill = () => {
-    if (child.pid !== undefined) signalProcess(child.pid, 'SIGKILL', true)
+    const { pid } = child
+    if (pid === undefined) return
+    // Asked first: ninja ends its compilers, which are in process groups of their own, only when it can act.
+    signalProcess(pid, 'SIGTERM', true)
+    killTimer = setTimeout(() => signalProcess(pid, 'SIGKILL', true), KILL_AFTER_MS)
   }
   const bound = AbortSignal.any([options.signal, AbortSignal.timeout(options.timeoutMs)])
   bound.addEventListener('abort', kill)
@@ -55,6 +61,7 @@ export async function runCommand(options: CommandOptions): Promise<void> {
   })
   bound.removeEventListener('abort', kill)
   process.removeListener('exit', kill)
+  clearTimeout(killTimer)
   options.signal.throwIfAborted()
   if (outcome === undefined) return
   const why = bound.aborted ? `took longer than ${options.timeoutMs / 1000} s` : `failed (${outcome})`

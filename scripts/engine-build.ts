@@ -20,6 +20,8 @@ export type EngineBuildOptions = {
   signal: AbortSignal
   /** Gets how far the compilation is, 0 to 100. */
   onPercent?: (percent: number) => void
+  /** Told when another process builds in the same folder. */
+  onWait?: (pid: number) => void
 }
 
 /** A cold build takes about a minute on two cores; beyond this something hangs. */
@@ -35,7 +37,11 @@ export async function buildEngine(options: EngineBuildOptions): Promise<string> 
   const { sourceDir, buildDir, log, signal } = options
   requireTools()
   await mkdir(buildDir, { recursive: true })
-  const lock = await takeLock(join(buildDir, 'penstock-build.lock'), { waitMs: BUILD_TIMEOUT_MS, signal })
+  const lock = await takeLock(join(buildDir, 'penstock-build.lock'), {
+    waitMs: BUILD_TIMEOUT_MS,
+    signal,
+    ...(options.onWait && { onWait: options.onWait }),
+  })
   try {
     const configured = await configuration(buildDir)
     const isHere = configured?.sourceDir === sourceDir

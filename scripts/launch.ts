@@ -93,6 +93,7 @@ export async function launch(options: StartOptions, context: LaunchContext): Pro
         log,
         signal,
         onPercent: (percent) => step.update(`compiling ${percent}%`),
+        onWait: (pid) => step.update(`waiting for process ${pid}, which builds it`),
       })
       return { value: join(dir, 'penstock-engine') }
     }),

@@ -11,6 +11,8 @@ export type Lock = {
 export type LockOptions = {
   /** How long to wait for a live holder, in ms. Default 0. */
   waitMs?: number
+  /** Told once, when there is something to wait for. */
+  onWait?: (pid: number) => void
   signal?: AbortSignal
 }
 
@@ -33,12 +35,15 @@ type Holder = { pid: number; identity: string }
 /** @throws LockHeld when a live process holds it past `waitMs`. */
 export async function takeLock(path: string, options: LockOptions = {}): Promise<Lock> {
   const until = performance.now() + (options.waitMs ?? 0)
+  let told = false
   for (;;) {
     const content = tryTake(path)
     if (content !== undefined) return { release: () => release(path, content) }
     const holder = readHolder(path)
     if (holder !== undefined && isAlive(holder)) {
       if (performance.now() >= until) throw new LockHeld(path, holder.pid)
+      if (!told) options.onWait?.(holder.pid)
+      told = true
       await sleep(POLL_MS, undefined, options.signal && { signal: options.signal })
     } else if (!recover(path)) await sleep(POLL_MS)
   }

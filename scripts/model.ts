@@ -78,7 +78,11 @@ export async function obtainModel(options: ObtainOptions): Promise<Model> {
   const path = join(dir, entry.file)
   if ((await check(path, entry, stampFor(dir, path), options.signal)) === undefined)
     return { name, path, origin: 'cached' }
-  const lock = await takeLock(`${path}.lock`, { waitMs: LOCK_WAIT_MS, signal: options.signal })
+  const lock = await takeLock(`${path}.lock`, {
+    waitMs: LOCK_WAIT_MS,
+    signal: options.signal,
+    onWait: (pid) => options.onProgress?.(`waiting for process ${pid}, which downloads it`),
+  })
   try {
     if ((await check(path, entry, stampFor(dir, path), options.signal)) === undefined)
       return { name, path, origin: 'cached' }

@@ -6,7 +6,7 @@ import { Transform } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { createInflateRaw } from 'node:zlib'
 
-export type ZipMember = { name: string; bytes: number; packedBytes: number; method: number; headerOffset: number }
+type ZipMember = { name: string; bytes: number; packedBytes: number; method: number; headerOffset: number }
 
 /** The archive is damaged, is not one, or lacks the member. */
 export class ZipError extends Error {
@@ -73,7 +73,7 @@ export async function extractMember(
 }
 
 /** All entries of the archive's directory. @throws ZipError */
-export async function readDirectory(file: FileHandle): Promise<ZipMember[]> {
+async function readDirectory(file: FileHandle): Promise<ZipMember[]> {
   const { size } = await file.stat()
   const tail = await readAt(
     file,

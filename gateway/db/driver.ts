@@ -81,7 +81,7 @@ export function openDriver(url: string, options: DriverOptions): Driver {
 }
 
 /** The address without libpq's ssl parameters, and what they ask for. */
-export function splitTlsMode(url: string): { address: string; tls: TlsMode } {
+function splitTlsMode(url: string): { address: string; tls: TlsMode } {
   const parsed = new URL(url)
   const mode = parsed.searchParams.get('sslmode') ?? 'disable'
   for (const name of [...parsed.searchParams.keys()]) if (name.startsWith('ssl')) parsed.searchParams.delete(name)
@@ -129,7 +129,7 @@ function asText(value: unknown): string {
  * `2026-11-22 01:02:03.4+00`, as a connection in UTC prints it, in the form of JavaScript's toISOString: milliseconds
  * always, microseconds where there are any. So an instant that our own code wrote comes back as the same text.
  */
-export function isoInstant(text: string): string {
+function isoInstant(text: string): string {
   const parts = /^(\d+-\d\d-\d\d) (\d\d:\d\d:\d\d)(?:\.(\d{1,6}))?\+00$/.exec(text)
   // `infinity` and years before Christ have no ISO form; no column of ours holds them.
   if (parts === null) return text

@@ -31,7 +31,7 @@ export function openSocket(host: string, port: number, tls: TlsMode): DatabaseSo
 }
 
 /** The part of Node's net.Socket that postgres.js uses. */
-export class DatabaseSocket {
+class DatabaseSocket {
   /** Read by postgres.js: `open` until the close event. */
   readyState: 'open' | 'closed' = 'open'
   readonly host: string

@@ -16,13 +16,16 @@ type PrivateJwk = z.infer<typeof PrivateJwk>
 
 export type PublicJwk = { kty: 'OKP'; crv: 'Ed25519'; x: string; kid: string; alg: 'EdDSA'; use: 'sig' }
 
-/** One isolate serves one deployment with one secret: importing it once is enough, and a changed secret is noticed. */
+/** One isolate serves one deployment with one secret: reading it once is enough, and a changed secret is noticed. */
 let imported: { secret: string; key: SigningKey } | undefined
+let parsedSecret: { secret: string; jwk: PrivateJwk } | undefined
 
 function parseSecret(env: Env): PrivateJwk {
+  if (parsedSecret?.secret === env.SIGNING_KEY_JWK) return parsedSecret.jwk
   const parsed = PrivateJwk.safeParse(JSON.parse(env.SIGNING_KEY_JWK))
   // The schema's message could quote the secret.
   if (!parsed.success) throw new Error('SIGNING_KEY_JWK is not a private Ed25519 JWK')
+  parsedSecret = { secret: env.SIGNING_KEY_JWK, jwk: parsed.data }
   return parsed.data
 }
 

@@ -3,7 +3,7 @@ import { z } from 'zod'
 
 /** Catalog name of the deployment's own backends; no upstream can be registered under it. */
 export const FLEET = 'fleet'
-export const TARGETS_MAX = 16
+const TARGETS_MAX = 16
 export const TOKENS_MAX = 100_000_000
 
 /** What callers name; may hold slashes and colons, as published model names do. */

@@ -157,7 +157,7 @@ export class OpenAiDecoder {
 }
 
 /** The human part of an error body, cut short; empty where there is none. */
-export function errorWords(error: unknown): string {
+function errorWords(error: unknown): string {
   const message = typeof error === 'string' ? error : (error as { message?: unknown } | null | undefined)?.message
   return typeof message === 'string' ? message.slice(0, ERROR_TEXT_MAX) : 'no message'
 }

@@ -1,10 +1,12 @@
-// The client's end of a streamed answer. Owns the pump's last metre: backpressure, keep-alive comments, noticing that
-// the client is gone, and a bounded goodbye.
+// The client's end of a streamed answer. Owns the pump's last metre: backpressure, joining what waits into one write,
+// keep-alive comments, noticing that the client is gone, and a bounded goodbye.
 import { SSE_KEEP_ALIVE } from './sse.ts'
 import type { Stop } from './stop.ts'
 
 /** A client that has not taken the last bytes by then is not reading any more. */
 const GOODBYE_MS = 5000
+/** Text that may wait for the client before the upstream is kept waiting: some hundred chunks. */
+const WAITING_CHARS_MAX = 32 * 1024
 
 const encoder = new TextEncoder()
 
@@ -13,13 +15,16 @@ export class ClientStream {
   readonly #writer: WritableStreamDefaultWriter<Uint8Array>
   readonly #stop: Stop
   readonly #keepAlive: ReturnType<typeof setInterval>
+  /** What came while a write was under way: it goes out together, as one write. */
+  #waiting = ''
+  #flushing: Promise<void> | undefined
   /** Nothing was written since the last tick. */
   #isQuiet = true
-  #isWriting = false
 
   /**
    * @param stop Of the request: a failing write stops it as `client_gone`.
-   * @param keepAliveMs Silence after which a comment goes out, so that proxies keep the connection.
+   * @param keepAliveMs Silence after which a comment goes out, so that proxies keep the connection and a client that
+   *   is gone is noticed: over a plain connection only a write finds out.
    */
   constructor(stop: Stop, keepAliveMs: number) {
     const pipe = new IdentityTransformStream()
@@ -28,23 +33,21 @@ export class ClientStream {
     this.#writer.closed.catch(() => {})
     this.#stop = stop
     this.#keepAlive = setInterval(() => {
-      if (this.#isQuiet && !this.#isWriting) this.send(SSE_KEEP_ALIVE).catch(() => {})
+      if (this.#isQuiet && this.#flushing === undefined) this.send(SSE_KEEP_ALIVE).catch(() => {})
       this.#isQuiet = true
     }, keepAliveMs)
   }
 
   /**
-   * Resolves when the client has taken the bytes: whoever awaits it goes no faster than the client reads.
+   * Resolves at once while the client keeps up, else when it has caught up: whoever awaits it goes no faster than the
+   * client reads.
    * @throws Stopped when the client is gone or the request's time is over.
    */
   async send(text: string): Promise<void> {
     this.#isQuiet = false
-    this.#isWriting = true
-    try {
-      await this.#stop.race(this.#write(text))
-    } finally {
-      this.#isWriting = false
-    }
+    this.#waiting += text
+    this.#flushing ??= this.#flush()
+    if (this.#waiting.length > WAITING_CHARS_MAX) await this.#stop.race(this.#flushing)
   }
 
   /**
@@ -57,12 +60,13 @@ export class ClientStream {
       this.#writer.abort().catch(() => {})
       return
     }
+    this.#waiting += text
     let timer: ReturnType<typeof setTimeout> | null = null
     const patience = new Promise<void>((resolve) => {
       timer = setTimeout(resolve, GOODBYE_MS)
     })
     const goodbye = (async () => {
-      if (text !== '') await this.#writer.write(encoder.encode(text))
+      await (this.#flushing ?? this.#flush())
       await this.#writer.close()
     })().catch(() => {})
     await Promise.race([goodbye, patience])
@@ -70,12 +74,18 @@ export class ClientStream {
     this.#writer.abort().catch(() => {})
   }
 
-  async #write(text: string): Promise<void> {
+  /** Writes until nothing waits. Never rejects: a client that is gone is a reason to stop, not an error. */
+  async #flush(): Promise<void> {
     try {
-      await this.#writer.write(encoder.encode(text))
-    } catch (error) {
+      while (this.#waiting !== '') {
+        const bytes = encoder.encode(this.#waiting)
+        this.#waiting = ''
+        await this.#writer.write(bytes)
+      }
+    } catch {
       this.#stop.stop('client_gone')
-      throw error
+    } finally {
+      this.#flushing = undefined
     }
   }
 }

@@ -3,7 +3,8 @@
 //   request ──client_gone | deadline──▶ stopped            (ends every attempt)
 //      └─ attempt ──first_content | idle──▶ stopped        (ends this attempt only)
 //
-// The first reason wins and never changes: later ones are consequences of the first.
+// The first reason wins and never changes: later ones are consequences of the first. Every event of every stream passes
+// here, so waiting and arming cost no runtime objects: plain callbacks, and one timer that is moved rather than replaced.
 
 export type StopReason = 'client_gone' | 'deadline' | 'first_content' | 'idle' | 'done'
 
@@ -19,8 +20,10 @@ export class Stopped extends Error {
 
 export class Stop {
   readonly #controller = new AbortController()
+  readonly #listeners = new Set<(reason: StopReason) => void>()
   #reason: StopReason | undefined
-  #timer: ReturnType<typeof setTimeout> | undefined
+  #due: { atMs: number; reason: StopReason } | undefined
+  #timer: { handle: ReturnType<typeof setTimeout>; firesAtMs: number } | undefined
 
   get signal(): AbortSignal {
     return this.#controller.signal
@@ -33,19 +36,27 @@ export class Stop {
   stop(reason: StopReason): void {
     if (this.#reason !== undefined) return
     this.#reason = reason
-    this.disarm()
+    this.#due = undefined
+    this.#clearTimer()
     this.#controller.abort(new Stopped(reason))
+    const listeners = [...this.#listeners]
+    this.#listeners.clear()
+    for (const listener of listeners) listener(reason)
   }
 
-  /** Stops with `reason` after `ms`, unless armed again or disarmed before. One timer at a time. */
+  /** Stops with `reason` after `ms`, unless armed again or disarmed before: one appointment at a time. */
   arm(ms: number, reason: StopReason): void {
-    this.disarm()
-    if (this.#reason === undefined) this.#timer = setTimeout(() => this.stop(reason), ms)
+    if (this.#reason !== undefined) return
+    const atMs = Date.now() + ms
+    this.#due = { atMs, reason }
+    // A timer that fires too early looks again; only one that would fire too late has to go.
+    if (this.#timer !== undefined && this.#timer.firesAtMs <= atMs) return
+    this.#clearTimer()
+    this.#startTimer(ms)
   }
 
   disarm(): void {
-    if (this.#timer !== undefined) clearTimeout(this.#timer)
-    this.#timer = undefined
+    this.#due = undefined
   }
 
   /** Runs `then` when stopped, at once where it already is. Returns how to take it back. */
@@ -54,11 +65,8 @@ export class Stop {
       then(this.#reason)
       return () => {}
     }
-    const listener = () => {
-      if (this.#reason !== undefined) then(this.#reason)
-    }
-    this.signal.addEventListener('abort', listener, { once: true })
-    return () => this.signal.removeEventListener('abort', listener)
+    this.#listeners.add(then)
+    return () => this.#listeners.delete(then)
   }
 
   /** A Stop that ends with this one, for the same reason, or earlier for its own. */
@@ -73,23 +81,37 @@ export class Stop {
    * The promise's outcome, or Stopped as soon as this is stopped. A rejection that comes after that is dropped: what
    * was waited for was told to end by the same signal.
    */
-  async race<T>(promise: Promise<T>): Promise<T> {
-    if (this.#reason !== undefined) {
-      promise.catch(() => {})
-      throw new Stopped(this.#reason)
-    }
-    let release = () => {}
-    const stopped = new Promise<never>((_, reject) => {
-      release = this.onStop((reason) => reject(new Stopped(reason)))
+  race<T>(promise: Promise<T>): Promise<T> {
+    return new Promise<T>((resolve, reject) => {
+      const release = this.onStop((reason) => reject(new Stopped(reason)))
+      promise.then(
+        (value) => {
+          release()
+          resolve(value)
+        },
+        (error: unknown) => {
+          release()
+          // An aborted read rejects with the runtime's own error at the same time; the reason is what matters.
+          reject(this.#reason === undefined ? error : new Stopped(this.#reason))
+        },
+      )
     })
-    try {
-      return await Promise.race([promise, stopped])
-    } catch (error) {
-      promise.catch(() => {})
-      // An aborted read rejects with the runtime's own error at the same time; the reason is what matters.
-      throw this.#reason === undefined ? error : new Stopped(this.#reason)
-    } finally {
-      release()
-    }
+  }
+
+  #startTimer(ms: number): void {
+    const handle = setTimeout(() => {
+      this.#timer = undefined
+      const due = this.#due
+      if (due === undefined) return
+      const leftMs = due.atMs - Date.now()
+      if (leftMs <= 0) this.stop(due.reason)
+      else this.#startTimer(leftMs)
+    }, ms)
+    this.#timer = { handle, firesAtMs: Date.now() + ms }
+  }
+
+  #clearTimer(): void {
+    if (this.#timer !== undefined) clearTimeout(this.#timer.handle)
+    this.#timer = undefined
   }
 }

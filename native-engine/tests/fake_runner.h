@@ -55,8 +55,9 @@ class FakeRunner : public Runner {
     std::vector<bool> used(cache_.size() / kBlockTokens, false);
     for (const StepSequence& sequence : batch.sequences) {
       require(sequence.first_row == rows && sequence.rows >= 1, "rows one after another");
-      require(sequence.block_table.size() == static_cast<size_t>((sequence.kv_tokens + kBlockTokens - 1) / kBlockTokens),
-              "a block table of the context's length");
+      require(
+          sequence.block_table.size() == static_cast<size_t>((sequence.kv_tokens + kBlockTokens - 1) / kBlockTokens),
+          "a block table of the context's length");
       for (const int32_t block : sequence.block_table) {
         require(block >= 0 && static_cast<size_t>(block) < used.size(), "block ids within the pool");
         require(!used[static_cast<size_t>(block)], "no block in two places of one step");

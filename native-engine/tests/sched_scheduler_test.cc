@@ -29,7 +29,8 @@ class Bench {
   static Request request(uint64_t id, int32_t prompt_tokens, int32_t max_new_tokens) {
     Request r;
     r.id = id;
-    for (int32_t i = 0; i < prompt_tokens; ++i) r.prompt.push_back(static_cast<int32_t>((id * 31 + static_cast<uint64_t>(i)) % kVocab));
+    for (int32_t i = 0; i < prompt_tokens; ++i)
+      r.prompt.push_back(static_cast<int32_t>((id * 31 + static_cast<uint64_t>(i)) % kVocab));
     r.max_new_tokens = max_new_tokens;
     r.credit_tokens = 1'000'000;
     return r;
@@ -39,7 +40,8 @@ class Bench {
   Rows step() {
     const StepPlan& plan = scheduler.plan(now_ms);
     Rows rows;
-    for (size_t i = 0; i < plan.sequences.size(); ++i) rows.push_back({plan.owners[i]->request.id, plan.sequences[i].rows});
+    for (size_t i = 0; i < plan.sequences.size(); ++i)
+      rows.push_back({plan.owners[i]->request.id, plan.sequences[i].rows});
     if (!plan.empty()) {
       std::vector<float> logits(plan.sampling.size() * kVocab);
       runner.forward(plan.batch(), logits);
@@ -59,7 +61,8 @@ class Bench {
   void collect() {
     std::vector<Finished> ended;
     scheduler.take_finished(ended);
-    for (const Finished& f : ended) EXPECT_TRUE(finished.emplace(f.id, f).second) << "sequence " << f.id << " ended twice";
+    for (const Finished& f : ended)
+      EXPECT_TRUE(finished.emplace(f.id, f).second) << "sequence " << f.id << " ended twice";
   }
   int run_dry(int steps_max = 10'000) {
     int steps = 0;
@@ -80,7 +83,8 @@ class Bench {
 };
 
 SchedulerConfig config(int32_t blocks, int32_t sequences = 4, int32_t step_tokens = 32, int32_t context = 256) {
-  return {.blocks_total = blocks, .context_tokens = context, .sequences_max = sequences, .step_tokens_max = step_tokens};
+  return {
+      .blocks_total = blocks, .context_tokens = context, .sequences_max = sequences, .step_tokens_max = step_tokens};
 }
 
 TEST(Scheduler, RejectsLimitsThatMakeNoSense) {

@@ -36,8 +36,12 @@ struct Workload {
 
 class Simulation {
  public:
-  explicit Simulation(uint32_t seed) : random_(seed), workload_(draw()), scheduler_(workload_.config),
-      runner_(workload_.config.blocks_total, workload_.config.context_tokens, kVocab, workload_.config.step_tokens_max) {}
+  explicit Simulation(uint32_t seed)
+      : random_(seed),
+        workload_(draw()),
+        scheduler_(workload_.config),
+        runner_(workload_.config.blocks_total, workload_.config.context_tokens, kVocab,
+                workload_.config.step_tokens_max) {}
 
   // Returns the number of steps, so that a run which did nothing can be noticed.
   int run() {
@@ -193,13 +197,21 @@ class Simulation {
       const bool full = static_cast<int32_t>(e.output.size()) == e.request.max_new_tokens ||
                         static_cast<int32_t>(tokens.size()) == scheduler_.sequence_tokens_max();
       switch (e.end->reason) {
-        case FinishReason::Stop: EXPECT_TRUE(stopped); break;
-        case FinishReason::Length: EXPECT_TRUE(full && !stopped); break;
-        case FinishReason::Cancelled: EXPECT_TRUE(e.cancelled && !stopped && !full); break;
+        case FinishReason::Stop:
+          EXPECT_TRUE(stopped);
+          break;
+        case FinishReason::Length:
+          EXPECT_TRUE(full && !stopped);
+          break;
+        case FinishReason::Cancelled:
+          EXPECT_TRUE(e.cancelled && !stopped && !full);
+          break;
         case FinishReason::Deadline:
           EXPECT_TRUE(e.request.deadline_ms.has_value() && *e.request.deadline_ms <= ended_at_ms_.at(id));
           break;
-        case FinishReason::Internal: EXPECT_TRUE(e.failed); break;
+        case FinishReason::Internal:
+          EXPECT_TRUE(e.failed);
+          break;
       }
     }
   }
@@ -218,7 +230,8 @@ TEST(SchedulerSimulation, EndsEveryRequestOnceWithTheWordsItWouldSayAlone) {
   // PENSTOCK_SIM_SEED repeats one run; PENSTOCK_SIM_RUNS makes a long night of it.
   const char* one = std::getenv("PENSTOCK_SIM_SEED");
   const char* many = std::getenv("PENSTOCK_SIM_RUNS");
-  const uint32_t first = one != nullptr ? static_cast<uint32_t>(std::strtoul(one, nullptr, 10)) : std::random_device{}();
+  const uint32_t first =
+      one != nullptr ? static_cast<uint32_t>(std::strtoul(one, nullptr, 10)) : std::random_device{}();
   const int runs = one != nullptr ? 1 : many != nullptr ? std::atoi(many) : 3000;
   uint64_t preemptions = 0;
   int64_t steps = 0;

@@ -43,8 +43,8 @@ std::vector<Golden> goldens() {
 }
 
 const char* type_name(const Frame& frame) {
-  constexpr const char* names[] = {"hello", "submit", "cancel", "credit", "ping", "shutdown", "ready",
-                                   "tokens", "finished", "rejected", "stats", "pong", "fatal"};
+  constexpr const char* names[] = {"hello",  "submit",   "cancel",   "credit", "ping", "shutdown", "ready",
+                                   "tokens", "finished", "rejected", "stats",  "pong", "fatal"};
   return names[frame.index()];
 }
 
@@ -85,7 +85,8 @@ TEST(Frames, DecodesAndEncodesEveryGoldenFrameToTheSameBytes) {
     EXPECT_EQ(encode(*frame), golden.bytes);
     seen[frame->index()] = true;
   }
-  EXPECT_EQ(std::count(seen.begin(), seen.end(), true), static_cast<std::ptrdiff_t>(seen.size())) << "a type has no golden";
+  EXPECT_EQ(std::count(seen.begin(), seen.end(), true), static_cast<std::ptrdiff_t>(seen.size()))
+      << "a type has no golden";
 }
 
 TEST(Frames, ReadsEachFieldOfASubmit) {
@@ -214,9 +215,14 @@ TEST(Frames, SurvivesRandomDamageAndNeverChangesWhatItAccepts) {
     for (auto changes = 1 + random() % 4; changes > 0; --changes) {
       const size_t at = random() % bytes.size();
       switch (random() % 3) {
-        case 0: bytes[at] = static_cast<uint8_t>(random()); break;
-        case 1: bytes[at] ^= static_cast<uint8_t>(1u << (random() % 8)); break;
-        default: bytes.insert(bytes.begin() + static_cast<std::ptrdiff_t>(at), static_cast<uint8_t>(random()));
+        case 0:
+          bytes[at] = static_cast<uint8_t>(random());
+          break;
+        case 1:
+          bytes[at] ^= static_cast<uint8_t>(1u << (random() % 8));
+          break;
+        default:
+          bytes.insert(bytes.begin() + static_cast<std::ptrdiff_t>(at), static_cast<uint8_t>(random()));
       }
     }
     FrameDecoder decoder;

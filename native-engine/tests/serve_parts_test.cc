@@ -37,8 +37,9 @@ TEST(Options, HaveDefaultsForAllButModelAndSocket) {
 }
 
 TEST(Options, TakeValuesAfterASpaceOrAnEqualsSign) {
-  const auto parsed = parse({"--model=m", "--socket=s", "--threads", "3", "--kv-mib=64", "--context", "4096", "--sequences=8",
-                             "--step-tokens", "64", "--log-level=debug", "--die-with-parent", "--check"});
+  const auto parsed =
+      parse({"--model=m", "--socket=s", "--threads", "3", "--kv-mib=64", "--context", "4096", "--sequences=8",
+             "--step-tokens", "64", "--log-level=debug", "--die-with-parent", "--check"});
   ASSERT_TRUE(std::holds_alternative<Options>(parsed));
   const Options& options = std::get<Options>(parsed);
   EXPECT_EQ(options.threads, 3);
@@ -56,21 +57,26 @@ TEST(Options, NameTheArgumentThatIsWrong) {
   EXPECT_EQ(error_of({"--model", "m"}), "--socket is needed");
   EXPECT_EQ(error_of({"--model", "m", "--check"}), "");
   EXPECT_EQ(error_of({"--model"}), "--model needs a path");
-  EXPECT_EQ(error_of({"--model", "m", "--socket", "s", "--threads", "many"}), "--threads needs a whole number from 0 to 1024");
-  EXPECT_EQ(error_of({"--model", "m", "--socket", "s", "--blocks", "0"}), "--blocks needs a whole number from 1 to 2147483647");
-  EXPECT_EQ(error_of({"--model", "m", "--socket", "s", "--sequences", "4x"}), "--sequences needs a whole number from 1 to 1024");
-  EXPECT_EQ(error_of({"--model", "m", "--socket", "s", "--sequences=200"}), "--step-tokens must be at least --sequences");
+  EXPECT_EQ(error_of({"--model", "m", "--socket", "s", "--threads", "many"}),
+            "--threads needs a whole number from 0 to 1024");
+  EXPECT_EQ(error_of({"--model", "m", "--socket", "s", "--blocks", "0"}),
+            "--blocks needs a whole number from 1 to 2147483647");
+  EXPECT_EQ(error_of({"--model", "m", "--socket", "s", "--sequences", "4x"}),
+            "--sequences needs a whole number from 1 to 1024");
+  EXPECT_EQ(error_of({"--model", "m", "--socket", "s", "--sequences=200"}),
+            "--step-tokens must be at least --sequences");
   EXPECT_EQ(error_of({"--model", "m", "--socket", "s", "--blocks=2", "--kv-mib=1"}),
             "--blocks and --kv-mib say the same thing: give one");
-  EXPECT_EQ(error_of({"--model", "m", "--socket", "s", "--log-level", "loud"}), "--log-level needs error, warn, info or debug");
+  EXPECT_EQ(error_of({"--model", "m", "--socket", "s", "--log-level", "loud"}),
+            "--log-level needs error, warn, info or debug");
   EXPECT_EQ(error_of({"--modell", "m"}), "unknown option --modell");
   EXPECT_EQ(error_of({"model.gguf"}), "unexpected argument model.gguf");
 }
 
 TEST(Options, OfferHelpThatNamesEveryOption) {
   EXPECT_TRUE(std::holds_alternative<HelpWanted>(parse({"--model", "m", "--help"})));
-  for (const std::string_view name : {"--model", "--socket", "--check", "--threads", "--blocks", "--kv-mib", "--context",
-                                      "--sequences", "--step-tokens", "--log-level", "--die-with-parent"})
+  for (const std::string_view name : {"--model", "--socket", "--check", "--threads", "--blocks", "--kv-mib",
+                                      "--context", "--sequences", "--step-tokens", "--log-level", "--die-with-parent"})
     EXPECT_NE(help_text().find(name), std::string_view::npos) << name;
 }
 
@@ -185,7 +191,8 @@ TEST(Meter, KnowsNothingBeforeTheFirstStep) {
 
 TEST(Meter, GivesTheRateOfSteadySteps) {
   Meter meter;
-  for (int i = 0; i < 100; ++i) meter.record({.seconds = 0.1, .prefill_tokens = 0, .decode_tokens = 4, .memory_bytes = 1e9});
+  for (int i = 0; i < 100; ++i)
+    meter.record({.seconds = 0.1, .prefill_tokens = 0, .decode_tokens = 4, .memory_bytes = 1e9});
   EXPECT_NEAR(meter.decode_tokens_per_second(), 40.0f, 0.01f);
   EXPECT_NEAR(meter.memory_bytes_per_second(), 1e10f, 1e6f);
   EXPECT_EQ(meter.prefill_tokens_per_second(), 0.0f);
@@ -201,8 +208,10 @@ TEST(Meter, ChargesPrefillItsShareOfAMixedStepAndMeasuresDecodeWhereItIsAlone) {
 
 TEST(Meter, ForgetsOldStepsAndIgnoresEmptyOnes) {
   Meter meter;
-  for (int i = 0; i < 100; ++i) meter.record({.seconds = 0.1, .prefill_tokens = 0, .decode_tokens = 1, .memory_bytes = 0});
-  for (int i = 0; i < 400; ++i) meter.record({.seconds = 0.1, .prefill_tokens = 0, .decode_tokens = 8, .memory_bytes = 0});
+  for (int i = 0; i < 100; ++i)
+    meter.record({.seconds = 0.1, .prefill_tokens = 0, .decode_tokens = 1, .memory_bytes = 0});
+  for (int i = 0; i < 400; ++i)
+    meter.record({.seconds = 0.1, .prefill_tokens = 0, .decode_tokens = 8, .memory_bytes = 0});
   meter.record({.seconds = 5.0, .prefill_tokens = 0, .decode_tokens = 0, .memory_bytes = 0});
   meter.record({.seconds = 0.0, .prefill_tokens = 5, .decode_tokens = 5, .memory_bytes = 0});
   EXPECT_NEAR(meter.decode_tokens_per_second(), 80.0f, 0.1f);

@@ -49,7 +49,8 @@ class Serving : public testing::Test {
   static frame::Submit request(uint64_t id, uint32_t max_new_tokens, uint32_t prompt_tokens = 5) {
     frame::Submit submit;
     submit.id = id;
-    for (uint32_t i = 0; i < prompt_tokens; ++i) submit.prompt.push_back(static_cast<uint32_t>(id * 17 + i * 3) % kVocab);
+    for (uint32_t i = 0; i < prompt_tokens; ++i)
+      submit.prompt.push_back(static_cast<uint32_t>(id * 17 + i * 3) % kVocab);
     submit.max_new_tokens = max_new_tokens;
     submit.credit_tokens = 1'000'000;
     return submit;
@@ -91,7 +92,8 @@ TEST_F(Serving, StreamsSeveralSequencesAtOnceEachAsIfItWereAlone) {
   Client agent(path);
   agent.hello();
   std::vector<frame::Submit> all;
-  for (uint64_t id = 1; id <= 9; ++id) all.push_back(request(id, static_cast<uint32_t>(10 + id), static_cast<uint32_t>(id * 7)));
+  for (uint64_t id = 1; id <= 9; ++id)
+    all.push_back(request(id, static_cast<uint32_t>(10 + id), static_cast<uint32_t>(id * 7)));
   for (const auto& submit : all) agent.send(submit);
   for (const auto& submit : all) {
     const Finished end = agent.finish_of(submit.id);

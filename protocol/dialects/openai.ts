@@ -11,7 +11,7 @@ import {
 } from '../request.ts'
 
 /** The older completions route has its own, smaller limit. */
-export const MAX_COMPLETION_LOGPROBS = 5
+const MAX_COMPLETION_LOGPROBS = 5
 /** Parts of one message: a bound beside the body's own, so that validation stays linear in useful content. */
 const MAX_PARTS = 4096
 

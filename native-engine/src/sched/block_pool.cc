@@ -55,7 +55,8 @@ void BlockPool::check_integrity(int64_t holdings) const {
     held += holders > 0 ? 1 : 0;
     pairs += holders;
   }
-  if (static_cast<int64_t>(free_.size()) + held != blocks_total()) throw std::logic_error("a block is neither free nor held");
+  if (static_cast<int64_t>(free_.size()) + held != blocks_total())
+    throw std::logic_error("a block is neither free nor held");
   if (pairs != holdings) throw std::logic_error("blocks held do not match their holders");
 }
 

@@ -1,5 +1,5 @@
-// The KV blocks as numbers. Owns which block is free and how many holders each has; the memory behind a block belongs to
-// the model's cache, and which sequence holds what is the scheduler's.
+// The KV blocks as numbers. Owns which block is free and how many holders each has; the memory behind a block belongs
+// to the model's cache, and which sequence holds what is the scheduler's.
 #pragma once
 
 #include <cstdint>

@@ -9,8 +9,8 @@ namespace penstock {
 
 void WaitingQueue::push(Sequence* sequence) {
   auto& ring = levels_[sequence->request.priority].ring;
-  auto tenant = std::find_if(ring.begin(), ring.end(),
-                             [&](const Tenant& t) { return t.tenant == sequence->request.tenant; });
+  auto tenant =
+      std::find_if(ring.begin(), ring.end(), [&](const Tenant& t) { return t.tenant == sequence->request.tenant; });
   if (tenant == ring.end()) tenant = ring.insert(ring.end(), Tenant{sequence->request.tenant, {}});
   tenant->sequences.push_back(sequence);
   ++size_;

@@ -38,19 +38,19 @@ struct Request {
 //      from Running: apply() ── stop, length, internal ──┴──▶ (gone, one Finished)
 //
 // Waiting  in the queue; holds no block; computed == 0.
-// Running  in Scheduler::running_; holds at least ceil(computed / kBlockTokens) blocks. Without credit it is paused: not
-//          planned, but it keeps its blocks until somebody who can run needs them.
+// Running  in Scheduler::running_; holds at least ceil(computed / kBlockTokens) blocks. Without credit it is paused:
+//          not planned, but it keeps its blocks until somebody who can run needs them.
 enum class SequenceState : uint8_t { Waiting, Running };
 
-// One counter instead of phases: computed tokens catch up with the tokens known. Prefill is many at once, decode is one.
+// One counter instead of phases: computed tokens catch up with the known ones, many at once in prefill, one in decode.
 struct Sequence {
   Request request;
   SequenceState state = SequenceState::Waiting;
-  uint64_t arrival = 0;          // order of submission, unique; kept through preemption
-  std::vector<int32_t> tokens;   // prompt, then output
-  int32_t computed = 0;          // tokens whose K and V are in the cache, <= tokens.size()
-  uint64_t credit_tokens = 0;    // left
-  std::vector<int32_t> blocks;   // block ids in order of position
+  uint64_t arrival = 0;         // order of submission, unique; kept through preemption
+  std::vector<int32_t> tokens;  // prompt, then output
+  int32_t computed = 0;         // tokens whose K and V are in the cache, <= tokens.size()
+  uint64_t credit_tokens = 0;   // left
+  std::vector<int32_t> blocks;  // block ids in order of position
   uint32_t preemptions = 0;
 
   int32_t total() const { return static_cast<int32_t>(tokens.size()); }

@@ -170,7 +170,8 @@ Sequence* Scheduler::victim_for(const Sequence& sequence) {
 }
 
 Sequence* Scheduler::last_paused() {
-  const auto found = std::find_if(running_.rbegin(), running_.rend(), [](const Sequence* s) { return !s->has_credit(); });
+  const auto found =
+      std::find_if(running_.rbegin(), running_.rend(), [](const Sequence* s) { return !s->has_credit(); });
   return found == running_.rend() ? nullptr : *found;
 }
 
@@ -225,7 +226,8 @@ void Scheduler::apply(std::span<const std::optional<int32_t>> sampled) {
     --sequence.credit_tokens;
     if (sequence.stops_at(*token)) {
       finish(sequence, FinishReason::Stop);
-    } else if (sequence.output_tokens() >= sequence.request.max_new_tokens || sequence.total() >= sequence_tokens_max_) {
+    } else if (sequence.output_tokens() >= sequence.request.max_new_tokens ||
+               sequence.total() >= sequence_tokens_max_) {
       finish(sequence, FinishReason::Length);
     }
   }

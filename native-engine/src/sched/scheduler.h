@@ -13,8 +13,8 @@
 //  - A decoding sequence short of a block takes it from a paused one, else from one that ranks after it. The first in
 //    rank can therefore always take a step, and ends after a bounded number of them. A sequence that finds nobody to
 //    take from keeps its blocks and waits, which costs nothing, where preempting itself would cost a recomputation.
-//  - A waiting sequence takes blocks and slots from paused ones, so a slow reader cannot hold the engine. From those who
-//    can run it takes nothing, whatever its priority: that decides who is next, not who is thrown out.
+//  - A waiting sequence takes blocks and slots from paused ones, so a slow reader cannot hold the engine. From those
+//    who can run it takes nothing, whatever its priority: that decides who is next, not who is thrown out.
 #pragma once
 
 #include <cstdint>
@@ -36,9 +36,9 @@ namespace penstock {
 inline constexpr int32_t kQueueMax = 1024;
 
 struct SchedulerConfig {
-  int32_t blocks_total = 0;     // KV blocks, >= 1
-  int32_t context_tokens = 0;   // longest sequence of the model, >= 2
-  int32_t sequences_max = 32;   // running at once, paused ones included
+  int32_t blocks_total = 0;       // KV blocks, >= 1
+  int32_t context_tokens = 0;     // longest sequence of the model, >= 2
+  int32_t sequences_max = 32;     // running at once, paused ones included
   int32_t step_tokens_max = 128;  // rows of one step, >= sequences_max so that every decoding sequence fits
   int32_t queue_max = kQueueMax;
 };
@@ -47,14 +47,14 @@ enum class SubmitError : uint8_t { DuplicateId, TooLong, QueueFull };
 
 // One step as flat arrays. Valid until the next call of a method that changes the scheduler.
 struct StepPlan {
-  std::vector<int32_t> token_ids;        // [rows]
-  std::vector<int32_t> positions;        // [rows]
-  std::vector<StepSequence> sequences;   // block tables point into the sequences
-  std::vector<Sequence*> owners;         // [sequences]
-  std::vector<Sequence*> sampling;       // those with wants_logits, in order
+  std::vector<int32_t> token_ids;       // [rows]
+  std::vector<int32_t> positions;       // [rows]
+  std::vector<StepSequence> sequences;  // block tables point into the sequences
+  std::vector<Sequence*> owners;        // [sequences]
+  std::vector<Sequence*> sampling;      // those with wants_logits, in order
   int32_t prefill_tokens = 0;
   int32_t decode_tokens = 0;
-  int64_t kv_tokens = 0;                 // sum of context lengths: what attention reads
+  int64_t kv_tokens = 0;  // sum of context lengths: what attention reads
 
   bool empty() const { return sequences.empty(); }
   StepBatch batch() const { return {token_ids, positions, sequences}; }
@@ -63,7 +63,7 @@ struct StepPlan {
 struct SchedulerStats {
   int32_t blocks_total;
   int32_t blocks_used;
-  int32_t running;                // paused ones included
+  int32_t running;  // paused ones included
   int32_t waiting;
   int64_t prefill_tokens_queued;  // known tokens still to be computed, of those waiting or prefilling
   int64_t decode_kv_tokens;       // context of the decoding sequences

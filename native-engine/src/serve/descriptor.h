@@ -1,5 +1,5 @@
-// A file descriptor with an owner, and the pipe that wakes a thread out of poll(). Owns closing; what is read and written
-// is socket.cc.
+// A file descriptor with an owner, and the pipe that wakes a thread out of poll(). Owns closing; what is read and
+// written is socket.cc.
 #pragma once
 
 #include <fcntl.h>

@@ -13,8 +13,19 @@ namespace {
 constexpr uint8_t kFrameVersion = 1;
 
 enum FrameType : uint8_t {
-  kHello = 1, kSubmit = 2, kCancel = 3, kCredit = 4, kPing = 5, kShutdown = 6,
-  kReady = 65, kTokens = 66, kFinished = 67, kRejected = 68, kStats = 69, kPong = 70, kFatal = 71,
+  kHello = 1,
+  kSubmit = 2,
+  kCancel = 3,
+  kCredit = 4,
+  kPing = 5,
+  kShutdown = 6,
+  kReady = 65,
+  kTokens = 66,
+  kFinished = 67,
+  kRejected = 68,
+  kStats = 69,
+  kPong = 70,
+  kFatal = 71,
 };
 
 // --- Writing ---------------------------------------------------------------------------------------------------------
@@ -141,7 +152,8 @@ FrameType write(Writer& w, const frame::Stats& f) {
   w.u64(f.prefill_tokens_queued);
   w.u64(f.decode_kv_tokens);
   for (const uint32_t value : {f.step_us, f.step_prefill_tokens, f.step_decode_tokens}) w.u32(value);
-  for (const float value : {f.prefill_tokens_per_second, f.decode_tokens_per_second, f.memory_bytes_per_second}) w.f32(value);
+  for (const float value : {f.prefill_tokens_per_second, f.decode_tokens_per_second, f.memory_bytes_per_second})
+    w.f32(value);
   return kStats;
 }
 FrameType write(Writer& w, const frame::Pong& f) {
@@ -191,7 +203,8 @@ class Reader {
  private:
   std::span<const uint8_t> take(size_t count) {
     if (count > bytes_.size())
-      throw FrameError("frame body has " + std::to_string(bytes_.size()) + " bytes left, field needs " + std::to_string(count));
+      throw FrameError("frame body has " + std::to_string(bytes_.size()) + " bytes left, field needs " +
+                       std::to_string(count));
     const auto taken = bytes_.first(count);
     bytes_ = bytes_.subspan(count);
     return taken;
@@ -280,22 +293,34 @@ uint8_t read_code(Reader& r, uint8_t largest, const char* what) {
 
 Frame read_body(uint8_t type, Reader& r) {
   switch (type) {
-    case kHello: return frame::Hello{r.u32()};
-    case kSubmit: return read_submit(r);
-    case kCancel: return frame::Cancel{r.u64()};
-    case kCredit: return frame::Credit{r.u64(), r.u32()};
-    case kPing: return frame::Ping{r.u64()};
-    case kShutdown: return frame::Shutdown{};
-    case kReady: return read_ready(r);
-    case kTokens: return read_tokens(r);
+    case kHello:
+      return frame::Hello{r.u32()};
+    case kSubmit:
+      return read_submit(r);
+    case kCancel:
+      return frame::Cancel{r.u64()};
+    case kCredit:
+      return frame::Credit{r.u64(), r.u32()};
+    case kPing:
+      return frame::Ping{r.u64()};
+    case kShutdown:
+      return frame::Shutdown{};
+    case kReady:
+      return read_ready(r);
+    case kTokens:
+      return read_tokens(r);
     case kFinished:
       return Finished{r.u64(), static_cast<FinishReason>(read_code(r, 5, "finish reason")), r.i32(), r.i32(), r.i32()};
     case kRejected:
       return frame::Rejected{r.u64(), static_cast<frame::RejectCode>(read_code(r, 4, "reject code")), r.str()};
-    case kStats: return read_stats(r);
-    case kPong: return frame::Pong{r.u64()};
-    case kFatal: return frame::Fatal{r.str()};
-    default: throw FrameError("unknown frame type " + std::to_string(type));
+    case kStats:
+      return read_stats(r);
+    case kPong:
+      return frame::Pong{r.u64()};
+    case kFatal:
+      return frame::Fatal{r.str()};
+    default:
+      throw FrameError("unknown frame type " + std::to_string(type));
   }
 }
 
@@ -333,7 +358,8 @@ std::optional<Frame> FrameDecoder::next() {
   if (bytes.size() < kFrameHeaderBytes) return std::nullopt;
   const size_t body_bytes = read_u32(bytes);
   if (bytes[5] != kFrameVersion || bytes[6] != 0 || bytes[7] != 0) throw FrameError("not a frame header");
-  if (body_bytes > kFrameBodyBytesMax) throw FrameError("frame of " + std::to_string(body_bytes) + " bytes is over the limit");
+  if (body_bytes > kFrameBodyBytesMax)
+    throw FrameError("frame of " + std::to_string(body_bytes) + " bytes is over the limit");
   if (bytes.size() - kFrameHeaderBytes < body_bytes) return std::nullopt;
   Reader reader(bytes.subspan(kFrameHeaderBytes, body_bytes));
   Frame frame = read_body(bytes[4], reader);

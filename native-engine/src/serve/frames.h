@@ -1,5 +1,5 @@
-// Wire 4, agent ↔ engine, as bytes. Owns encoding and decoding of frames; protocol/engine-frames.md is the specification
-// and protocol/engine-frames.ts the other implementation. What a frame means is socket.h and loop.h.
+// Wire 4, agent ↔ engine, as bytes. Owns encoding and decoding of frames; protocol/engine-frames.md is the
+// specification and protocol/engine-frames.ts the other implementation. What a frame means is socket.h and loop.h.
 #pragma once
 
 #include <cstdint>
@@ -127,8 +127,9 @@ struct Fatal {
 }  // namespace frame
 
 // FINISHED carries the scheduler's Finished as it is.
-using Frame = std::variant<frame::Hello, frame::Submit, frame::Cancel, frame::Credit, frame::Ping, frame::Shutdown,
-                           frame::Ready, frame::Tokens, Finished, frame::Rejected, frame::Stats, frame::Pong, frame::Fatal>;
+using Frame =
+    std::variant<frame::Hello, frame::Submit, frame::Cancel, frame::Credit, frame::Ping, frame::Shutdown, frame::Ready,
+                 frame::Tokens, Finished, frame::Rejected, frame::Stats, frame::Pong, frame::Fatal>;
 
 // Appends one frame, header included. Throws FrameError for what the wire cannot carry: a number that is not finite, a
 // body over the limit; `out` is then unchanged.

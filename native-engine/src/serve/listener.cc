@@ -20,7 +20,8 @@ sockaddr_un address_of(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.empty() || path.size() >= sizeof address.sun_path)
-    throw std::invalid_argument("socket path must have from 1 to " + std::to_string(sizeof address.sun_path - 1) + " bytes");
+    throw std::invalid_argument("socket path must have from 1 to " + std::to_string(sizeof address.sun_path - 1) +
+                                " bytes");
   std::memcpy(address.sun_path, path.data(), path.size());
   return address;
 }

@@ -17,12 +17,12 @@ class SocketInUse : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// Throws SocketInUse when binding to `path` would take it from somebody, std::invalid_argument for a path that no socket
-// can have. To be asked before work that a collision would waste.
+// Throws SocketInUse when binding to `path` would take it from somebody, std::invalid_argument for a path that no
+// socket can have. To be asked before work that a collision would waste.
 void check_socket_path(const std::string& path);
 
-// Listens at `path`, readable and writable by this user alone. A socket file nobody listens on (its engine was killed) is
-// replaced. The destructor removes the file, if it is still the one made here.
+// Listens at `path`, readable and writable by this user alone. A socket file nobody listens on (its engine was killed)
+// is replaced. The destructor removes the file, if it is still the one made here.
 class Listener {
  public:
   // Throws as check_socket_path() does, and std::system_error when the system refuses.

@@ -20,19 +20,22 @@ std::atomic<LogLevel> g_level{LogLevel::Info};
 
 std::string_view level_name(LogLevel level) {
   switch (level) {
-    case LogLevel::Error: return "error";
-    case LogLevel::Warn: return "warn";
-    case LogLevel::Info: return "info";
-    case LogLevel::Debug: return "debug";
+    case LogLevel::Error:
+      return "error";
+    case LogLevel::Warn:
+      return "warn";
+    case LogLevel::Info:
+      return "info";
+    case LogLevel::Debug:
+      return "debug";
   }
   return "error";
 }
 
 void append_value(std::string& line, std::string_view value) {
   const std::string_view shown = value.substr(0, kLogValueBytesMax);
-  const bool plain = !shown.empty() && std::all_of(shown.begin(), shown.end(), [](char c) {
-    return c > ' ' && c != '"' && c != '=' && c != 0x7f;
-  });
+  const bool plain = !shown.empty() && std::all_of(shown.begin(), shown.end(),
+                                                   [](char c) { return c > ' ' && c != '"' && c != '=' && c != 0x7f; });
   if (plain) {
     line += shown;
     return;

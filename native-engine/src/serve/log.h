@@ -28,8 +28,8 @@ struct LogField {
   std::string value;
 };
 
-// Writes `level=info event=NAME key=value …` as one write. At most kLogLinesPerSecond lines a second are written; how many
-// were not is said in the next line that is. Safe from any thread, not from signal handlers.
+// Writes `level=info event=NAME key=value …` as one write. At most kLogLinesPerSecond lines a second are written; how
+// many were not is said in the next line that is. Safe from any thread, not from signal handlers.
 void log_line(LogLevel level, std::string_view event, std::initializer_list<LogField> fields = {});
 
 // One line as log_line() writes it, newline included: quoted where needed, control characters replaced, length bounded.

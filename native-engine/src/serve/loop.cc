@@ -154,7 +154,8 @@ void StepLoop::step(const StepPlan& plan) {
     sample(plan);
     computed = true;
   } catch (const std::exception& error) {
-    log_line(LogLevel::Error, "step_failed", {{"step", steps_}, {"sequences", plan.sequences.size()}, {"reason", error.what()}});
+    log_line(LogLevel::Error, "step_failed",
+             {{"step", steps_}, {"sequences", plan.sequences.size()}, {"reason", error.what()}});
   }
   if (computed) {
     if (!tokens_.tokens.empty() && connection_.has_value()) outbox_.append(*connection_, tokens_);

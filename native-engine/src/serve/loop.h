@@ -1,5 +1,5 @@
-// The step thread. Owns the cycle events → plan → run → sample → apply → frames, the measuring of steps and STATS. Who runs
-// when is sched/, how a token is computed is model/, and bytes are socket.h.
+// The step thread. Owns the cycle events → plan → run → sample → apply → frames, the measuring of steps and STATS. Who
+// runs when is sched/, how a token is computed is model/, and bytes are socket.h.
 #pragma once
 
 #include <chrono>
@@ -24,8 +24,8 @@ class StepLoop {
   // Prompt and output together, for READY.
   int32_t sequence_tokens_max() const { return scheduler_.sequence_tokens_max(); }
 
-  // Steps until told to shut down; sequences still alive then end with reason cancelled. Closes the outbox, also when it
-  // throws: std::logic_error means that the books of blocks do not add up, and the process must end. A step that the
+  // Steps until told to shut down; sequences still alive then end with reason cancelled. Closes the outbox, also when
+  // it throws: std::logic_error means that the books of blocks do not add up, and the process must end. A step that the
   // runner cannot compute ends its sequences with reason internal, and the loop goes on.
   void run();
 
@@ -51,9 +51,9 @@ class StepLoop {
   std::optional<ConnectionNumber> connection_;  // the owner of every live sequence
   bool shutdown_ = false;
   uint64_t steps_ = 0;
-  frame::Stats last_step_;                      // its step_* fields
-  Clock::time_point stats_at_;                  // when STATS was last sent
-  std::vector<float> logits_;                   // [sequences_max, vocab_size]
+  frame::Stats last_step_;      // its step_* fields
+  Clock::time_point stats_at_;  // when STATS was last sent
+  std::vector<float> logits_;   // [sequences_max, vocab_size]
   std::vector<std::optional<int32_t>> sampled_;
   frame::Tokens tokens_;
   std::vector<Finished> finished_;

@@ -17,8 +17,8 @@ namespace penstock {
 
 // Bytes of commands that may wait while a step runs: two of the largest frames. Beyond it the socket is not read.
 inline constexpr size_t kInboxBytesMax = 2 * kFrameBodyBytesMax;
-// Bytes that may wait for a slow agent. Credits keep it far below: a token costs at most 180 bytes, so this is the output
-// of 90,000 credits nobody reads. An agent that gets here has granted what it does not take.
+// Bytes that may wait for a slow agent. Credits keep it far below: a token costs at most 180 bytes, so this is the
+// output of 90,000 credits nobody reads. An agent that gets here has granted what it does not take.
 inline constexpr size_t kOutboxBytesMax = 16 * 1024 * 1024;
 
 // Connections are numbered from 1, so that what is said late about one never reaches the next.
@@ -32,7 +32,8 @@ struct Disconnected {};
 struct Shutdown {};
 }  // namespace event
 
-using Event = std::variant<event::Connected, event::Disconnected, event::Shutdown, frame::Submit, frame::Cancel, frame::Credit>;
+using Event =
+    std::variant<event::Connected, event::Disconnected, event::Shutdown, frame::Submit, frame::Cancel, frame::Credit>;
 
 // Socket thread → step thread.
 class Inbox {
@@ -43,7 +44,7 @@ class Inbox {
   // Always succeeds; the socket thread stops reading frames while full().
   void post(Event event);
   bool full() const;
-  // Moves everything that waits to `events` (cleared first), waiting for something until the time given. nullopt: for ever.
+  // Moves everything that waits to `events` (cleared first), waiting for something until then; nullopt: for ever.
   void take(std::vector<Event>& events, std::optional<std::chrono::steady_clock::time_point> until);
 
  private:
@@ -64,7 +65,7 @@ class Outbox {
   void open(std::optional<ConnectionNumber> connection);
   // Frames for another connection than the open one are dropped, and so is everything after an overflow.
   void append(ConnectionNumber connection, const Frame& frame);
-  // Moves what waits to the end of `bytes`, and returns how much that was. The bytes count as waiting until sent() says so.
+  // Moves what waits to the end of `bytes` and returns how much that was. It counts as waiting until sent() is told.
   size_t take(std::vector<uint8_t>& bytes);
   void sent(size_t count);
 

@@ -6,8 +6,8 @@
 
 namespace penstock {
 
-// Totals in which a step counts half after kHalfLifeSeconds of further steps. A ratio of two such totals is steadier than
-// an average of ratios: a long step weighs as much as it lasted.
+// Totals in which a step counts half after kHalfLifeSeconds of further steps. A ratio of two such totals is steadier
+// than an average of ratios: a long step weighs as much as it lasted.
 class Meter {
  public:
   struct Step {
@@ -20,9 +20,9 @@ class Meter {
   void record(const Step& step) {
     const double rows = step.prefill_tokens + step.decode_tokens;
     if (rows <= 0 || step.seconds <= 0) return;
-    // Prefill pays for its share of the rows: a prompt chunk is bound by arithmetic, and that is spread evenly over them.
-    // Decode is measured where it is alone: beside a chunk of prompt a step lasts many times longer, which says how much
-    // prefill there was and not how fast decoding is.
+    // Prefill pays for its share of the rows: a prompt chunk is bound by arithmetic, and that is spread evenly over
+    // them. Decode is measured where it is alone: beside a chunk of prompt a step lasts many times longer, which says
+    // how much prefill there was and not how fast decoding is.
     if (step.prefill_tokens > 0) prefill_.add(step.prefill_tokens, step.seconds * step.prefill_tokens / rows);
     if (step.prefill_tokens == 0) decode_.add(step.decode_tokens, step.seconds);
     memory_.add(step.memory_bytes, step.seconds);

@@ -72,7 +72,8 @@ std::variant<Options, HelpWanted, OptionError> parse_options(std::span<const std
     const auto integer = [&](int32_t low, int32_t high) -> std::optional<OptionError> {
       if (value.has_value()) number = parse_integer(*value, low, high);
       if (number.has_value()) return std::nullopt;
-      return OptionError{std::string(name) + " needs a whole number from " + std::to_string(low) + " to " + std::to_string(high)};
+      return OptionError{std::string(name) + " needs a whole number from " + std::to_string(low) + " to " +
+                         std::to_string(high)};
     };
     constexpr int32_t kAny = std::numeric_limits<int32_t>::max();
     std::optional<OptionError> error;
@@ -104,7 +105,8 @@ std::variant<Options, HelpWanted, OptionError> parse_options(std::span<const std
   if (options.socket_path.empty() && !options.check_only) return OptionError{"--socket is needed"};
   if (options.blocks_total.has_value() && options.kv_mib.has_value())
     return OptionError{"--blocks and --kv-mib say the same thing: give one"};
-  if (options.context_tokens == 1) return OptionError{"--context must be 0 or at least 2: a prompt and an output need a token each"};
+  if (options.context_tokens == 1)
+    return OptionError{"--context must be 0 or at least 2: a prompt and an output need a token each"};
   if (options.step_tokens_max < options.sequences_max) return OptionError{"--step-tokens must be at least --sequences"};
   return options;
 }

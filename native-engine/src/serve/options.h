@@ -14,11 +14,11 @@ namespace penstock {
 
 struct Options {
   std::string model_path;
-  std::string socket_path;                 // empty only with check_only
-  int32_t threads = 0;                     // 0 = one per core
-  std::optional<int32_t> blocks_total;     // absent: from kv_mib
-  std::optional<int32_t> kv_mib;           // absent: the loader's default
-  int32_t context_tokens = 0;              // 0 = the model's
+  std::string socket_path;              // empty only with check_only
+  int32_t threads = 0;                  // 0 = one per core
+  std::optional<int32_t> blocks_total;  // absent: from kv_mib
+  std::optional<int32_t> kv_mib;        // absent: the loader's default
+  int32_t context_tokens = 0;           // 0 = the model's
   int32_t sequences_max = 32;
   int32_t step_tokens_max = 128;
   LogLevel log_level = LogLevel::Info;

@@ -1,4 +1,5 @@
-// The two threads of a serving engine, put together. Owns their lifetimes and READY; what they do is socket.h and loop.h.
+// The two threads of a serving engine, put together. Owns their lifetimes and READY; what they do is socket.h and
+// loop.h.
 #pragma once
 
 #include <atomic>

@@ -135,7 +135,8 @@ void SocketServer::handle(Frame frame) {
         if constexpr (std::is_same_v<Body, frame::Hello>) {
           if (state_ != State::Greeting) return fail("HELLO came twice");
           if (body.protocol != kEngineProtocol)
-            return fail("protocol " + std::to_string(body.protocol) + " is not spoken here, only " + std::to_string(kEngineProtocol));
+            return fail("protocol " + std::to_string(body.protocol) + " is not spoken here, only " +
+                        std::to_string(kEngineProtocol));
           state_ = State::Open;
           patience_until_.reset();
           outbox_.append(number_, ready_);
@@ -148,7 +149,8 @@ void SocketServer::handle(Frame frame) {
           begin_shutdown();
         } else if constexpr (std::is_same_v<Body, frame::Submit>) {
           if (shutting_down_)
-            outbox_.append(number_, frame::Rejected{body.id, frame::RejectCode::Draining, "the engine is shutting down"});
+            outbox_.append(number_,
+                           frame::Rejected{body.id, frame::RejectCode::Draining, "the engine is shutting down"});
           else
             inbox_.post(std::move(body));
         } else if constexpr (std::is_same_v<Body, frame::Cancel> || std::is_same_v<Body, frame::Credit>) {
@@ -163,7 +165,8 @@ void SocketServer::handle(Frame frame) {
 void SocketServer::write_some() {
   outbox_.take(unsent_);
   while (sent_bytes_ < unsent_.size()) {
-    const ssize_t count = send(connection_.get(), unsent_.data() + sent_bytes_, unsent_.size() - sent_bytes_, kSendFlags);
+    const ssize_t count =
+        send(connection_.get(), unsent_.data() + sent_bytes_, unsent_.size() - sent_bytes_, kSendFlags);
     if (count < 0) {
       if (!would_block()) return disconnect("write_error");
       break;
@@ -171,7 +174,8 @@ void SocketServer::write_some() {
     sent_bytes_ += static_cast<size_t>(count);
     outbox_.sent(static_cast<size_t>(count));
   }
-  // Small leftovers are moved to the front, large ones only when half is gone: each byte is moved a bounded number of times.
+  // Small leftovers are moved to the front, large ones only when half is gone: each byte is moved a bounded number of
+  // times.
   if (sent_bytes_ * 2 >= unsent_.size()) {
     unsent_.erase(unsent_.begin(), unsent_.begin() + static_cast<std::ptrdiff_t>(sent_bytes_));
     sent_bytes_ = 0;

@@ -1,5 +1,5 @@
-// The socket thread. Owns the one connection that owns the engine, its handshake, PING, and the flow of bytes both ways;
-// it never waits for a step. What the frames do to sequences is loop.h, where the bytes wait is mailbox.h.
+// The socket thread. Owns the one connection that owns the engine, its handshake, PING, and the flow of bytes both
+// ways; it never waits for a step. What the frames do to sequences is loop.h, where the bytes wait is mailbox.h.
 #pragma once
 
 #include <atomic>
@@ -15,12 +15,13 @@
 
 namespace penstock {
 
-//                accept()                HELLO                     FrameError, overflow
-//    (nobody) ─────────────▶ Greeting ───────────▶ Open ───────────────────────────────▶ Closing
-//        ▲                      │  anything else     │ peer gone                            │ flushed, late or peer gone
-//        └──────────────────────┴───── (Closing) ────┴──────────────────────────────────────┘
+//              accept()              HELLO            FrameError, overflow
+//    (nobody) ───────────▶ Greeting ─────────▶ Open ───────────────────────▶ Closing
+//        ▲                    │ peer gone         │ peer gone                   │ flushed, late, peer gone
+//        └────────────────────┴───────────────────┴─────────────────────────────┘
+//    Anything but HELLO, or HELLO too late, takes Greeting to Closing.
 //
-// Greeting  connected, nothing said yet; the step loop does not know of it. Ends in Closing when HELLO is late.
+// Greeting  connected, nothing said yet; the step loop does not know of it.
 // Open      the step loop was told Connected; frames go both ways.
 // Closing   the step loop was told Disconnected; the FATAL is on its way, what arrives is ignored.
 // While there is a connection in any of these, a second one is refused with FATAL.

@@ -36,8 +36,8 @@ class Check {
     }
   }
   void id(const std::string& field, uint32_t value) {
-    require(value < vocab_size_, field + " is " + std::to_string(value) + ", the vocabulary has " +
-                                     std::to_string(vocab_size_) + " tokens");
+    require(value < vocab_size_,
+            field + " is " + std::to_string(value) + ", the vocabulary has " + std::to_string(vocab_size_) + " tokens");
   }
   const std::optional<std::string>& error() const { return error_; }
 
@@ -74,7 +74,8 @@ std::variant<Request, frame::Rejected> check_submit(const frame::Submit& submit,
   check.range("presence_penalty", submit.presence_penalty, -kPenaltyAbsMax, kPenaltyAbsMax);
   check.range("frequency_penalty", submit.frequency_penalty, -kPenaltyAbsMax, kPenaltyAbsMax);
   check.require(submit.logprobs_top.value_or(0) <= kLogprobsTopMax, "logprobs must ask for at most 20 alternatives");
-  check.require(submit.stop_ids.size() <= kStopIdsMax, "stop_ids must have at most " + std::to_string(kStopIdsMax) + " items");
+  check.require(submit.stop_ids.size() <= kStopIdsMax,
+                "stop_ids must have at most " + std::to_string(kStopIdsMax) + " items");
   check.ids("stop_ids", submit.stop_ids);
   check.require(submit.bias.size() <= kBiasMax, "bias must have at most " + std::to_string(kBiasMax) + " items");
   for (const frame::Bias& bias : submit.bias) {

@@ -1,5 +1,5 @@
-// From a SUBMIT frame to a request the scheduler may trust. Owns the limits of every field; whether there is room is the
-// scheduler's question.
+// From a SUBMIT frame to a request the scheduler may trust. Owns the limits of every field; whether there is room is
+// the scheduler's question.
 #pragma once
 
 #include <cstdint>

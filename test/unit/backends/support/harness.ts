@@ -15,7 +15,7 @@ import { JoinRequest, ReportRequest } from '../../../../protocol/report.ts'
 import type { FakeEngineSettings } from './fake-engine.ts'
 import { writeTestModel } from './test-model.ts'
 
-export const MODEL = 'test-model'
+const MODEL = 'test-model'
 const fakeEnginePath = fileURLToPath(new URL('./fake-engine.ts', import.meta.url))
 
 /** An executable that runs the fake engine with the Node of this process. */
