@@ -14,6 +14,8 @@ const CREDIT_TOKENS = 64
 const GRANT_TOKENS_MIN = 16
 /** The engine answers CANCEL within a step; a missing answer must not hold the request. */
 const CANCEL_WAIT_MS = 5000
+/** Of a prompt sent back, per event: at six bytes a character in JSON an event stays below `MAX_EVENT_BYTES`. */
+const ECHO_CHARS_MAX = 64 * 1024
 /** Load changes slowly beside tokens. */
 const CAPACITY_EVENT_INTERVAL_MS = 1000
 
@@ -267,11 +269,23 @@ function usageOf(prepared: Prepared, choices: readonly Choice[]): DispatchUsage 
 }
 
 async function writeEcho(prepared: Prepared, choices: readonly Choice[], sink: EventSink): Promise<void> {
-  const events = choices.map((choice): DispatchEvent => {
-    const text = prepared.echo?.[choice.prompt] ?? ''
-    return { type: 'delta', choice: choice.index, text, outputTokens: 0 }
-  })
-  await sink.write(events)
+  for (const choice of choices) {
+    for (const text of pieces(prepared.echo?.[choice.prompt] ?? ''))
+      await sink.write([{ type: 'delta', choice: choice.index, text, outputTokens: 0 }])
+  }
+}
+
+/** A text in pieces of at most `ECHO_CHARS_MAX`, at least one; a surrogate pair stays together. */
+function pieces(text: string): string[] {
+  const cut: string[] = []
+  let from = 0
+  do {
+    const most = from + ECHO_CHARS_MAX
+    const to = (text.codePointAt(most - 1) ?? 0) > 0xffff ? most - 1 : most
+    cut.push(text.slice(from, to))
+    from = to
+  } while (from < text.length)
+  return cut
 }
 
 function capacityEvents(context: SessionContext): DispatchEvent[] {

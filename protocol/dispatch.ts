@@ -7,6 +7,7 @@
 import { z } from 'zod'
 import { CapacityFrame } from './capacity.ts'
 import { ERROR_CODES } from './errors.ts'
+import { MIN_REPETITION_PENALTY } from './request.ts'
 
 export const DISPATCH_PATH = '/dispatch'
 export const DISPATCH_CONTENT_TYPE = 'application/x-ndjson'
@@ -21,7 +22,7 @@ const Sampling = z.object({
   minP: z.number().min(0).max(1),
   presencePenalty: z.number().min(-2).max(2),
   frequencyPenalty: z.number().min(-2).max(2),
-  repetitionPenalty: z.number().gt(0).max(10),
+  repetitionPenalty: z.number().min(MIN_REPETITION_PENALTY).max(10),
   seed: z.number().int().optional(),
   logitBias: z.array(z.object({ tokenId: z.number().int().min(0), bias: z.number().min(-100).max(100) })).max(1024),
 })

@@ -31,7 +31,7 @@ export type Sampling = {
   presencePenalty: number
   /** [-2, 2], 0 = off. */
   frequencyPenalty: number
-  /** > 0, 1 = off. */
+  /** >= MIN_REPETITION_PENALTY, 1 = off. */
   repetitionPenalty: number
   /** Without one the backend draws one per choice. */
   seed?: number
@@ -62,6 +62,8 @@ export const MAX_STOP_BYTES = 1024
 /** Bounds the fan-out of one call: prompts x n sequences. */
 export const MAX_CHOICES = 16
 export const MAX_LOGPROBS_TOP = 20
+/** Logits are divided by the penalty: a smaller one leaves no finite 32-bit float. */
+export const MIN_REPETITION_PENALTY = 0.01
 export const MAX_LOGIT_BIAS = 1024
 export const MAX_MESSAGES = 4096
 /** Larger bodies are refused before they are parsed. */

@@ -4,7 +4,7 @@ import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { mkdir, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
 import { join, relative } from 'node:path'
-import { runCommand } from './commands.ts'
+import { type Adopt, runCommand } from './commands.ts'
 import type { LogFile } from './log-file.ts'
 
 export type BundleOptions = {
@@ -14,6 +14,7 @@ export type BundleOptions = {
   cacheDir: string
   log?: LogFile
   signal: AbortSignal
+  adopt?: Adopt
 }
 
 export type Bundle = { dir: string; cached: boolean }
@@ -54,6 +55,7 @@ export async function bundleGateway(options: BundleOptions): Promise<Bundle> {
         CI: '1',
       },
       ...(options.log && { log: options.log }),
+      ...(options.adopt && { adopt: options.adopt }),
       timeoutMs: TIMEOUT_MS,
       signal: options.signal,
     })

@@ -3,6 +3,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { forEachLine, LogFile } from './log-file.ts'
 import { endProcess, processIdentity, signalProcess } from './processes.ts'
 
@@ -34,6 +35,10 @@ export type ChildSpec = {
 type Recorded = { name: string; pid: number; identity: string; signal: NodeJS.Signals }
 
 const LEFT_OVER_GRACE_MS = 5_000
+/** It has nothing to do at that time; it is waited for so that no process is left when we end. */
+const GUARDIAN_EXIT_MS = 1_000
+/** Keeps a guardian that cannot live from being started in a tight loop. */
+const GUARDIAN_RESTART_MS = 200
 /** Bounds the wait for a dead child's last lines where another process still holds its pipe. */
 const LAST_LINES_WAIT_MS = 500
 
@@ -42,7 +47,8 @@ export class Children {
   readonly #logDir: string
   readonly #recordPath: string
   readonly #onLog: (name: string, line: string) => void
-  readonly #guardian: ChildProcess
+  #guardian: ChildProcess
+  #closed = false
   readonly #alive = new Map<number, Recorded>()
 
   /**
@@ -53,12 +59,26 @@ export class Children {
     this.#logDir = logDir
     this.#recordPath = join(runDir, 'children.json')
     this.#onLog = onLog
+    this.#guardian = this.#startGuardian()
+  }
+
+  #startGuardian(): ChildProcess {
     const script = join(import.meta.dirname, 'guardian.ts')
     // In a session of its own: a Ctrl-C in the terminal or a kill of our group must not reach it.
-    this.#guardian = spawn(process.execPath, [script], { stdio: ['pipe', 'ignore', 'ignore'], detached: true })
-    this.#guardian.on('error', () => {})
-    this.#guardian.stdin?.on('error', () => {})
-    this.#guardian.unref()
+    const guardian = spawn(process.execPath, [script], { stdio: ['pipe', 'ignore', 'ignore'], detached: true })
+    guardian.on('error', () => {})
+    guardian.stdin?.on('error', () => {})
+    guardian.once('exit', () => {
+      if (this.#closed) return
+      // Somebody killed it: without one, our own death would leave everything running.
+      setTimeout(() => {
+        if (this.#closed) return
+        this.#guardian = this.#startGuardian()
+        for (const { pid, signal } of this.#alive.values()) this.#tell(`add ${pid} ${signal}`)
+      }, GUARDIAN_RESTART_MS).unref()
+    })
+    guardian.unref()
+    return guardian
   }
 
   /** Ends what an earlier launcher on this folder left behind; to be called while holding the folder's lock. */
@@ -159,9 +179,19 @@ export class Children {
     }
   }
 
-  /** Lets the guardian go; nothing may be running any more. */
-  close(): void {
+  /** Process id of the guardian of now. */
+  guardianPid(): number | undefined {
+    return this.#guardian.pid
+  }
+
+  /** Lets the guardian go and waits for it; nothing may be running any more. */
+  async close(): Promise<void> {
+    this.#closed = true
+    if (this.#guardian.exitCode !== null || this.#guardian.signalCode !== null) return
+    this.#guardian.ref()
+    const gone = new Promise((resolve) => this.#guardian.once('exit', resolve))
     this.#guardian.stdin?.end()
+    await Promise.race([gone, sleep(GUARDIAN_EXIT_MS)])
   }
 
   #tell(line: string): void {

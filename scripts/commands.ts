@@ -5,6 +5,9 @@ import { delimiter, join } from 'node:path'
 import { forEachLine, type LogFile } from './log-file.ts'
 import { signalProcess } from './processes.ts'
 
+/** Told of each process that is started, so that none outlives a launcher that is killed. */
+export type Adopt = (pid: number, exited: Promise<unknown>) => void
+
 export type CommandOptions = {
   command: string
   args: string[]
@@ -14,6 +17,7 @@ export type CommandOptions = {
   timeoutMs: number
   signal: AbortSignal
   onLine?: (line: string) => void
+  adopt?: Adopt
 }
 
 /** A command that failed; the message ends in its last lines. */
@@ -55,10 +59,12 @@ export async function runCommand(options: CommandOptions): Promise<void> {
   const bound = AbortSignal.any([options.signal, AbortSignal.timeout(options.timeoutMs)])
   bound.addEventListener('abort', kill)
   process.on('exit', kill)
-  const outcome = await new Promise<string | undefined>((resolve) => {
+  const ended = new Promise<string | undefined>((resolve) => {
     child.on('error', (error) => resolve(error.message))
     child.on('close', (code, signal) => resolve(code === 0 ? undefined : `exit ${code ?? signal}`))
   })
+  if (child.pid !== undefined) options.adopt?.(child.pid, ended)
+  const outcome = await ended
   bound.removeEventListener('abort', kill)
   process.removeListener('exit', kill)
   clearTimeout(killTimer)

@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs'
 import { mkdir, readFile, rm } from 'node:fs/promises'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
-import { findProgram, runCommand } from './commands.ts'
+import { type Adopt, findProgram, runCommand } from './commands.ts'
 import { takeLock } from './lock.ts'
 import type { LogFile } from './log-file.ts'
 
@@ -22,6 +22,7 @@ export type EngineBuildOptions = {
   onPercent?: (percent: number) => void
   /** Told when another process builds in the same folder. */
   onWait?: (pid: number) => void
+  adopt?: Adopt
 }
 
 /** A cold build takes about a minute on two cores; beyond this something hangs. */
@@ -34,7 +35,8 @@ const CONFIGURE_TIMEOUT_MS = 2 * 60_000
  * @throws Error that says what to install, or CommandFailed with the compiler's last lines
  */
 export async function buildEngine(options: EngineBuildOptions): Promise<string> {
-  const { sourceDir, buildDir, log, signal } = options
+  const { sourceDir, buildDir, log, signal, adopt } = options
+  const common = { ...(log && { log }), ...(adopt && { adopt }), signal }
   requireTools()
   await mkdir(buildDir, { recursive: true })
   const lock = await takeLock(join(buildDir, 'penstock-build.lock'), {
@@ -57,18 +59,16 @@ export async function buildEngine(options: EngineBuildOptions): Promise<string> 
       await runCommand({
         command: 'cmake',
         args: ['-S', sourceDir, '-B', buildDir, ...generator, ...switches],
-        ...(log && { log }),
         timeoutMs: CONFIGURE_TIMEOUT_MS,
-        signal,
+        ...common,
       })
     }
     const target = options.target === undefined ? [] : ['--target', options.target]
     await runCommand({
       command: 'cmake',
       args: ['--build', buildDir, '--parallel', String(availableParallelism()), ...target],
-      ...(log && { log }),
       timeoutMs: BUILD_TIMEOUT_MS,
-      signal,
+      ...common,
       onLine: (line) => {
         const percent = percentOf(line)
         if (percent !== undefined) options.onPercent?.(percent)

@@ -62,9 +62,11 @@ export async function launch(options: StartOptions, context: LaunchContext): Pro
   })
   teardown.add('guardian', () => children.close())
   context.onChildren(children)
-  const buildLog = new LogFile(join(folder.logDir, 'start.log'))
-  teardown.add('start log', () => buildLog.close())
-  const log = buildLog
+  const log = new LogFile(join(folder.logDir, 'start.log'))
+  teardown.add('start log', () => log.close())
+  const adopt = (pid: number, exited: Promise<unknown>) => {
+    children.adopt({ name: 'build', pid, signal: 'SIGTERM', exited })
+  }
 
   // The first failure ends the other steps, and is the one that is told.
   const failing = new AbortController()
@@ -92,6 +94,7 @@ export async function launch(options: StartOptions, context: LaunchContext): Pro
         target: 'penstock-engine',
         log,
         signal,
+        adopt,
         onPercent: (percent) => step.update(`compiling ${percent}%`),
         onWait: (pid) => step.update(`waiting for process ${pid}, which builds it`),
       })
@@ -105,6 +108,7 @@ export async function launch(options: StartOptions, context: LaunchContext): Pro
         ...(process.env.HF_ENDPOINT && { hfEndpoint: process.env.HF_ENDPOINT }),
         log,
         signal,
+        adopt,
         onProgress: (detail) => step.update(detail),
       })
       return { value, detail: `${value.name} (${value.origin})` }
@@ -130,7 +134,7 @@ export async function launch(options: StartOptions, context: LaunchContext): Pro
   )
   const bundle = part(() =>
     asStep(progress, 'Gateway bundle', async () => {
-      const value = await bundleGateway({ root: ROOT, cacheDir: folder.buildDir, log, signal })
+      const value = await bundleGateway({ root: ROOT, cacheDir: folder.buildDir, log, signal, adopt })
       return { value: value.dir, ...(value.cached && { detail: 'unchanged' }) }
     }),
   )

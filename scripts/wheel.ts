@@ -2,7 +2,7 @@
 // is why this source often works where a plain download does not.
 import { mkdtemp, readdir, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import { CommandFailed, findProgram, runCommand } from './commands.ts'
+import { type Adopt, CommandFailed, findProgram, runCommand } from './commands.ts'
 import { DownloadFailed } from './download.ts'
 import type { LogFile } from './log-file.ts'
 import { extractMember, ZipError } from './zip.ts'
@@ -20,6 +20,7 @@ export type WheelOptions = {
   log?: LogFile
   signal: AbortSignal
   onProgress?: (detail: string) => void
+  adopt?: Adopt
 }
 
 /** For pip's own waits on the network: an index that cannot be reached costs this much. */
@@ -62,6 +63,7 @@ async function downloadWheel(options: WheelOptions, dir: string): Promise<void> 
         // pip reports its progress to terminals only; its temporary files tell, once they are where we can see them.
         env: { ...process.env, TMPDIR: dir },
         ...(options.log && { log: options.log }),
+        ...(options.adopt && { adopt: options.adopt }),
         timeoutMs: PIP_TOTAL_MS,
         signal: options.signal,
       })

@@ -23,7 +23,7 @@
 //
 // Lists take `limit` (1-200, default 50) and `cursor`, and answer {data, next_cursor?}.
 import { Hono } from 'hono'
-import { DatabaseUnavailable } from '../db/port.ts'
+import { DatabaseUnavailable, QueryFailed } from '../db/port.ts'
 import { failureResponse } from '../errors.ts'
 import { fleetAdminRoutes } from '../fleet/admin.ts'
 import { errorText, log } from '../observe/log.ts'
@@ -38,6 +38,9 @@ import { organisationRoutes } from './organisations.ts'
 import { priceRoutes } from './prices.ts'
 import { providerRoutes } from './providers.ts'
 import { usageRoutes } from './usage.ts'
+
+/** SQLSTATE class of values that a type cannot hold. */
+const DATA_EXCEPTION = /^22/
 
 export const adminApp = new Hono<AdminEnv>()
 
@@ -70,6 +73,11 @@ adminApp.onError((error, c) => {
     log('warn', 'admin_database_unavailable', { requestId, reason: error.message })
     const message = 'The database cannot be reached; if this was a change, it may have been made: repeat the call.'
     return failureResponse({ code: 'unavailable', message, retryAfterMs: 2_000 }, requestId)
+  }
+  // NUL in a text, a date beyond the calendar: values that passed as JSON and that no column can hold.
+  if (error instanceof QueryFailed && DATA_EXCEPTION.test(error.sqlState)) {
+    const message = `The request holds a value that cannot be stored or compared (${error.sqlState}).`
+    return failureResponse({ code: 'invalid_request', message }, requestId)
   }
   log('error', 'admin_failed', { requestId, reason: errorText(error) })
   const message = 'Something went wrong on our side; the request id finds it in the logs.'

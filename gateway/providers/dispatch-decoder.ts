@@ -92,9 +92,25 @@ function parseEvent(line: string): DispatchEvent {
   } catch {
     throw new BadEvent('a line of the dispatch is not JSON')
   }
+  const plain = plainDelta(json)
+  if (plain !== undefined) return plain
   const parsed = DispatchEvent.safeParse(json)
   if (!parsed.success) throw new BadEvent('a line of the dispatch is not an event')
   return parsed.data
+}
+
+const isCount = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0
+
+/**
+ * A delta without logprobs, checked by hand as the schema would check it: nearly every event is one, and the schema costs
+ * many times as much where the runtime forbids generated code. Anything else is undefined and goes to the schema.
+ */
+export function plainDelta(json: unknown): DispatchEvent | undefined {
+  if (typeof json !== 'object' || json === null) return undefined
+  const { type, choice, text, outputTokens, logprobs } = json as Record<string, unknown>
+  if (type !== 'delta' || logprobs !== undefined) return undefined
+  if (!isCount(choice) || typeof text !== 'string' || !isCount(outputTokens)) return undefined
+  return { type, choice, text, outputTokens }
 }
 
 const toUsage = (usage: DispatchUsage): Usage => ({

@@ -8,6 +8,7 @@ import {
   MAX_MESSAGES,
   MAX_STOP_BYTES,
   MAX_STOP_STRINGS,
+  MIN_REPETITION_PENALTY,
 } from '../request.ts'
 
 /** The older completions route has its own, smaller limit. */
@@ -71,7 +72,7 @@ const generation = {
   // Extensions that self-hosted servers have in common; -1 is their other word for "off".
   top_k: z.int().min(-1).max(1_000_000).nullish(),
   min_p: z.number().min(0).max(1).nullish(),
-  repetition_penalty: z.number().gt(0).max(10).nullish(),
+  repetition_penalty: z.number().min(MIN_REPETITION_PENALTY).max(10).nullish(),
 }
 
 const ContentPart = z.discriminatedUnion('type', [z.object({ type: z.literal('text'), text: z.string() })], {

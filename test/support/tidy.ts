@@ -215,11 +215,13 @@ const deadFiles: Rule = {
   name: 'every file is used',
   check: (files) => {
     const scripts = files.filter(({ path }) => isScript(path))
+    // A command that a person runs is named in package.json or in the documents.
+    const users = files.filter(({ path }) => isScript(path) || path === 'package.json' || path.endsWith('.md'))
     return scripts
       .filter(({ path }) => !ENTRIES.test(path))
       .filter(({ path }) => {
         const name = posix.basename(path)
-        return !scripts.some((other) => other.path !== path && other.text.includes(name))
+        return !users.some((other) => other.path !== path && other.text.includes(name))
       })
       .map(({ path }) => ({ path, line: 1, message: 'nothing imports or starts it' }))
   },

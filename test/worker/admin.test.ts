@@ -44,6 +44,22 @@ describe('the guard', () => {
   })
 })
 
+describe('values that Postgres has no place for', () => {
+  const cursor = (...position: string[]) => btoa(JSON.stringify(position)).replaceAll('=', '')
+
+  test.each([
+    ['NUL in a filter', 'GET', `/usage?org=${NIL}&model=%00`, undefined],
+    ['NUL in a cursor', 'GET', `/models?cursor=${cursor('a\u0000')}`, undefined],
+    ['NUL in a label', 'POST', '/backends/tokens', { label: 'a\u0000' }],
+    ['NUL in an id', 'DELETE', '/backends/%00', undefined],
+    ['the year 0', 'GET', `/usage?org=${NIL}&from=0000-01-01&to=0000-02-01`, undefined],
+    ['the year 10000', 'GET', `/usage?org=${NIL}&from=9999-12-01&to=9999-12-31T23:59:59-12:00`, undefined],
+  ])('%s is the caller’s fault, and is not a failure of ours', async (_, method, path, body) => {
+    const answer = await admin(method, path, body)
+    expect([answer.status, answer.body.error.code]).toEqual([400, 'invalid_request'])
+  })
+})
+
 describe('organisations and projects', () => {
   test('creating by slug is safe to repeat, and answers the same object', async () => {
     const slug = newName('org')

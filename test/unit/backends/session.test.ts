@@ -5,9 +5,9 @@ import { type Prepared, prepareDispatch } from '../../../backends/dispatch.ts'
 import type { SequenceHandlers, SequenceParameters } from '../../../backends/engine/client.ts'
 import { runSession } from '../../../backends/session.ts'
 import { createTokenizer } from '../../../backends/tokens.ts'
-import type { DispatchEvent, DispatchRequest } from '../../../protocol/dispatch.ts'
+import { type DispatchEvent, type DispatchRequest, MAX_EVENT_BYTES } from '../../../protocol/dispatch.ts'
 import type { FinishReason } from '../../../protocol/engine-frames.ts'
-import { dispatchRequest } from './support/harness.ts'
+import { dispatchRequest, textOf } from './support/harness.ts'
 import { idOf, testModelFile } from './support/test-model.ts'
 
 const file = testModelFile()
@@ -196,4 +196,36 @@ test('a dispatch whose caller is gone before it begins submits nothing and count
   })
   expect(submit).not.toHaveBeenCalled()
   expect(result.usage).toEqual({ inputTokens: 0, cachedInputTokens: 0, outputTokens: 0 })
+})
+
+test('the echo of a long prompt is cut into lines that the gateway takes, and no character is torn', async () => {
+  const text = '\u0001é😀'.repeat(120_000)
+  const prepared = await prepare({ input: { kind: 'completion', prompts: [{ text: 'hello' }], echo: true } })
+  const events: DispatchEvent[] = []
+  const abort = new AbortController()
+  const done = runSession(
+    { ...prepared, echo: [text] },
+    {
+      connection: { submit: () => ({ cancel: () => {}, grant: () => {} }) },
+      sink: {
+        write: async (batch) => {
+          events.push(...batch)
+          if (textOf(events).length === text.length) abort.abort({ code: 'cancelled', message: 'seen enough' })
+        },
+      },
+      capacity: () => undefined,
+      nowMs: () => 0,
+      signal: abort.signal,
+      queuedMs: 0,
+      deadlineAtMs: 5000,
+    },
+  )
+  vi.useFakeTimers()
+  await vi.waitFor(() => expect(textOf(events)).toBe(text))
+  await vi.advanceTimersByTimeAsync(10_000)
+  await done
+  for (const event of events) {
+    expect(Buffer.byteLength(JSON.stringify(event))).toBeLessThan(MAX_EVENT_BYTES)
+    if (event.type === 'delta') expect(event.text.isWellFormed()).toBe(true)
+  }
 })

@@ -16,9 +16,9 @@ function family(): { children: Children; dir: string; lines: string[] } {
   const dir = tempFolder()
   const lines: string[] = []
   const children = new Children(dir, dir, (name, line) => lines.push(`${name}: ${line}`))
-  onTestFinished(() => {
+  onTestFinished(async () => {
     children.killAll()
-    children.close()
+    await children.close()
   })
   return { children, dir, lines }
 }
@@ -113,6 +113,30 @@ test('a launcher that is killed takes its children with it', async () => {
   expect(processIdentity(pid)).toBeDefined()
   launcher.kill('SIGKILL')
   await gone(pid)
+})
+
+test('a guardian that is killed is replaced, and knows the children of the one before', async () => {
+  const dir = tempFolder()
+  const script = `
+    const { Children } = await import(${JSON.stringify(join(import.meta.dirname, '../../../scripts/children.ts'))})
+    const children = new Children(${JSON.stringify(dir)}, ${JSON.stringify(dir)}, () => {})
+    const child = children.start({ name: 'part', command: process.execPath, args: ['-e', '${LIVE}'],
+      env: process.env, stopGraceMs: 1000 })
+    const first = children.guardianPid()
+    process.kill(first, 'SIGKILL')
+    const timer = setInterval(() => {
+      if (children.guardianPid() === first) return
+      clearInterval(timer)
+      console.log(child.pid)
+    }, 10)
+    ${LIVE}`
+  const launcher = spawn(process.execPath, ['--input-type=module', '-e', script], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
+  onTestFinished(() => void launcher.kill('SIGKILL'))
+  const [line] = await once(createInterface(launcher.stdout), 'line')
+  launcher.kill('SIGKILL')
+  await gone(Number(line))
 })
 
 test('a part that dies is restarted, with its last words told', async () => {

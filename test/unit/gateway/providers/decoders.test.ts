@@ -1,11 +1,11 @@
 // Upstream answers into events: the fleet's lines at every cut, and the tolerant reading of other servers.
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { BadEvent, DispatchDecoder } from '../../../../gateway/providers/dispatch-decoder.ts'
+import { BadEvent, DispatchDecoder, plainDelta } from '../../../../gateway/providers/dispatch-decoder.ts'
 import { OpenAiDecoder, retryAfter, statusFailure } from '../../../../gateway/providers/openai-decoder.ts'
 import type { ProviderEvent } from '../../../../gateway/providers/provider.ts'
 import { LineTooLong } from '../../../../gateway/stream/lines.ts'
-import { type DispatchEvent, MAX_EVENT_BYTES } from '../../../../protocol/dispatch.ts'
+import { DispatchEvent, MAX_EVENT_BYTES } from '../../../../protocol/dispatch.ts'
 
 const bytes = (text: string) => new TextEncoder().encode(text)
 const usage = { inputTokens: 4, cachedInputTokens: 1, outputTokens: 2 }
@@ -68,6 +68,29 @@ describe('a dispatch', () => {
       expect(() => new DispatchDecoder().push(bytes(`${line}\n`))).toThrow(BadEvent)
     },
   )
+
+  test('has its plain deltas read by hand exactly as the schema reads them', () => {
+    const field = fc.oneof(fc.constantFrom(0, 1, -1, 0.5, 2 ** 53, -0), fc.string(), fc.constant(null))
+    const event = fc.record(
+      {
+        type: fc.constantFrom('delta', 'finish', 'usage'),
+        choice: field,
+        text: field,
+        outputTokens: field,
+        extra: field,
+      },
+      { requiredKeys: ['type'] },
+    )
+    fc.assert(
+      fc.property(event, (json) => {
+        const quick = plainDelta(json)
+        const slow = DispatchEvent.safeParse(json)
+        if (quick !== undefined) expect(slow).toEqual({ success: true, data: quick })
+        else if (slow.success) expect(slow.data.type).not.toBe('delta')
+      }),
+      { numRuns: 2000 },
+    )
+  })
 
   test('with an endless line is refused at the bound', () => {
     expect(() => new DispatchDecoder().push(new Uint8Array(MAX_EVENT_BYTES + 1).fill(0x20))).toThrow(LineTooLong)

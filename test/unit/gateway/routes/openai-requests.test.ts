@@ -101,6 +101,7 @@ describe('a chat body is refused with the path of the field', () => {
     [{ top_k: -2 }, 'top_k'],
     [{ min_p: 2 }, 'min_p'],
     [{ repetition_penalty: 0 }, 'repetition_penalty'],
+    [{ repetition_penalty: 1e-40 }, 'repetition_penalty'],
     [{ user: 5 }, 'user'],
     [{ tools: [{ type: 'function' }] }, 'tools'],
     [{ tool_choice: 'required' }, 'tool_choice'],
