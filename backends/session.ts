@@ -253,7 +253,10 @@ function sampledTokens(choice: Choice): number {
 
 const promptTokens = (prepared: Prepared) => prepared.prompts.reduce((sum, prompt) => sum + prompt.ids.length, 0)
 
-/** Prompts count once each; one that was never submitted, or refused, counts nothing. What a prompt's other choices found in the cache was put there by this same request. */
+/**
+ * Prompts count once each; one that was never submitted, or refused, counts nothing. What a prompt's other choices found
+ * in the cache was put there by this same request.
+ */
 function usageOf(prepared: Prepared, choices: readonly Choice[]): DispatchUsage {
   const usage: DispatchUsage = { inputTokens: 0, cachedInputTokens: 0, outputTokens: 0 }
   prepared.prompts.forEach((prompt, index) => {
