@@ -293,7 +293,8 @@ export class Agent {
       this.#counters.inputTokens += result.usage.inputTokens
       this.#counters.cachedInputTokens += result.usage.cachedInputTokens
       this.#counters.outputTokens += result.usage.outputTokens
-      if (result.failure !== undefined) {
+      // A client that leaves is no failure of this host.
+      if (result.failure !== undefined && result.failure.code !== 'cancelled') {
         this.#counters.failures++
         this.#log('warn', 'dispatch_failed', {
           requestId: request.requestId,

@@ -375,7 +375,11 @@ async function settleFailed(
   progress: Progress,
   final: boolean,
 ): Promise<void> {
-  const isCallersDoing = failure.code === 'cancelled' || (failure.code === 'deadline_exceeded' && job.deadlineIsCallers)
+  const isCallersDoing =
+    failure.code === 'cancelled' ||
+    // Asked for more than fits one piece: it was computed as asked.
+    failure.code === 'invalid_request' ||
+    (failure.code === 'deadline_exceeded' && job.deadlineIsCallers)
   const { tally, settlement, firstTokenAtMs } = attempt
   const httpStatus = progress.headSent ? 200 : failureStatus(failure.code)
   const settling = settlement.end({

@@ -119,6 +119,8 @@ export function denialToFailure(denial: Denial): Failure {
         message:
           `Concurrency limit${limit} reached for ${ruleOwner(rule)}: ` +
           `${running} requests are running. Wait for one of them to end.`,
+        // Nobody knows when one ends; a second keeps clients from asking in a loop.
+        retryAfterMs: 1000,
       }
     }
     case 'budget_exhausted': {

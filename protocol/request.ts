@@ -52,8 +52,6 @@ export type InferenceRequest = {
   stop: string[]
   /** Absent: off. `top` alternatives beside the chosen token, 0..20. */
   logprobs?: { top: number }
-  /** The caller's own end-user tag, for limits and reports. */
-  endUser?: string
 }
 
 /** The dialect's own limit; also bounds the scanner for stop strings. */

@@ -1,6 +1,8 @@
 // What callers of the account must never get wrong. Owns the assertions at the object's door: callers are our own code,
 // so a violation is a bug and throws; nothing a client sends reaches these. They stand in production too, because a row
 // that Postgres cannot take, or counters of two organisations in one object, would be found out much later. Pure.
+import { MAX_CHOICES } from '../../protocol/request.ts'
+import { TOKENS_MAX } from '../policy/targets.ts'
 import type { ReserveAsk, SettleEnd } from './contract.ts'
 import type { HoldRecord } from './holds.ts'
 
@@ -10,8 +12,8 @@ const ATTEMPTS_MAX = 1_000
 /** Year 2000 to 2200: an instant in seconds or microseconds is a mistake. */
 const INSTANT_MIN_MS = 946_684_800_000
 const INSTANT_MAX_MS = 7_258_118_400_000
-/** Far above every context; with `PRICE_MAX` a hold stays far below what a 64-bit integer holds. */
-const ESTIMATE_TOKENS_MAX = 1_000_000_000
+/** The longest window in the catalog, once per choice; with `PRICE_MAX` a hold still fits a 64-bit integer. */
+const ESTIMATE_TOKENS_MAX = TOKENS_MAX * MAX_CHOICES
 
 /** @throws RangeError naming what is wrong. */
 export function assertAsk(ask: ReserveAsk): void {

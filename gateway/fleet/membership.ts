@@ -63,14 +63,24 @@ export class ReplayMemory {
 
   /** True the first time within the token's life. */
   firstUse(jti: string, expiresAtMs: number, nowMs: number): boolean {
+    this.#forgetOldest(nowMs)
     if (this.#seen.has(jti)) return false
-    if (this.#seen.size >= this.#max) this.#forget(nowMs)
+    if (this.#seen.size >= this.#max) this.#forgetAll(nowMs)
     if (this.#seen.size >= this.#max) return false
     this.#seen.set(jti, expiresAtMs)
     return true
   }
 
-  #forget(nowMs: number): void {
+  /** Lives are of about one length, so the first that still lives ends the sweep: memory stays near what is alive. */
+  #forgetOldest(nowMs: number): void {
+    for (const [jti, expiresAtMs] of this.#seen) {
+      if (expiresAtMs > nowMs) return
+      this.#seen.delete(jti)
+    }
+  }
+
+  /** Whatever the order: before anything is refused for want of room. */
+  #forgetAll(nowMs: number): void {
     for (const [jti, expiresAtMs] of this.#seen) {
       if (expiresAtMs <= nowMs) this.#seen.delete(jti)
     }

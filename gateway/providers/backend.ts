@@ -110,7 +110,8 @@ export class BackendProvider implements Provider {
 
   /**
    * A kept-alive connection may have been closed by the other side at the moment it is used again. Without a head of an
-   * answer nothing was delivered, so one more try is safe; its token is a new one, since tokens count once.
+   * answer nothing was delivered, so one more try bills nothing twice; at worst a backend that had queued the first one
+   * computes for nobody until it notices. The token is a new one, since tokens count once.
    */
   async #sendTwice(chosen: Chosen, body: Uint8Array, context: OpenContext): Promise<Response> {
     try {

@@ -19,6 +19,9 @@ export const MAX_JSON_TOKEN_VALUES = 2_500_000
  */
 const DISCARD_BYTES_MAX = 64 * 1024 * 1024
 
+/** A body that trickles holds a connection and up to the limit in memory; a slow line sends 8 MiB in this. */
+const BODY_TIMEOUT_MS = 60_000
+
 const OPEN_BRACE = 0x7b
 const OPEN_BRACKET = 0x5b
 const CLOSE_BRACE = 0x7d
@@ -32,17 +35,44 @@ const invalid = (message: string): Failure => ({ code: 'invalid_request', messag
 /**
  * Reads the whole body, giving up as soon as it is over the limit: a length that is missing or lies costs nothing.
  * @param bytesMax Largest body accepted.
+ * @param timeoutMs Time for the whole body; at most, and by default, BODY_TIMEOUT_MS.
  */
-export async function readBody(request: Request, bytesMax: number): Promise<Result<Uint8Array, Failure>> {
+export async function readBody(
+  request: Request,
+  bytesMax: number,
+  timeoutMs = BODY_TIMEOUT_MS,
+): Promise<Result<Uint8Array, Failure>> {
+  if (request.body === null) return ok(new Uint8Array(0))
+  const reader = request.body.getReader()
+  let isLate = false
+  const timer = setTimeout(
+    () => {
+      isLate = true
+      reader.cancel().catch(() => {})
+    },
+    Math.min(timeoutMs, BODY_TIMEOUT_MS),
+  )
+  try {
+    const read = await readAll(request.headers, reader, bytesMax)
+    if (!isLate) return read
+    return err({ code: 'deadline_exceeded', message: 'The request body did not arrive in time.' })
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+async function readAll(
+  headers: Headers,
+  reader: ReadableStreamDefaultReader<Uint8Array>,
+  bytesMax: number,
+): Promise<Result<Uint8Array, Failure>> {
   const tooLarge: Failure = {
     code: 'request_too_large',
     message: `The request body is over the limit of ${bytesMax} bytes.`,
   }
-  const declared = request.headers.get('content-length')
-  if (request.body === null) return ok(new Uint8Array(0))
+  const declared = headers.get('content-length')
   const chunks: Uint8Array[] = []
   let total = 0
-  const reader = request.body.getReader()
   if (declared !== null && Number(declared) > bytesMax) {
     await discard(reader)
     return err(tooLarge)

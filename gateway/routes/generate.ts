@@ -63,7 +63,7 @@ async function generate(c: Context<AppEnv>, dialect: Dialect, ports: Ports): Pro
   const raw = c.req.raw
   const deadline = deadlineOf(raw.headers, ports.timings.deadlineMs)
   if (!deadline.ok) return failureResponse(deadline.error, requestId)
-  const body = await readBody(raw, MAX_BODY_BYTES)
+  const body = await readBody(raw, MAX_BODY_BYTES, deadline.value.ms)
   if (!body.ok) return failureResponse(body.error, requestId)
   const json = parseJson(body.value, dialect.valuesMax)
   if (!json.ok) return failureResponse(json.error, requestId)

@@ -145,7 +145,6 @@ export function parseChat(body: unknown): Result<ParsedRequest, Failure> {
     ...(maxOutputTokens === undefined ? {} : { maxOutputTokens }),
     stop: stopOf(chat.stop),
     ...(chat.logprobs === true ? { logprobs: { top: chat.top_logprobs ?? 0 } } : {}),
-    ...(typeof chat.user === 'string' ? { endUser: chat.user } : {}),
   }
   return ok({ request, delivery: delivery.value })
 }
@@ -193,7 +192,6 @@ export function parseCompletion(body: unknown): Result<ParsedRequest, Failure> {
     ...(typeof completion.max_tokens === 'number' ? { maxOutputTokens: completion.max_tokens } : {}),
     stop: stopOf(completion.stop),
     ...(typeof completion.logprobs === 'number' ? { logprobs: { top: completion.logprobs } } : {}),
-    ...(typeof completion.user === 'string' ? { endUser: completion.user } : {}),
   }
   const tooMany = tooManyChoices(request)
   return tooMany === undefined ? ok({ request, delivery: delivery.value }) : err(tooMany)

@@ -59,7 +59,8 @@ export async function takeWhole(taking: Taking): Promise<Result<CollectedChoice[
       collector.see(event)
     }
     if (collector.isTooLarge) {
-      return err({ code: 'upstream_error', message: 'The answer is too large to be sent in one piece; stream it.' })
+      // The caller's doing: every target would end here, each after computing it all again.
+      return err({ code: 'invalid_request', message: 'The answer is too large to be sent in one piece; stream it.' })
     }
     if (hasContent) {
       taking.onProgress()

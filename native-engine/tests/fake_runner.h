@@ -6,6 +6,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <limits>
 #include <mutex>
 #include <optional>
 #include <span>
@@ -96,6 +97,8 @@ class FakeRunner : public Runner {
     if (!changed_.wait_for(lock, std::chrono::seconds(20), [&] { return inside_; }))
       throw std::runtime_error("no step came to be held");
   }
+  // From now on the logits of every sequence that begins with this token are not numbers.
+  void spoil_prompts_with(int32_t token) { spoilt_prompt_ = token; }
   // The next step throws.
   void fail_next() {
     std::lock_guard lock(mutex_);
@@ -115,6 +118,10 @@ class FakeRunner : public Runner {
     for (int32_t position = 0; position < sequence.kv_tokens; ++position) hash = mix(hash, slot(sequence, position));
     const auto vocab = static_cast<size_t>(info_.vocab_size);
     const std::span<float> row = logits.subspan(index * vocab, vocab);
+    if (spoilt_prompt_.has_value() && slot(sequence, 0) == *spoilt_prompt_) {
+      for (float& logit : row) logit = std::numeric_limits<float>::quiet_NaN();
+      return;
+    }
     for (float& logit : row) logit = 0.0f;
     row[(hash >> 20) % vocab] = 10.0f;
   }
@@ -137,6 +144,7 @@ class FakeRunner : public Runner {
   std::condition_variable changed_;
   std::optional<uint64_t> hold_at_step_;
   bool inside_ = false;
+  std::optional<int32_t> spoilt_prompt_;
   bool fails_ = false;
   uint64_t steps_ = 0;
 };

@@ -331,6 +331,26 @@ TEST_F(Serving, DropsAnAgentThatDoesNotRead) {
   EXPECT_EQ(next.finish_of(1).output_tokens, 3);
 }
 
+TEST_F(Serving, ASequenceThatCannotBeDrawnFromEndsAloneAndTheOthersOfItsStepGoOn) {
+  start();
+  runner->spoil_prompts_with(3);
+  Client agent(path);
+  agent.hello();
+  frame::Submit spoilt = request(2, 5);
+  spoilt.prompt = {3, 1, 2};
+  frame::Submit sound = request(1, 40);
+  sound.prompt = {4, 1, 2};
+  runner->hold();
+  agent.send(sound);
+  agent.send(spoilt);
+  runner->wait_until_held();
+  runner->go();
+  EXPECT_EQ(agent.finish_of(2).reason, FinishReason::Internal);
+  const auto end = agent.finish_of(1);
+  EXPECT_EQ(end.reason, FinishReason::Length);
+  EXPECT_EQ(end.output_tokens, 40);
+}
+
 TEST_F(Serving, EndsTheSequencesOfAStepThatFailsAndGoesOn) {
   start();
   Client agent(path);

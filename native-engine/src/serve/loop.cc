@@ -181,12 +181,14 @@ void StepLoop::sample(const StepPlan& plan) {
   for (size_t i = 0; i < plan.sampling.size(); ++i) {
     const Sequence& sequence = *plan.sampling[i];
     const std::span<float> logits = std::span(logits_).subspan(i * vocab, vocab);
-    Sampled drawn = sampler_.sample(logits, sequence.request.sampling, sequence.request.prompt, sequence.output());
-    // A logit that is not a number means weights or kernels went wrong; better a typed end than a made-up token.
-    const bool usable = drawn.token >= 0 && static_cast<size_t>(drawn.token) < vocab && !std::isnan(drawn.logprob) &&
-                        std::isfinite(logits[static_cast<size_t>(drawn.token)]);
-    if (!usable) {
-      log_line(LogLevel::Error, "logits_unusable", {{"id", sequence.request.id}, {"position", sequence.total()}});
+    // A row that cannot be drawn from (a logit that is not a number, parameters without a finite result) ends its own
+    // sequence with a typed reason; the others of the step are other callers' and go on.
+    Sampled drawn{};
+    try {
+      drawn = sampler_.sample(logits, sequence.request.sampling, sequence.request.prompt, sequence.output());
+    } catch (const SamplingError& error) {
+      log_line(LogLevel::Error, "logits_unusable",
+               {{"id", sequence.request.id}, {"position", sequence.total()}, {"reason", error.what()}});
       sampled_.emplace_back(std::nullopt);
       continue;
     }

@@ -11,6 +11,7 @@ namespace {
 
 // Far wider than any dialect above allows, and narrow enough that no arithmetic on a logit overflows.
 constexpr float kTemperatureMax = 100.0f;
+constexpr float kRepetitionPenaltyMin = 0.01f;  // logits are divided by it; a smaller one leaves no finite float
 constexpr float kRepetitionPenaltyMax = 100.0f;
 constexpr float kPenaltyAbsMax = 100.0f;
 constexpr float kBiasAbsMax = 1000.0f;
@@ -69,8 +70,7 @@ std::variant<Request, frame::Rejected> check_submit(const frame::Submit& submit,
   check.range("temperature", submit.temperature, 0.0f, kTemperatureMax);
   check.require(submit.top_p > 0.0f && submit.top_p <= 1.0f, "top_p must be above 0 and at most 1");
   check.range("min_p", submit.min_p, 0.0f, 1.0f);
-  check.require(submit.repetition_penalty > 0.0f && submit.repetition_penalty <= kRepetitionPenaltyMax,
-                "repetition_penalty must be above 0 and at most 100");
+  check.range("repetition_penalty", submit.repetition_penalty, kRepetitionPenaltyMin, kRepetitionPenaltyMax);
   check.range("presence_penalty", submit.presence_penalty, -kPenaltyAbsMax, kPenaltyAbsMax);
   check.range("frequency_penalty", submit.frequency_penalty, -kPenaltyAbsMax, kPenaltyAbsMax);
   check.require(submit.logprobs_top.value_or(0) <= kLogprobsTopMax, "logprobs must ask for at most 20 alternatives");

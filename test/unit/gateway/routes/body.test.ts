@@ -57,6 +57,21 @@ describe('reading a body', () => {
     expect(await readBody(post(broken), 4)).toMatchObject({ ok: false, error: { code: 'invalid_request' } })
   })
 
+  test('a body that trickles in for ever is given up at its deadline', async () => {
+    let isCancelled = false
+    const trickle = new ReadableStream<Uint8Array>({
+      start(controller) {
+        controller.enqueue(bytes('{'))
+      },
+      cancel() {
+        isCancelled = true
+      },
+    })
+    const read = await readBody(post(trickle), 1024, 20)
+    expect(read).toMatchObject({ ok: false, error: { code: 'deadline_exceeded' } })
+    expect(isCancelled).toBe(true)
+  })
+
   test('no body is an empty one', async () => {
     expect(await readBody(new Request('http://x'), 4)).toEqual({ ok: true, value: new Uint8Array(0) })
   })

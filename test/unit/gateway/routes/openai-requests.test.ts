@@ -181,7 +181,6 @@ describe('a chat body is read', () => {
     expect(request.sampling.topP).toBeLessThan(1e-3)
     expect(request.sampling.logitBias).toEqual([{ tokenId: 7, bias: -1.5 }])
     expect(request.stop).toEqual(['x'])
-    expect(request.endUser).toBe('u')
   })
 
   test('logprobs without a number of alternatives has none', () => {
