@@ -36,10 +36,11 @@ export default defineConfig({
         test: {
           name: 'e2e',
           include: ['test/e2e/**/*.test.ts'],
-          // A first start compiles the engine and downloads the model; two systems at once would starve each other.
+          // A first start compiles the engine and downloads the model.
           hookTimeout: 600_000,
           testTimeout: 60_000,
-          fileParallelism: false,
+          // Much of it is waiting: two systems at once keep two cores busy, more would starve each other.
+          maxWorkers: 2,
         },
       },
     ],
