@@ -70,17 +70,6 @@ CREATE TABLE IF NOT EXISTS limits (
 -- Serves: every limit that applies to one caller, found by the ids of its key, project and organisation.
 CREATE INDEX IF NOT EXISTS limits_by_scope ON limits (org_id, scope_id);
 
--- One row is one machine that joined the fleet; its public key proves its later reports.
-CREATE TABLE IF NOT EXISTS backends (
-  backend_id     uuid        NOT NULL PRIMARY KEY,
-  url            text        NOT NULL,
-  -- Ed25519 public key as a JWK (JSON).
-  public_key_jwk text        NOT NULL,
-  enrolled_at    timestamptz NOT NULL,
-  -- Set: the machine is no longer welcome, whatever it signs.
-  revoked_at     timestamptz
-);
-
 -- One row is one act of an administrator, written in the same transaction as what it did. Never changed, never deleted.
 CREATE TABLE IF NOT EXISTS audit_log (
   audit_id    uuid        NOT NULL PRIMARY KEY,

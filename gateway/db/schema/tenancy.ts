@@ -53,14 +53,6 @@ export const limits = pgTable(
   (table) => [primaryKey({ columns: [table.orgId, table.scope, table.scopeId, table.meter, table.timeWindow] })],
 )
 
-export const backends = pgTable('backends', {
-  backendId: uuid('backend_id').primaryKey(),
-  url: text('url').notNull(),
-  publicKeyJwk: text('public_key_jwk').notNull(),
-  enrolledAt: instant('enrolled_at').notNull(),
-  revokedAt: instant('revoked_at'),
-})
-
 export const auditLog = pgTable('audit_log', {
   auditId: uuid('audit_id').primaryKey(),
   occurredAt: instant('occurred_at').notNull(),
