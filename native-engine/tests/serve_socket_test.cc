@@ -175,7 +175,10 @@ TEST_F(Serving, CancelsOneSequenceAndLeavesTheOthers) {
   Client agent(path);
   agent.hello();
   runner->hold();
-  agent.send(request(1, 200));
+  // It runs out of credit before its end: however late the CANCEL is read, it still has something to cancel.
+  frame::Submit cancelled = request(1, 200);
+  cancelled.credit_tokens = 20;
+  agent.send(cancelled);
   agent.send(request(2, 30));
   runner->wait_until_held();
   agent.send(frame::Cancel{1});
