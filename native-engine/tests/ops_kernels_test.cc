@@ -297,13 +297,15 @@ TEST(Rows, NormRopeAndSwigluMatchTheReference) {
       kernels->add(b.data(), y.data(), n);
       EXPECT_TRUE(same_bits(a, b));
     }
-    for (int32_t dims : {2, 6, 8, 14, 16}) {
-      const auto turn = normals(16, 13);
-      auto a = normals(3 * 16, 14);
-      auto b = a;
-      reference_kernels().rope(a.data(), turn.data(), 3, 16, dims);
-      kernels->rope(b.data(), turn.data(), 3, 16, dims);
-      EXPECT_TRUE(same_bits(a, b)) << dims;
+    for (RopePairs pairs : {RopePairs::interleaved, RopePairs::halves}) {
+      for (int32_t dims : {2, 6, 8, 14, 16, 30, 40}) {
+        const auto turn = normals(40, 13);
+        auto a = normals(3 * 40, 14);
+        auto b = a;
+        reference_kernels().rope(pairs, a.data(), turn.data(), 3, 40, dims);
+        kernels->rope(pairs, b.data(), turn.data(), 3, 40, dims);
+        EXPECT_TRUE(same_bits(a, b)) << dims;
+      }
     }
   }
 }

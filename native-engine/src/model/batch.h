@@ -10,6 +10,9 @@ namespace penstock {
 // Tokens per KV block. A power of two; 16 keeps waste per sequence under 16 tokens and a block's K rows contiguous.
 inline constexpr int32_t kBlockTokens = 16;
 
+// What an embedding is made of: the mean of the final states of all tokens, or the state of the last one.
+enum class Pooling : uint8_t { none = 0, mean = 1, last = 2 };
+
 // One sequence's share of a step.
 struct StepSequence {
   int32_t first_row;                     // its first row in StepBatch::token_ids
@@ -17,6 +20,8 @@ struct StepSequence {
   int32_t kv_tokens;                     // context length after this step = tokens computed before + rows
   std::span<const int32_t> block_table;  // [ceil(kv_tokens / kBlockTokens)] block ids, in order of position
   bool wants_logits;                     // logits of its last row are needed (the prompt is complete)
+  Pooling pooling = Pooling::none;       // what to do with the normed final states of its rows
+  std::span<float> pooled = {};          // [dim] mean: they are added, in order of position; last: the last one replaces
 };
 
 // A mixed batch: chunks of prompts and decode rows side by side.

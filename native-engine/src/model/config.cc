@@ -1,6 +1,7 @@
 #include "model/config.h"
 
 #include <cmath>
+#include <cstring>
 
 namespace penstock {
 
@@ -59,6 +60,29 @@ float linear_factor(const GgufFile& file, const std::string& prefix) {
   throw ModelFileError(file.path(), offset_of(file, key), "rope.scaling.type must be none or linear for this engine");
 }
 
+// theta^(-2i / rope_dims), divided by the linear factor and by the file's own factor for that pair, where it has them.
+std::vector<double> rope_frequencies(const GgufFile& file, const std::string& prefix, int32_t rope_dims) {
+  const double theta = positive(file, prefix + "rope.freq_base", 10000.0);
+  const double linear = linear_factor(file, prefix);
+  const GgufTensor* factors = file.tensor("rope_freqs.weight");
+  const auto fail = [&](const char* reason) {
+    throw ModelFileError(file.path(), factors->info_offset_bytes,
+                         std::string("tensor \"rope_freqs.weight\" ") + reason);
+  };
+  if (factors != nullptr) {
+    if (factors->type != TensorType::f32) fail("is not F32");
+    if (factors->extent[0] != rope_dims / 2 || factors->extent[1] != 1) fail("has not one factor for each pair");
+  }
+  std::vector<double> frequencies;
+  for (int32_t i = 0; i < rope_dims / 2; ++i) {
+    float factor = 1;
+    if (factors != nullptr) std::memcpy(&factor, factors->data.data() + 4 * i, sizeof factor);
+    if (!(factor > 0)) fail("holds a factor that is not positive");
+    frequencies.push_back(std::pow(theta, -2.0 * i / rope_dims) / double{factor} / linear);
+  }
+  return frequencies;
+}
+
 }  // namespace
 
 Config read_config(const GgufFile& file) {
@@ -82,8 +106,6 @@ Config read_config(const GgufFile& file) {
   config.kv_heads = optional(file, prefix + "attention.head_count_kv", kHeadsMax, config.heads);
   config.context_tokens = required(file, prefix + "context_length", kContextMax);
   config.norm_eps = positive(file, prefix + "attention.layer_norm_rms_epsilon", std::nullopt);
-  config.rope_theta = positive(file, prefix + "rope.freq_base", 10000.0);
-  config.rope_linear_factor = linear_factor(file, prefix);
 
   if (config.heads % config.kv_heads != 0) {
     fail(prefix + "attention.head_count_kv", "attention.head_count " + std::to_string(config.heads) +
@@ -106,6 +128,8 @@ Config read_config(const GgufFile& file) {
   if (config.rope_dims > config.head_dim || config.rope_dims % 2 != 0) {
     fail(prefix + "rope.dimension_count", "rope.dimension_count must be even and at most the head's dimensions");
   }
+  config.rope_pairs = RopePairs::interleaved;
+  config.rope_frequencies = rope_frequencies(file, prefix, config.rope_dims);
   if (int64_t{config.heads} * config.head_dim > kDimMax) {
     fail(prefix + "attention.head_count", "attention heads are wider together than any supported model");
   }

@@ -13,9 +13,11 @@ namespace {
 constexpr int64_t kRowCostPerValue = 8;
 
 std::string fingerprint(const Config& config, const Weights& weights, const KvShape& shape) {
+  // First and last frequency tell the base and the kinds of scaling apart; the rest follows from the file.
   char text[160];
-  std::snprintf(text, sizeof text, ";rope=interleaved,%d,%.9g,%.9g;weights=%016llx", config.rope_dims,
-                static_cast<double>(config.rope_theta), static_cast<double>(config.rope_linear_factor),
+  std::snprintf(text, sizeof text, ";rope=%s,%d,%.9g,%.9g;window=%d;weights=%016llx",
+                config.rope_pairs == RopePairs::interleaved ? "interleaved" : "halves", config.rope_dims,
+                config.rope_frequencies.front(), config.rope_frequencies.back(), config.window_tokens,
                 static_cast<unsigned long long>(weights.identity));
   return config.arch + ";" + shape.layout_name() + text;
 }
@@ -45,14 +47,10 @@ Decoder::Decoder(Config config, Weights weights, const Kernels& kernels, const K
             .blocks_total = kv_shape.blocks_total,
             .kv_fingerprint = fingerprint(config_, weights_, kv_shape),
             .weight_bytes = weights_.step_bytes,
-            .kv_bytes_per_token = kv_shape.bytes_per_token()},
+            .kv_bytes_per_token = kv_shape.bytes_per_token(),
+            .embedding_dims = config_.dim},
       normed_(std::max(limits.step_tokens, limits.step_sequences), config_.dim),
       inner_(limits.step_tokens, std::max(config_.q_dim(), config_.ffn_dim)) {
-  for (int32_t i = 0; i < config_.rope_dims / 2; ++i) {
-    const double exponent = -2.0 * i / config_.rope_dims;
-    const double factor = weights_.rope_factors.empty() ? 1.0 : double{weights_.rope_factors[static_cast<size_t>(i)]};
-    frequencies_.push_back(std::pow(double{config_.rope_theta}, exponent) / factor / config_.rope_linear_factor);
-  }
   const auto rows = static_cast<size_t>(limits.step_tokens);
   row_sequence_.resize(rows);
   cos_sin_.resize(rows * config_.rope_dims);
@@ -83,7 +81,7 @@ void Decoder::forward(const StepBatch& batch, std::span<float> logits) {
       }
     });
     multiply({{w.q, q_.data()}, {w.k, k_.data()}, {w.v, v_.data()}}, normed_.view(rows, c.dim));
-    rotate_and_store(batch, layer);
+    finish_qkv(batch, layer);
     attention_.run(cache_, layer, q_.data(), inner_.f32.data(), parallel_);
     if (is_quantized(w.attn_output.type)) {
       parallel_.for_ranges(rows, c.q_dim() * kRowCostPerValue, [&](int64_t begin, int64_t end, int32_t) {
@@ -115,6 +113,7 @@ void Decoder::forward(const StepBatch& batch, std::span<float> logits) {
       }
     });
   }
+  pool(batch);
   project(batch, logits);
 }
 
@@ -145,6 +144,7 @@ void Decoder::check(const StepBatch& batch, std::span<float> logits) const {
               "consecutive positions");
     }
     wanting += s.wants_logits ? 1 : 0;
+    require(s.pooling == Pooling::none || s.pooled.size() == static_cast<size_t>(config_.dim), "room for what is pooled");
   }
   require(next_row == rows, "sequences cover exactly the rows");
   require(logits.size() >= wanting * static_cast<size_t>(config_.vocab_size), "room for the logits wanted");
@@ -161,7 +161,7 @@ void Decoder::embed(const StepBatch& batch) {
     for (int64_t row = begin; row < end; ++row) {
       kernels_.matrix_row(weights_.embedding, batch.token_ids[static_cast<size_t>(row)], x_.data() + row * config_.dim);
       float* turn = cos_sin_.data() + row * config_.rope_dims;
-      for (double frequency : frequencies_) {
+      for (double frequency : config_.rope_frequencies) {
         const double angle = batch.positions[static_cast<size_t>(row)] * frequency;
         *turn++ = static_cast<float>(std::cos(angle));
         *turn++ = static_cast<float>(std::sin(angle));
@@ -170,9 +170,11 @@ void Decoder::embed(const StepBatch& batch) {
   });
 }
 
-// Rotates q and k, scales q for the softmax, and appends k and v to the cache.
-void Decoder::rotate_and_store(const StepBatch& batch, int32_t layer) {
+// What lies between the products and attention: biases, norms of the heads, rotation, the softmax's scale on q, and the
+// cache, which takes k and v.
+void Decoder::finish_qkv(const StepBatch& batch, int32_t layer) {
   const Config& c = config_;
+  const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
   const float scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
   const int64_t cost = (c.q_dim() + 2 * c.kv_dim()) * kRowCostPerValue;
   parallel_.for_ranges(static_cast<int64_t>(batch.token_ids.size()), cost, [&](int64_t begin, int64_t end, int32_t) {
@@ -180,9 +182,18 @@ void Decoder::rotate_and_store(const StepBatch& batch, int32_t layer) {
       const float* turn = cos_sin_.data() + row * c.rope_dims;
       float* q = q_.data() + row * c.q_dim();
       float* k = k_.data() + row * c.kv_dim();
-      const float* v = v_.data() + row * c.kv_dim();
-      kernels_.rope(q, turn, c.heads, c.head_dim, c.rope_dims);
-      kernels_.rope(k, turn, c.kv_heads, c.head_dim, c.rope_dims);
+      float* v = v_.data() + row * c.kv_dim();
+      if (c.qkv_bias) {
+        kernels_.add(q, w.q_bias.data(), c.q_dim());
+        kernels_.add(k, w.k_bias.data(), c.kv_dim());
+        kernels_.add(v, w.v_bias.data(), c.kv_dim());
+      }
+      if (c.qk_norm) {
+        norm_heads(q, w.q_norm, c.heads);
+        norm_heads(k, w.k_norm, c.kv_heads);
+      }
+      kernels_.rope(c.rope_pairs, q, turn, c.heads, c.head_dim, c.rope_dims);
+      kernels_.rope(c.rope_pairs, k, turn, c.kv_heads, c.head_dim, c.rope_dims);
       for (int32_t i = 0; i < c.q_dim(); ++i) q[i] *= scale;
 
       const int32_t position = batch.positions[static_cast<size_t>(row)];
@@ -195,6 +206,13 @@ void Decoder::rotate_and_store(const StepBatch& batch, int32_t layer) {
       }
     }
   });
+}
+
+// x [heads, head_dim] in place, every head by itself.
+void Decoder::norm_heads(float* x, const std::vector<float>& weight, int32_t heads) const {
+  for (int32_t head = 0; head < heads; ++head, x += config_.head_dim) {
+    kernels_.rms_norm(x, weight.data(), config_.head_dim, config_.norm_eps, x);
+  }
 }
 
 void Decoder::norm_row(const float* x, const std::vector<float>& weight, bool quantize, RowBuffer& out,
@@ -227,6 +245,19 @@ void Decoder::multiply(const Product (&products)[N], const Activations& x) {
       first += count;
     }
   });
+}
+
+// Rows are added one by one in order of position, so that the sum does not depend on how the prompt was cut.
+void Decoder::pool(const StepBatch& batch) {
+  for (const StepSequence& s : batch.sequences) {
+    if (s.pooling == Pooling::none) continue;
+    const int32_t first = s.pooling == Pooling::mean ? 0 : s.rows - 1;
+    for (int32_t i = first; i < s.rows; ++i) {
+      norm_row(x_.data() + (int64_t{s.first_row} + i) * config_.dim, weights_.output_norm, false, normed_, 0);
+      if (s.pooling == Pooling::last) std::fill(s.pooled.begin(), s.pooled.end(), 0.0f);
+      kernels_.add(s.pooled.data(), normed_.f32.data(), config_.dim);
+    }
+  }
 }
 
 // Logits of the last row of every sequence that wants them: the head is the largest matrix, so other rows skip it.

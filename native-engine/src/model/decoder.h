@@ -53,11 +53,13 @@ class Decoder final : public Runner {
 
   void check(const StepBatch& batch, std::span<float> logits) const;
   void embed(const StepBatch& batch);
-  void rotate_and_store(const StepBatch& batch, int32_t layer);
+  void finish_qkv(const StepBatch& batch, int32_t layer);
+  void norm_heads(float* x, const std::vector<float>& weight, int32_t heads) const;
   void norm_row(const float* x, const std::vector<float>& weight, bool quantize, RowBuffer& out, int64_t row) const;
   void quantize_row(RowBuffer& rows, int64_t row, int32_t cols) const;
   template <size_t N>
   void multiply(const Product (&products)[N], const Activations& x);
+  void pool(const StepBatch& batch);
   void project(const StepBatch& batch, std::span<float> logits);
 
   Config config_;
@@ -70,7 +72,6 @@ class Decoder final : public Runner {
   PagedAttention attention_;
   RunnerInfo info_;
 
-  std::vector<double> frequencies_;    // [rope_dims / 2] radians per position
   std::vector<int32_t> row_sequence_;  // [rows] index into StepBatch::sequences
   std::vector<float> cos_sin_;         // [rows, rope_dims / 2, 2]
   std::vector<float> x_;               // [rows, dim] the residual stream

@@ -19,6 +19,7 @@ struct RunnerInfo {
   std::string kv_fingerprint;  // equal strings = exchangeable KV blocks
   int64_t weight_bytes;        // read once per decode step
   int64_t kv_bytes_per_token;
+  int32_t embedding_dims;  // width of StepSequence::pooled
 };
 
 class Runner {
@@ -27,7 +28,8 @@ class Runner {
   virtual const RunnerInfo& info() const = 0;
 
   // Computes one step: appends K and V of every row to the paged cache and writes the logits of the last row of each
-  // sequence with wants_logits, in order of sequences: logits [num_wanting, vocab_size] f32.
+  // sequence with wants_logits, in order of sequences: logits [num_wanting, vocab_size] f32. Pools the final states of
+  // sequences that ask for it.
   // A row's result depends on its own sequence only, bit for bit, whatever else is in the batch.
   // Allocates nothing after construction; batch.token_ids.size() <= the step_tokens_max given at construction.
   virtual void forward(const StepBatch& batch, std::span<float> logits) = 0;

@@ -61,12 +61,6 @@ class Loader {
     w.output_norm = vector("output_norm.weight", c.dim);
     const bool untied = file_.tensor("output.weight") != nullptr;
     if (untied) w.head = matrix("output.weight", c.vocab_rows, c.dim);
-    if (file_.tensor("rope_freqs.weight") != nullptr) {
-      w.rope_factors = vector("rope_freqs.weight", c.rope_dims / 2);
-      for (float factor : w.rope_factors) {
-        if (!(factor > 0)) fail(*file_.tensor("rope_freqs.weight"), "holds a factor that is not positive");
-      }
-    }
     // The file's own blocks are counted first: a false block_count must not create a thousand empty layers.
     w.layers.resize(static_cast<size_t>(count_layers()));
     for (int32_t i = 0; i < c.layers; ++i) {
@@ -76,6 +70,15 @@ class Loader {
       layer.q = matrix(prefix + "attn_q.weight", c.q_dim(), c.dim);
       layer.k = matrix(prefix + "attn_k.weight", c.kv_dim(), c.dim);
       layer.v = matrix(prefix + "attn_v.weight", c.kv_dim(), c.dim);
+      if (c.qkv_bias) {
+        layer.q_bias = vector(prefix + "attn_q.bias", c.q_dim());
+        layer.k_bias = vector(prefix + "attn_k.bias", c.kv_dim());
+        layer.v_bias = vector(prefix + "attn_v.bias", c.kv_dim());
+      }
+      if (c.qk_norm) {
+        layer.q_norm = vector(prefix + "attn_q_norm.weight", c.head_dim);
+        layer.k_norm = vector(prefix + "attn_k_norm.weight", c.head_dim);
+      }
       layer.attn_output = matrix(prefix + "attn_output.weight", c.dim, c.q_dim());
       layer.ffn_norm = vector(prefix + "ffn_norm.weight", c.dim);
       layer.ffn_gate = matrix(prefix + "ffn_gate.weight", c.ffn_dim, c.dim);

@@ -20,6 +20,11 @@ struct LayerWeights {
   Matrix q;                      // [q_dim, dim]
   Matrix k;                      // [kv_dim, dim]
   Matrix v;                      // [kv_dim, dim]
+  std::vector<float> q_bias;     // [q_dim], empty where the family has none
+  std::vector<float> k_bias;     // [kv_dim]
+  std::vector<float> v_bias;     // [kv_dim]
+  std::vector<float> q_norm;     // [head_dim], empty where the family has none
+  std::vector<float> k_norm;     // [head_dim]
   Matrix attn_output;            // [dim, q_dim]
   std::vector<float> ffn_norm;   // [dim]
   Matrix ffn_gate;               // [ffn_dim, dim]
@@ -32,7 +37,6 @@ struct Weights {
   std::vector<LayerWeights> layers;  // [layers]
   std::vector<float> output_norm;    // [dim]
   Matrix head;                       // [vocab_size, dim]; shares the embedding's data when tied
-  std::vector<float> rope_factors;   // [rope_dims / 2] divisors of the frequencies, or empty
   PageMemory memory;                 // what the matrices' data points into
   int64_t bytes;                     // of all tensors in the file
   int64_t step_bytes;                // of the tensors that a decode step reads in full: all matrices, a tied one once

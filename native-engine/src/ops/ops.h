@@ -60,6 +60,10 @@ struct AttentionArgs {
   int32_t end;                 // one past the last; end - begin in [1, kSegmentTokens]
 };
 
+// Which two dimensions of a head turn together: (2i, 2i + 1), or (i, i + rope_dims / 2). A property of how a file stores
+// its q and k rows, not of the model: GGUF permutes them for `llama` and leaves them for `qwen2` and `qwen3`.
+enum class RopePairs : uint8_t { interleaved, halves };
+
 struct Kernels {
   const char* name;
 
@@ -77,9 +81,8 @@ struct Kernels {
   // x [n] -> q [n], d [n / 32], s [n / 32]. A block that is not finite gets d = s = NaN and q = 0. PRECOND: n % 32 ==
   // 0.
   void (*quantize)(const float* x, int32_t n, int8_t* q, float* d, float* s);
-  // x [heads, head_dim] in place: the first rope_dims of each head turn in interleaved pairs (2i, 2i + 1).
-  // cos_sin [rope_dims / 2, 2]
-  void (*rope)(float* x, const float* cos_sin, int32_t heads, int32_t head_dim, int32_t rope_dims);
+  // x [heads, head_dim] in place: the first rope_dims of each head turn in pairs. cos_sin [rope_dims / 2, 2]
+  void (*rope)(RopePairs pairs, float* x, const float* cos_sin, int32_t heads, int32_t head_dim, int32_t rope_dims);
   // gate [n], up [n] -> out [n] = gate * sigmoid(gate) * up
   void (*swiglu)(const float* gate, const float* up, int32_t n, float* out);
   // x [n] += y [n]

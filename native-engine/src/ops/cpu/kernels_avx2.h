@@ -13,13 +13,17 @@ void matrix_row(const Matrix& w, int32_t row, float* out);
 // rows_avx2.cc
 void rms_norm(const float* x, const float* weight, int32_t n, float eps, float* out);
 void quantize(const float* x, int32_t n, int8_t* q, float* d, float* s);
-void rope(float* x, const float* cos_sin, int32_t heads, int32_t head_dim, int32_t rope_dims);
+void rope(RopePairs pairs, float* x, const float* cos_sin, int32_t heads, int32_t head_dim, int32_t rope_dims);
 void swiglu(const float* gate, const float* up, int32_t n, float* out);
 void add(float* x, const float* y, int32_t n);
 
 // matmul_avx2.cc
 void matmul(const Matrix& w, const Activations& x, int32_t tile_begin, int32_t tile_end, float* out,
             int32_t out_stride);
+
+// matmul_k_avx2.cc
+void matmul_k(const Matrix& w, const Activations& x, int32_t tile_begin, int32_t tile_end, float* out,
+              int32_t out_stride);
 
 // attention_avx2.cc
 void store_kv(KvType type, int32_t head_dim, int32_t token, const float* k, const float* v, std::byte* k_tile,

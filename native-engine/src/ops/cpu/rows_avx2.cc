@@ -73,21 +73,59 @@ void quantize(const float* x, int32_t n, int8_t* q, float* d, float* s) {
   }
 }
 
-void rope(float* x, const float* cos_sin, int32_t heads, int32_t head_dim, int32_t rope_dims) {
+namespace {
+
+// Pairs (2i, 2i + 1) of one head.
+void turn_interleaved(float* x, const float* cos_sin, int32_t rope_dims) {
+  int32_t i = 0;
+  for (; i + 8 <= rope_dims; i += 8) {
+    const __m256 turn = _mm256_loadu_ps(cos_sin + i);
+    const __m256 v = _mm256_loadu_ps(x + i);
+    const __m256 swapped = _mm256_permute_ps(v, 0xB1);
+    _mm256_storeu_ps(x + i, _mm256_addsub_ps(_mm256_mul_ps(v, _mm256_moveldup_ps(turn)),
+                                             _mm256_mul_ps(swapped, _mm256_movehdup_ps(turn))));
+  }
+  for (; i < rope_dims; i += 2) {
+    const float even = x[i];
+    const float odd = x[i + 1];
+    x[i] = even * cos_sin[i] - odd * cos_sin[i + 1];
+    x[i + 1] = odd * cos_sin[i] + even * cos_sin[i + 1];
+  }
+}
+
+// Pairs (i, i + rope_dims / 2) of one head.
+void turn_halves(float* x, const float* cos_sin, int32_t rope_dims) {
+  const int32_t half = rope_dims / 2;
+  int32_t i = 0;
+  for (; i + 8 <= half; i += 8) {
+    // low = c0 s0 c1 s1 c4 s4 c5 s5, high = c2 s2 c3 s3 c6 s6 c7 s7, so both shuffles come out in order.
+    const __m256 t0 = _mm256_loadu_ps(cos_sin + 2 * i);
+    const __m256 t1 = _mm256_loadu_ps(cos_sin + 2 * i + 8);
+    const __m256 low = _mm256_permute2f128_ps(t0, t1, 0x20);
+    const __m256 high = _mm256_permute2f128_ps(t0, t1, 0x31);
+    const __m256 cosine = _mm256_shuffle_ps(low, high, 0x88);
+    const __m256 sine = _mm256_shuffle_ps(low, high, 0xDD);
+    const __m256 first = _mm256_loadu_ps(x + i);
+    const __m256 second = _mm256_loadu_ps(x + half + i);
+    _mm256_storeu_ps(x + i, _mm256_sub_ps(_mm256_mul_ps(first, cosine), _mm256_mul_ps(second, sine)));
+    _mm256_storeu_ps(x + half + i, _mm256_add_ps(_mm256_mul_ps(second, cosine), _mm256_mul_ps(first, sine)));
+  }
+  for (; i < half; ++i) {
+    const float first = x[i];
+    const float second = x[half + i];
+    x[i] = first * cos_sin[2 * i] - second * cos_sin[2 * i + 1];
+    x[half + i] = second * cos_sin[2 * i] + first * cos_sin[2 * i + 1];
+  }
+}
+
+}  // namespace
+
+void rope(RopePairs pairs, float* x, const float* cos_sin, int32_t heads, int32_t head_dim, int32_t rope_dims) {
   for (int32_t head = 0; head < heads; ++head, x += head_dim) {
-    int32_t i = 0;
-    for (; i + 8 <= rope_dims; i += 8) {
-      const __m256 turn = _mm256_loadu_ps(cos_sin + i);
-      const __m256 v = _mm256_loadu_ps(x + i);
-      const __m256 swapped = _mm256_permute_ps(v, 0xB1);
-      _mm256_storeu_ps(x + i, _mm256_addsub_ps(_mm256_mul_ps(v, _mm256_moveldup_ps(turn)),
-                                               _mm256_mul_ps(swapped, _mm256_movehdup_ps(turn))));
-    }
-    for (; i < rope_dims; i += 2) {
-      const float even = x[i];
-      const float odd = x[i + 1];
-      x[i] = even * cos_sin[i] - odd * cos_sin[i + 1];
-      x[i + 1] = odd * cos_sin[i] + even * cos_sin[i + 1];
+    if (pairs == RopePairs::interleaved) {
+      turn_interleaved(x, cos_sin, rope_dims);
+    } else {
+      turn_halves(x, cos_sin, rope_dims);
     }
   }
 }
