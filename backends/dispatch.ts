@@ -87,6 +87,8 @@ export async function prepareDispatch(
     bias: sampling.logitBias.map((entry) => ({ id: entry.tokenId, bias: entry.bias })),
     priority: request.priority,
     tenant: given.tenant,
+    // No tenant can learn from timing what another one has asked.
+    salt: given.tenant,
   }
   if (request.logprobs !== undefined) parameters.logprobsTop = request.logprobs.top
   const prepared: Prepared = {

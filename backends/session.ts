@@ -215,6 +215,8 @@ function outcome(choice: Choice, end: SequenceEnd, prepared: Prepared): Outcome 
           return { failure: { code: 'engine_lost', message: 'the engine cancelled the request' } }
         case 'internal':
           return { failure: { code: 'internal', message: 'the engine failed on this request' } }
+        case 'grammar':
+          return { failure: { code: 'internal', message: 'the output format left no token to choose from' } }
         default:
           return end.finished.reason satisfies never
       }

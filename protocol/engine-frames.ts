@@ -1,12 +1,17 @@
 // Wire 4, agent ↔ engine: binary frames (engine-frames.md is the specification, the C++ side is native-engine/src/serve/frames.h).
 // Owns encoding and decoding; the socket, credits policy and supervision are backends/engine.
 
-export const ENGINE_PROTOCOL = 1
+export const ENGINE_PROTOCOL = 2
 export const FRAME_HEADER_BYTES = 8
 export const FRAME_BODY_BYTES_MAX = 16 * 1024 * 1024
-const FRAME_VERSION = 1
+const FRAME_VERSION = 2
 
 export type TokenLogprob = { token: number; logprob: number }
+
+export const GRAMMAR_KINDS = ['json_schema', 'regex', 'lark'] as const
+export type GrammarKind = (typeof GRAMMAR_KINDS)[number]
+export const POOLINGS = ['mean', 'last'] as const
+export type Pooling = (typeof POOLINGS)[number]
 
 export type Submit = {
   type: 'submit'
@@ -30,6 +35,19 @@ export type Submit = {
   /** 0 = none. */
   deadlineMs: number
   tenant: bigint
+  /** Prefix cache: only sequences with equal salts share blocks. */
+  salt: bigint
+  /** Absent: generate; else the prompt is embedded, and output and sampling are unused. */
+  pooling?: Pooling
+  /** What the output must match. */
+  grammar?: { kind: GrammarKind; text: string }
+}
+
+/** What grammars are made of: every id's bytes, and which ids end a generation. */
+export type VocabularyFrame = {
+  type: 'vocabulary'
+  tokens: { control: boolean; bytes: Uint8Array }[]
+  endIds: number[]
 }
 
 export type AgentFrame =
@@ -39,6 +57,7 @@ export type AgentFrame =
   | { type: 'credit'; id: bigint; tokens: number }
   | { type: 'ping'; nonce: bigint }
   | { type: 'shutdown' }
+  | VocabularyFrame
 
 export type Ready = {
   type: 'ready'
@@ -55,11 +74,13 @@ export type Ready = {
   threads: number
   kvFingerprint: string
   memoryBytesPerSecondMax: bigint
+  embeddingDims: number
+  features: { grammars: boolean }
 }
 
 export type SampledToken = { id: bigint; token: number; logprob: number; top: TokenLogprob[] }
 
-export const FINISH_REASONS = ['stop', 'length', 'cancelled', 'deadline', 'internal'] as const
+export const FINISH_REASONS = ['stop', 'length', 'cancelled', 'deadline', 'internal', 'grammar'] as const
 export type FinishReason = (typeof FINISH_REASONS)[number]
 export const REJECT_CODES = ['invalid', 'too_long', 'queue_full', 'draining'] as const
 export type RejectCode = (typeof REJECT_CODES)[number]
@@ -89,7 +110,14 @@ export type Stats = {
   prefillTokensPerSecond: number
   decodeTokensPerSecond: number
   memoryBytesPerSecond: number
+  /** These three since the engine started. */
+  preemptions: bigint
+  promptTokens: bigint
+  cachedTokens: bigint
 }
+
+export const BLOCK_EVENT_KINDS = ['stored', 'removed', 'cleared'] as const
+export type BlockEvent = { kind: (typeof BLOCK_EVENT_KINDS)[number]; hash: bigint; parent: bigint }
 
 export type EngineFrame =
   | Ready
@@ -99,8 +127,14 @@ export type EngineFrame =
   | Stats
   | { type: 'pong'; nonce: bigint }
   | { type: 'fatal'; message: string }
+  | { type: 'embedding'; id: bigint; values: number[] }
+  | { type: 'blocks'; sequence: bigint; events: BlockEvent[] }
+  | { type: 'admitted'; id: bigint; cachedTokens: number; hashes: bigint[] }
 
 export type Frame = AgentFrame | EngineFrame
+
+/** The only bit of `READY.features`: a peer of the same protocol sets no other. */
+const FEATURE_GRAMMARS = 1
 
 const TYPE_CODES = {
   hello: 1,
@@ -109,6 +143,7 @@ const TYPE_CODES = {
   credit: 4,
   ping: 5,
   shutdown: 6,
+  vocabulary: 7,
   ready: 65,
   tokens: 66,
   finished: 67,
@@ -116,6 +151,9 @@ const TYPE_CODES = {
   stats: 69,
   pong: 70,
   fatal: 71,
+  embedding: 72,
+  blocks: 73,
+  admitted: 74,
 } as const satisfies Record<Frame['type'], number>
 
 /** A peer that breaks the frame format; the connection must be closed. */
@@ -164,10 +202,12 @@ class Writer {
     this.#view.setFloat32(at, value, true)
   }
   str(value: string) {
-    const bytes = new TextEncoder().encode(value)
-    this.u32(bytes.length)
-    const at = this.#grow(bytes.length)
-    this.#bytes.set(bytes, at)
+    this.bytes(new TextEncoder().encode(value))
+  }
+  bytes(value: Uint8Array) {
+    this.u32(value.length)
+    const at = this.#grow(value.length)
+    this.#bytes.set(value, at)
   }
   list<T>(items: readonly T[], write: (item: T) => void) {
     this.u32(items.length)
@@ -208,11 +248,12 @@ class Reader {
     if (!Number.isFinite(value)) throw new FrameError('frame holds a number that is not finite')
     return value
   }
-  str = () => {
+  bytes = () => {
     const count = this.u32()
     const at = this.#take(count)
-    return new TextDecoder().decode(this.#bytes.subarray(at, at + count))
+    return this.#bytes.slice(at, at + count)
   }
+  str = () => new TextDecoder().decode(this.bytes())
   list<T>(itemBytesMin: number, read: () => T): T[] {
     const count = this.u32()
     if (count * itemBytesMin > this.#bytes.length - this.#at)
@@ -269,7 +310,11 @@ function writeBody(w: Writer, f: Frame): void {
       })
       w.i32(f.priority)
       w.u32(f.deadlineMs)
-      return w.u64(f.tenant)
+      w.u64(f.tenant)
+      w.u64(f.salt)
+      w.u8(f.pooling === undefined ? 0 : POOLINGS.indexOf(f.pooling) + 1)
+      w.u8(f.grammar === undefined ? 0 : GRAMMAR_KINDS.indexOf(f.grammar.kind) + 1)
+      return w.str(f.grammar?.text ?? '')
     case 'cancel':
       return w.u64(f.id)
     case 'credit':
@@ -280,6 +325,12 @@ function writeBody(w: Writer, f: Frame): void {
       return w.u64(f.nonce)
     case 'shutdown':
       return
+    case 'vocabulary':
+      w.list(f.tokens, (token) => {
+        w.u8(token.control ? 1 : 0)
+        w.bytes(token.bytes)
+      })
+      return w.list(f.endIds, (id) => w.u32(id))
     case 'ready':
       w.u32(f.protocol)
       w.u64(f.epoch)
@@ -288,7 +339,9 @@ function writeBody(w: Writer, f: Frame): void {
       for (const value of [f.vocabSize, f.contextTokens, f.blockTokens, f.blocksTotal]) w.u32(value)
       for (const value of [f.sequencesMax, f.stepTokensMax, f.threads]) w.u32(value)
       w.str(f.kvFingerprint)
-      return w.u64(f.memoryBytesPerSecondMax)
+      w.u64(f.memoryBytesPerSecondMax)
+      w.u32(f.embeddingDims)
+      return w.u32(f.features.grammars ? FEATURE_GRAMMARS : 0)
     case 'tokens':
       return w.list(f.tokens, (t) => {
         w.u64(t.id)
@@ -314,9 +367,25 @@ function writeBody(w: Writer, f: Frame): void {
       for (const value of [f.stepUs, f.stepPrefillTokens, f.stepDecodeTokens]) w.u32(value)
       w.f32(f.prefillTokensPerSecond)
       w.f32(f.decodeTokensPerSecond)
-      return w.f32(f.memoryBytesPerSecond)
+      w.f32(f.memoryBytesPerSecond)
+      for (const value of [f.preemptions, f.promptTokens, f.cachedTokens]) w.u64(value)
+      return
     case 'fatal':
       return w.str(f.message)
+    case 'embedding':
+      w.u64(f.id)
+      return w.list(f.values, (value) => w.f32(value))
+    case 'blocks':
+      w.u64(f.sequence)
+      return w.list(f.events, (event) => {
+        w.u8(BLOCK_EVENT_KINDS.indexOf(event.kind) + 1)
+        w.u64(event.hash)
+        w.u64(event.parent)
+      })
+    case 'admitted':
+      w.u64(f.id)
+      w.u32(f.cachedTokens)
+      return w.list(f.hashes, (hash) => w.u64(hash))
     default:
       f satisfies never
   }
@@ -332,6 +401,12 @@ function pick<T>(table: readonly T[], code: number, what: string): T {
   return found
 }
 
+function readFlag(r: Reader): boolean {
+  const flags = r.u8()
+  if (flags > 1) throw new FrameError(`unknown flags ${flags}`)
+  return flags === 1
+}
+
 function readSubmit(r: Reader): Submit {
   const head = { id: r.u64(), prompt: r.list(4, r.u32), maxNewTokens: r.u32(), creditTokens: r.u32() }
   const filters = { temperature: r.f32(), topP: r.f32(), topK: r.u32(), minP: r.f32() }
@@ -340,10 +415,22 @@ function readSubmit(r: Reader): Submit {
   const logprobs = r.u8()
   const stopIds = r.list(4, r.u32)
   const bias = r.list(8, () => ({ id: r.u32(), bias: r.f32() }))
-  const tail = { priority: r.i32(), deadlineMs: r.u32(), tenant: r.u64() }
+  const tail = { priority: r.i32(), deadlineMs: r.u32(), tenant: r.u64(), salt: r.u64() }
+  const pooling = r.u8()
+  const grammarKind = r.u8()
+  const text = r.str()
   const submit: Submit = { type: 'submit', ...head, ...filters, ...penalties, seed, stopIds, bias, ...tail }
   if (logprobs > 0) submit.logprobsTop = logprobs - 1
+  if (pooling > 0) submit.pooling = pick(POOLINGS, pooling, 'pooling')
+  if (grammarKind > 0) submit.grammar = { kind: pick(GRAMMAR_KINDS, grammarKind, 'kind of grammar'), text }
+  else if (text !== '') throw new FrameError('a grammar without its kind')
   return submit
+}
+
+function readFeatures(r: Reader): Ready['features'] {
+  const bits = r.u32()
+  if (bits > FEATURE_GRAMMARS) throw new FrameError(`unknown features ${bits}`)
+  return { grammars: bits === FEATURE_GRAMMARS }
 }
 
 function readReady(r: Reader): Ready {
@@ -362,6 +449,8 @@ function readReady(r: Reader): Ready {
     threads: r.u32(),
     kvFingerprint: r.str(),
     memoryBytesPerSecondMax: r.u64(),
+    embeddingDims: r.u32(),
+    features: readFeatures(r),
   }
 }
 
@@ -382,6 +471,9 @@ function readStats(r: Reader): Stats {
     prefillTokensPerSecond: r.f32(),
     decodeTokensPerSecond: r.f32(),
     memoryBytesPerSecond: r.f32(),
+    preemptions: r.u64(),
+    promptTokens: r.u64(),
+    cachedTokens: r.u64(),
   }
 }
 
@@ -399,6 +491,12 @@ function readBody(type: number, r: Reader): Frame {
       return { type: 'ping', nonce: r.u64() }
     case TYPE_CODES.shutdown:
       return { type: 'shutdown' }
+    case TYPE_CODES.vocabulary:
+      return {
+        type: 'vocabulary',
+        tokens: r.list(5, () => ({ control: readFlag(r), bytes: r.bytes() })),
+        endIds: r.list(4, r.u32),
+      }
     case TYPE_CODES.ready:
       return readReady(r)
     case TYPE_CODES.tokens:
@@ -423,6 +521,20 @@ function readBody(type: number, r: Reader): Frame {
       return { type: 'pong', nonce: r.u64() }
     case TYPE_CODES.fatal:
       return { type: 'fatal', message: r.str() }
+    case TYPE_CODES.embedding:
+      return { type: 'embedding', id: r.u64(), values: r.list(4, r.f32) }
+    case TYPE_CODES.blocks:
+      return {
+        type: 'blocks',
+        sequence: r.u64(),
+        events: r.list(17, () => ({
+          kind: pick(BLOCK_EVENT_KINDS, r.u8(), 'block event'),
+          hash: r.u64(),
+          parent: r.u64(),
+        })),
+      }
+    case TYPE_CODES.admitted:
+      return { type: 'admitted', id: r.u64(), cachedTokens: r.u32(), hashes: r.list(8, r.u64) }
     default:
       throw new FrameError(`unknown frame type ${type}`)
   }

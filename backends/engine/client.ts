@@ -184,6 +184,11 @@ export class EngineConnection {
         return
       case 'fatal':
         throw new Error(frame.message)
+      case 'embedding':
+      case 'blocks':
+      case 'admitted':
+        return
+      case 'vocabulary':
       case 'ready':
       case 'hello':
       case 'submit':

@@ -1,11 +1,12 @@
 // How fast the weight products are on one core: multiply-adds per second per format and number of activation rows,
-// beside ceilings of the same processor in the same run. Times are of the thread, not of the clock on the wall, and the
+// beside the ceiling of the same processor in the same milliseconds. Times are of the thread, not of the clock on the wall, and the
 // best of many short rounds, since a shared machine only ever slows a round down.
 //
 //   ops-bench [--rows 1,2,4,8,16,64] [--shape ROWSxCOLS] [--rounds N] [--formats Q4_1,F16] [--kernels reference|avx2]
 #include <time.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
@@ -26,7 +27,7 @@ namespace penstock {
 namespace {
 
 // Long enough for the clock, short enough that some rounds are not interrupted.
-constexpr double kRoundSeconds = 0.004;
+constexpr double kRoundSeconds = 0.002;
 
 struct Arguments {
   std::vector<int32_t> rows{1, 2, 4, 8, 16, 64, 512};
@@ -68,25 +69,38 @@ double thread_seconds() {
   return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
 }
 
-// Work units per second of body(), which does `work` units per call.
-template <typename Body>
-double best_rate(double work, int32_t rounds, const Body& body) {
-  int64_t calls = 1;
-  double best = 0;
-  for (int32_t round = 0; round < rounds; ++round) {
+// Rates of a loop: the best of rounds, each long enough for the clock.
+class Rate {
+ public:
+  // work: units per call of body.
+  template <typename Body>
+  void round(double work, const Body& body) {
     const double start = thread_seconds();
-    for (int64_t i = 0; i < calls; ++i) body();
+    for (int64_t i = 0; i < calls_; ++i) body();
     const double seconds = thread_seconds() - start;
-    best = std::max(best, work * static_cast<double>(calls) / seconds);
-    calls = std::max(int64_t{1}, static_cast<int64_t>(kRoundSeconds * best / work));
+    best_ = std::max(best_, work * static_cast<double>(calls_) / seconds);
+    calls_ = std::max(int64_t{1}, static_cast<int64_t>(kRoundSeconds * best_ / work));
   }
-  return best;
-}
+  double giga() const { return 1e-9 * best_; }
+
+ private:
+  double best_ = 0;
+  int64_t calls_ = 1;
+};
 
 #if defined(__x86_64__)
 // Loops of one block's instructions over registers that never leave the core: what no kernel can exceed. In assembly,
 // since a compiler moves products of constants out of the loop.
 constexpr int kCeilingLoops = 4096;
+
+// Ones in ymm0 to ymm3 as bytes, bytes, words and floats: nothing saturates and nothing is denormal.
+__attribute__((target("avx2"))) void load_ones() {
+  asm volatile(
+      "vpcmpeqb %%ymm2, %%ymm2, %%ymm2\n vpabsb %%ymm2, %%ymm0\n vpabsb %%ymm2, %%ymm1\n"
+      "vpslld $25, %%ymm2, %%ymm3\n vpsrld $2, %%ymm3, %%ymm3\n vpabsw %%ymm2, %%ymm2\n"
+      "vpxor %%ymm15, %%ymm15, %%ymm15\n" ::
+          : "ymm0", "ymm1", "ymm2", "ymm3", "ymm15");
+}
 
 __attribute__((target("avx2,fma"))) void fma_loop() {
   for (int i = 0; i < kCeilingLoops; ++i) {
@@ -111,6 +125,7 @@ __attribute__((target("avx2,fma"))) void fma_loop() {
   "vfmadd231ps %%ymm" #a ", %%ymm" #b ", %%ymm15\n"
 
 __attribute__((target("avx2,fma"))) void nibble_loop() {
+  load_ones();
   for (int i = 0; i < kCeilingLoops; ++i) {
     asm volatile("vpxor %%ymm15, %%ymm15, %%ymm15\n"  //
                  PENSTOCK_NIBBLE_BLOCK(4, 5, 6, 7, 12) PENSTOCK_NIBBLE_BLOCK(8, 9, 10, 11, 13)
@@ -125,6 +140,7 @@ __attribute__((target("avx2,fma"))) void nibble_loop() {
   "vpmaddwd %%ymm2, %%ymm" #t ", %%ymm" #t "\n vpaddd %%ymm" #t ", %%ymm" #sum ", %%ymm" #sum "\n"
 
 __attribute__((target("avx2,fma"))) void signed_loop() {
+  load_ones();
   for (int i = 0; i < kCeilingLoops; ++i) {
     asm volatile(PENSTOCK_SIGNED_GROUP(4, 12) PENSTOCK_SIGNED_GROUP(5, 13) PENSTOCK_SIGNED_GROUP(6, 14)
                      PENSTOCK_SIGNED_GROUP(7, 15) PENSTOCK_SIGNED_GROUP(8, 12) PENSTOCK_SIGNED_GROUP(9, 13)
@@ -137,14 +153,18 @@ __attribute__((target("avx2,fma"))) void signed_loop() {
 #undef PENSTOCK_NIBBLE_BLOCK
 #undef PENSTOCK_BYTE_GROUP
 
-void print_ceilings(int32_t rounds) {
-  std::printf("registers only: f32 fma %.1f, 4-bit block %.1f, signed bytes %.1f G MAC/s\n",
-              1e-9 * best_rate(kCeilingLoops * 80.0, rounds, fma_loop),
-              1e-9 * best_rate(kCeilingLoops * 3 * 256.0, rounds, nibble_loop),
-              1e-9 * best_rate(kCeilingLoops * 8 * 32.0, rounds, signed_loop));
+// The ceiling that bounds a format, measured for one round.
+void ceiling_round(TensorType type, Rate& rate) {
+  if (!is_quantized(type)) {
+    rate.round(kCeilingLoops * 80.0, fma_loop);
+  } else if (type == TensorType::q8_0) {
+    rate.round(kCeilingLoops * 256.0, signed_loop);
+  } else {
+    rate.round(kCeilingLoops * 3 * 256.0, nibble_loop);
+  }
 }
 #else
-void print_ceilings(int32_t) {}
+void ceiling_round(TensorType, Rate&) {}
 #endif
 
 struct Subject {
@@ -166,8 +186,8 @@ Subject make_subject(const Kernels& kernels, TensorType type, int32_t rows, int3
 }
 
 void measure_products(const Kernels& kernels, const Arguments& a) {
-  std::printf("\nproducts [%d, %d], G MAC/s of one thread\nrows   ", a.weight_rows, a.cols);
-  for (int32_t rows : a.rows) std::printf("%8d", rows);
+  std::printf("\nproducts [%d, %d], G MAC/s of one thread, and share of what the same instructions reach on registers\nrows   ", a.weight_rows, a.cols);
+  for (int32_t rows : a.rows) std::printf("%13d", rows);
   std::printf("\n");
   const int32_t rows_max = *std::max_element(a.rows.begin(), a.rows.end());
   std::vector<float> f32(static_cast<size_t>(rows_max) * a.cols);
@@ -189,10 +209,16 @@ void measure_products(const Kernels& kernels, const Arguments& a) {
     for (int32_t rows : a.rows) {
       const Activations x{f32.data(), q.data(), d.data(), s.data(), rows, a.cols};
       const double macs = double(a.weight_rows) * a.cols * rows;
-      const double rate = best_rate(macs, a.rounds, [&] {
-        kernels.matmul(subject.matrix, x, 0, subject.matrix.tiles(), out.data(), a.weight_rows);
-      });
-      std::printf("%8.1f", 1e-9 * rate);
+      // Alternating, so that both see the same disturbances.
+      Rate rate;
+      Rate ceiling;
+      for (int32_t round = 0; round < a.rounds; ++round) {
+        ceiling_round(*type, ceiling);
+        rate.round(macs, [&] {
+          kernels.matmul(subject.matrix, x, 0, subject.matrix.tiles(), out.data(), a.weight_rows);
+        });
+      }
+      std::printf("%8.1f %3.0f%%", rate.giga(), ceiling.giga() > 0 ? 100 * rate.giga() / ceiling.giga() : 0.0);
       std::fflush(stdout);
     }
     std::printf("\n");
@@ -203,7 +229,15 @@ void measure_products(const Kernels& kernels, const Arguments& a) {
 void measure_regions(int32_t rounds) {
   using Clock = std::chrono::steady_clock;
   ThreadPool pool(2);
-  const auto region = [&] { pool.run(2, [](int32_t) {}); };
+  // Both chunks wait for each other, so that the caller cannot finish alone.
+  const auto region = [&] {
+    std::atomic<int32_t> present{0};
+    pool.run(2, [&](int32_t) {
+      present.fetch_add(1);
+      while (present.load() < 2) {
+      }
+    });
+  };
   double polling = 1;
   double asleep = 1;
   for (int32_t round = 0; round < rounds; ++round) {
@@ -225,7 +259,6 @@ int run(int argc, char** argv) {
   const Arguments a = parse(argc, argv);
   const Kernels& kernels = choose_kernels(a.kernels);
   std::printf("kernels %s\n", kernels.name);
-  print_ceilings(a.rounds);
   measure_products(kernels, a);
   measure_regions(a.rounds);
   return 0;

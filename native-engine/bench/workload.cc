@@ -14,14 +14,15 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 
 }  // namespace
 
-Workload::Workload(Runner& runner, int32_t sequences, int32_t tokens_max, int32_t step_tokens_max)
+Workload::Workload(Runner& runner, int32_t sequences, int32_t tokens_max, int32_t step_tokens_max,
+                   int32_t first_block)
     : runner_(runner), tokens_max_(tokens_max), step_tokens_max_(step_tokens_max) {
   const int32_t blocks = (tokens_max + kBlockTokens - 1) / kBlockTokens;
-  if (sequences < 1 || sequences * blocks > runner.info().blocks_total || tokens_max > runner.info().context_tokens)
+  if (sequences < 1 || first_block + sequences * blocks > runner.info().blocks_total || tokens_max > runner.info().context_tokens)
     throw std::invalid_argument("the KV pool or the context is too small for this workload");
   for (int32_t i = 0; i < sequences; ++i) {
     std::vector<int32_t> table;
-    for (int32_t block = 0; block < blocks; ++block) table.push_back(i * blocks + block);
+    for (int32_t block = 0; block < blocks; ++block) table.push_back(first_block + i * blocks + block);
     tables_.push_back(table);
   }
   computed_.assign(static_cast<size_t>(sequences), 0);

@@ -17,8 +17,12 @@ inline int32_t token_at(int32_t position, int32_t vocab_size) {
 
 class Workload {
  public:
-  // Each of `sequences` may hold tokens_max tokens. Throws std::invalid_argument when the KV pool is too small.
-  Workload(Runner& runner, int32_t sequences, int32_t tokens_max, int32_t step_tokens_max);
+  // Each of `sequences` may hold tokens_max tokens, in blocks from `first_block` on. Throws std::invalid_argument when
+  // the KV pool is too small.
+  Workload(Runner& runner, int32_t sequences, int32_t tokens_max, int32_t step_tokens_max, int32_t first_block);
+
+  // Blocks that this workload occupies.
+  int32_t blocks() const { return static_cast<int32_t>(tables_.size() * tables_[0].size()); }
 
   int32_t sequences() const { return static_cast<int32_t>(tables_.size()); }
 

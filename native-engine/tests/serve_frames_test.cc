@@ -43,8 +43,9 @@ std::vector<Golden> goldens() {
 }
 
 const char* type_name(const Frame& frame) {
-  constexpr const char* names[] = {"hello",  "submit",   "cancel",   "credit", "ping", "shutdown", "ready",
-                                   "tokens", "finished", "rejected", "stats",  "pong", "fatal"};
+  constexpr const char* names[] = {"hello",     "submit",   "cancel", "credit",   "ping",     "shutdown",
+                                   "vocabulary", "ready",   "tokens", "finished", "rejected", "stats",
+                                   "pong",      "fatal",    "embedding", "blocks", "admitted"};
   return names[frame.index()];
 }
 
@@ -111,12 +112,18 @@ TEST(Frames, ReadsEachFieldOfASubmit) {
   EXPECT_EQ(f.priority, -3);
   EXPECT_EQ(f.deadline_ms, 30000u);
   EXPECT_EQ(f.tenant, 99u);
+  EXPECT_EQ(f.salt, 0xfedcba9876543210u);
+  EXPECT_EQ(f.pooling, Pooling::none);
+  ASSERT_TRUE(f.grammar.has_value());
+  EXPECT_EQ(f.grammar->kind, frame::GrammarKind::Regex);
+  EXPECT_EQ(f.grammar->text, "[ä-z]+");
 }
 
 TEST(Frames, ReadsAbsentOptionsOfASubmitAsAbsent) {
   const auto f = golden_frame<frame::Submit>(1);
   EXPECT_EQ(f.logprobs_top, std::nullopt);
   EXPECT_EQ(f.deadline_ms, std::nullopt);
+  EXPECT_EQ(f.grammar, std::nullopt);
   EXPECT_TRUE(f.stop_ids.empty());
 }
 
@@ -173,10 +180,10 @@ TEST(Frames, RefusesBytesLeftOver) {
 TEST(Frames, RefusesAnotherVersionReservedBitsAndBodiesOverTheLimit) {
   const Bytes good = encode(frame::Ping{1});
   Bytes version = good, reserved = good, large = good, type = good;
-  version[5] = 2;
+  version[5] = 1;
   reserved[7] = 1;
   set_body_bytes(large, kFrameBodyBytesMax + 1);
-  type[4] = 7;
+  type[4] = 8;
   for (const Bytes& bad : {version, reserved, large, type}) EXPECT_THROW(decode(bad), FrameError);
 }
 

@@ -74,7 +74,7 @@ TEST_F(Serving, AnswersHelloWithWhatItIs) {
   start(8);
   Client agent(path);
   const frame::Ready ready = agent.hello();
-  EXPECT_EQ(ready.protocol, 1u);
+  EXPECT_EQ(ready.protocol, kEngineProtocol);
   EXPECT_EQ(ready.epoch, 12345u);
   EXPECT_EQ(ready.arch, "fake");
   EXPECT_EQ(ready.vocab_size, 97u);
@@ -293,9 +293,9 @@ TEST_F(Serving, ClosesAConnectionThatBreaksTheProtocolAndServesTheNext) {
   start();
   const Breach breaches[] = {
       {"the first frame must be HELLO", {frame::Ping{1}}},
-      {"HELLO came twice", {frame::Hello{1}, frame::Hello{1}}},
-      {"protocol 9 is not spoken here, only 1", {frame::Hello{9}}},
-      {"a frame that only an engine sends", {frame::Hello{1}, frame::Pong{1}}},
+      {"HELLO came twice", {frame::Hello{kEngineProtocol}, frame::Hello{kEngineProtocol}}},
+      {"protocol 9 is not spoken here, only 2", {frame::Hello{9}}},
+      {"a frame that only an engine sends", {frame::Hello{kEngineProtocol}, frame::Pong{1}}},
   };
   for (const Breach& breach : breaches) {
     SCOPED_TRACE(breach.reason);

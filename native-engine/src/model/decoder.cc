@@ -163,8 +163,8 @@ void Decoder::embed(const StepBatch& batch) {
       float* turn = cos_sin_.data() + row * config_.rope_dims;
       for (double frequency : config_.rope_frequencies) {
         const double angle = batch.positions[static_cast<size_t>(row)] * frequency;
-        *turn++ = static_cast<float>(std::cos(angle));
-        *turn++ = static_cast<float>(std::sin(angle));
+        *turn++ = static_cast<float>(std::cos(angle)) * config_.rope_magnitude;
+        *turn++ = static_cast<float>(std::sin(angle)) * config_.rope_magnitude;
       }
     }
   });

@@ -42,14 +42,6 @@ uint64_t scalar_bytes(uint32_t type) {
   }
 }
 
-// Names from outside end up in messages and logs: anything but printable ASCII is shown as '?', and length is bounded.
-std::string printable(std::string_view text) {
-  constexpr size_t kShownMax = 80;
-  std::string shown;
-  for (char c : text.substr(0, kShownMax)) shown += c >= 32 && c < 127 ? c : '?';
-  return text.size() > kShownMax ? shown + "..." : shown;
-}
-
 template <typename T>
 T load(std::span<const std::byte> bytes) {
   T value;
@@ -220,7 +212,7 @@ class GgufParser {
     const auto type = tensor_type_of(type_id);
     if (!type) {
       fail(type_offset, name + " has the type " + std::to_string(type_id) +
-                            "; supported are F32 (0), F16 (1), Q4_0 (2), Q4_1 (3) and Q8_0 (8)");
+                            ", which this engine does not compute");
     }
     tensor.type = *type;
     const TensorTypeFacts facts = tensor_type_facts(*type);

@@ -8,9 +8,9 @@
 
 #include "model/config.h"
 #include "model/decoder.h"
-#include "model/file_map.h"
-#include "model/gguf.h"
+#include "model/source.h"
 #include "model/weights.h"
+#include "ops/quantize_weights.h"
 
 namespace penstock {
 
@@ -34,6 +34,7 @@ void check_options(const LoadOptions& options) {
           "step_tokens_max must be 1 to 65536");
   require(options.step_sequences_max >= 1 && options.step_sequences_max <= kStepSequencesMax,
           "step_sequences_max must be 1 to 16384");
+  require(!options.quantize || can_quantize_to(*options.quantize), "weights can be quantised to Q8_0 and Q4_0");
 }
 
 int32_t thread_count(const LoadOptions& options) {
@@ -60,9 +61,8 @@ KvShape kv_shape(const LoadOptions& options, const Config& config) {
 std::unique_ptr<Runner> load_model(const LoadOptions& options) {
   check_options(options);
   const Kernels& kernels = choose_kernels(options.kernels);
-  const FileMap map(options.path);
-  const GgufFile file = GgufFile::parse(options.path, map.bytes());
-  Config config = read_config(file);
+  ModelSource source = ModelSource::open(options.path);
+  Config& config = source.config;
 
   const KvShape shape = kv_shape(options, config);
   int32_t context = std::min(config.context_tokens, shape.blocks_total * kBlockTokens);
@@ -70,7 +70,7 @@ std::unique_ptr<Runner> load_model(const LoadOptions& options) {
   config.context_tokens = context;
 
   auto pool = std::make_unique<ThreadPool>(thread_count(options));
-  Weights weights = load_weights(file, config, kernels, *pool, options.progress);
+  Weights weights = load_weights(source, kernels, *pool, options.quantize, options.progress);
   const DecoderLimits limits{context, options.step_tokens_max, options.step_sequences_max};
   return std::make_unique<Decoder>(std::move(config), std::move(weights), kernels, shape, limits, std::move(pool));
 }

@@ -18,7 +18,7 @@ namespace penstock {
 inline constexpr int64_t kDefaultKvBytesMax = int64_t{512} << 20;
 
 struct LoadOptions {
-  std::string path;                           // a GGUF file
+  std::string path;                           // a GGUF file or a Hugging Face folder, see source.h
   int32_t threads = 0;                        // compute threads, the caller's included; 0 = one per core
   std::optional<int32_t> blocks_total;        // KV blocks; absent = as many as fit in kv_bytes_max
   int64_t kv_bytes_max = kDefaultKvBytesMax;  // unused when blocks_total is given
@@ -26,6 +26,7 @@ struct LoadOptions {
   int32_t step_tokens_max = 512;              // most rows in one StepBatch
   int32_t step_sequences_max = 64;            // most sequences in one StepBatch
   KvType kv_type = KvType::f16;               // f32 costs twice the memory; for comparisons against f32 goldens
+  std::optional<TensorType> quantize;         // of F32, F16 and BF16 weights: Q8_0 or Q4_0; see QuantizeTo in weights.h
   KernelChoice kernels = KernelChoice::automatic;
   // Called from the loading thread as weights are prepared, at least at 0 and at the end.
   std::function<void(int64_t bytes_done, int64_t bytes_total)> progress;

@@ -2,224 +2,292 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
 #include <cstring>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <unordered_set>
+
+#include "model/family.h"
+#include "model/hash.h"
+#include "ops/half.h"
+#include "ops/quantize_weights.h"
 
 namespace penstock {
 
 namespace {
 
-constexpr int64_t kMatrixAlignBytes = 64;     // a cache line, and two vectors
-constexpr int64_t kHashPieceBytes = 1 << 20;  // hashed in parallel, combined in order
+constexpr int64_t kMatrixAlignBytes = 64;  // a cache line, and two vectors
+// What one thread reads, converts and packs at a time: fits a second-level cache, and few of them are in memory.
+constexpr int64_t kPieceBytes = 1 << 20;
+constexpr int32_t kPieceRowsMax = 256;
+static_assert(kPieceRowsMax % kTileRows == 0);
+// Progress is told after this much: often enough to be seen, rarely enough for long parallel regions.
+constexpr int64_t kReportBytes = 64 << 20;
 
-uint64_t mix(uint64_t x) {
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
-  return x ^ (x >> 31);
+bool is_float(TensorType type) { return !is_quantized(type); }
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+  std::string text = "[";
+  for (size_t i = 0; i < shape.size(); ++i) text += (i > 0 ? ", " : "") + std::to_string(shape[i]);
+  return text + "]";
 }
 
-// Not cryptographic: it tells apart files that people have, not files made to collide.
-uint64_t hash_piece(std::span<const std::byte> bytes) {
-  uint64_t lanes[4] = {1, 2, 3, 4};
-  size_t at = 0;
-  for (; at + 32 <= bytes.size(); at += 32) {
-    for (size_t lane = 0; lane < 4; ++lane) {
-      uint64_t word;
-      std::memcpy(&word, bytes.data() + at + 8 * lane, 8);
-      lanes[lane] = std::rotl((lanes[lane] ^ word) * 0x9E3779B97F4A7C15u, 29);
-    }
+// PRECOND: is_float(type).
+void to_floats(TensorType type, const std::byte* from, int64_t values, float* out) {
+  if (type == TensorType::f32) {
+    std::memcpy(out, from, static_cast<size_t>(values) * 4);
+    return;
   }
-  uint64_t hash = bytes.size();
-  for (; at < bytes.size(); ++at) hash = mix(hash ^ static_cast<uint64_t>(bytes[at]));
-  for (uint64_t lane : lanes) hash = mix(hash ^ lane);
-  return hash;
-}
-
-uint64_t hash_bytes(std::span<const std::byte> bytes, ThreadPool& pool) {
-  const auto pieces = static_cast<int32_t>((bytes.size() + kHashPieceBytes - 1) / kHashPieceBytes);
-  std::vector<uint64_t> hashes(static_cast<size_t>(pieces));
-  pool.run(pieces, [&](int32_t piece) {
-    const auto start = static_cast<size_t>(piece) * kHashPieceBytes;
-    hashes[static_cast<size_t>(piece)] =
-        hash_piece(bytes.subspan(start, std::min<size_t>(kHashPieceBytes, bytes.size() - start)));
-  });
-  uint64_t hash = 0;
-  for (uint64_t piece : hashes) hash = mix(hash ^ piece) + 1;
-  return hash;
+  for (int64_t i = 0; i < values; ++i) {
+    uint16_t bits;
+    std::memcpy(&bits, from + 2 * i, 2);
+    out[i] = type == TensorType::bf16 ? std::bit_cast<float>(uint32_t{bits} << 16) : half_to_float(bits);
+  }
 }
 
 class Loader {
  public:
-  Loader(const GgufFile& file, const Config& config, const Kernels& kernels, ThreadPool& pool,
+  Loader(const ModelSource& source, const Kernels& kernels, ThreadPool& pool, QuantizeTo quantize,
          const std::function<void(int64_t, int64_t)>& progress)
-      : file_(file), config_(config), kernels_(kernels), pool_(pool), progress_(progress) {}
+      : source_(source),
+        config_(source.config),
+        kernels_(kernels),
+        pool_(pool),
+        quantize_(quantize),
+        progress_(progress) {}
 
   Weights load() {
     Weights& w = weights_;
     const Config& c = config_;
-    w.embedding = matrix("token_embd.weight", c.vocab_rows, c.dim);
-    w.output_norm = vector("output_norm.weight", c.dim);
-    const bool untied = file_.tensor("output.weight") != nullptr;
-    if (untied) w.head = matrix("output.weight", c.vocab_rows, c.dim);
-    // The file's own blocks are counted first: a false block_count must not create a thousand empty layers.
-    w.layers.resize(static_cast<size_t>(count_layers()));
-    for (int32_t i = 0; i < c.layers; ++i) {
-      const std::string prefix = "blk." + std::to_string(i) + ".";
-      LayerWeights& layer = w.layers[static_cast<size_t>(i)];
-      layer.attn_norm = vector(prefix + "attn_norm.weight", c.dim);
-      layer.q = matrix(prefix + "attn_q.weight", c.q_dim(), c.dim);
-      layer.k = matrix(prefix + "attn_k.weight", c.kv_dim(), c.dim);
-      layer.v = matrix(prefix + "attn_v.weight", c.kv_dim(), c.dim);
-      if (c.qkv_bias) {
-        layer.q_bias = vector(prefix + "attn_q.bias", c.q_dim());
-        layer.k_bias = vector(prefix + "attn_k.bias", c.kv_dim());
-        layer.v_bias = vector(prefix + "attn_v.bias", c.kv_dim());
-      }
-      if (c.qk_norm) {
-        layer.q_norm = vector(prefix + "attn_q_norm.weight", c.head_dim);
-        layer.k_norm = vector(prefix + "attn_k_norm.weight", c.head_dim);
-      }
-      layer.attn_output = matrix(prefix + "attn_output.weight", c.dim, c.q_dim());
-      layer.ffn_norm = vector(prefix + "ffn_norm.weight", c.dim);
-      layer.ffn_gate = matrix(prefix + "ffn_gate.weight", c.ffn_dim, c.dim);
-      layer.ffn_up = matrix(prefix + "ffn_up.weight", c.ffn_dim, c.dim);
-      layer.ffn_down = matrix(prefix + "ffn_down.weight", c.dim, c.ffn_dim);
-    }
+    w.identity = config_identity(c);
+    check_layers();
+    w.layers.resize(static_cast<size_t>(c.layers));
+    place(w.embedding, TensorRole::embedding, 0, c.vocab_rows, c.dim);
+    w.output_norm = vector(TensorRole::output_norm, 0, c.dim);
+    if (!source_.tied_embedding) place(w.head, TensorRole::head, 0, c.vocab_rows, c.dim);
+    // Order of memory = order of use in a step, so a decode step is one sweep.
+    for (int32_t i = 0; i < c.layers; ++i) place_layer(w.layers[static_cast<size_t>(i)], i);
+    refuse_unused();
     pack_all();
-    if (!untied) w.head = w.embedding;
+    if (source_.tied_embedding) w.head = w.embedding;
+    // Rows beyond the tokenizer's ids exist in some files; nothing may ever sample them.
     w.head.rows = c.vocab_size;
     return std::move(weights_);
   }
 
  private:
-  // A matrix waiting for its memory: `packed_bytes` at `offset`.
+  // A matrix waiting for its memory.
   struct Pending {
-    Matrix* target;
-    const GgufTensor* tensor;
-    int64_t offset;
+    Matrix* target;              // its type is that of the packed rows
+    const SourceTensor* tensor;  // of a known type
+    int64_t offset;              // in memory
+  };
+  // A range of rows of one matrix: the unit of parallel work. A whole number of tiles, but for the last rows.
+  struct Piece {
+    const Pending* matrix;
+    int32_t first;
+    int32_t rows;
   };
 
-  [[noreturn]] void fail(const GgufTensor& tensor, const std::string& reason) const {
-    throw ModelFileError(file_.path(), tensor.info_offset_bytes,
-                         "tensor \"" + std::string(tensor.name) + "\" " + reason);
+  [[noreturn]] static void fail(const SourceTensor& tensor, const std::string& reason) {
+    throw ModelFileError(tensor.file->path(), tensor.info_offset_bytes,
+                         "tensor \"" + printable(tensor.name) + "\" " + reason);
   }
 
-  int32_t count_layers() const {
-    const std::string last = "blk." + std::to_string(config_.layers - 1) + ".attn_norm.weight";
-    if (file_.tensor(last) == nullptr) {
-      throw ModelFileError(
-          file_.path(), 0,
-          "block_count is " + std::to_string(config_.layers) + " but tensor \"" + last + "\" is missing");
+  // The file's own layers are counted first: a false number must not create a thousand empty ones.
+  void check_layers() const {
+    const std::string last = source_.name_of(TensorRole::attn_norm, config_.layers - 1);
+    if (source_.find(last) == nullptr) {
+      throw ModelFileError(source_.path, 0,
+                           "the model states " + std::to_string(config_.layers) + " layers but tensor \"" + last +
+                               "\" is missing");
     }
-    const std::string next = "blk." + std::to_string(config_.layers) + ".attn_norm.weight";
-    if (const GgufTensor* extra = file_.tensor(next)) fail(*extra, "lies beyond block_count");
-    return config_.layers;
   }
 
-  const GgufTensor& find(const std::string& name, int64_t inner, int64_t outer) const {
-    const GgufTensor* tensor = file_.tensor(name);
-    if (tensor == nullptr) throw ModelFileError(file_.path(), 0, "tensor \"" + name + "\" is missing");
-    if (tensor->extent[0] != inner || tensor->extent[1] != outer || tensor->extent[2] != 1 || tensor->extent[3] != 1) {
-      fail(*tensor, "has the shape [" + std::to_string(tensor->extent[0]) + ", " + std::to_string(tensor->extent[1]) +
-                        ", " + std::to_string(tensor->extent[2]) + ", " + std::to_string(tensor->extent[3]) +
-                        "]; the metadata calls for [" + std::to_string(inner) + ", " + std::to_string(outer) + "]");
+  void place_layer(LayerWeights& layer, int32_t i) {
+    const Config& c = config_;
+    layer.attn_norm = vector(TensorRole::attn_norm, i, c.dim);
+    place(layer.q, TensorRole::q, i, c.q_dim(), c.dim);
+    place(layer.k, TensorRole::k, i, c.kv_dim(), c.dim);
+    place(layer.v, TensorRole::v, i, c.kv_dim(), c.dim);
+    if (c.qkv_bias) {
+      layer.q_bias = vector(TensorRole::q_bias, i, c.q_dim());
+      layer.k_bias = vector(TensorRole::k_bias, i, c.kv_dim());
+      layer.v_bias = vector(TensorRole::v_bias, i, c.kv_dim());
     }
+    if (c.qk_norm) {
+      layer.q_norm = vector(TensorRole::q_norm, i, c.head_dim);
+      layer.k_norm = vector(TensorRole::k_norm, i, c.head_dim);
+    }
+    place(layer.attn_output, TensorRole::attn_output, i, c.dim, c.q_dim());
+    layer.ffn_norm = vector(TensorRole::ffn_norm, i, c.dim);
+    place(layer.ffn_gate, TensorRole::ffn_gate, i, c.ffn_dim, c.dim);
+    place(layer.ffn_up, TensorRole::ffn_up, i, c.ffn_dim, c.dim);
+    place(layer.ffn_down, TensorRole::ffn_down, i, c.dim, c.ffn_dim);
+  }
+
+  const SourceTensor& take(TensorRole role, int32_t layer, const std::vector<int64_t>& shape) {
+    const std::string name = source_.name_of(role, layer);
+    const SourceTensor* tensor = source_.find(name);
+    if (tensor == nullptr) throw ModelFileError(source_.path, 0, "tensor \"" + name + "\" is missing");
+    // Some writers keep outer dimensions of 1.
+    const auto& has = tensor->shape;
+    const size_t extra = has.size() > shape.size() ? has.size() - shape.size() : 0;
+    if (!std::all_of(has.begin(), has.begin() + static_cast<int64_t>(extra), [](int64_t extent) { return extent == 1; }) ||
+        !std::equal(has.begin() + static_cast<int64_t>(extra), has.end(), shape.begin(), shape.end())) {
+      fail(*tensor,
+           "has the shape " + shape_text(tensor->shape) + "; the metadata calls for " + shape_text(shape));
+    }
+    if (!tensor->type) fail(*tensor, "has the type " + tensor->type_name + ", which no weight of this engine has");
+    used_.insert(tensor);
     return *tensor;
   }
 
-  std::vector<float> vector(const std::string& name, int32_t n) const {
-    const GgufTensor& tensor = find(name, n, 1);
-    if (tensor.type != TensorType::f32) fail(tensor, "is not F32");
+  std::vector<float> vector(TensorRole role, int32_t layer, int32_t n) {
+    const SourceTensor& tensor = take(role, layer, {n});
+    if (!is_float(*tensor.type)) fail(tensor, "is not F32, F16 or BF16");
+    std::vector<std::byte> raw(tensor.size_bytes);
+    tensor.file->read(tensor.offset_bytes, raw);
     std::vector<float> values(static_cast<size_t>(n));
-    std::memcpy(values.data(), tensor.data.data(), tensor.data.size());
+    to_floats(*tensor.type, raw.data(), n, values.data());
+    add_identity(*tensor.type, hash_bytes(raw));
+    weights_.bytes += n * static_cast<int64_t>(sizeof(float));
     return values;
   }
 
-  Matrix matrix(const std::string& name, int32_t rows, int32_t cols) {
-    const GgufTensor& tensor = find(name, cols, rows);
-    return {tensor.type, rows, cols, tensor.data.data()};
-  }
-
-  std::vector<Pending> collect() {
-    std::vector<Pending> pending;
-    const auto add = [&](Matrix& matrix, const std::string& name) {
-      if (matrix.data != nullptr) pending.push_back({&matrix, file_.tensor(name), 0});
-    };
-    add(weights_.embedding, "token_embd.weight");
-    if (weights_.head.data != nullptr) add(weights_.head, "output.weight");
-    for (size_t i = 0; i < weights_.layers.size(); ++i) {
-      LayerWeights& layer = weights_.layers[i];
-      const std::string prefix = "blk." + std::to_string(i) + ".";
-      add(layer.q, prefix + "attn_q.weight");
-      add(layer.k, prefix + "attn_k.weight");
-      add(layer.v, prefix + "attn_v.weight");
-      add(layer.attn_output, prefix + "attn_output.weight");
-      add(layer.ffn_gate, prefix + "ffn_gate.weight");
-      add(layer.ffn_up, prefix + "ffn_up.weight");
-      add(layer.ffn_down, prefix + "ffn_down.weight");
+  void place(Matrix& target, TensorRole role, int32_t layer, int32_t rows, int32_t cols) {
+    const SourceTensor& tensor = take(role, layer, {rows, cols});
+    const TensorTypeFacts facts = tensor_type_facts(*tensor.type);
+    if (cols % facts.block_values != 0) {
+      fail(tensor, "has rows of " + std::to_string(cols) + " values, not a multiple of " +
+                       std::to_string(facts.block_values) + " as " + facts.name + " needs");
     }
-    return pending;
+    target = {packed_type(role, *tensor.type, cols), rows, cols, nullptr};
+    pending_.push_back({&target, &tensor, 0});
   }
 
-  // Order of memory = order of use in a step, so a decode step is one sweep.
+  TensorType packed_type(TensorRole role, TensorType type, int32_t cols) const {
+    if (!quantize_ || !is_float(type) || cols % kQuantBlock != 0) return type;
+    const bool chooses_tokens = role == TensorRole::embedding || role == TensorRole::head;
+    return chooses_tokens ? TensorType::q8_0 : *quantize_;
+  }
+
+  // A tensor that nothing here uses would mean numbers other than the model's.
+  void refuse_unused() const {
+    for (const SourceTensor& tensor : source_.tensors()) {
+      if (used_.contains(&tensor) || source_.is_ignorable(tensor.name)) continue;
+      fail(tensor, "is no part of a " + config_.arch + " model of " + std::to_string(config_.layers) + " layers (" +
+                       std::string(feature_of_tensor(tensor.name)) + "): this engine would compute other numbers");
+    }
+  }
+
+  void add_identity(TensorType type, uint64_t hash) {
+    weights_.identity = mix_hash(weights_.identity ^ static_cast<uint64_t>(type)) ^ hash;
+  }
+
   void pack_all() {
-    std::vector<Pending> pending = collect();
     int64_t total = 0;
     int64_t file_total = 0;
-    for (Pending& item : pending) {
+    for (Pending& item : pending_) {
+      const Matrix& m = *item.target;
       item.offset = total;
-      const int64_t size = kernels_.packed_bytes(item.target->type, item.target->rows, item.target->cols);
+      const int64_t size = kernels_.packed_bytes(m.type, m.rows, m.cols);
       total += (size + kMatrixAlignBytes - 1) / kMatrixAlignBytes * kMatrixAlignBytes;
-      file_total += static_cast<int64_t>(item.tensor->data.size());
-    }
-    weights_.step_bytes = file_total;
-    // An untied embedding is read one row per token, the head in full.
-    if (weights_.head.data != nullptr) {
-      weights_.step_bytes -= row_bytes(weights_.embedding.type, config_.dim) * config_.vocab_rows;
-    }
-    for (const GgufTensor& tensor : file_.tensors()) {
-      weights_.bytes += static_cast<int64_t>(tensor.data.size());
-      weights_.identity = mix(weights_.identity ^ static_cast<uint64_t>(tensor.type)) ^ hash_bytes(tensor.data, pool_);
+      file_total += static_cast<int64_t>(item.tensor->size_bytes);
+      const int64_t bytes = row_bytes(m.type, m.cols) * m.rows;
+      weights_.bytes += bytes;
+      // An untied embedding is read one row per token, the head in full.
+      if (source_.tied_embedding || item.target != &weights_.embedding) weights_.step_bytes += bytes;
     }
     weights_.memory = PageMemory(total);
-    int64_t done = 0;
+    source_.release_files();
     if (progress_) progress_(0, file_total);
-    for (const Pending& item : pending) {
-      pack_one(item);
-      done += static_cast<int64_t>(item.tensor->data.size());
+
+    std::vector<Piece> pieces;
+    for (const Pending& item : pending_) append_pieces(item, pieces);
+    std::vector<uint64_t> hashes(pieces.size());
+    int64_t done = 0;
+    for (size_t begin = 0; begin < pieces.size();) {
+      size_t end = begin;
+      int64_t bytes = 0;
+      while (end < pieces.size() && bytes < kReportBytes) bytes += piece_bytes(pieces[end++]);
+      pool_.run(static_cast<int32_t>(end - begin), [&](int32_t i) {
+        const size_t at = begin + static_cast<size_t>(i);
+        try {
+          hashes[at] = pack_piece(pieces[at]);
+        } catch (...) {
+          const std::lock_guard lock(failure_mutex_);
+          if (!failure_) failure_ = std::current_exception();
+        }
+      });
+      if (failure_) std::rethrow_exception(failure_);
+      done += bytes;
+      begin = end;
       if (progress_) progress_(done, file_total);
+    }
+    for (size_t i = 0; i < pieces.size(); ++i) {
+      add_identity(*pieces[i].matrix->tensor->type, hashes[i]);
+      add_identity(pieces[i].matrix->target->type, 0);
     }
   }
 
-  // Tiles are independent, so ranges of them are packed in parallel.
-  void pack_one(const Pending& item) {
+  static int64_t file_row_bytes(const Pending& item) { return row_bytes(*item.tensor->type, item.target->cols); }
+  static int64_t piece_bytes(const Piece& piece) { return piece.rows * file_row_bytes(*piece.matrix); }
+
+  void append_pieces(Pending const& item, std::vector<Piece>& pieces) {
     Matrix& m = *item.target;
-    std::byte* packed = weights_.memory.data() + item.offset;
-    const int64_t file_stride = row_bytes(m.type, m.cols);
-    constexpr int32_t kRowsPerChunk = 256;
-    static_assert(kRowsPerChunk % kTileRows == 0);
-    pool_.run((m.rows + kRowsPerChunk - 1) / kRowsPerChunk, [&](int32_t chunk) {
-      const int32_t first = chunk * kRowsPerChunk;
-      const int32_t rows = std::min(kRowsPerChunk, m.rows - first);
-      kernels_.pack(m.type, rows, m.cols, item.tensor->data.data() + first * file_stride,
-                    packed + kernels_.packed_bytes(m.type, first, m.cols));
-    });
-    m.data = packed;
+    m.data = weights_.memory.data() + item.offset;
+    const auto fitting = static_cast<int32_t>(std::min<int64_t>(kPieceBytes / file_row_bytes(item), kPieceRowsMax));
+    const int32_t step = std::max(fitting / kTileRows * kTileRows, kTileRows);
+    for (int32_t first = 0; first < m.rows; first += step) {
+      pieces.push_back({&item, first, std::min(step, m.rows - first)});
+    }
   }
 
-  const GgufFile& file_;
+  // Reads, quantises where asked, packs. Returns the hash of the file's bytes.
+  uint64_t pack_piece(const Piece& piece) const {
+    const Pending& item = *piece.matrix;
+    const Matrix& m = *item.target;
+    const TensorType file_type = *item.tensor->type;
+    const auto bytes = static_cast<size_t>(piece_bytes(piece));
+    const auto raw = std::make_unique_for_overwrite<std::byte[]>(bytes);
+    item.tensor->file->read(item.tensor->offset_bytes + static_cast<uint64_t>(piece.first * file_row_bytes(item)),
+                            {raw.get(), bytes});
+    std::byte* packed = weights_.memory.data() + item.offset + kernels_.packed_bytes(m.type, piece.first, m.cols);
+    if (m.type == file_type) {
+      kernels_.pack(m.type, piece.rows, m.cols, raw.get(), packed);
+    } else {
+      const int64_t stride = row_bytes(m.type, m.cols);
+      const auto blocks = std::make_unique_for_overwrite<std::byte[]>(static_cast<size_t>(piece.rows * stride));
+      const auto row = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(m.cols));
+      for (int32_t i = 0; i < piece.rows; ++i) {
+        to_floats(file_type, raw.get() + i * file_row_bytes(item), m.cols, row.get());
+        quantize_weight_row(m.type, row.get(), m.cols, blocks.get() + i * stride);
+      }
+      kernels_.pack(m.type, piece.rows, m.cols, blocks.get(), packed);
+    }
+    return hash_bytes({raw.get(), bytes});
+  }
+
+  const ModelSource& source_;
   const Config& config_;
   const Kernels& kernels_;
   ThreadPool& pool_;
+  QuantizeTo quantize_;
   const std::function<void(int64_t, int64_t)>& progress_;
+  std::vector<Pending> pending_;
+  std::unordered_set<const SourceTensor*> used_;
+  std::mutex failure_mutex_;
+  std::exception_ptr failure_;
   Weights weights_{};
 };
 
 }  // namespace
 
-Weights load_weights(const GgufFile& file, const Config& config, const Kernels& kernels, ThreadPool& pool,
+Weights load_weights(const ModelSource& source, const Kernels& kernels, ThreadPool& pool, QuantizeTo quantize,
                      const std::function<void(int64_t, int64_t)>& progress) {
-  return Loader(file, config, kernels, pool, progress).load();
+  return Loader(source, kernels, pool, quantize, progress).load();
 }
 
 }  // namespace penstock

@@ -1,13 +1,14 @@
-// A model's tensors, checked against the config and prepared for the kernels. Owns their memory; the file can be
+// A model's tensors, checked against the config and prepared for the kernels. Owns their memory; the files can be
 // closed.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "model/config.h"
-#include "model/gguf.h"
+#include "model/source.h"
 #include "ops/memory.h"
 #include "ops/ops.h"
 #include "ops/thread_pool.h"
@@ -38,14 +39,21 @@ struct Weights {
   std::vector<float> output_norm;    // [dim]
   Matrix head;                       // [vocab_size, dim]; shares the embedding's data when tied
   PageMemory memory;                 // what the matrices' data points into
-  int64_t bytes;                     // of all tensors in the file
+  int64_t bytes;                     // of all tensors, as they are kept
   int64_t step_bytes;                // of the tensors that a decode step reads in full: all matrices, a tied one once
-  uint64_t identity;                 // hash of all tensor bytes: equal = the same model in the same format
+  uint64_t identity;                 // hash of all tensor bytes, of the config and of what they were quantised to:
+                                     // equal = the same model in the same format
 };
 
-// Throws ModelFileError naming the tensor when one is missing, has another shape, or a type its place does not allow.
-// progress(bytes_done, bytes_total) may be empty.
-Weights load_weights(const GgufFile& file, const Config& config, const Kernels& kernels, ThreadPool& pool,
+// Quantising while loading: matrices in F32, F16 or BF16 whose rows are whole blocks become `to`. What stays as it is:
+// matrices with other rows, those that the file has quantised already, and all norms and biases. To Q4_0, embedding and
+// head become Q8_0: they decide which token is chosen, and most of a large model is elsewhere.
+using QuantizeTo = std::optional<TensorType>;  // absent = nothing; otherwise can_quantize_to() holds
+
+// Throws ModelFileError naming the tensor when one is missing, has another shape or a type its place does not allow, or
+// when there is one that this family does not have. progress(bytes_done, bytes_total), in bytes of the files, is called
+// from this thread; it may be empty.
+Weights load_weights(const ModelSource& source, const Kernels& kernels, ThreadPool& pool, QuantizeTo quantize,
                      const std::function<void(int64_t, int64_t)>& progress);
 
 }  // namespace penstock

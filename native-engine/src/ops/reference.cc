@@ -1,7 +1,7 @@
 // The operations of ops.h in plain loops, attention apart: the oracle that the SIMD kernels are tested against, and
-// what runs where there are none. Weights stay in the file's layout, so a fault in a packed layout cannot hide in both. Matrix products
-// and quantisation are defined to the bit (one fused multiply-add per term, in order of the columns); the rest by
-// tolerance.
+// what runs where there are none. Weights stay in the file's layout, so a fault in a packed layout cannot hide in both.
+// Matrix products and quantisation are defined to the bit (one fused multiply-add per term, in order of the columns);
+// the rest by tolerance.
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -11,6 +11,7 @@
 #include "ops/half.h"
 #include "ops/ops.h"
 #include "ops/reference.h"
+#include "ops/weight_block.h"
 
 namespace penstock {
 
@@ -28,27 +29,13 @@ float load_float(const std::byte* at) {
   return value;
 }
 
-// One 32-value block of a quantised row as value = q * d + m, q a small integer.
-struct Block {
-  float d;
-  float m;
-  int32_t q[kQuantBlock];
-};
-
-Block read_block(TensorType type, const std::byte* at) {
-  Block block{load_half(at), 0.0f, {}};
-  if (type == TensorType::q8_0) {
-    for (int32_t i = 0; i < kQuantBlock; ++i) block.q[i] = static_cast<int8_t>(at[2 + i]);
-    return block;
-  }
-  const bool has_min = type == TensorType::q4_1;
-  block.m = has_min ? load_half(at + 2) : block.d * -8.0f;
-  const std::byte* nibbles = at + (has_min ? 4 : 2);
-  for (int32_t i = 0; i < kQuantBlock / 2; ++i) {
-    block.q[i] = static_cast<int32_t>(nibbles[i]) & 15;
-    block.q[i + kQuantBlock / 2] = static_cast<int32_t>(nibbles[i]) >> 4;
-  }
-  return block;
+// A value of a format without blocks.
+float load_value(TensorType type, const std::byte* row, int64_t column) {
+  if (type == TensorType::f32) return load_float(row + 4 * column);
+  if (type == TensorType::f16) return load_half(row + 2 * column);
+  uint16_t upper;  // bf16: the upper half of an f32
+  std::memcpy(&upper, row + 2 * column, sizeof upper);
+  return std::bit_cast<float>(uint32_t{upper} << 16);
 }
 
 int64_t packed_bytes(TensorType type, int32_t rows, int32_t cols) { return rows * row_bytes(type, cols); }
@@ -59,19 +46,17 @@ void pack(TensorType type, int32_t rows, int32_t cols, const std::byte* file, st
 
 void matrix_row(const Matrix& w, int32_t row, float* out) {
   const std::byte* data = w.data + row * row_bytes(w.type, w.cols);
-  if (w.type == TensorType::f32) {
-    for (int32_t i = 0; i < w.cols; ++i) out[i] = load_float(data + 4 * i);
-  } else if (w.type == TensorType::f16) {
-    for (int32_t i = 0; i < w.cols; ++i) out[i] = load_half(data + 2 * i);
-  } else {
-    const int32_t bytes = tensor_type_facts(w.type).block_bytes;
-    for (int32_t b = 0; b < w.cols / kQuantBlock; ++b) {
-      const Block block = read_block(w.type, data + b * bytes);
-      for (int32_t i = 0; i < kQuantBlock; ++i) {
-        // Q4_0 is defined as (q - 8) d, which rounds once; q d + m would round twice.
-        out[b * kQuantBlock + i] = w.type == TensorType::q4_0 ? static_cast<float>(block.q[i] - 8) * block.d
-                                                              : static_cast<float>(block.q[i]) * block.d + block.m;
-      }
+  if (!is_quantized(w.type)) {
+    for (int32_t i = 0; i < w.cols; ++i) out[i] = load_value(w.type, data, i);
+    return;
+  }
+  for (int32_t b = 0; b < w.cols / kQuantBlock; ++b) {
+    const WeightBlock block = read_weight_block(w.type, data, b);
+    for (int32_t i = 0; i < kQuantBlock; ++i) {
+      // d * scale is exact, and the offset is taken from the integer: each value is rounded as its format defines it.
+      const float d = block.d * static_cast<float>(block.scale[i / kScaleColumns]);
+      const float value = static_cast<float>(block.q[i] - block.zero) * d;
+      out[b * kQuantBlock + i] = block.has_min ? value + block.m : value;
     }
   }
 }
@@ -133,21 +118,27 @@ void add(float* x, const float* y, int32_t n) {
 
 float dot_float(const Matrix& w, const std::byte* row, const float* x) {
   float sum = 0;
-  for (int32_t k = 0; k < w.cols; ++k) {
-    sum = std::fma(w.type == TensorType::f32 ? load_float(row + 4 * k) : load_half(row + 2 * k), x[k], sum);
-  }
+  for (int32_t k = 0; k < w.cols; ++k) sum = std::fma(load_value(w.type, row, k), x[k], sum);
   return sum;
 }
 
+// Per block of 32 columns: the integer sum, exact and below 2^24 in every format, with one fused multiply-add; then the
+// offset or minimum with another, through the activations' block sum.
 float dot_quantized(const Matrix& w, const std::byte* row, const int8_t* q, const float* d, const float* s) {
-  const int32_t bytes = tensor_type_facts(w.type).block_bytes;
   float sum = 0;
   for (int32_t b = 0; b < w.cols / kQuantBlock; ++b) {
-    const Block block = read_block(w.type, row + b * bytes);
-    int32_t products = 0;
-    for (int32_t i = 0; i < kQuantBlock; ++i) products += block.q[i] * q[b * kQuantBlock + i];
-    sum = std::fma(block.d * d[b], static_cast<float>(products), sum);
-    if (w.type != TensorType::q8_0) sum = std::fma(block.m, s[b], sum);
+    const WeightBlock block = read_weight_block(w.type, row, b);
+    int32_t total = 0;
+    for (int32_t half = 0; half < 2; ++half) {
+      int32_t products = 0;
+      for (int32_t i = half * kScaleColumns; i < (half + 1) * kScaleColumns; ++i) {
+        products += block.q[i] * q[b * kQuantBlock + i];
+      }
+      total += products * block.scale[half];
+    }
+    sum = std::fma(block.d * d[b], static_cast<float>(total), sum);
+    if (block.zero != 0) sum = std::fma(block.d * static_cast<float>(-block.zero), s[b], sum);
+    if (block.has_min) sum = std::fma(block.m, s[b], sum);
   }
   return sum;
 }
@@ -166,8 +157,20 @@ void matmul(const Matrix& w, const Activations& x, int32_t tile_begin, int32_t t
 }
 
 constexpr Kernels kReference = {
-    "reference", packed_bytes, pack,   matrix_row, rms_norm, quantize,      rope,
-    swiglu,      add,          matmul, reference::store_kv,   reference::attend,   reference::merge_softmax, reference::finish_softmax,
+    "reference",
+    packed_bytes,
+    pack,
+    matrix_row,
+    rms_norm,
+    quantize,
+    rope,
+    swiglu,
+    add,
+    matmul,
+    reference::store_kv,
+    reference::attend,
+    reference::merge_softmax,
+    reference::finish_softmax,
 };
 
 }  // namespace

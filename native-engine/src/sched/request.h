@@ -8,12 +8,13 @@
 #include <span>
 #include <vector>
 
+#include "model/batch.h"
 #include "model/sampler.h"
 
 namespace penstock {
 
 // Why a sequence ended. The numbers are those of the wire.
-enum class FinishReason : uint8_t { Stop = 1, Length = 2, Cancelled = 3, Deadline = 4, Internal = 5 };
+enum class FinishReason : uint8_t { Stop = 1, Length = 2, Cancelled = 3, Deadline = 4, Internal = 5, Grammar = 6 };
 
 // What a caller asks for. Checked by whoever makes it: ids below the vocabulary, max_new_tokens >= 1.
 struct Request {
@@ -25,6 +26,8 @@ struct Request {
   int32_t priority = 0;                // higher goes first
   std::optional<int64_t> deadline_ms;  // on the clock of now_ms
   uint64_t tenant = 0;                 // opaque, for fairness only
+  uint64_t salt = 0;                   // only requests with equal salts share cached blocks
+  Pooling pooling = Pooling::none;     // other than none: an embedding of the prompt, no output
   SamplingParams sampling;             // carried for the sampler; the scheduler never reads it
 };
 

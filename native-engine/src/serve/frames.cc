@@ -10,7 +10,7 @@
 namespace penstock {
 namespace {
 
-constexpr uint8_t kFrameVersion = 1;
+constexpr uint8_t kFrameVersion = 2;
 
 enum FrameType : uint8_t {
   kHello = 1,
@@ -19,6 +19,7 @@ enum FrameType : uint8_t {
   kCredit = 4,
   kPing = 5,
   kShutdown = 6,
+  kVocabulary = 7,
   kReady = 65,
   kTokens = 66,
   kFinished = 67,
@@ -26,9 +27,15 @@ enum FrameType : uint8_t {
   kStats = 69,
   kPong = 70,
   kFatal = 71,
+  kEmbedding = 72,
+  kBlocks = 73,
+  kAdmitted = 74,
 };
 
 // --- Writing ---------------------------------------------------------------------------------------------------------
+
+// The only bit of READY.features: a peer of the same protocol sets no other.
+constexpr uint32_t kFeatureGrammars = 1;
 
 class Writer {
  public:
@@ -98,6 +105,10 @@ FrameType write(Writer& w, const frame::Submit& f) {
   w.i32(f.priority);
   w.u32(f.deadline_ms.value_or(0));
   w.u64(f.tenant);
+  w.u64(f.salt);
+  w.u8(static_cast<uint8_t>(f.pooling));
+  w.u8(f.grammar.has_value() ? static_cast<uint8_t>(f.grammar->kind) : uint8_t{0});
+  w.str(f.grammar.has_value() ? f.grammar->text : std::string());
   return kSubmit;
 }
 FrameType write(Writer& w, const frame::Cancel& f) {
@@ -114,6 +125,14 @@ FrameType write(Writer& w, const frame::Ping& f) {
   return kPing;
 }
 FrameType write(Writer&, const frame::Shutdown&) { return kShutdown; }
+FrameType write(Writer& w, const frame::Vocabulary& f) {
+  w.list(f.tokens, [&](const frame::VocabularyToken& token) {
+    w.u8(token.control ? 1 : 0);
+    w.list(token.bytes, [&](uint8_t byte) { w.u8(byte); });
+  });
+  w.list(f.end_ids, [&](uint32_t id) { w.u32(id); });
+  return kVocabulary;
+}
 FrameType write(Writer& w, const frame::Ready& f) {
   w.u32(f.protocol);
   w.u64(f.epoch);
@@ -123,6 +142,8 @@ FrameType write(Writer& w, const frame::Ready& f) {
   for (const uint32_t value : {f.sequences_max, f.step_tokens_max, f.threads}) w.u32(value);
   w.str(f.kv_fingerprint);
   w.u64(f.memory_bytes_per_second_max);
+  w.u32(f.embedding_dims);
+  w.u32(f.grammars ? kFeatureGrammars : 0);
   return kReady;
 }
 FrameType write(Writer& w, const frame::Tokens& f) {
@@ -154,6 +175,7 @@ FrameType write(Writer& w, const frame::Stats& f) {
   for (const uint32_t value : {f.step_us, f.step_prefill_tokens, f.step_decode_tokens}) w.u32(value);
   for (const float value : {f.prefill_tokens_per_second, f.decode_tokens_per_second, f.memory_bytes_per_second})
     w.f32(value);
+  for (const uint64_t value : {f.preemptions, f.prompt_tokens, f.cached_tokens}) w.u64(value);
   return kStats;
 }
 FrameType write(Writer& w, const frame::Pong& f) {
@@ -163,6 +185,26 @@ FrameType write(Writer& w, const frame::Pong& f) {
 FrameType write(Writer& w, const frame::Fatal& f) {
   w.str(f.message);
   return kFatal;
+}
+FrameType write(Writer& w, const frame::Embedding& f) {
+  w.u64(f.id);
+  w.list(f.values, [&](float value) { w.f32(value); });
+  return kEmbedding;
+}
+FrameType write(Writer& w, const frame::Blocks& f) {
+  w.u64(f.sequence);
+  w.list(f.events, [&](const BlockEvent& event) {
+    w.u8(static_cast<uint8_t>(event.kind));
+    w.u64(event.hash);
+    w.u64(event.parent);
+  });
+  return kBlocks;
+}
+FrameType write(Writer& w, const frame::Admitted& f) {
+  w.u64(f.id);
+  w.u32(f.cached_tokens);
+  w.list(f.hashes, [&](uint64_t hash) { w.u64(hash); });
+  return kAdmitted;
 }
 
 // --- Reading ---------------------------------------------------------------------------------------------------------
@@ -219,6 +261,13 @@ class Reader {
   std::span<const uint8_t> bytes_;
 };
 
+uint8_t check_code(uint8_t code, uint8_t largest, const char* what) {
+  if (code < 1 || code > largest) throw FrameError(std::string("unknown ") + what + " " + std::to_string(code));
+  return code;
+}
+
+uint8_t read_code(Reader& r, uint8_t largest, const char* what) { return check_code(r.u8(), largest, what); }
+
 frame::Submit read_submit(Reader& r) {
   const auto id = [&] { return r.u32(); };
   frame::Submit f;
@@ -240,7 +289,34 @@ frame::Submit read_submit(Reader& r) {
   f.priority = r.i32();
   if (const uint32_t deadline_ms = r.u32(); deadline_ms > 0) f.deadline_ms = deadline_ms;
   f.tenant = r.u64();
+  f.salt = r.u64();
+  if (const uint8_t pooling = r.u8(); pooling > 0) f.pooling = static_cast<Pooling>(check_code(pooling, 2, "pooling"));
+  const uint8_t kind = r.u8();
+  std::string text = r.str();
+  if (kind > 0) {
+    f.grammar = frame::Grammar{static_cast<frame::GrammarKind>(check_code(kind, 3, "kind of grammar")), std::move(text)};
+  } else if (!text.empty()) {
+    throw FrameError("a grammar without its kind");
+  }
   return f;
+}
+
+frame::Vocabulary read_vocabulary(Reader& r) {
+  const auto byte = [&] { return r.u8(); };
+  frame::Vocabulary f;
+  f.tokens = r.list<frame::VocabularyToken>(5, [&] {
+    const uint8_t flags = r.u8();
+    if (flags > 1) throw FrameError("unknown flags " + std::to_string(flags));
+    return frame::VocabularyToken{flags == 1, r.list<uint8_t>(1, byte)};
+  });
+  f.end_ids = r.list<uint32_t>(4, [&] { return r.u32(); });
+  return f;
+}
+
+bool read_features(Reader& r) {
+  const uint32_t bits = r.u32();
+  if (bits > kFeatureGrammars) throw FrameError("unknown features " + std::to_string(bits));
+  return bits == kFeatureGrammars;
 }
 
 frame::Ready read_ready(Reader& r) {
@@ -258,6 +334,8 @@ frame::Ready read_ready(Reader& r) {
       .threads = r.u32(),
       .kv_fingerprint = r.str(),
       .memory_bytes_per_second_max = r.u64(),
+      .embedding_dims = r.u32(),
+      .grammars = read_features(r),
   };
 }
 
@@ -277,18 +355,15 @@ frame::Stats read_stats(Reader& r) {
       .prefill_tokens_per_second = r.f32(),
       .decode_tokens_per_second = r.f32(),
       .memory_bytes_per_second = r.f32(),
+      .preemptions = r.u64(),
+      .prompt_tokens = r.u64(),
+      .cached_tokens = r.u64(),
   };
 }
 
 frame::Tokens read_tokens(Reader& r) {
   const auto top = [&] { return r.list<TokenLogprob>(8, [&] { return TokenLogprob{r.i32(), r.f32()}; }); };
   return {r.list<frame::Token>(20, [&] { return frame::Token{r.u64(), r.u32(), r.f32(), top()}; })};
-}
-
-uint8_t read_code(Reader& r, uint8_t largest, const char* what) {
-  const uint8_t code = r.u8();
-  if (code < 1 || code > largest) throw FrameError(std::string("unknown ") + what + " " + std::to_string(code));
-  return code;
 }
 
 Frame read_body(uint8_t type, Reader& r) {
@@ -305,12 +380,14 @@ Frame read_body(uint8_t type, Reader& r) {
       return frame::Ping{r.u64()};
     case kShutdown:
       return frame::Shutdown{};
+    case kVocabulary:
+      return read_vocabulary(r);
     case kReady:
       return read_ready(r);
     case kTokens:
       return read_tokens(r);
     case kFinished:
-      return Finished{r.u64(), static_cast<FinishReason>(read_code(r, 5, "finish reason")), r.i32(), r.i32(), r.i32()};
+      return Finished{r.u64(), static_cast<FinishReason>(read_code(r, 6, "finish reason")), r.i32(), r.i32(), r.i32()};
     case kRejected:
       return frame::Rejected{r.u64(), static_cast<frame::RejectCode>(read_code(r, 4, "reject code")), r.str()};
     case kStats:
@@ -319,6 +396,15 @@ Frame read_body(uint8_t type, Reader& r) {
       return frame::Pong{r.u64()};
     case kFatal:
       return frame::Fatal{r.str()};
+    case kEmbedding:
+      return frame::Embedding{r.u64(), r.list<float>(4, [&] { return r.f32(); })};
+    case kBlocks:
+      return frame::Blocks{r.u64(), r.list<BlockEvent>(17, [&] {
+                             return BlockEvent{static_cast<BlockEventKind>(read_code(r, 3, "block event")), r.u64(),
+                                               r.u64()};
+                           })};
+    case kAdmitted:
+      return frame::Admitted{r.u64(), r.u32(), r.list<uint64_t>(8, [&] { return r.u64(); })};
     default:
       throw FrameError("unknown frame type " + std::to_string(type));
   }

@@ -11,11 +11,12 @@
 #include <vector>
 
 #include "model/sampler.h"
+#include "sched/block_event.h"
 #include "sched/request.h"
 
 namespace penstock {
 
-inline constexpr uint32_t kEngineProtocol = 1;
+inline constexpr uint32_t kEngineProtocol = 2;
 inline constexpr size_t kFrameHeaderBytes = 8;
 // A prompt of four million tokens: far above any context window, far below what would hurt.
 inline constexpr size_t kFrameBodyBytesMax = 16 * 1024 * 1024;
@@ -37,6 +38,12 @@ struct Bias {
   uint32_t id;
   float bias;
 };
+enum class GrammarKind : uint8_t { JsonSchema = 1, Regex = 2, Lark = 3 };
+struct Grammar {
+  GrammarKind kind;
+  std::string text;
+  bool operator==(const Grammar&) const = default;
+};
 struct Submit {
   uint64_t id = 0;
   std::vector<uint32_t> prompt;
@@ -56,6 +63,9 @@ struct Submit {
   int32_t priority = 0;
   std::optional<uint32_t> deadline_ms;  // from its arrival
   uint64_t tenant = 0;
+  uint64_t salt = 0;
+  Pooling pooling = Pooling::none;
+  std::optional<Grammar> grammar;
 };
 struct Cancel {
   uint64_t id;
@@ -68,6 +78,14 @@ struct Ping {
   uint64_t nonce;
 };
 struct Shutdown {};
+struct VocabularyToken {
+  bool control;
+  std::vector<uint8_t> bytes;
+};
+struct Vocabulary {
+  std::vector<VocabularyToken> tokens;  // by id
+  std::vector<uint32_t> end_ids;
+};
 
 // --- Engine → agent ---
 
@@ -85,6 +103,8 @@ struct Ready {
   uint32_t threads = 0;
   std::string kv_fingerprint;
   uint64_t memory_bytes_per_second_max = 0;  // 0 = not measured
+  uint32_t embedding_dims = 0;
+  bool grammars = false;  // SUBMIT may carry one
 };
 struct Token {
   uint64_t id;
@@ -116,6 +136,9 @@ struct Stats {
   float prefill_tokens_per_second = 0.0f;
   float decode_tokens_per_second = 0.0f;
   float memory_bytes_per_second = 0.0f;
+  uint64_t preemptions = 0;  // these three since the start
+  uint64_t prompt_tokens = 0;
+  uint64_t cached_tokens = 0;
 };
 struct Pong {
   uint64_t nonce;
@@ -123,13 +146,27 @@ struct Pong {
 struct Fatal {
   std::string message;
 };
+struct Embedding {
+  uint64_t id;
+  std::vector<float> values;
+};
+struct Blocks {
+  uint64_t sequence = 0;
+  std::vector<BlockEvent> events;
+};
+struct Admitted {
+  uint64_t id;
+  uint32_t cached_tokens;
+  std::vector<uint64_t> hashes;
+};
 
 }  // namespace frame
 
 // FINISHED carries the scheduler's Finished as it is.
 using Frame =
-    std::variant<frame::Hello, frame::Submit, frame::Cancel, frame::Credit, frame::Ping, frame::Shutdown, frame::Ready,
-                 frame::Tokens, Finished, frame::Rejected, frame::Stats, frame::Pong, frame::Fatal>;
+    std::variant<frame::Hello, frame::Submit, frame::Cancel, frame::Credit, frame::Ping, frame::Shutdown, frame::Vocabulary,
+                 frame::Ready, frame::Tokens, Finished, frame::Rejected, frame::Stats, frame::Pong, frame::Fatal,
+                 frame::Embedding, frame::Blocks, frame::Admitted>;
 
 // Appends one frame, header included. Throws FrameError for what the wire cannot carry: a number that is not finite, a
 // body over the limit; `out` is then unchanged.

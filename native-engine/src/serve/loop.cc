@@ -112,6 +112,8 @@ void StepLoop::handle(Event& event) {
           submit(body);
         } else if constexpr (std::is_same_v<Body, frame::Cancel>) {
           scheduler_.cancel(body.id);
+        } else if constexpr (std::is_same_v<Body, frame::Vocabulary>) {
+          vocabulary(body);
         } else {
           static_assert(std::is_same_v<Body, frame::Credit>);
           scheduler_.add_credit(body.id, body.tokens);
@@ -119,6 +121,8 @@ void StepLoop::handle(Event& event) {
       },
       event);
 }
+
+void StepLoop::vocabulary(const frame::Vocabulary&) {}
 
 void StepLoop::submit(const frame::Submit& submit) {
   const auto reject = [&](frame::Rejected rejected) {

@@ -34,6 +34,7 @@ class StepLoop {
 
   void serve();
   void handle(Event& event);
+  void vocabulary(const frame::Vocabulary& vocabulary);
   void submit(const frame::Submit& submit);
   void step(const StepPlan& plan);
   void sample(const StepPlan& plan);

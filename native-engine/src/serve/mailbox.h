@@ -33,7 +33,8 @@ struct Shutdown {};
 }  // namespace event
 
 using Event =
-    std::variant<event::Connected, event::Disconnected, event::Shutdown, frame::Submit, frame::Cancel, frame::Credit>;
+    std::variant<event::Connected, event::Disconnected, event::Shutdown, frame::Submit, frame::Cancel, frame::Credit,
+                 frame::Vocabulary>;
 
 // Socket thread → step thread.
 class Inbox {

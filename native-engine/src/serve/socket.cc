@@ -153,7 +153,8 @@ void SocketServer::handle(Frame frame) {
                            frame::Rejected{body.id, frame::RejectCode::Draining, "the engine is shutting down"});
           else
             inbox_.post(std::move(body));
-        } else if constexpr (std::is_same_v<Body, frame::Cancel> || std::is_same_v<Body, frame::Credit>) {
+        } else if constexpr (std::is_same_v<Body, frame::Cancel> || std::is_same_v<Body, frame::Credit> ||
+                             std::is_same_v<Body, frame::Vocabulary>) {
           inbox_.post(body);
         } else {
           fail("a frame that only an engine sends");

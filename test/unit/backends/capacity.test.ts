@@ -19,6 +19,8 @@ const READY: Ready = {
   threads: 2,
   kvFingerprint: 'f',
   memoryBytesPerSecondMax: 0n,
+  embeddingDims: 64,
+  features: { grammars: false },
 }
 const STATS: Stats = {
   type: 'stats',
@@ -36,6 +38,9 @@ const STATS: Stats = {
   prefillTokensPerSecond: 0,
   decodeTokensPerSecond: 96.5,
   memoryBytesPerSecond: 0,
+  preemptions: 0n,
+  promptTokens: 0n,
+  cachedTokens: 0n,
 }
 
 function tracker() {

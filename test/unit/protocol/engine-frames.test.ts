@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import {
+  BLOCK_EVENT_KINDS,
   encodeFrame,
   FINISH_REASONS,
   FRAME_BODY_BYTES_MAX,
@@ -9,6 +10,8 @@ import {
   type Frame,
   FrameDecoder,
   FrameError,
+  GRAMMAR_KINDS,
+  POOLINGS,
   REJECT_CODES,
 } from '../../../protocol/engine-frames.ts'
 
@@ -17,15 +20,20 @@ type Golden = { hex: string; frame: Record<string, unknown> }
 const goldens: { bytes: Uint8Array; frame: Frame }[] = (
   JSON.parse(
     readFileSync(new URL('../../../protocol/engine-frames.golden.json', import.meta.url), 'utf8'),
-    // JSON has no 64-bit integers: the file writes them as strings that end in n.
-    (_, value: unknown) => (typeof value === 'string' && /^-?\d+n$/.test(value) ? BigInt(value.slice(0, -1)) : value),
+    // JSON has neither 64-bit integers nor bytes: the file writes strings that end in n, and lists of numbers.
+    (key, value: unknown) => {
+      if (key === 'bytes') return Uint8Array.from(value as number[])
+      return typeof value === 'string' && /^-?\d+n$/.test(value) ? BigInt(value.slice(0, -1)) : value
+    },
   ) as Golden[]
 ).map(({ hex, frame }) => ({ bytes: Uint8Array.from(Buffer.from(hex, 'hex')), frame: frame as unknown as Frame }))
 
 test('the golden file covers every frame type', () => {
   const types = new Set(goldens.map(({ frame }) => frame.type))
   expect([...types].sort()).toEqual(
-    'cancel credit fatal finished hello ping pong ready rejected shutdown stats submit tokens'.split(' '),
+    'admitted blocks cancel credit embedding fatal finished hello ping pong ready rejected shutdown stats submit tokens vocabulary'.split(
+      ' ',
+    ),
   )
 })
 
@@ -106,7 +114,7 @@ test('any bytes at all give frames or a FrameError, nothing else', () => {
 test('a frame over the size limit is refused from its header alone', () => {
   const header = new Uint8Array(FRAME_HEADER_BYTES)
   new DataView(header.buffer).setUint32(0, FRAME_BODY_BYTES_MAX + 1, true)
-  header.set([1, 1], 4)
+  header.set([1, 2], 4)
   expect(() => new FrameDecoder().push(header)).toThrow(/limit/)
 })
 
@@ -114,7 +122,7 @@ test('a list that claims more items than its frame can hold is refused before it
   const body = new Uint8Array(FRAME_HEADER_BYTES + 4)
   const view = new DataView(body.buffer)
   view.setUint32(0, 4, true)
-  body.set([66, 1], 4)
+  body.set([66, 2], 4)
   view.setUint32(FRAME_HEADER_BYTES, 0xffff_ffff, true)
   expect(() => new FrameDecoder().push(body)).toThrow(/does not fit/)
 })
@@ -151,6 +159,9 @@ const submit = fc.record({
   priority: fc.integer({ min: -(2 ** 31), max: 2 ** 31 - 1 }),
   deadlineMs: u32,
   tenant: u64,
+  salt: u64,
+  pooling: fc.constantFrom(...POOLINGS),
+  grammar: fc.record({ kind: fc.constantFrom(...GRAMMAR_KINDS), text }),
 })
 
 const frame: fc.Arbitrary<Frame> = fc.oneof(
@@ -160,6 +171,18 @@ const frame: fc.Arbitrary<Frame> = fc.oneof(
   fc.record({ type: fc.constant('ping' as const), nonce: u64 }),
   fc.record({ type: fc.constant('pong' as const), nonce: u64 }),
   fc.record({ type: fc.constant('fatal' as const), message: text }),
+  fc.record({ type: fc.constant('embedding' as const), id: u64, values: fc.array(f32) }),
+  fc.record({
+    type: fc.constant('blocks' as const),
+    sequence: u64,
+    events: fc.array(fc.record({ kind: fc.constantFrom(...BLOCK_EVENT_KINDS), hash: u64, parent: u64 })),
+  }),
+  fc.record({ type: fc.constant('admitted' as const), id: u64, cachedTokens: u32, hashes: fc.array(u64) }),
+  fc.record({
+    type: fc.constant('vocabulary' as const),
+    tokens: fc.array(fc.record({ control: fc.boolean(), bytes: fc.uint8Array({ maxLength: 20 }) })),
+    endIds: fc.array(u32),
+  }),
   fc.record({
     type: fc.constant('tokens' as const),
     tokens: fc.array(fc.record({ id: u64, token: u32, logprob: f32, top })),

@@ -10,6 +10,11 @@ int64_t packed_bytes(TensorType type, int32_t rows, int32_t cols);
 void pack(TensorType type, int32_t rows, int32_t cols, const std::byte* file, std::byte* packed);
 void matrix_row(const Matrix& w, int32_t row, float* out);
 
+// pack_k_avx2.cc: the formats with a fifth bit or with super-blocks
+bool is_packed_k(TensorType type);
+void pack_k(TensorType type, int32_t rows, int32_t cols, const std::byte* file, std::byte* packed);
+void matrix_row_k(const Matrix& w, int32_t row, float* out);
+
 // rows_avx2.cc
 void rms_norm(const float* x, const float* weight, int32_t n, float eps, float* out);
 void quantize(const float* x, int32_t n, int8_t* q, float* d, float* s);
@@ -20,10 +25,6 @@ void add(float* x, const float* y, int32_t n);
 // matmul_avx2.cc
 void matmul(const Matrix& w, const Activations& x, int32_t tile_begin, int32_t tile_end, float* out,
             int32_t out_stride);
-
-// matmul_k_avx2.cc
-void matmul_k(const Matrix& w, const Activations& x, int32_t tile_begin, int32_t tile_end, float* out,
-              int32_t out_stride);
 
 // attention_avx2.cc
 void store_kv(KvType type, int32_t head_dim, int32_t token, const float* k, const float* v, std::byte* k_tile,

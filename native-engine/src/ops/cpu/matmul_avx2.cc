@@ -22,9 +22,20 @@ TileProduct* product_of(TensorType type) {
       return matmul_q4_0;
     case TensorType::q4_1:
       return matmul_q4_1;
-    default:
-      return nullptr;
+    case TensorType::bf16:
+      return matmul_bf16;
+    case TensorType::q5_0:
+      return matmul_q5_0;
+    case TensorType::q5_1:
+      return matmul_q5_1;
+    case TensorType::q4_k:
+      return matmul_q4_k;
+    case TensorType::q5_k:
+      return matmul_q5_k;
+    case TensorType::q6_k:
+      return matmul_q6_k;
   }
+  return nullptr;  // not a type of this engine: tensor_type_of() lets none through
 }
 
 }  // namespace

@@ -11,33 +11,59 @@ namespace {
 template <bool kHasMin>
 struct TileQ4 {
   static constexpr int kRows = 4;
+  static constexpr int tiles_for(int) { return 2; }
 
-  template <int N>
-  static void run(const std::byte* tile, const Activations& x, int32_t first, __m256 (&sums)[N]) {
+  template <int N, int T>
+  static void run(const std::byte* tile, int64_t tile_bytes, const Activations& x, int32_t first,
+                  __m256 (&sums)[T][N]) {
     constexpr int32_t kHeader = kHasMin ? 32 : 16;
-    const RowPointers<N> rows(x, first);
     const __m256i ones = _mm256_set1_epi16(1);
     const __m256i nibble = _mm256_set1_epi8(15);
-    for (int32_t b = 0; b < x.cols / kQuantBlock; ++b, tile += kHeader + 128) {
-      __m256i products[N];
-      for (int n = 0; n < N; ++n) products[n] = _mm256_setzero_si256();
+    const int64_t cols = x.cols;
+    const int32_t blocks = x.cols / kQuantBlock;
+    const int8_t* q = x.q + first * cols;
+    const float* scale = x.d + int64_t{first} * blocks;
+    const float* offset = x.s + int64_t{first} * blocks;
+    for (int32_t b = 0; b < blocks; ++b, tile += kHeader + 128, q += kQuantBlock, ++scale, ++offset) {
+      __m256i products[T][N];
 #pragma GCC unroll 4
       for (int32_t g = 0; g < 4; ++g) {
-        const __m256i pairs = load32(tile + kHeader + 32 * g);
-        const __m256i low = _mm256_and_si256(pairs, nibble);
-        const __m256i high = _mm256_and_si256(_mm256_srli_epi16(pairs, 4), nibble);
+        __m256i low[T];
+        __m256i high[T];
+#pragma GCC unroll 2
+        for (int t = 0; t < T; ++t) {
+          const __m256i pairs = load32(tile + t * tile_bytes + kHeader + 32 * g);
+          low[t] = _mm256_and_si256(pairs, nibble);
+          high[t] = _mm256_and_si256(_mm256_srli_epi16(pairs, 4), nibble);
+        }
+#pragma GCC unroll 4
         for (int n = 0; n < N; ++n) {
-          const int8_t* y = rows.q[n] + b * kQuantBlock + 4 * g;
-          products[n] = _mm256_add_epi16(products[n], _mm256_maddubs_epi16(low, broadcast4(y)));
-          products[n] = _mm256_add_epi16(products[n], _mm256_maddubs_epi16(high, broadcast4(y + 16)));
+          const __m256i y0 = broadcast4(q + n * cols + 4 * g);
+#pragma GCC unroll 2
+          for (int t = 0; t < T; ++t) {
+            const __m256i product = _mm256_maddubs_epi16(low[t], y0);
+            products[t][n] = g == 0 ? product : _mm256_add_epi16(products[t][n], product);
+            in_order(products[t][n]);
+          }
+          const __m256i y1 = broadcast4(q + n * cols + 4 * g + 16);
+#pragma GCC unroll 2
+          for (int t = 0; t < T; ++t) {
+            products[t][n] = _mm256_add_epi16(products[t][n], _mm256_maddubs_epi16(high[t], y1));
+            in_order(products[t][n]);
+          }
         }
       }
-      const __m256 d = load8_half(tile);
-      const __m256 m = kHasMin ? load8_half(tile + 16) : _mm256_mul_ps(d, _mm256_set1_ps(-8.0f));
-      for (int n = 0; n < N; ++n) {
-        const __m256 total = _mm256_cvtepi32_ps(_mm256_madd_epi16(products[n], ones));
-        sums[n] = _mm256_fmadd_ps(_mm256_mul_ps(d, _mm256_broadcast_ss(rows.d[n] + b)), total, sums[n]);
-        sums[n] = _mm256_fmadd_ps(m, _mm256_broadcast_ss(rows.s[n] + b), sums[n]);
+#pragma GCC unroll 2
+      for (int t = 0; t < T; ++t) {
+        const __m256 d = load8_half(tile + t * tile_bytes);
+        const __m256 m = kHasMin ? load8_half(tile + t * tile_bytes + 16) : _mm256_mul_ps(d, _mm256_set1_ps(-8.0f));
+#pragma GCC unroll 4
+        for (int n = 0; n < N; ++n) {
+          const __m256 total = _mm256_cvtepi32_ps(_mm256_madd_epi16(products[t][n], ones));
+          const __m256 scales = _mm256_mul_ps(d, _mm256_broadcast_ss(scale + n * int64_t{blocks}));
+          sums[t][n] = _mm256_fmadd_ps(scales, total, sums[t][n]);
+          sums[t][n] = _mm256_fmadd_ps(m, _mm256_broadcast_ss(offset + n * int64_t{blocks}), sums[t][n]);
+        }
       }
     }
   }

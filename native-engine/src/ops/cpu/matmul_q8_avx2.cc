@@ -10,27 +10,47 @@ namespace {
 // emits -128), so a pair is at most 32,512 and never saturates; the sum of two pairs would, hence the madd per group.
 struct TileQ8_0 {
   static constexpr int kRows = 4;
+  static constexpr int tiles_for(int) { return 2; }
 
-  template <int N>
-  static void run(const std::byte* tile, const Activations& x, int32_t first, __m256 (&sums)[N]) {
-    const RowPointers<N> rows(x, first);
+  template <int N, int T>
+  static void run(const std::byte* tile, int64_t tile_bytes, const Activations& x, int32_t first,
+                  __m256 (&sums)[T][N]) {
     const __m256i ones = _mm256_set1_epi16(1);
-    for (int32_t b = 0; b < x.cols / kQuantBlock; ++b, tile += kTileRows * 34) {
-      const __m256 d = load8_half(tile);
-      __m256i products[N];
-      for (int n = 0; n < N; ++n) products[n] = _mm256_setzero_si256();
+    const int64_t cols = x.cols;
+    const int32_t blocks = x.cols / kQuantBlock;
+    const int8_t* q = x.q + first * cols;
+    const float* scale = x.d + int64_t{first} * blocks;
+    for (int32_t b = 0; b < blocks; ++b, tile += kTileRows * 34, q += kQuantBlock, ++scale) {
+      __m256i products[T][N];
 #pragma GCC unroll 8
       for (int32_t g = 0; g < 8; ++g) {
-        const __m256i w = load32(tile + 16 + 32 * g);
-        const __m256i magnitude = _mm256_abs_epi8(w);
+        __m256i w[T];
+        __m256i magnitude[T];
+#pragma GCC unroll 2
+        for (int t = 0; t < T; ++t) {
+          w[t] = load32(tile + t * tile_bytes + 16 + 32 * g);
+          magnitude[t] = _mm256_abs_epi8(w[t]);
+        }
+#pragma GCC unroll 4
         for (int n = 0; n < N; ++n) {
-          const __m256i y = _mm256_sign_epi8(broadcast4(rows.q[n] + b * kQuantBlock + 4 * g), w);
-          products[n] = _mm256_add_epi32(products[n], _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, y), ones));
+          const __m256i y = broadcast4(q + n * cols + 4 * g);
+#pragma GCC unroll 2
+          for (int t = 0; t < T; ++t) {
+            const __m256i product =
+                _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude[t], _mm256_sign_epi8(y, w[t])), ones);
+            products[t][n] = g == 0 ? product : _mm256_add_epi32(products[t][n], product);
+            in_order(products[t][n]);
+          }
         }
       }
-      for (int n = 0; n < N; ++n) {
-        sums[n] = _mm256_fmadd_ps(_mm256_mul_ps(d, _mm256_broadcast_ss(rows.d[n] + b)), _mm256_cvtepi32_ps(products[n]),
-                                  sums[n]);
+#pragma GCC unroll 2
+      for (int t = 0; t < T; ++t) {
+        const __m256 d = load8_half(tile + t * tile_bytes);
+#pragma GCC unroll 4
+        for (int n = 0; n < N; ++n) {
+          const __m256 scales = _mm256_mul_ps(d, _mm256_broadcast_ss(scale + n * int64_t{blocks}));
+          sums[t][n] = _mm256_fmadd_ps(scales, _mm256_cvtepi32_ps(products[t][n]), sums[t][n]);
+        }
       }
     }
   }

@@ -17,6 +17,18 @@
 //     multiply<TileX>(w, x, tile_begin, tile_end, out, out_stride);
 //   }
 //
+// A tile may offer to run T neighbouring tiles at once instead, which shares each broadcast activation among them and
+// gives short loops more independent sums: then it has tiles_for and this form of run, for N rows and T = 1 or
+// tiles_for(m) with m >= N. Tile t begins t * tile_bytes behind `tile`.
+//
+//     static constexpr int tiles_for(int rows) { return 2; }
+//     template <int N, int T>
+//     static void run(const std::byte* tile, int64_t tile_bytes, const Activations& x, int32_t first,
+//                     __m256 (&sums)[T][N]);
+//
+// GCC reorders chains of integer additions into trees, which need more registers than there are; in_order() of
+// simd_avx2.h pins a partial sum. Look at the assembly: an inner loop that touches the stack loses a third of its speed.
+//
 // The function is declared below and named once more in the switch of matmul_avx2.cc; its packer in pack_avx2.cc.
 #pragma once
 
@@ -35,6 +47,12 @@ TileProduct matmul_f16;   // matmul_float_avx2.cc
 TileProduct matmul_q8_0;  // matmul_q8_avx2.cc
 TileProduct matmul_q4_0;  // matmul_q4_avx2.cc
 TileProduct matmul_q4_1;  // matmul_q4_avx2.cc
+TileProduct matmul_bf16;  // matmul_float_avx2.cc
+TileProduct matmul_q5_0;  // matmul_q5_avx2.cc
+TileProduct matmul_q5_1;  // matmul_q5_avx2.cc
+TileProduct matmul_q4_k;  // matmul_k_avx2.cc
+TileProduct matmul_q5_k;  // matmul_k_avx2.cc
+TileProduct matmul_q6_k;  // matmul_k_avx2.cc
 
 // Activation rows that pass over a range of tiles together: at 1,536 columns 64 rows are 96 KiB, a fifth of a common
 // L2.
@@ -57,51 +75,95 @@ struct RowPointers {
   }
 };
 
-// N activation rows times one tile -> out, 8 columns each (fewer in the last tile).
-template <typename Tile, int N>
-void tile_rows(const Matrix& w, const std::byte* tile, const Activations& x, int32_t first, int32_t column, float* out,
-               int32_t out_stride) {
-  __m256 sums[N];
-  for (int n = 0; n < N; ++n) sums[n] = _mm256_setzero_ps();
-  Tile::template run<N>(tile, x, first, sums);
-  const int32_t columns = std::min(kTileRows, w.rows - column);
-  for (int n = 0; n < N; ++n) {
-    float* at = out + int64_t{first + n} * out_stride + column;
-    if (columns == kTileRows) {
-      _mm256_storeu_ps(at, sums[n]);
-    } else {
-      _mm256_maskstore_ps(at, lanes_below(columns), sums[n]);
+template <typename Tile>
+inline constexpr bool kRunsTileGroups = requires { Tile::tiles_for(1); };
+
+// Tiles that run together for `rows` activation rows.
+template <typename Tile>
+constexpr int tiles_together(int rows) {
+  if constexpr (kRunsTileGroups<Tile>) {
+    return Tile::tiles_for(rows);
+  } else {
+    return 1;
+  }
+}
+
+// N activation rows times T tiles -> out, 8 columns per tile (fewer in the matrix's last).
+template <typename Tile, int N, int T>
+void tile_group(const Matrix& w, int64_t tile_bytes, const Activations& x, int32_t first, int32_t tile, float* out,
+                int32_t out_stride) {
+  const std::byte* data = w.data + tile * tile_bytes;
+  __m256 sums[T][N];
+  for (int t = 0; t < T; ++t) {
+    for (int n = 0; n < N; ++n) sums[t][n] = _mm256_setzero_ps();
+  }
+  if constexpr (kRunsTileGroups<Tile>) {
+    Tile::template run<N, T>(data, tile_bytes, x, first, sums);
+  } else {
+    Tile::template run<N>(data, x, first, sums[0]);
+  }
+  for (int t = 0; t < T; ++t) {
+    const int32_t column = (tile + t) * kTileRows;
+    const int32_t columns = std::min(kTileRows, w.rows - column);
+    for (int n = 0; n < N; ++n) {
+      float* at = out + int64_t{first + n} * out_stride + column;
+      if (columns == kTileRows) {
+        _mm256_storeu_ps(at, sums[t][n]);
+      } else {
+        _mm256_maskstore_ps(at, lanes_below(columns), sums[t][n]);
+      }
     }
   }
 }
 
-// The rows that remain after groups of N + 1.
-template <typename Tile, int N>
-void tile_rest(const Matrix& w, const std::byte* tile, const Activations& x, int32_t first, int32_t rest,
-               int32_t column, float* out, int32_t out_stride) {
-  if constexpr (N > 0) {
-    if (rest == N) {
-      tile_rows<Tile, N>(w, tile, x, first, column, out, out_stride);
-    } else {
-      tile_rest<Tile, N - 1>(w, tile, x, first, rest, column, out, out_stride);
+// tile_group for `rows` = 1..N.
+template <typename Tile, int N, int T>
+void tile_rows(const Matrix& w, int64_t tile_bytes, const Activations& x, int32_t first, int32_t rows, int32_t tile,
+               float* out, int32_t out_stride) {
+  if (rows == N) {
+    tile_group<Tile, N, T>(w, tile_bytes, x, first, tile, out, out_stride);
+  } else if constexpr (N > 1) {
+    tile_rows<Tile, N - 1, T>(w, tile_bytes, x, first, rows, tile, out, out_stride);
+  }
+}
+
+// Rows [row_begin, row_end) in groups that differ by at most one row, each at most N, times tiles T at a time.
+template <typename Tile, int N, int T>
+void walk(const Matrix& w, const Activations& x, int32_t row_begin, int32_t row_end, int32_t tile_begin,
+          int32_t tile_end, float* out, int32_t out_stride) {
+  const int64_t tile_bytes = kTileRows * row_bytes(w.type, w.cols);
+  const int32_t rows = row_end - row_begin;
+  const int32_t groups = (rows + N - 1) / N;
+  int32_t tile = tile_begin;
+  for (; tile + T <= tile_end; tile += T) {
+    int32_t first = row_begin;
+    for (int32_t group = 1; group <= groups; ++group) {
+      const int32_t next = row_begin + rows * group / groups;
+      tile_rows<Tile, N, T>(w, tile_bytes, x, first, next - first, tile, out, out_stride);
+      first = next;
     }
   }
+  if constexpr (T > 1) walk<Tile, N, 1>(w, x, row_begin, row_end, tile, tile_end, out, out_stride);
+}
+
+// walk with the widest group of rows that `rows` fills.
+template <typename Tile, int N>
+void walk_rows(const Matrix& w, const Activations& x, int32_t row_begin, int32_t row_end, int32_t tile_begin,
+               int32_t tile_end, float* out, int32_t out_stride) {
+  if constexpr (N > 1) {
+    if (row_end - row_begin < N) {
+      return walk_rows<Tile, N - 1>(w, x, row_begin, row_end, tile_begin, tile_end, out, out_stride);
+    }
+  }
+  walk<Tile, N, tiles_together<Tile>(N)>(w, x, row_begin, row_end, tile_begin, tile_end, out, out_stride);
 }
 
 template <typename Tile>
 void multiply(const Matrix& w, const Activations& x, int32_t tile_begin, int32_t tile_end, float* out,
               int32_t out_stride) {
-  const int64_t tile_bytes = kTileRows * row_bytes(w.type, w.cols);
-  for (int32_t pass = 0; pass < x.rows; pass += kRowsPerPass) {
-    const int32_t pass_end = std::min(pass + kRowsPerPass, x.rows);
-    for (int32_t t = tile_begin; t < tile_end; ++t) {
-      const std::byte* tile = w.data + t * tile_bytes;
-      int32_t row = pass;
-      for (; row + Tile::kRows <= pass_end; row += Tile::kRows) {
-        tile_rows<Tile, Tile::kRows>(w, tile, x, row, t * kTileRows, out, out_stride);
-      }
-      tile_rest<Tile, Tile::kRows - 1>(w, tile, x, row, pass_end - row, t * kTileRows, out, out_stride);
-    }
+  for (int32_t row = 0; row < x.rows; row += kRowsPerPass) {
+    walk_rows<Tile, Tile::kRows>(w, x, row, std::min(row + kRowsPerPass, x.rows), tile_begin, tile_end, out,
+                                 out_stride);
   }
 }
 

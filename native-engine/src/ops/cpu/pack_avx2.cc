@@ -3,12 +3,14 @@
 //
 // A tile of a matrix [rows, cols], tile after tile, missing rows of the last one zero:
 //   F32   [cols][8] f32
-//   F16   [cols][8] f16
+//   F16   [cols][8] f16; BF16 the same
 //   Q8_0  per block of 32 columns: d [8] f16, then [8 groups][8 rows][4 columns] int8
 //   Q4_0  per block: d [8] f16, then [4 groups][8 rows][4 bytes]: low nibbles are columns 4g.., high ones 16 + 4g..
 //   Q4_1  per block: d [8] f16, m [8] f16, then as Q4_0
+//   Q5_0, Q5_1, Q4_K, Q5_K, Q6_K: see pack_k_avx2.cc
 #if defined(__x86_64__)
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "ops/cpu/kernels_avx2.h"
@@ -27,6 +29,13 @@ float half_at(const std::byte* at) {
   return half_to_float(half);
 }
 
+// The upper half of an f32.
+float bf16_at(const std::byte* at) {
+  uint16_t upper;
+  std::memcpy(&upper, at, sizeof upper);
+  return std::bit_cast<float>(uint32_t{upper} << 16);
+}
+
 }  // namespace
 
 int64_t packed_bytes(TensorType type, int32_t rows, int32_t cols) {
@@ -35,6 +44,7 @@ int64_t packed_bytes(TensorType type, int32_t rows, int32_t cols) {
 }
 
 void pack(TensorType type, int32_t rows, int32_t cols, const std::byte* file, std::byte* packed) {
+  if (is_packed_k(type)) return pack_k(type, rows, cols, file, packed);
   const TensorTypeFacts facts = tensor_type_facts(type);
   const int64_t stride = row_bytes(type, cols);
   const int32_t blocks = cols / facts.block_values;
@@ -62,11 +72,16 @@ void pack(TensorType type, int32_t rows, int32_t cols, const std::byte* file, st
 }
 
 void matrix_row(const Matrix& w, int32_t row, float* out) {
+  if (is_packed_k(w.type)) return matrix_row_k(w, row, out);
   const int64_t stride = row_bytes(w.type, w.cols);
   const std::byte* tile = w.data + row / kTileRows * stride * kTileRows;
   const int32_t r = row % kTileRows;
   if (w.type == TensorType::f32) {
     for (int32_t i = 0; i < w.cols; ++i) std::memcpy(out + i, tile + (int64_t{i} * kTileRows + r) * 4, 4);
+    return;
+  }
+  if (w.type == TensorType::bf16) {
+    for (int32_t i = 0; i < w.cols; ++i) out[i] = bf16_at(tile + (int64_t{i} * kTileRows + r) * 2);
     return;
   }
   if (w.type == TensorType::f16) {

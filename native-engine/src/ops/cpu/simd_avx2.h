@@ -24,6 +24,9 @@ inline __m256i broadcast4(const int8_t* at) {
   return _mm256_set1_epi32(word);
 }
 
+// Keeps a partial sum where the program has it: the compiler may not merge what comes before with what comes after.
+inline void in_order(__m256i& sum) { asm("" : "+x"(sum)); }
+
 // All ones in the first `count` lanes, 0 <= count <= 8.
 inline __m256i lanes_below(int32_t count) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
