@@ -4,6 +4,7 @@
 import { createServer, type Socket } from 'node:net'
 import { parseArgs } from 'node:util'
 import {
+  ENGINE_PROTOCOL,
   type EngineFrame,
   encodeFrame,
   type FinishReason,
@@ -70,7 +71,18 @@ function stats() {
   const zero = { blocksCached: 0, waiting: 0, prefillTokensQueued: 0n, decodeKvTokens: 0n, stepUs: 1000 }
   const rates = { prefillTokensPerSecond: 0, decodeTokensPerSecond: 0, memoryBytesPerSecond: 0 }
   const counts = { stepPrefillTokens: 0, stepDecodeTokens: sequences.size }
-  send({ type: 'stats', step, blocksTotal: 1024, blocksUsed, running: sequences.size, ...zero, ...counts, ...rates })
+  const totals = { preemptions: 0n, promptTokens: 0n, cachedTokens: 0n }
+  send({
+    type: 'stats',
+    step,
+    blocksTotal: 1024,
+    blocksUsed,
+    running: sequences.size,
+    ...zero,
+    ...counts,
+    ...rates,
+    ...totals,
+  })
 }
 
 function sample(sequence: Running): number {
@@ -130,7 +142,17 @@ function receive(frame: Frame) {
       }
       const rest = { sequencesMax, stepTokensMax: 512, threads: 1, kvFingerprint: 'fake', memoryBytesPerSecondMax: 0n }
       const epoch = BigInt(process.pid)
-      return send({ type: 'ready', protocol: 1, epoch, arch: 'fake', modelName: 'fake', ...sizes, ...rest })
+      const can = { embeddingDims: 64, features: { grammars: false } }
+      return send({
+        type: 'ready',
+        protocol: ENGINE_PROTOCOL,
+        epoch,
+        arch: 'fake',
+        modelName: 'fake',
+        ...sizes,
+        ...rest,
+        ...can,
+      })
     }
     case 'submit':
       return submit(frame)
