@@ -3,24 +3,34 @@
 import { createHash, randomBytes, randomUUID } from 'node:crypto'
 import type { Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import type { DispatchEvent } from '../protocol/dispatch.ts'
+import type { DispatchEvent, DispatchRequest } from '../protocol/dispatch.ts'
+import type { Pooling } from '../protocol/engine-frames.ts'
 import type { Failure } from '../protocol/errors.ts'
+import { ok, type Result } from '../protocol/result.ts'
 import { Admission } from './admission.ts'
 import { createAuthority, gatewayKeys } from './authority.ts'
 import { CapacityTracker } from './capacity.ts'
 import { createChatRenderer } from './chat.ts'
 import type { Config } from './config.ts'
-import { prepareDispatch, type TextModel } from './dispatch.ts'
+import { type EngineLimits, prepareDispatch, type TextModel } from './dispatch.ts'
+import {
+  type EmbeddingLimits,
+  type EmbeddingRequest,
+  isEmbedding,
+  prepareEmbedding,
+  runEmbedding,
+} from './embedding.ts'
 import { createSocketDirectory, type SocketDirectory } from './engine/socket-path.ts'
 import { type EngineOptions, EngineSupervisor } from './engine/spawn.ts'
 import { type Identity, loadIdentity } from './identity.ts'
 import type { Log } from './log.ts'
 import { type AgentCounters, metricsText } from './metrics.ts'
-import { readModelFile } from './model-file.ts'
+import { readModelFile } from './model-reader.ts'
 import { Reporter } from './report.ts'
 import { type Arrival, createAgentServer, type Refusal, type StreamOpener } from './server.ts'
-import { runSession } from './session.ts'
+import { runSession, type SessionContext, type SessionResult } from './session.ts'
 import { createTokenizer } from './tokens.ts'
+import { grammarVocabulary } from './vocabulary.ts'
 
 /** Time for the last bytes of drained streams to leave. */
 const CLOSE_GRACE_MS = 1000
@@ -33,6 +43,9 @@ export type AgentEvents = {
   failed: (message: string) => void
 }
 
+/** Only the last token of a decoder has seen the whole text; models of embeddings made from decoders use it. */
+const DEFAULT_POOLING: Pooling = 'last'
+
 /** Settings that only tests change. */
 export type AgentOverrides = { engine?: Pick<EngineOptions, 'env' | 'timing'> }
 
@@ -40,6 +53,7 @@ export class Agent {
   readonly #config: Config
   readonly #log: Log
   readonly #model: TextModel
+  readonly #pooling: Pooling
   readonly #sockets: SocketDirectory
   readonly #engine: EngineSupervisor
   readonly #admission: Admission
@@ -63,12 +77,13 @@ export class Agent {
 
   private constructor(
     config: Config,
-    parts: { log: Log; model: TextModel; identity: Identity },
+    parts: { log: Log; model: TextModel; pooling: Pooling; identity: Identity },
     overrides: AgentOverrides,
   ) {
     this.#config = config
     this.#log = parts.log
     this.#model = parts.model
+    this.#pooling = parts.pooling
     this.#identity = parts.identity
     this.#sockets = createSocketDirectory(config.stateDir)
     this.#engine = new EngineSupervisor(engineOptions(config, this.#sockets, overrides), parts.log)
@@ -77,13 +92,20 @@ export class Agent {
       requestsQueued: this.#admission.queued,
       requestsQueuedMax: this.#admission.queueMax,
       draining: this.#draining,
+      prefixBlocks: this.#engine.connection?.prefixBlocks ?? 0,
     }))
     this.#server = createAgentServer({
       authority: createAuthority(this.#identity.backendId, gatewayKeys(config.gatewayUrl), Date.now),
       closed: () => this.#closed(),
       dispatch: (arrival, open) => this.#dispatch(arrival, open),
       health: () => this.#health(),
-      metrics: () => metricsText(this.#capacity.frame(), this.#counters),
+      metrics: () =>
+        metricsText({
+          model: config.modelName,
+          frame: this.#capacity.frame(),
+          stats: this.#engine.connection?.stats,
+          counters: this.#counters,
+        }),
       refused: () => {
         this.#counters.refusals++
       },
@@ -100,11 +122,10 @@ export class Agent {
     const identity = await loadIdentity(config.stateDir)
     const file = await readModelFile(config.modelPath)
     const tokenizer = createTokenizer(file)
-    return new Agent(
-      config,
-      { log, model: { tokenizer, render: createChatRenderer(file, tokenizer.guard) }, identity },
-      overrides,
-    )
+    const model: TextModel = { tokenizer, render: createChatRenderer(file, tokenizer.guard) }
+    if (file.embeddingSizes !== undefined) model.embeddingSizes = file.embeddingSizes
+    const pooling = config.pooling ?? file.pooling ?? DEFAULT_POOLING
+    return new Agent(config, { log, model, pooling, identity }, overrides)
   }
 
   get backendId(): string {
@@ -137,6 +158,8 @@ export class Agent {
       const ready = this.#engine.connection?.ready
       if (ready === undefined) return
       this.#capacity.engineReady(ready)
+      if (ready.features.grammars)
+        this.#engine.connection?.setVocabulary(grammarVocabulary(this.#model.tokenizer.vocabulary))
       this.#admission.setSlotsMax(ready.sequencesMax)
       const pid = this.#engine.pid
       events.ready({
@@ -263,12 +286,15 @@ export class Agent {
       contextTokens: ready.contextTokens,
       vocabularyTokens: ready.vocabSize,
       sequencesMax: ready.sequencesMax,
+      grammars: ready.features.grammars,
     }
     const tenant = createHash('sha256').update(request.tenant).digest().readBigUInt64LE()
-    const prepared = await prepareDispatch(request, this.#model, limits, { randomSeed, tenant })
-    if (!prepared.ok) return { status: 400, failure: prepared.error }
+    const job = isEmbedding(request)
+      ? await this.#embeddingJob(request, { ...limits, embeddingDims: ready.embeddingDims }, tenant)
+      : await this.#generationJob(request, limits, tenant)
+    if (!job.ok) return { status: 400, failure: job.error }
 
-    const slots = prepared.value.choices.length
+    const { slots } = job.value
     const ask = { slots, tenant: request.tenant, priority: request.priority, deadlineAtMs }
     const entered = await this.#admission.enter(ask, signal)
     if (!entered.ok) return { status: refusalStatus(entered.error), failure: entered.error }
@@ -281,7 +307,7 @@ export class Agent {
     this.#reporter?.changed()
     try {
       const write = open()
-      const result = await runSession(prepared.value, {
+      const result = await job.value.run({
         connection,
         sink: { write: (events: readonly DispatchEvent[]) => write(events) },
         capacity: () => this.#capacity.frame(),
@@ -308,7 +334,32 @@ export class Agent {
       this.#reporter?.changed()
     }
   }
+
+  async #generationJob(
+    request: DispatchRequest,
+    limits: EngineLimits,
+    tenant: bigint,
+  ): Promise<Result<EngineJob, Failure>> {
+    const prepared = await prepareDispatch(request, this.#model, limits, { randomSeed, tenant })
+    if (!prepared.ok) return prepared
+    const slots = prepared.value.choices.length
+    return ok({ slots, run: (context) => runSession(prepared.value, context) })
+  }
+
+  async #embeddingJob(
+    request: EmbeddingRequest,
+    limits: Omit<EmbeddingLimits, 'pooling'>,
+    tenant: bigint,
+  ): Promise<Result<EngineJob, Failure>> {
+    const prepared = await prepareEmbedding(request, this.#model, { ...limits, pooling: this.#pooling }, tenant)
+    if (!prepared.ok) return prepared
+    const { slots } = prepared.value
+    return ok({ slots, run: (context) => runEmbedding(prepared.value, context) })
+  }
 }
+
+/** What a request asks of the engine, ready to run. `slots` are sequences at once. */
+type EngineJob = { slots: number; run: (context: SessionContext) => Promise<SessionResult> }
 
 const randomSeed = (): bigint => randomBytes(8).readBigUInt64LE()
 

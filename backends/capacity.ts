@@ -3,7 +3,13 @@
 import type { CapacityFrame } from '../protocol/capacity.ts'
 import type { Ready, Stats } from '../protocol/engine-frames.ts'
 
-export type AgentLoad = { requestsQueued: number; requestsQueuedMax: number; draining: boolean }
+export type AgentLoad = {
+  requestsQueued: number
+  requestsQueuedMax: number
+  draining: boolean
+  /** Blocks in the engine's prefix cache. */
+  prefixBlocks: number
+}
 
 /** A change of KV use by less than this share of the pool is not worth a report of its own. */
 const KV_CHANGE_SHARE = 1 / 16
@@ -54,7 +60,7 @@ export class CapacityTracker {
       blockTokens: ready.blockTokens,
       kvBlocksTotal: stats?.blocksTotal ?? ready.blocksTotal,
       kvBlocksUsed: stats?.blocksUsed ?? 0,
-      kvBlocksCached: stats?.blocksCached ?? 0,
+      kvBlocksCached: load.prefixBlocks,
       sequencesRunning: stats?.running ?? 0,
       sequencesWaiting: stats?.waiting ?? 0,
       sequencesMax: ready.sequencesMax,
@@ -64,6 +70,7 @@ export class CapacityTracker {
       decodeKvTokens: Number(stats?.decodeKvTokens ?? 0n),
       stepMs: (stats?.stepUs ?? 0) / 1000,
       draining: load.draining || !this.#up,
+      grammars: ready.features.grammars,
     }
     // The engine sends 0 for what it has not measured; the frame leaves it out.
     if (stats !== undefined && stats.prefillTokensPerSecond > 0)

@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { z } from 'zod'
+import { POOLINGS, type Pooling } from '../protocol/engine-frames.ts'
 
 export class ConfigError extends Error {
   override name = 'ConfigError'
@@ -26,6 +27,8 @@ export type Config = {
   kvMib?: number
   contextTokens?: number
   sequencesMax?: number
+  /** Of embeddings. Absent: as the model's file says, else `last`. */
+  pooling?: Pooling
   queueRequestsMax: number
   drainGraceMs: number
 }
@@ -34,7 +37,12 @@ type Option = { flag: string; env: string; value: string; help: string; fallback
 
 const OPTIONS: readonly Option[] = [
   { flag: 'engine', env: 'PENSTOCK_AGENT_ENGINE', value: 'PATH', help: 'engine executable (required)' },
-  { flag: 'model', env: 'PENSTOCK_AGENT_MODEL', value: 'FILE', help: 'model file, GGUF (required)' },
+  {
+    flag: 'model',
+    env: 'PENSTOCK_AGENT_MODEL',
+    value: 'PATH',
+    help: 'model: a GGUF file, or a Hugging Face folder (required)',
+  },
   {
     flag: 'model-name',
     env: 'PENSTOCK_AGENT_MODEL_NAME',
@@ -70,6 +78,12 @@ const OPTIONS: readonly Option[] = [
     env: 'PENSTOCK_AGENT_SEQUENCES',
     value: 'N',
     help: 'sequences computed at once (default: the engine chooses)',
+  },
+  {
+    flag: 'pooling',
+    env: 'PENSTOCK_AGENT_POOLING',
+    value: 'KIND',
+    help: 'embeddings: last or mean token state (default: the model, else last)',
   },
   { flag: 'queue', env: 'PENSTOCK_AGENT_QUEUE', value: 'N', help: 'requests that may wait', fallback: '256' },
   {
@@ -120,6 +134,7 @@ const Values = z.object({
   'kv-mib': wholeNumber(16 * 1024 * 1024).optional(),
   context: wholeNumber(16 * 1024 * 1024).optional(),
   sequences: wholeNumber(65536).optional(),
+  pooling: z.enum(POOLINGS).optional(),
   queue: wholeNumber(65536),
   'drain-grace-ms': z.coerce.number().int().min(0).max(3_600_000),
 })
@@ -185,6 +200,7 @@ export function readConfig(argv: readonly string[], env: NodeJS.ProcessEnv): Con
   if (values['kv-mib'] !== undefined) config.kvMib = values['kv-mib']
   if (values.context !== undefined) config.contextTokens = values.context
   if (values.sequences !== undefined) config.sequencesMax = values.sequences
+  if (values.pooling !== undefined) config.pooling = values.pooling
   const joinToken = readJoinToken(values['join-token-file'], env)
   if (joinToken !== undefined) config.joinToken = joinToken
   return config

@@ -2,6 +2,7 @@
 // running it is session.ts. Refuses what cannot be served before anything is queued.
 import type { DispatchRequest } from '../protocol/dispatch.ts'
 import type { Failure } from '../protocol/errors.ts'
+import type { Prompt } from '../protocol/request.ts'
 import { err, ok, type Result } from '../protocol/result.ts'
 import type { ChatRenderer } from './chat.ts'
 import { Detokenizer } from './detokenizer.ts'
@@ -10,10 +11,21 @@ import type { EncodeLimits, Encoding, Tokenizer } from './tokens.ts'
 import type { Vocabulary } from './vocabulary.ts'
 
 /** Text handling of the loaded model. */
-export type TextModel = { tokenizer: Tokenizer; render: ChatRenderer }
+export type TextModel = {
+  tokenizer: Tokenizer
+  render: ChatRenderer
+  /** Lengths besides the full one that its embeddings may be cut to; absent: none. */
+  embeddingSizes?: 'any' | readonly number[]
+}
 
 /** What the running engine allows. */
-export type EngineLimits = { contextTokens: number; vocabularyTokens: number; sequencesMax: number }
+export type EngineLimits = {
+  contextTokens: number
+  vocabularyTokens: number
+  sequencesMax: number
+  /** Whether it can hold its output to a grammar. Default: no. */
+  grammars?: boolean
+}
 
 export type Prepared = {
   vocabulary: Vocabulary
@@ -23,6 +35,8 @@ export type Prepared = {
   parameters: Omit<SequenceParameters, 'prompt' | 'maxNewTokens' | 'creditTokens' | 'seed' | 'deadlineMs'>
   stop: string[]
   withLogprobs: boolean
+  /** The caller's field that the grammar came in. */
+  grammarParam?: string
   /** Per prompt, the text that goes out first. */
   echo?: string[]
 }
@@ -49,6 +63,9 @@ export async function prepareDispatch(
   const badBias = request.sampling.logitBias.find((entry) => entry.tokenId >= vocabularyTokens)
   if (badBias !== undefined)
     return err(invalid(`token ${badBias.tokenId} is outside the vocabulary of ${vocabularyTokens}`, 'logit_bias'))
+  const { grammar } = request
+  if (grammar !== undefined && limits.grammars !== true)
+    return err(invalid('this backend cannot hold an answer to a format', grammar.param))
   const promptCount = request.input.kind === 'chat' ? 1 : request.input.prompts.length
   const sequences = promptCount * request.n
   if (sequences > limits.sequencesMax)
@@ -56,7 +73,7 @@ export async function prepareDispatch(
       invalid(`${sequences} choices at once were asked for; this backend computes at most ${limits.sequencesMax}`, 'n'),
     )
 
-  const encoded = await encodePrompts(request, model, limits, vocabularyTokens)
+  const encoded = await encodePrompts(request, model, limits)
   if (!encoded.ok) return encoded
   const prompts: Prepared['prompts'] = []
   for (const [index, { ids, complete }] of encoded.value.entries()) {
@@ -91,6 +108,7 @@ export async function prepareDispatch(
     salt: given.tenant,
   }
   if (request.logprobs !== undefined) parameters.logprobsTop = request.logprobs.top
+  if (grammar !== undefined) parameters.grammar = { kind: grammar.kind, text: grammar.text }
   const prepared: Prepared = {
     vocabulary,
     prompts,
@@ -99,6 +117,7 @@ export async function prepareDispatch(
     stop: request.stop,
     withLogprobs: request.logprobs !== undefined,
   }
+  if (grammar !== undefined) prepared.grammarParam = grammar.param
   if (request.input.kind === 'completion' && request.input.echo)
     prepared.echo = request.input.prompts.map((prompt) =>
       'text' in prompt ? prompt.text.toWellFormed() : decodeIds(prompt.tokenIds, vocabulary),
@@ -118,7 +137,6 @@ async function encodePrompts(
   request: DispatchRequest,
   model: TextModel,
   limits: EngineLimits,
-  vocabularyTokens: number,
 ): Promise<Result<Encoding[], Failure>> {
   const { input } = request
   const bound: EncodeLimits = { tokensMax: limits.contextTokens * COUNTED_WINDOWS }
@@ -133,17 +151,30 @@ async function encodePrompts(
   }
   const encodings: Encoding[] = []
   for (const prompt of input.prompts) {
-    if ('text' in prompt) {
-      if (prompt.text.length > charsMax) return err(tooLong(`more than ${bound.tokensMax}`, limits, 'prompt'))
-      encodings.push(await model.tokenizer.encodeText(prompt.text, bound))
-      continue
-    }
-    const bad = prompt.tokenIds.find((id) => id >= vocabularyTokens)
-    if (bad !== undefined)
-      return err(invalid(`token ${bad} is outside the vocabulary of ${vocabularyTokens}`, 'prompt'))
-    encodings.push({ ids: prompt.tokenIds, complete: true })
+    const encoded = await encodePrompt(prompt, model, limits, 'prompt')
+    if (!encoded.ok) return encoded
+    encodings.push(encoded.value)
   }
   return ok(encodings)
+}
+
+/** A caller's own text or token ids. @param param the field it came in, for the failure. */
+export async function encodePrompt(
+  prompt: Prompt,
+  model: TextModel,
+  limits: EngineLimits,
+  param: string,
+): Promise<Result<Encoding, Failure>> {
+  if ('text' in prompt) {
+    const bound: EncodeLimits = { tokensMax: limits.contextTokens * COUNTED_WINDOWS }
+    if (prompt.text.length > bound.tokensMax * model.tokenizer.vocabulary.tokenBytesMax)
+      return err(tooLong(`more than ${bound.tokensMax}`, limits, param))
+    return ok(await model.tokenizer.encodeText(prompt.text, bound))
+  }
+  const vocabularyTokens = Math.min(limits.vocabularyTokens, model.tokenizer.vocabulary.size)
+  const bad = prompt.tokenIds.find((id) => id >= vocabularyTokens)
+  if (bad !== undefined) return err(invalid(`token ${bad} is outside the vocabulary of ${vocabularyTokens}`, param))
+  return ok({ ids: prompt.tokenIds, complete: true })
 }
 
 function decodeIds(ids: readonly number[], vocabulary: Vocabulary): string {

@@ -1,5 +1,6 @@
-// How text is cut into words before byte pairs are merged. Owns the patterns by their GGUF name ○;
-// merging is tokens.ts. `\s` is spelled \p{White_Space}: JavaScript's own \s adds U+FEFF and lacks U+0085.
+// How text is cut into words before byte pairs are merged. Owns the patterns, by their GGUF name and by the regular
+// expression of a tokenizer.json ○; merging is tokens.ts. `\s` is spelled \p{White_Space}: JavaScript's own \s adds
+// U+FEFF and lacks U+0085.
 
 /**
  * The longest word: merging one costs more than linear time in its length, and an unbounded repetition over millions of
@@ -12,22 +13,42 @@ const S = '\\p{White_Space}'
 const MANY = `{1,${WORD_CHARS_MAX}}`
 const SOME = `{0,${WORD_CHARS_MAX}}`
 const SPACE_RUNS = `${S}${MANY}(?![^${S}])|${S}${MANY}`
-const CONTRACTIONS = "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
+// Case folding in Unicode also makes U+017F an s.
+const CONTRACTIONS = "(?:'[sS\\u017f]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
 const GPT2 = `'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}${MANY}| ?\\p{N}${MANY}| ?[^${S}\\p{L}\\p{N}]${MANY}|${SPACE_RUNS}`
 const EACH_DIGIT = '\\p{N}'
 const llama3 = (digits: string) =>
   `${CONTRACTIONS}|[^\\r\\n\\p{L}\\p{N}]?\\p{L}${MANY}|${digits}| ?[^${S}\\p{L}\\p{N}]${MANY}[\\r\\n]${SOME}|` +
   `${S}${SOME}[\\r\\n]${MANY}|${SPACE_RUNS}`
 
+const UPPER = '[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]'
+const LOWER = '[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]'
+const LEAD = '[^\\r\\n\\p{L}\\p{N}]?'
+const TEKKEN =
+  `${LEAD}${UPPER}${SOME}${LOWER}${MANY}|${LEAD}${UPPER}${MANY}${LOWER}${SOME}|\\p{N}|` +
+  ` ?[^${S}\\p{L}\\p{N}]${MANY}[\\r\\n/]${SOME}|${S}${SOME}[\\r\\n]${MANY}|${SPACE_RUNS}`
+
 /** Each pass cuts every piece of the pass before; what lies between two matches is a piece too. */
-type Scheme = { passes: readonly string[]; ignoreMerges?: true; addBosDefault?: true }
+type Scheme = {
+  passes: readonly string[]
+  ignoreMerges?: true
+  addBosDefault?: true
+  /** The family's tokenizer brings text to normal form C first. */
+  normalisesToNfc?: true
+}
 
 const gpt2: Scheme = { passes: [GPT2] }
 const digitsThenGpt2: Scheme = { passes: [EACH_DIGIT, GPT2] }
 const llama3Scheme: Scheme = { passes: [llama3('\\p{N}{1,3}')], ignoreMerges: true, addBosDefault: true }
-const qwen2: Scheme = { passes: [llama3('\\p{N}')] }
+const qwen2: Scheme = { passes: [llama3('\\p{N}')], normalisesToNfc: true }
+const singleDigits: Scheme = { passes: [llama3('\\p{N}')] }
+const tekken: Scheme = { passes: [TEKKEN], ignoreMerges: true, addBosDefault: true }
+
+/** What llama.cpp does for files that name no pattern; such files were converted to be read by it. */
+const unnamed: Scheme = { passes: [`[\\p{P}$+<=>^~|]${MANY}`, GPT2, `\\p{N}${MANY}`, '[0-9][0-9][0-9]'] }
 
 const SCHEMES: ReadonlyMap<string, Scheme> = new Map([
+  ['default', unnamed],
   ['gpt-2', gpt2],
   ['mpt', gpt2],
   ['olmo', gpt2],
@@ -39,11 +60,33 @@ const SCHEMES: ReadonlyMap<string, Scheme> = new Map([
   ['llama3', llama3Scheme],
   ['llama-v3', llama3Scheme],
   ['qwen2', qwen2],
+  ['qwen3', qwen2],
+  ['tekken', tekken],
   ['deepseek-r1-qwen', qwen2],
-  ['stablelm2', qwen2],
+  ['stablelm2', singleDigits],
 ])
 
 export const PRE_TOKENIZERS: readonly string[] = [...SCHEMES.keys()]
+
+const LLAMA3_SOURCE = (digits: string) =>
+  "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" +
+  `${digits}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`
+
+/** The same patterns as tokenizer.json files write them. */
+const SOURCES: ReadonlyMap<string, string> = new Map([
+  ["'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+", 'gpt-2'],
+  [LLAMA3_SOURCE('\\p{N}{1,3}'), 'llama-bpe'],
+  [LLAMA3_SOURCE('\\p{N}'), 'qwen2'],
+  [
+    '[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+|' +
+      '[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*|' +
+      '\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+',
+    'tekken',
+  ],
+])
+
+/** The name of the pre-tokenizer that a tokenizer.json describes by `pattern`; `undefined` for an unknown one. */
+export const preTokenizerOfPattern = (pattern: string): string | undefined => SOURCES.get(pattern)
 
 export type PreTokenizer = {
   /** Words in order; joined they are the text. Lazy, so that a caller can stop or yield between words. */
@@ -52,6 +95,8 @@ export type PreTokenizer = {
   ignoreMerges: boolean
   /** Whether a beginning-of-text token is added where the file does not say. */
   addBosDefault: boolean
+  /** Whether text is brought to normal form C first where the file does not say. */
+  normalisesToNfc: boolean
 }
 
 /** `undefined` for a name that is not in PRE_TOKENIZERS. */
@@ -63,6 +108,7 @@ export function preTokenizer(name: string): PreTokenizer | undefined {
     words: (text) => cut(text, passes, 0),
     ignoreMerges: scheme.ignoreMerges ?? false,
     addBosDefault: scheme.addBosDefault ?? false,
+    normalisesToNfc: scheme.normalisesToNfc ?? false,
   }
 }
 

@@ -7,13 +7,14 @@ import type { Failure } from '../protocol/errors.ts'
 import type { Prepared } from './dispatch.ts'
 import type { EngineConnection, Sequence, SequenceEnd } from './engine/client.ts'
 import { ChoiceOutput, type OutputPart } from './output.ts'
+import { type Outcome, outcomeOf } from './sequence-end.ts'
 
 /** Tokens the engine may be ahead of the reader, per sequence: hides the socket's latency, bounds memory. */
 const CREDIT_TOKENS = 64
 /** Granting in parcels saves frames. */
 const GRANT_TOKENS_MIN = 16
 /** The engine answers CANCEL within a step; a missing answer must not hold the request. */
-const CANCEL_WAIT_MS = 5000
+export const CANCEL_WAIT_MS = 5000
 /** Of a prompt sent back, per event: at six bytes a character in JSON an event stays below `MAX_EVENT_BYTES`. */
 const ECHO_CHARS_MAX = 64 * 1024
 /** Load changes slowly beside tokens. */
@@ -24,6 +25,7 @@ export type EventSink = {
   write: (events: readonly DispatchEvent[]) => Promise<void>
 }
 
+/** What a dispatch runs in. */
 export type SessionContext = {
   connection: Pick<EngineConnection, 'submit'>
   sink: EventSink
@@ -43,6 +45,8 @@ type Choice = {
   /** Received from the engine, not yet turned into events. */
   inbox: SampledToken[]
   tokensSeen: number
+  /** Of the prompt, found in the prefix cache; absent until the engine has admitted the sequence. */
+  cachedTokens?: number
   owedTokens: number
   cancelled: boolean
   end?: SequenceEnd
@@ -72,9 +76,15 @@ export async function runSession(prepared: Prepared, context: SessionContext): P
   }
 
   let capacitySentMs = context.nowMs()
+  let cachedSent = 0
   while (failure === undefined && choices.some((choice) => !choice.finished)) {
     await wake.wait()
     const events: DispatchEvent[] = []
+    const known = usageOf(prepared, choices)
+    // Whatever breaks off later, what came from the cache is not charged as computed.
+    if (known.cachedInputTokens > cachedSent)
+      events.push({ type: 'accepted', usage: { ...known, outputTokens: 0 }, queueMs: context.queuedMs })
+    cachedSent = known.cachedInputTokens
     for (const choice of choices) {
       const fault = drain(choice, events, prepared)
       failure ??= fault
@@ -123,6 +133,10 @@ function submitChoice(
     token: (token) => {
       choice.tokensSeen++
       inbox.push(token)
+      wake()
+    },
+    admitted: (cachedTokens) => {
+      choice.cachedTokens = cachedTokens
       wake()
     },
     end: (end) => {
@@ -177,52 +191,10 @@ const join = (parts: readonly OutputPart[]): OutputPart => ({
   logprobs: parts.flatMap((part) => part.logprobs),
 })
 
-type Outcome = { reason: 'stop' | 'length'; failure?: undefined } | { failure: Failure }
-
-/** What the end of a sequence means to the caller. */
+/** A stop string that was found stands, whatever became of the sequence after it. */
 function outcome(choice: Choice, end: SequenceEnd, prepared: Prepared): Outcome {
-  // A stop string that was found stands, whatever became of the sequence after it.
   if (choice.output.stopped) return { reason: 'stop' }
-  switch (end.kind) {
-    case 'lost':
-      return { failure: { code: 'engine_lost', message: 'the engine stopped while it computed this request' } }
-    case 'rejected':
-      switch (end.code) {
-        case 'invalid':
-          return { failure: { code: 'invalid_request', message: `the engine refused the request: ${end.message}` } }
-        case 'too_long': {
-          const tokens = prepared.prompts[choice.prompt]?.ids.length ?? 0
-          const message = `the prompt of ${tokens} tokens does not fit the engine: ${end.message}`
-          return { failure: { code: 'context_length_exceeded', message } }
-        }
-        case 'queue_full':
-        case 'draining':
-          return { failure: { code: 'overloaded', message: `the engine takes no request: ${end.message}` } }
-        default:
-          return end.code satisfies never
-      }
-    case 'finished':
-      switch (end.finished.reason) {
-        case 'stop':
-          return { reason: 'stop' }
-        case 'length':
-          return { reason: 'length' }
-        case 'deadline':
-          return {
-            failure: { code: 'deadline_exceeded', message: 'the deadline passed before the answer was complete' },
-          }
-        case 'cancelled':
-          return { failure: { code: 'engine_lost', message: 'the engine cancelled the request' } }
-        case 'internal':
-          return { failure: { code: 'internal', message: 'the engine failed on this request' } }
-        case 'grammar':
-          return { failure: { code: 'internal', message: 'the output format left no token to choose from' } }
-        default:
-          return end.finished.reason satisfies never
-      }
-    default:
-      return end satisfies never
-  }
+  return outcomeOf(end, prepared.prompts[choice.prompt]?.ids.length ?? 0, prepared.grammarParam)
 }
 
 function cancel(choice: Choice): void {
@@ -253,6 +225,10 @@ function sampledTokens(choice: Choice): number {
   return choice.end?.kind === 'finished' ? choice.end.finished.outputTokens : choice.tokensSeen
 }
 
+/** As of the sequence's first run: what it finds again after a preemption is its own. */
+const cachedTokensOf = (choice: Choice): number | undefined =>
+  choice.end?.kind === 'finished' ? choice.end.finished.cachedTokens : choice.cachedTokens
+
 const promptTokens = (prepared: Prepared) => prepared.prompts.reduce((sum, prompt) => sum + prompt.ids.length, 0)
 
 /**
@@ -264,7 +240,7 @@ function usageOf(prepared: Prepared, choices: readonly Choice[]): DispatchUsage 
   prepared.prompts.forEach((prompt, index) => {
     const own = choices.filter((choice) => choice.prompt === index)
     if (own.every((choice) => choice.end?.kind === 'rejected')) return
-    const cached = own.flatMap((choice) => (choice.end?.kind === 'finished' ? [choice.end.finished.cachedTokens] : []))
+    const cached = own.flatMap((choice) => cachedTokensOf(choice) ?? [])
     const cachedTokens = Math.min(prompt.ids.length, ...(cached.length === 0 ? [0] : cached))
     usage.cachedInputTokens += cachedTokens
     usage.inputTokens += prompt.ids.length - cachedTokens
@@ -293,7 +269,7 @@ function pieces(text: string): string[] {
   return cut
 }
 
-function capacityEvents(context: SessionContext): DispatchEvent[] {
+export function capacityEvents(context: SessionContext): DispatchEvent[] {
   const frame = context.capacity()
   return frame === undefined ? [] : [{ type: 'capacity', frame }]
 }

@@ -1,5 +1,6 @@
 // What each token id means as bytes, and which ids are control tokens or ends of generation ○.
 // Owns the byte-level alphabet and the classification; encoding is tokens.ts, streaming text is detokenizer.ts.
+import type { VocabularyFrame } from '../protocol/engine-frames.ts'
 import { type ModelFile, ModelFileError, TOKEN_TYPE } from './model-file.ts'
 
 /** Control tokens by these names end a generation even where the file does not list them as eos or eot. */
@@ -116,4 +117,13 @@ export function createVocabulary(file: ModelFile): Vocabulary {
   }
   if (file.bosId !== undefined) vocabulary.bosId = file.bosId
   return vocabulary
+}
+
+/** What an engine makes masks from: each id's bytes, and where a text may end. */
+export function grammarVocabulary(vocabulary: Vocabulary): Omit<VocabularyFrame, 'type'> {
+  const tokens = Array.from({ length: vocabulary.size }, (_, id) => ({
+    control: vocabulary.isControl(id),
+    bytes: vocabulary.nameBytes(id),
+  }))
+  return { tokens, endIds: [...vocabulary.endIds] }
 }

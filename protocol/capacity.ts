@@ -18,7 +18,9 @@ export const CapacityFrame = z.object({
   contextTokensMax: count,
   blockTokens: count,
   kvBlocksTotal: count,
+  /** Held by sequences. */
   kvBlocksUsed: count,
+  /** In the prefix cache, those that sequences hold included; the others are given up on demand. */
   kvBlocksCached: count,
   sequencesRunning: count,
   sequencesWaiting: count,
@@ -35,5 +37,7 @@ export const CapacityFrame = z.object({
   memoryBytesPerSecond: z.number().nonnegative().optional(),
   memoryBytesPerSecondMax: z.number().nonnegative().optional(),
   draining: z.boolean(),
+  /** The engine can hold its output to a grammar. */
+  grammars: z.boolean().optional(),
 })
 export type CapacityFrame = z.infer<typeof CapacityFrame>

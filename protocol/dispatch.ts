@@ -1,13 +1,17 @@
 // Wire 2, gateway → agent: one POST /dispatch answered by newline-delimited JSON events. Owns both shapes.
 //
 //   accepted → (delta | capacity)* → finish per choice → usage → end of body
-//                      └──────────── error (any time; carries the usage so far) → end of body
+//       │              └──────────── error (any time; carries the usage so far) → end of body
+//       └────→ (embedding | capacity)*, one embedding per prompt ──→ usage → end of body
+//
+// `accepted` comes again where more is known: how much of the prompt the engine found in its prefix cache.
 //
 // A body that ends without `usage` or `error` means the agent died: the last counts seen are the usage.
 import { z } from 'zod'
 import { CapacityFrame } from './capacity.ts'
 import { ERROR_CODES } from './errors.ts'
-import { MIN_REPETITION_PENALTY } from './request.ts'
+import { MAX_GRAMMAR_BYTES } from './output-format.ts'
+import { MAX_EMBEDDING_INPUTS, MIN_REPETITION_PENALTY } from './request.ts'
 
 export const DISPATCH_PATH = '/dispatch'
 export const DISPATCH_CONTENT_TYPE = 'application/x-ndjson'
@@ -27,6 +31,8 @@ const Sampling = z.object({
   logitBias: z.array(z.object({ tokenId: z.number().int().min(0), bias: z.number().min(-100).max(100) })).max(1024),
 })
 
+const Prompt = z.union([z.object({ text: z.string() }), z.object({ tokenIds: z.array(z.number().int().min(0)) })])
+
 const Input = z.discriminatedUnion('kind', [
   z.object({
     kind: z.literal('chat'),
@@ -42,10 +48,14 @@ const Input = z.discriminatedUnion('kind', [
   }),
   z.object({
     kind: z.literal('completion'),
-    prompts: z
-      .array(z.union([z.object({ text: z.string() }), z.object({ tokenIds: z.array(z.number().int().min(0)) })]))
-      .min(1),
+    prompts: z.array(Prompt).min(1),
     echo: z.boolean(),
+  }),
+  z.object({
+    kind: z.literal('embedding'),
+    prompts: z.array(Prompt).min(1).max(MAX_EMBEDDING_INPUTS),
+    /** Absent: the model's own. */
+    dimensions: z.number().int().positive().optional(),
   }),
 ])
 
@@ -67,6 +77,14 @@ export const DispatchRequest = z.object({
   maxOutputTokens: z.number().int().positive().optional(),
   stop: z.array(z.string().min(1)).max(16),
   logprobs: z.object({ top: z.number().int().min(0).max(20) }).optional(),
+  /** What the output must match. `param` is the caller's field it came in, for refusals. */
+  grammar: z
+    .object({
+      kind: z.enum(['json_schema', 'regex', 'lark']),
+      text: z.string().min(1).max(MAX_GRAMMAR_BYTES),
+      param: z.string().max(100),
+    })
+    .optional(),
 })
 export type DispatchRequest = z.infer<typeof DispatchRequest>
 
@@ -108,6 +126,13 @@ export const DispatchEvent = z.discriminatedUnion('type', [
     choice: count,
     reason: z.enum(['stop', 'length']),
     outputTokens: count,
+  }),
+  z.object({
+    type: z.literal('embedding'),
+    /** The prompt's index; it is finished with this. */
+    choice: count,
+    /** Little-endian 32-bit floats in base64, a vector of length 1. */
+    values: z.base64(),
   }),
   z.object({ type: z.literal('usage'), usage: DispatchUsage }),
   z.object({

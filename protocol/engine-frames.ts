@@ -494,7 +494,7 @@ function readBody(type: number, r: Reader): Frame {
     case TYPE_CODES.vocabulary:
       return {
         type: 'vocabulary',
-        tokens: r.list(5, () => ({ control: readFlag(r), bytes: r.bytes() })),
+        tokens: r.list(5, () => ({ control: readFlag(r), bytes: Uint8Array.from(r.bytes()) })),
         endIds: r.list(4, r.u32),
       }
     case TYPE_CODES.ready:

@@ -1,5 +1,6 @@
-// The one internal form of a generation request. Owns the shape every dialect is parsed into and every provider encodes from.
+// The one internal form of a request that computes. Owns the shape every dialect is parsed into and every provider encodes from.
 // Dialect-only matters (stream flags, field names) stay in gateway/routes.
+import type { OutputFormat } from './output-format.ts'
 
 export type ChatRole = 'system' | 'developer' | 'user' | 'assistant' | 'tool'
 
@@ -17,6 +18,14 @@ export type GenerationInput =
   | { kind: 'chat'; messages: ChatMessage[] }
   /** Choices are numbered prompt by prompt: index = promptIndex * n + i. */
   | { kind: 'completion'; prompts: Prompt[]; echo: boolean }
+
+/** One vector per prompt, in their order; nothing is generated. */
+export type EmbeddingInput = {
+  kind: 'embedding'
+  prompts: Prompt[]
+  /** Length of the vectors; absent: the model's own. */
+  dimensions?: number
+}
 
 export type Sampling = {
   /** 0 means greedy. Default 1. */
@@ -42,7 +51,8 @@ export type Sampling = {
 export type InferenceRequest = {
   /** The name the caller used; routing turns it into targets. */
   model: string
-  input: GenerationInput
+  input: GenerationInput | EmbeddingInput
+  /** Without meaning for an embedding, which carries `NEUTRAL_SAMPLING`. */
   sampling: Sampling
   /** Choices per prompt, >= 1. */
   n: number
@@ -52,6 +62,19 @@ export type InferenceRequest = {
   stop: string[]
   /** Absent: off. `top` alternatives beside the chosen token, 0..20. */
   logprobs?: { top: number }
+  /** Absent: any text. */
+  outputFormat?: OutputFormat
+}
+
+export const NEUTRAL_SAMPLING: Sampling = {
+  temperature: 1,
+  topP: 1,
+  topK: 0,
+  minP: 0,
+  presencePenalty: 0,
+  frequencyPenalty: 0,
+  repetitionPenalty: 1,
+  logitBias: [],
 }
 
 /** The dialect's own limit; also bounds the scanner for stop strings. */
@@ -64,6 +87,12 @@ export const MAX_LOGPROBS_TOP = 20
 export const MIN_REPETITION_PENALTY = 0.01
 export const MAX_LOGIT_BIAS = 1024
 export const MAX_MESSAGES = 4096
+/** The dialect's own limit on the texts of one embedding request. */
+export const MAX_EMBEDDING_INPUTS = 2048
+/** Of all inputs together, also the dialect's: bounds the work that one request may queue at a backend. */
+export const MAX_EMBEDDING_TOKENS = 300_000
+/** Inputs times dimensions. As decimal numbers they take some twenty bytes each, and an answer is made in one piece. */
+export const MAX_EMBEDDING_VALUES = 1024 * 1024
 /** Larger bodies are refused before they are parsed. */
 export const MAX_BODY_BYTES = 8 * 1024 * 1024
 

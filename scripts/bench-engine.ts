@@ -26,7 +26,7 @@ const LONG_TOKENS = 4096
 const LONG_MARGIN_TOKENS = 128
 const INSTALL_TIMEOUT_MS = 20 * 60_000
 const USAGE = `Usage: npm run bench:engine -- [--quick] [--formats ${FORMAT_NAMES.join(',')}] [--threads 2,1]
-  [--rounds N] [--long-rounds N] [--no-served] [--json FILE] [--write-docs]`
+  [--rounds N] [--long-rounds N] [--cpu-time] [--no-served] [--json FILE] [--write-docs]`
 
 const { values } = parseArgs({
   options: {
@@ -35,6 +35,7 @@ const { values } = parseArgs({
     threads: { type: 'string', default: availableParallelism() > 1 ? '2,1' : '1' },
     rounds: { type: 'string' },
     'long-rounds': { type: 'string' },
+    'cpu-time': { type: 'boolean', default: false },
     'no-served': { type: 'boolean', default: false },
     json: { type: 'string' },
     'write-docs': { type: 'boolean', default: false },
@@ -87,6 +88,7 @@ for (const format of formats) {
       rounds,
       longRounds,
       longTokens,
+      cpuTime: values['cpu-time'],
       vocabulary: shape.vocabulary,
       benchPath: join(buildDir, 'engine-bench'),
       peerDir: PEER_DIR,
@@ -116,6 +118,7 @@ const run: Run = {
   peer: `node-llama-cpp ${await peerVersion()}`,
   rounds,
   longTokens,
+  cpuTime: values['cpu-time'],
   model: `SmolLM2-135M-Instruct, context ${contextTokens.toLocaleString('en')}`,
   shape,
   cells,

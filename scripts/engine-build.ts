@@ -25,7 +25,7 @@ export type EngineBuildOptions = {
   adopt?: Adopt
 }
 
-/** A cold build takes about a minute on two cores; beyond this something hangs. */
+/** A cold build takes some minutes on two cores; beyond this something hangs. */
 const BUILD_TIMEOUT_MS = 20 * 60_000
 const CONFIGURE_TIMEOUT_MS = 2 * 60_000
 
@@ -48,14 +48,15 @@ export async function buildEngine(options: EngineBuildOptions): Promise<string> 
     const configured = await configuration(buildDir)
     const isHere = configured?.sourceDir === sourceDir
     // A start takes a build with tests as it is: it builds its own target alone, from the same objects.
-    if (!isHere || (options.tests && !configured.tests)) {
+    if (!isHere || (options.tests && !configured.tests) || configured.lacksGrammars) {
       if (!isHere) {
         // Of a checkout that was moved: CMake refuses to go on with it.
         await rm(join(buildDir, 'CMakeCache.txt'), { force: true })
         await rm(join(buildDir, 'CMakeFiles'), { recursive: true, force: true })
       }
       const generator = isHere || findProgram('ninja') === undefined ? [] : ['-G', 'Ninja']
-      const switches = ['-DCMAKE_BUILD_TYPE=Release', `-DPENSTOCK_TESTS=${options.tests ? 'ON' : 'OFF'}`]
+      const tests = options.tests || (isHere && configured.tests)
+      const switches = ['-DCMAKE_BUILD_TYPE=Release', `-DPENSTOCK_TESTS=${tests ? 'ON' : 'OFF'}`]
       await runCommand({
         command: 'cmake',
         args: ['-S', sourceDir, '-B', buildDir, ...generator, ...switches],
@@ -88,7 +89,12 @@ export function percentOf(line: string): number | undefined {
   return ninja === null ? undefined : Math.floor((100 * Number(ninja[1])) / Number(ninja[2]))
 }
 
-type Configuration = { sourceDir: string | undefined; tests: boolean }
+type Configuration = {
+  sourceDir: string | undefined
+  tests: boolean
+  /** Configured while there was no cargo, and now there is. */
+  lacksGrammars: boolean
+}
 
 /** What the build folder was configured for; undefined where it was not, or not to the end. */
 async function configuration(buildDir: string): Promise<Configuration | undefined> {
@@ -96,7 +102,11 @@ async function configuration(buildDir: string): Promise<Configuration | undefine
   const cache = await readFile(join(buildDir, 'CMakeCache.txt'), 'utf8').catch(() => '')
   const entries = new Map(cache.split('\n').map((line) => [line.split(':')[0], line.slice(line.indexOf('=') + 1)]))
   if (entries.get('CMAKE_BUILD_TYPE') !== 'Release') return undefined
-  return { sourceDir: entries.get('CMAKE_HOME_DIRECTORY'), tests: entries.get('PENSTOCK_TESTS') === 'ON' }
+  return {
+    sourceDir: entries.get('CMAKE_HOME_DIRECTORY'),
+    tests: entries.get('PENSTOCK_TESTS') === 'ON',
+    lacksGrammars: entries.get('PENSTOCK_CARGO')?.endsWith('-NOTFOUND') === true && findProgram('cargo') !== undefined,
+  }
 }
 
 function requireTools(): void {

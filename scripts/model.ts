@@ -39,7 +39,7 @@ export type Model = {
 }
 
 export type ObtainOptions = {
-  /** Catalogue name, or the path of a .gguf file. */
+  /** Catalogue name, or the path of a .gguf file or a Hugging Face folder. */
   model: string
   /** A copy of the catalogue model on this machine. */
   modelPath?: string
@@ -59,7 +59,7 @@ export type ObtainOptions = {
 const LOCK_WAIT_MS = 60 * 60_000
 const HUGGING_FACE = 'https://huggingface.co'
 
-/** Returns a model file that is what it should be. @throws Error when the user asked for a file that is not there or is wrong */
+/** Returns a model that is what it should be. @throws Error when the user asked for one that is not there or is wrong */
 export async function obtainModel(options: ObtainOptions): Promise<Model> {
   if (isModelPath(options.model)) return ownFile(options.model)
   const dir = join(options.cacheDir, 'models')
@@ -69,7 +69,9 @@ export async function obtainModel(options: ObtainOptions): Promise<Model> {
   const entry = all[options.model]
   if (entry === undefined) {
     const names = [...Object.keys(all), TINY_MODEL_NAME].join(', ')
-    throw new Error(`there is no model ${JSON.stringify(options.model)}; there are ${names}, or give a path to a .gguf`)
+    throw new Error(
+      `there is no model ${JSON.stringify(options.model)}; there are ${names}, or give a path to a .gguf file or a folder`,
+    )
   }
   const name = options.model
   if (options.modelPath !== undefined) {
@@ -121,7 +123,10 @@ export async function obtainModel(options: ObtainOptions): Promise<Model> {
 
 async function ownFile(path: string): Promise<Model> {
   const found = await stat(path).catch(() => undefined)
-  if (found?.isFile() !== true) throw new Error(`there is no model file ${path}`)
+  const isFolder =
+    found?.isDirectory() === true && (await stat(join(path, 'config.json')).catch(() => undefined))?.isFile()
+  if (found?.isFile() !== true && isFolder !== true)
+    throw new Error(`there is no model ${path}: neither a file nor a Hugging Face folder with a config.json`)
   const stem = basename(path).replace(/\.gguf$/i, '')
   const name = stem.toLowerCase().replace(/[^a-z0-9._-]+/g, '-')
   return { name, path, origin: path }

@@ -9,7 +9,7 @@ export type StartOptions = {
   dataDir: string
   /** Downloaded models, shared by all installations of this user. Absolute. */
   cacheDir: string
-  /** A name of scripts/models.json, or the path of a .gguf file. */
+  /** A name of scripts/models.json, or the path of a .gguf file or a Hugging Face folder. */
   model: string
   /** A file to take the catalogue model from, before any download. */
   modelPath?: string
@@ -61,7 +61,7 @@ export function helpText(): string {
 Options (after \`npm start --\`; an environment variable in brackets sets the same):
   --port N          the gateway's port on 127.0.0.1           default ${DEFAULT_PORT}  [PENSTOCK_PORT]
   --data DIR        database, keys, logs of this installation default ~/.local/share/penstock  [PENSTOCK_DATA]
-  --model NAME|PATH a model of scripts/models.json, or a .gguf file
+  --model NAME|PATH a model of scripts/models.json, a .gguf file or a Hugging Face folder (with a / in its path)
                                                               default ${DEFAULT_MODEL}  [PENSTOCK_MODEL]
   --threads N       engine threads                            default: the cores of this machine  [PENSTOCK_THREADS]
   --context N       context window, in tokens                 default: the model's own  [PENSTOCK_CONTEXT]

@@ -1,11 +1,13 @@
 // `npm test`: every suite in turn, and one line with the sum. Owns the order, the counting and the exit code; what is
 // tested is in the suites.
-import { type ChildProcess, spawn } from 'node:child_process'
+import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process'
 import { glob, mkdtemp, readFile, rm } from 'node:fs/promises'
-import { availableParallelism, tmpdir } from 'node:os'
+import { availableParallelism, homedir, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { buildEngine } from './engine-build.ts'
+import { obtainModel } from './model.ts'
+import { DEFAULT_MODEL, parseOptions } from './options.ts'
 import { type Count, countCtest, countVitest, NOTHING, sum } from './test-results.ts'
 
 type Suite = { name: string; title: string; run: (dir: string) => Promise<Count> }
@@ -145,17 +147,25 @@ async function engine(dir: string): Promise<Count> {
     Fedora           dnf install gtest-devel
     macOS            brew install googletest`)
   })
+  const modelPath = await realModel()
+  if (modelPath === undefined)
+    console.log('The real model cannot be had here: its comparison with llama.cpp is skipped.')
   const results = join(dir, 'ctest.xml')
   const limits = ['--timeout', String(CTEST_TIMEOUT_S), '--parallel', String(availableParallelism())]
-  const code = await spawnIn('ctest', [
-    '--test-dir',
-    buildDir,
-    '--output-on-failure',
-    '--output-junit',
-    results,
-    ...limits,
-  ])
+  const code = await spawnIn(
+    'ctest',
+    ['--test-dir', buildDir, '--output-on-failure', '--output-junit', results, ...limits],
+    modelPath === undefined ? {} : { PENSTOCK_MODEL_PATH: modelPath },
+  )
   return countCtest(await readFile(results, 'utf8').catch(() => ''), code)
+}
+
+/** The default model, downloaded where it is not cached; undefined where no source has it. */
+async function realModel(): Promise<string | undefined> {
+  const parsed = parseOptions([], { env: process.env, homeDir: homedir(), cwd: ROOT })
+  if (parsed.kind !== 'start') return undefined
+  const model = await obtainModel({ ...parsed.options, model: DEFAULT_MODEL, signal: stopping.signal })
+  return model.notice === undefined ? model.path : undefined
 }
 
 function describe(count: Count): string {
@@ -167,9 +177,10 @@ function tool(name: string): string {
   return join(ROOT, 'node_modules', '.bin', name)
 }
 
-async function spawnIn(command: string, args: string[]): Promise<number> {
+async function spawnIn(command: string, args: string[], env: Record<string, string> = {}): Promise<number> {
   stopping.signal.throwIfAborted()
-  const child = spawn(command, args, { cwd: ROOT, stdio: ['ignore', 'inherit', 'inherit'] })
+  const stdio: StdioOptions = ['ignore', 'inherit', 'inherit']
+  const child = spawn(command, args, { cwd: ROOT, stdio, env: { ...process.env, ...env } })
   current = child
   return new Promise((resolve, reject) => {
     child.on('error', (error) => reject(new Error(`cannot run ${command}: ${error.message}`)))

@@ -13,8 +13,10 @@ import {
   type SampledToken,
   type Stats,
   type Submit,
+  type VocabularyFrame,
 } from '../../protocol/engine-frames.ts'
 import { messageOf } from '../log.ts'
+import { PrefixBlocks } from './prefix-blocks.ts'
 
 /** How a sequence ended. After this its handlers are not called again. */
 export type SequenceEnd =
@@ -23,7 +25,14 @@ export type SequenceEnd =
   /** The connection or the process ended first. */
   | { kind: 'lost'; message: string }
 
-export type SequenceHandlers = { token: (token: SampledToken) => void; end: (end: SequenceEnd) => void }
+export type SequenceHandlers = {
+  token: (token: SampledToken) => void
+  end: (end: SequenceEnd) => void
+  /** Once, when the sequence runs for the first time: how much of its prompt the prefix cache had. */
+  admitted?: (cachedTokens: number) => void
+  /** Once, before the end of a sequence that was submitted with a pooling. */
+  embedding?: (values: number[]) => void
+}
 
 export type Sequence = {
   /** Asks the engine to stop; the end arrives as always. */
@@ -45,6 +54,7 @@ export class EngineConnection {
   readonly #socket: Socket
   readonly #handlers: ConnectionHandlers
   readonly #sequences = new Map<bigint, { handlers: SequenceHandlers; creditTokens: number }>()
+  readonly #prefixBlocks: PrefixBlocks
   readonly #pings = new Map<bigint, () => void>()
   #nextId = 1n
   #nextNonce = 1n
@@ -55,6 +65,7 @@ export class EngineConnection {
     this.#socket = socket
     this.ready = ready
     this.#handlers = handlers
+    this.#prefixBlocks = new PrefixBlocks(ready.blocksTotal)
   }
 
   /**
@@ -99,6 +110,11 @@ export class EngineConnection {
     })
   }
 
+  /** Blocks that a prompt with the same beginning would find. */
+  get prefixBlocks(): number {
+    return this.#prefixBlocks.count
+  }
+
   /** Sequences that have not ended. */
   get openSequences(): number {
     return this.#sequences.size
@@ -113,6 +129,11 @@ export class EngineConnection {
 
   get closed(): boolean {
     return this.#closedBecause !== undefined
+  }
+
+  /** Tells the engine what grammars are made of: before the first sequence with one. */
+  setVocabulary(vocabulary: Omit<VocabularyFrame, 'type'>): void {
+    this.#send({ type: 'vocabulary', ...vocabulary })
   }
 
   /** Submits a sequence. Handlers are called later, never from within this call. */
@@ -185,9 +206,11 @@ export class EngineConnection {
       case 'fatal':
         throw new Error(frame.message)
       case 'embedding':
-      case 'blocks':
+        return this.#sequences.get(frame.id)?.handlers.embedding?.(frame.values)
       case 'admitted':
-        return
+        return this.#sequences.get(frame.id)?.handlers.admitted?.(frame.cachedTokens)
+      case 'blocks':
+        return this.#prefixBlocks.apply(frame)
       case 'vocabulary':
       case 'ready':
       case 'hello':

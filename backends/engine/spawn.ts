@@ -94,11 +94,12 @@ export class EngineSupervisor extends EventEmitter<Events> {
     }
   }
 
+  /** A socket's end is seen before its process's: from then on nothing can be asked of that engine. */
   get state(): EngineState {
-    return this.#state
+    return this.#state === 'ready' && this.connection === undefined ? 'down' : this.#state
   }
   get connection(): EngineConnection | undefined {
-    return this.#connection
+    return this.#connection?.closed === true ? undefined : this.#connection
   }
   /** Why the engine cannot be started at all. */
   get failure(): string | undefined {

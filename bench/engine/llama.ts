@@ -15,7 +15,7 @@ export type EvaluateItem =
       token: number,
       options: {
         generateNext: {
-          logits: { filter: { tokens: readonly number[]; includeMax?: boolean; includeTop?: number } }
+          logits: { filter: { tokens: readonly number[]; includeTop: number } }
           totalLogitWeight: boolean
         }
       },
@@ -83,7 +83,7 @@ export async function perplexity(context: PeerContext, windows: number[][]): Pro
   for (const window of windows) {
     await sequence.clearHistory()
     const items = window.slice(0, -1).map((token, index): EvaluateItem => {
-      const filter = { tokens: [window[index + 1] ?? 0], includeMax: true }
+      const filter = { tokens: [window[index + 1] ?? 0], includeTop: 1 }
       return [token, { generateNext: { logits: { filter }, totalLogitWeight: true } }]
     })
     const results = await sequence.controlledEvaluate(items)

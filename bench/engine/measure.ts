@@ -37,6 +37,8 @@ export type CellOptions = {
   longRounds: number
   /** Tokens of the long prompt, and the context of the long decode. */
   longTokens: number
+  /** Compare the time of the cores instead of the clock's: for a machine with other work, and one thread. */
+  cpuTime: boolean
   vocabulary: number
   benchPath: string
   peerDir: string
@@ -109,7 +111,7 @@ export async function measureCell(options: CellOptions): Promise<Cell> {
         const pair: Pair = { ours: 0, peer: 0 }
         // Who goes first changes, so that a drift of the machine favours nobody.
         for (const side of round % 2 === 0 ? (['ours', 'peer'] as const) : (['peer', 'ours'] as const)) {
-          pair[side] = await (side === 'ours' ? ours : peer).number(command, 'seconds')
+          pair[side] = await (side === 'ours' ? ours : peer).number(command, options.cpuTime ? 'cpuSeconds' : 'seconds')
         }
         pairs[metric].push(pair)
         options.onPair(metric, tokens, pair)

@@ -14,6 +14,9 @@ import { type Binding, loadPeer, perplexity } from './llama.ts'
 /** Tokens of one call: the package's default, and what its own queue hands over at once. */
 const BATCH_TOKENS_MAX = 512
 
+/** On the clock, and summed over the cores. */
+type Taken = { seconds: number; cpuSeconds: number }
+
 /** Sequences of known length, as in native-engine/bench/workload.h. */
 class Workload {
   readonly #binding: Binding
@@ -26,28 +29,28 @@ class Workload {
     this.#computed = Array.from({ length: sequences }, () => 0)
   }
 
-  /** Computes `tokens` tokens of the first sequence from nothing, with logits at the last. Returns seconds. */
-  async prefill(tokens: number): Promise<number> {
+  /** Computes `tokens` tokens of the first sequence from nothing, with logits at the last. */
+  async prefill(tokens: number): Promise<Taken> {
     this.#truncate(1, 0)
-    const startMs = performance.now()
+    const taken = stopwatch()
     for (let done = 0; done < tokens; done += BATCH_TOKENS_MAX) {
       const rows = Math.min(BATCH_TOKENS_MAX, tokens - done)
       await this.#step(1, done, rows, done + rows === tokens)
     }
-    return (performance.now() - startMs) / 1000
+    return taken()
   }
 
-  /** `steps` steps of the first `count` sequences from `context` tokens each, logits for every row. Returns seconds. */
-  async decode(context: number, steps: number, count: number): Promise<number> {
+  /** `steps` steps of the first `count` sequences from `context` tokens each, logits for every row. */
+  async decode(context: number, steps: number, count: number): Promise<Taken> {
     const have = Math.min(context, ...this.#computed.slice(0, count))
     this.#truncate(count, have)
     const rowsMax = Math.max(1, Math.floor(BATCH_TOKENS_MAX / count))
     for (let done = have; done < context; done += rowsMax) {
       await this.#step(count, done, Math.min(rowsMax, context - done), false)
     }
-    const startMs = performance.now()
+    const taken = stopwatch()
     for (let step = 0; step < steps; step++) await this.#step(count, context + step, 1, true)
-    return (performance.now() - startMs) / 1000
+    return taken()
   }
 
   #truncate(count: number, tokens: number): void {
@@ -66,6 +69,15 @@ class Workload {
       this.#computed[sequence] = computed + rows
     }
     await this.#binding.decodeBatch()
+  }
+}
+
+function stopwatch(): () => Taken {
+  const startMs = performance.now()
+  const start = process.cpuUsage()
+  return () => {
+    const { user, system } = process.cpuUsage(start)
+    return { seconds: (performance.now() - startMs) / 1000, cpuSeconds: (user + system) / 1e6 }
   }
 }
 
@@ -120,9 +132,9 @@ async function answer(line: string): Promise<Record<string, number | undefined>>
   const [first = 0, second = 0, third = 0] = words.map(Number)
   switch (command) {
     case 'prefill':
-      return { seconds: await single.prefill(first) }
+      return single.prefill(first)
     case 'decode':
-      return { seconds: await (third === 1 ? single : batch).decode(first, second, third) }
+      return (third === 1 ? single : batch).decode(first, second, third)
     case 'perplexity': {
       const windows = readWindows(words.join(' '))
       const contextSize = Math.max(...windows.map((window) => window.length))

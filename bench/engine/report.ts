@@ -20,6 +20,8 @@ export type Run = {
   peer: string
   rounds: number
   longTokens: number
+  /** Times are of the cores, not of the clock. */
+  cpuTime: boolean
   model: string
   shape: Shape
   cells: Cell[]
@@ -187,7 +189,7 @@ export function markdownOf(run: Run): string {
   const kernels = [...new Set(run.cells.map((cell) => cell.kernels))].join(', ')
   const lines = [
     `Machine: ${run.machine}. Kernels: ${kernels}. Commit: ${run.commit ?? 'none'}. Date: ${run.date}.`,
-    `Model: ${run.model}. Peer: ${run.peer}. ${run.rounds} rounds.`,
+    `Model: ${run.model}. Peer: ${run.peer}. ${run.rounds} rounds.${run.cpuTime ? ' Times are CPU time.' : ''}`,
     ...foreignText(run.foreignShare),
     '',
     ...table(

@@ -55,7 +55,7 @@ export function charge(usage: Usage, quote: PriceQuote | undefined): { costNanoU
 
 /**
  * The most an attempt can cost: each input token at the dearest known input price, each output token at the dearest
- * output price, rounded up. `undefined` where either side has no price at all.
+ * output price, rounded up. `undefined` where a side that can be used has no price at all.
  */
 export function worstCaseCost(
   estimate: { inputTokens: number; outputTokens: number },
@@ -63,8 +63,10 @@ export function worstCaseCost(
 ): NanoUsd | undefined {
   const input = dearest(quote, 'input')
   const output = dearest(quote, 'output')
-  if (input === undefined || output === undefined) return undefined
-  const millionfold = BigInt(estimate.inputTokens) * input + BigInt(estimate.outputTokens) * output
+  // A model of embeddings has no output and no price for it.
+  if (input === undefined && estimate.inputTokens > 0) return undefined
+  if (output === undefined && estimate.outputTokens > 0) return undefined
+  const millionfold = BigInt(estimate.inputTokens) * (input ?? 0n) + BigInt(estimate.outputTokens) * (output ?? 0n)
   return (millionfold + MILLION - 1n) / MILLION
 }
 

@@ -2,6 +2,7 @@
 // side and what each kind of refusal means. Which backend is best is routing/pick.ts.
 import { DISPATCH_PATH, DispatchRefusal, type DispatchRequest } from '../../protocol/dispatch.ts'
 import { type Failure, mayFallOver } from '../../protocol/errors.ts'
+import { FORMAT_PARAM, grammarOf } from '../../protocol/output-format.ts'
 import type { InferenceRequest } from '../../protocol/request.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
 import { backendParty, GATEWAY_ISSUER } from '../../protocol/signing.ts'
@@ -40,7 +41,7 @@ export class BackendProvider implements Provider {
   }
 
   async hasAlternative(target: Target, context: OpenContext): Promise<boolean> {
-    const decision = await this.#decide(target, context).catch(() => undefined)
+    const decision = await this.#decide(target, context, false).catch(() => undefined)
     return decision?.chosen !== undefined
   }
 
@@ -49,13 +50,21 @@ export class BackendProvider implements Provider {
     for (let asked = 0; asked < BACKENDS_PER_ATTEMPT_MAX; asked++) {
       let decision: Decision
       try {
-        decision = await this.#decide(target, context)
+        decision = await this.#decide(target, context, request.outputFormat !== undefined)
       } catch (error) {
         log('error', 'fleet_unreachable', { requestId: context.requestId, error: errorText(error) })
         return err(refusal ?? { code: 'no_target', message: 'The fleet cannot be reached right now.' })
       }
       const { chosen } = decision
       if (chosen === undefined) {
+        if (refusal === undefined && request.outputFormat !== undefined && cannot(decision)) {
+          const param = FORMAT_PARAM[request.outputFormat.kind]
+          return err({
+            code: 'invalid_request',
+            message: `Model '${target.model}' does not support '${param}'.`,
+            param,
+          })
+        }
         if (refusal === undefined) {
           log('warn', 'no_backend', { requestId: context.requestId, model: target.model, ...verdictCounts(decision) })
         }
@@ -70,14 +79,14 @@ export class BackendProvider implements Provider {
     return err(refusal ?? { code: 'no_target', message: `No backend is up for model '${target.model}'.` })
   }
 
-  async #decide(target: Target, context: OpenContext): Promise<Decision> {
+  async #decide(target: Target, context: OpenContext, wantsGrammar: boolean): Promise<Decision> {
     const snapshot = await this.#view.read(context.env, context.nowMs)
     const local = {
       inFlight: this.#dispatches.inFlight,
       inhibited: this.#dispatches.inhibited(context.nowMs()),
       tried: context.backendsTried,
     }
-    return pick(target.model, snapshot, local, context.random())
+    return pick(target.model, snapshot, local, context.random(), wantsGrammar)
   }
 
   async #dispatch(
@@ -233,6 +242,11 @@ export class BackendProvider implements Provider {
   }
 }
 
+/** Backends are up, and none can hold its output to a format. */
+const cannot = (decision: Decision): boolean =>
+  decision.considered.some(({ verdict }) => verdict === 'no_grammars') &&
+  decision.considered.every(({ verdict }) => verdict === 'no_grammars' || verdict === 'other_model')
+
 const lost = (): ProviderEvent => ({
   type: 'error',
   failure: { code: 'backend_lost', message: 'The backend stopped answering in the middle of the stream.' },
@@ -274,5 +288,8 @@ function dispatchOf(request: InferenceRequest, target: Target, context: OpenCont
     ...(context.maxOutputTokens === undefined ? {} : { maxOutputTokens: context.maxOutputTokens }),
     stop: request.stop,
     ...(request.logprobs === undefined ? {} : { logprobs: request.logprobs }),
+    ...(request.outputFormat === undefined
+      ? {}
+      : { grammar: { ...grammarOf(request.outputFormat), param: FORMAT_PARAM[request.outputFormat.kind] } }),
   }
 }

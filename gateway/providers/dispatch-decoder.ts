@@ -55,6 +55,7 @@ export class DispatchDecoder {
         return
       }
       case 'finish':
+      case 'embedding':
         decoded.events.push(event)
         return
       case 'usage':

@@ -1,9 +1,10 @@
-// Answers of OpenAI-compatible servers into provider events: streams, whole bodies, and errors inside either. Owns the
+// Answers of OpenAI-compatible servers into provider events: streams, whole bodies, embeddings, and errors inside any. Owns the
 // tolerant reading; HTTP is openai-compatible.ts. Pure.
 import { z } from 'zod'
 import type { LogprobEntry } from '../../protocol/dispatch.ts'
 import type { Failure } from '../../protocol/errors.ts'
 import { normaliseOpenAi } from '../meter/normalise.ts'
+import { encodeVector } from '../stream/vector.ts'
 import type { FinishReason, ProviderEvent } from './provider.ts'
 
 const ERROR_TEXT_MAX = 500
@@ -26,13 +27,24 @@ const Choice = z.object({
     })
     .nullish(),
 })
+/** By hand below: a validator that visits each of a million numbers takes seconds. */
+const Vector = z.object({ index: z.number().int().nonnegative(), embedding: z.unknown() })
 const Chunk = z.object({
+  data: z.array(Vector).nullish(),
   choices: z.array(Choice).nullish(),
   usage: z.unknown().optional(),
   error: z.unknown().optional(),
 })
 
 const encoder = new TextEncoder()
+const BASE64 = /^[A-Za-z0-9+/]+={0,2}$/
+
+/** A vector in either of its two forms as base64; undefined where it is neither. */
+function vectorText(embedding: unknown): string | undefined {
+  if (typeof embedding === 'string') return BASE64.test(embedding) ? embedding : undefined
+  if (!Array.isArray(embedding) || embedding.length === 0) return undefined
+  return embedding.every((value) => Number.isFinite(value)) ? encodeVector(embedding) : undefined
+}
 
 const tokenOf = (text: string, logprob: number, bytes?: number[] | null) => ({
   text,
@@ -115,12 +127,19 @@ export class OpenAiDecoder {
     }
     const parsed = Chunk.safeParse(json)
     if (!parsed.success) return [this.#fail('The provider sent an event of an unknown shape.')]
-    const { choices, usage, error } = parsed.data
+    const { data: vectors, choices, usage, error } = parsed.data
     if ((error !== undefined && error !== null) || eventName === 'error') {
       return [this.#fail(`The provider broke off with an error: ${errorWords(error ?? json)}`)]
     }
     const events: ProviderEvent[] = []
     for (const choice of choices ?? []) this.#choice(choice, events)
+    for (const vector of vectors ?? []) {
+      const values = vectorText(vector.embedding)
+      if (values === undefined) return [this.#fail('The provider sent an embedding that is none.')]
+      if (vector.index >= this.#choices || this.#finished.has(vector.index)) continue
+      this.#finished.add(vector.index)
+      events.push({ type: 'embedding', choice: vector.index, values })
+    }
     const counted = usage === undefined || usage === null ? undefined : normaliseOpenAi(usage)
     if (counted !== undefined) {
       this.#hasInconsistentUsage ||= counted.inconsistent

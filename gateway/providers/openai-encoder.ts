@@ -1,11 +1,15 @@
 // The internal request as an OpenAI body. Owns which fields are sent: only what differs from the dialect's own
 // defaults, since upstreams refuse parameters they do not know. Pure.
+import type { OutputFormat } from '../../protocol/output-format.ts'
 import type { InferenceRequest, Prompt } from '../../protocol/request.ts'
 
-export type EncodedRequest = { path: '/chat/completions' | '/completions'; body: Record<string, unknown> }
+export type EncodedRequest = {
+  path: '/chat/completions' | '/completions' | '/embeddings'
+  body: Record<string, unknown>
+}
 
 /**
- * Always a stream with usage: one decoder for all, the first token seen when it comes, and tokens counted whatever the
+ * Generations are always a stream with usage: one decoder for all, the first token seen when it comes, and tokens counted whatever the
  * client asked for.
  */
 export function encodeOpenAi(
@@ -14,6 +18,12 @@ export function encodeOpenAi(
   maxOutputTokens: number | undefined,
 ): EncodedRequest {
   const { sampling, input } = request
+  if (input.kind === 'embedding') {
+    // Base64 is a third of the bytes and exact; servers that only know numbers answer with numbers.
+    const asked = { model, input: promptField(input.prompts), encoding_format: 'base64' }
+    const { dimensions } = input
+    return { path: '/embeddings', body: dimensions === undefined ? asked : { ...asked, dimensions } }
+  }
   const body: Record<string, unknown> = { model, stream: true, stream_options: { include_usage: true } }
   if (maxOutputTokens !== undefined) body.max_tokens = maxOutputTokens
   if (request.n !== 1) body.n = request.n
@@ -29,6 +39,7 @@ export function encodeOpenAi(
   if (sampling.logitBias.length > 0) {
     body.logit_bias = Object.fromEntries(sampling.logitBias.map(({ tokenId, bias }) => [String(tokenId), bias]))
   }
+  if (request.outputFormat !== undefined) Object.assign(body, formatFields(request.outputFormat))
   if (input.kind === 'chat') {
     if (request.logprobs !== undefined) {
       body.logprobs = true
@@ -41,6 +52,28 @@ export function encodeOpenAi(
   if (input.echo) body.echo = true
   body.prompt = promptField(input.prompts)
   return { path: '/completions', body }
+}
+
+/** In the field the caller used: whether a server knows it is the server's to say. */
+function formatFields(format: OutputFormat): Record<string, unknown> {
+  switch (format.kind) {
+    case 'json_object':
+      return { response_format: { type: 'json_object' } }
+    case 'json_schema': {
+      const { kind, ...schema } = format
+      return { response_format: { type: kind, json_schema: schema } }
+    }
+    case 'json':
+      return { structured_outputs: { json: format.schema } }
+    case 'regex':
+      return { structured_outputs: { regex: format.pattern } }
+    case 'choice':
+      return { structured_outputs: { choice: format.choices } }
+    case 'grammar':
+      return { structured_outputs: { grammar: format.text } }
+    default:
+      return format satisfies never
+  }
 }
 
 /** One prompt goes bare, the form every server knows. */

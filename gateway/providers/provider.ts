@@ -13,7 +13,8 @@ import type { Target } from '../policy/plan.ts'
 export type FinishReason = 'stop' | 'length' | 'content_filter'
 
 /**
- * The order is `accepted`, any number of `delta`, one `finish` per choice, `usage`. An `error` may come at any place
+ * The order is `accepted`, any number of `delta`, one `finish` per choice, `usage`; for embeddings one `embedding` per
+ * choice in place of both. An `error` may come at any place
  * and is the last event. A stream that ends without `usage` or `error` ended well, but its usage is only what was
  * counted on the way.
  */
@@ -23,6 +24,8 @@ export type ProviderEvent =
   /** `outputTokens` counts this choice's tokens so far, text held back included. */
   | { type: 'delta'; choice: number; text: string; outputTokens: number; logprobs?: LogprobEntry[] }
   | { type: 'finish'; choice: number; reason: FinishReason; outputTokens: number }
+  /** A whole choice: little-endian 32-bit floats in base64. */
+  | { type: 'embedding'; choice: number; values: string }
   | { type: 'usage'; usage: Usage; providerCostNanoUsd?: NanoUsd }
   | { type: 'error'; failure: Failure; usage?: Usage }
 

@@ -19,7 +19,11 @@ export const PUBLIC_ROUTES: Readonly<Record<string, string>> = {
 export const ADMIN_PREFIX = '/admin/v1'
 
 /** Routes that use tokens; each goes through lifecycle.ts, which takes a hold before anything else. */
-export const METERED_ROUTES: ReadonlySet<string> = new Set(['POST /v1/chat/completions', 'POST /v1/completions'])
+export const METERED_ROUTES: ReadonlySet<string> = new Set([
+  'POST /v1/chat/completions',
+  'POST /v1/completions',
+  'POST /v1/embeddings',
+])
 
 /** Routes that need a key and use no tokens. */
 export const UNMETERED_ROUTES: ReadonlySet<string> = new Set(['GET /v1/models', 'GET /v1/models/:id{.+}'])

@@ -1,8 +1,10 @@
-// What the lifecycle needs of a dialect to answer in it. Owns the interface and what both OpenAI answers share.
+// What the lifecycle needs of a dialect to answer in it. Owns the interface and what the OpenAI answers share.
 import type { Usage as WireUsage } from '../../protocol/dialects/openai.ts'
 import { inputTokens, outputTokens, type Usage } from '../meter/usage.ts'
 import type { ProviderEvent } from '../providers/provider.ts'
 import type { CollectedChoice } from '../stream/collect.ts'
+
+export type VectorFormat = 'float' | 'base64'
 
 export interface AnswerEncoder {
   /** Text of the event stream for a batch; empty where nothing of it is for the client. */
@@ -19,6 +21,8 @@ export type AnswerMeta = {
   model: string
   createdAtMs: number
   includeUsage: boolean
+  /** Of the vectors in an embedding's answer; absent: numbers. */
+  vectorFormat?: VectorFormat
 }
 
 export const createdSeconds = (meta: AnswerMeta): number => Math.floor(meta.createdAtMs / 1000)

@@ -1,4 +1,4 @@
-// POST /v1/chat/completions and /v1/completions. Owns reading the request: body, dialect, deadline. The rest of its
+// POST /v1/chat/completions, /v1/completions and /v1/embeddings. Owns reading the request: body, dialect, deadline. The rest of its
 // life is lifecycle.ts.
 import { type Context, Hono } from 'hono'
 import type { Failure } from '../../protocol/errors.ts'
@@ -14,7 +14,8 @@ import { MAX_JSON_TOKEN_VALUES, MAX_JSON_VALUES, parseJson, readBody } from './b
 import { ChatAnswer } from './chat-answer.ts'
 import { CompletionAnswer } from './completion-answer.ts'
 import type { AppEnv } from './context.ts'
-import { type ParsedRequest, parseChat, parseCompletion } from './openai-requests.ts'
+import { EmbeddingAnswer } from './embedding-answer.ts'
+import { type ParsedRequest, parseChat, parseCompletion, parseEmbedding } from './openai-requests.ts'
 
 const DEADLINE_HEADER = 'x-penstock-deadline-ms'
 
@@ -30,6 +31,12 @@ const completion: Dialect = {
   valuesMax: MAX_JSON_TOKEN_VALUES,
   parse: parseCompletion,
   encoder: (meta) => new CompletionAnswer(meta),
+}
+
+const embedding: Dialect = {
+  valuesMax: MAX_JSON_TOKEN_VALUES,
+  parse: parseEmbedding,
+  encoder: (meta) => new EmbeddingAnswer(meta),
 }
 
 /** The world as it is. One BackendProvider per app: its snapshot and in-flight counts serve the whole isolate. */
@@ -72,7 +79,13 @@ async function generate(c: Context<AppEnv>, dialect: Dialect, ports: Ports): Pro
 
   const { request, delivery } = parsed.value
   const principal = c.get('principal')
-  const meta = { requestId, model: request.model, createdAtMs: receivedAtMs, includeUsage: delivery.includeUsage }
+  const meta: AnswerMeta = {
+    requestId,
+    model: request.model,
+    createdAtMs: receivedAtMs,
+    includeUsage: delivery.includeUsage,
+    ...(delivery.vectorFormat === undefined ? {} : { vectorFormat: delivery.vectorFormat }),
+  }
   const serving = serve({
     env: c.env,
     waitUntil: (work) => c.executionCtx.waitUntil(work),
@@ -97,3 +110,4 @@ export const generateRoutes = (ports: Ports) =>
   new Hono<AppEnv>()
     .post('/v1/chat/completions', (c) => generate(c, chat, ports))
     .post('/v1/completions', (c) => generate(c, completion, ports))
+    .post('/v1/embeddings', (c) => generate(c, embedding, ports))

@@ -1,20 +1,24 @@
 // OpenAI bodies into the internal form. Owns the mapping and the path of a wrong field. Pure: bytes and limits are body.ts.
 import type { z } from 'zod'
-import { ChatCompletionRequest, CompletionRequest } from '../../protocol/dialects/openai.ts'
+import { ChatCompletionRequest, CompletionRequest, EmbeddingRequest } from '../../protocol/dialects/openai.ts'
 import type { Failure } from '../../protocol/errors.ts'
 import {
   type ChatMessage,
   choiceCount,
   type InferenceRequest,
   MAX_CHOICES,
+  MAX_EMBEDDING_TOKENS,
+  NEUTRAL_SAMPLING,
   type Prompt,
   type Sampling,
 } from '../../protocol/request.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
+import type { VectorFormat } from './answer.ts'
+import { outputFormatOf } from './output-format.ts'
 import { refuseUnsupported } from './parameters.ts'
 
 /** What the caller wants of the wire, apart from what is generated. */
-export type Delivery = { stream: boolean; includeUsage: boolean }
+export type Delivery = { stream: boolean; includeUsage: boolean; vectorFormat?: VectorFormat }
 
 export type ParsedRequest = { request: InferenceRequest; delivery: Delivery }
 
@@ -23,6 +27,8 @@ const TOP_P_MIN = 1e-6
 
 const CHAT_FIELDS: ReadonlySet<string> = new Set(Object.keys(ChatCompletionRequest.shape))
 const COMPLETION_FIELDS: ReadonlySet<string> = new Set(Object.keys(CompletionRequest.shape))
+
+const EMBEDDING_FIELDS: ReadonlySet<string> = new Set(Object.keys(EmbeddingRequest.shape))
 
 const invalid = (message: string, param?: string): Failure => ({
   code: 'invalid_request',
@@ -84,6 +90,7 @@ type Shared = Pick<
   | 'stream'
   | 'stream_options'
   | 'user'
+  | 'structured_outputs'
 >
 
 function samplingOf(body: Shared): Sampling {
@@ -136,6 +143,8 @@ export function parseChat(body: unknown): Result<ParsedRequest, Failure> {
   ) {
     return err(invalid("'top_logprobs' needs 'logprobs' to be true.", 'top_logprobs'))
   }
+  const format = outputFormatOf(chat)
+  if (!format.ok) return format
   const maxOutputTokens = chat.max_completion_tokens ?? chat.max_tokens ?? undefined
   const request: InferenceRequest = {
     model: chat.model,
@@ -145,6 +154,7 @@ export function parseChat(body: unknown): Result<ParsedRequest, Failure> {
     ...(maxOutputTokens === undefined ? {} : { maxOutputTokens }),
     stop: stopOf(chat.stop),
     ...(chat.logprobs === true ? { logprobs: { top: chat.top_logprobs ?? 0 } } : {}),
+    ...(format.value === undefined ? {} : { outputFormat: format.value }),
   }
   return ok({ request, delivery: delivery.value })
 }
@@ -184,6 +194,8 @@ export function parseCompletion(body: unknown): Result<ParsedRequest, Failure> {
   if (completion.echo === true && typeof completion.logprobs === 'number') {
     return err(invalid("'echo' together with 'logprobs' is not supported.", 'echo'))
   }
+  const format = outputFormatOf(completion)
+  if (!format.ok) return format
   const request: InferenceRequest = {
     model: completion.model,
     input: { kind: 'completion', prompts: promptsOf(completion.prompt), echo: completion.echo === true },
@@ -192,7 +204,34 @@ export function parseCompletion(body: unknown): Result<ParsedRequest, Failure> {
     ...(typeof completion.max_tokens === 'number' ? { maxOutputTokens: completion.max_tokens } : {}),
     stop: stopOf(completion.stop),
     ...(typeof completion.logprobs === 'number' ? { logprobs: { top: completion.logprobs } } : {}),
+    ...(format.value === undefined ? {} : { outputFormat: format.value }),
   }
   const tooMany = tooManyChoices(request)
   return tooMany === undefined ? ok({ request, delivery: delivery.value }) : err(tooMany)
+}
+
+/** Body of POST /v1/embeddings. */
+export function parseEmbedding(body: unknown): Result<ParsedRequest, Failure> {
+  const object = asObject(body)
+  if (!object.ok) return object
+  const unsupported = refuseUnsupported('embedding', object.value, EMBEDDING_FIELDS)
+  if (unsupported !== undefined) return err(unsupported)
+  const parsed = EmbeddingRequest.safeParse(object.value)
+  if (!parsed.success) return err(schemaFailure(parsed.error))
+  const { model, input, dimensions, encoding_format: vectorFormat } = parsed.data
+  const prompts = promptsOf(input)
+  const idCount = prompts.reduce((sum, prompt) => sum + ('tokenIds' in prompt ? prompt.tokenIds.length : 0), 0)
+  if (idCount > MAX_EMBEDDING_TOKENS) {
+    return err(invalid(`The inputs have ${idCount} tokens; at most ${MAX_EMBEDDING_TOKENS} are allowed.`, 'input'))
+  }
+  const request: InferenceRequest = {
+    model,
+    input: { kind: 'embedding', prompts, ...(typeof dimensions === 'number' ? { dimensions } : {}) },
+    sampling: NEUTRAL_SAMPLING,
+    n: 1,
+    stop: [],
+  }
+  const delivery: Delivery = { stream: false, includeUsage: false }
+  if (typeof vectorFormat === 'string') delivery.vectorFormat = vectorFormat
+  return ok({ request, delivery })
 }

@@ -34,7 +34,6 @@ const CHAT: Record<string, (value: unknown) => boolean> = {
   tool_choice: isOneOf('none', 'auto'),
   functions: isEmpty,
   function_call: isOneOf('none', 'auto'),
-  response_format: (value) => isEmpty(value) || (value as { type?: unknown }).type === 'text',
   modalities: (value) => isEmpty(value) || (Array.isArray(value) && value.every((one) => one === 'text')),
   audio: isEmpty,
   prediction: isEmpty,
@@ -49,16 +48,18 @@ const COMPLETION: Record<string, (value: unknown) => boolean> = {
   suffix: isOneOf(''),
 }
 
+const TABLES = { chat: CHAT, completion: COMPLETION, embedding: SHARED }
+
 /**
  * The first parameter of the body that neither the schema nor the lists above cover, as the caller's fault.
  * @param known Names the schema handles itself.
  */
 export function refuseUnsupported(
-  route: 'chat' | 'completion',
+  route: 'chat' | 'completion' | 'embedding',
   body: Record<string, unknown>,
   known: ReadonlySet<string>,
 ): Failure | undefined {
-  const table = route === 'chat' ? CHAT : COMPLETION
+  const table = TABLES[route]
   for (const [name, value] of Object.entries(body)) {
     if (known.has(name)) continue
     const asksForNothing = Object.hasOwn(table, name) ? table[name] : undefined

@@ -11,7 +11,15 @@ export type LocalKnowledge = {
   tried: ReadonlySet<string>
 }
 
-export type Verdict = 'candidate' | 'full' | 'other_model' | 'stale' | 'draining' | 'inhibited' | 'tried'
+export type Verdict =
+  | 'candidate'
+  | 'full'
+  | 'other_model'
+  | 'no_grammars'
+  | 'stale'
+  | 'draining'
+  | 'inhibited'
+  | 'tried'
 
 /** Why each backend was or was not taken; `load` is unset where none was computed. */
 export type Considered = { backendId: string; verdict: Verdict; load?: number }
@@ -30,9 +38,18 @@ const KV_WEIGHT = 0.5
 /**
  * Picks the least loaded backend that serves the model.
  * @param random In [0, 1); breaks ties, so that many isolates with one snapshot do not all pick the same backend.
+ * @param wantsGrammar Only backends whose engine can hold its output to one.
  */
-export function pick(model: string, snapshot: FleetSnapshot, local: LocalKnowledge, random: number): Decision {
-  const considered = snapshot.backends.map((backend) => consider(model, backend, snapshot.staleAfterMs, local))
+export function pick(
+  model: string,
+  snapshot: FleetSnapshot,
+  local: LocalKnowledge,
+  random: number,
+  wantsGrammar = false,
+): Decision {
+  const considered = snapshot.backends.map((backend) =>
+    consider(model, backend, snapshot.staleAfterMs, local, wantsGrammar),
+  )
   const usable = considered.filter((one) => one.load !== undefined)
   const least = usable.reduce((most, one) => Math.min(most, one.load ?? 0), Number.POSITIVE_INFINITY)
   const ties = usable.filter((one) => (one.load ?? 0) <= least + LOAD_TIE)
@@ -46,13 +63,16 @@ function consider(
   backend: FleetSnapshot['backends'][number],
   staleAfterMs: number,
   local: LocalKnowledge,
+  wantsGrammar: boolean,
 ): Considered {
   const { backendId } = backend
   // Prefill and decode workers alone cannot finish a request.
   const frames = backend.frames.filter((frame) => frame.model === model && frame.role === 'both')
   if (frames.length === 0) return { backendId, verdict: 'other_model' }
   if (backend.reportAgeMs > staleAfterMs) return { backendId, verdict: 'stale' }
-  const open = frames.filter((frame) => !frame.draining)
+  const able = wantsGrammar ? frames.filter((frame) => frame.grammars === true) : frames
+  if (able.length === 0) return { backendId, verdict: 'no_grammars' }
+  const open = able.filter((frame) => !frame.draining)
   if (open.length === 0) return { backendId, verdict: 'draining' }
   if (local.tried.has(backendId)) return { backendId, verdict: 'tried' }
 

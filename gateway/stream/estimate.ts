@@ -41,6 +41,8 @@ export function longestTokenPrompt(request: InferenceRequest): number {
 
 /** Output bound for one choice at a target; absent where neither caller nor target names one below the window. */
 export function maxOutputTokens(request: InferenceRequest, target: Target): number | undefined {
+  // Nothing is generated, and no bound is sent.
+  if (request.input.kind === 'embedding') return undefined
   const bounds = [request.maxOutputTokens, target.outputTokensMax].filter((bound) => bound !== undefined)
   return bounds.length === 0 ? undefined : Math.min(target.contextTokens, ...bounds)
 }
@@ -52,8 +54,10 @@ export function maxOutputTokens(request: InferenceRequest, target: Target): numb
 export function worstCase(request: InferenceRequest, target: Target): { inputTokens: number; outputTokens: number } {
   const { textBytes, tokenIds, overheadTokens } = promptSize(request)
   const prompts = request.input.kind === 'chat' ? 1 : request.input.prompts.length
+  const inputTokens = Math.min(textBytes + tokenIds + overheadTokens, target.contextTokens * prompts)
+  if (request.input.kind === 'embedding') return { inputTokens, outputTokens: 0 }
   return {
-    inputTokens: Math.min(textBytes + tokenIds + overheadTokens, target.contextTokens * prompts),
+    inputTokens,
     outputTokens: (maxOutputTokens(request, target) ?? target.contextTokens) * choiceCount(request),
   }
 }

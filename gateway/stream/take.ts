@@ -21,7 +21,9 @@ export type Taking = {
 
 /** Text, or an answer that ended without any: both are the answer. A role, a prompt taken on, held-back text are not. */
 const isContent = (event: ProviderEvent): boolean =>
-  event.type === 'finish' || (event.type === 'delta' && (event.text !== '' || (event.logprobs?.length ?? 0) > 0))
+  event.type === 'finish' ||
+  event.type === 'embedding' ||
+  (event.type === 'delta' && (event.text !== '' || (event.logprobs?.length ?? 0) > 0))
 
 const unfinished: Failure = {
   code: 'upstream_error',
@@ -60,7 +62,10 @@ export async function takeWhole(taking: Taking): Promise<Result<CollectedChoice[
     }
     if (collector.isTooLarge) {
       // The caller's doing: every target would end here, each after computing it all again.
-      return err({ code: 'invalid_request', message: 'The answer is too large to be sent in one piece; stream it.' })
+      return err({
+        code: 'invalid_request',
+        message: 'The answer is too large to be sent in one piece; stream it, or ask for less.',
+      })
     }
     if (hasContent) {
       taking.onProgress()

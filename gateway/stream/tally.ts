@@ -28,6 +28,9 @@ export class Tally {
         if (event.type === 'finish') this.#finished.add(event.choice)
         return
       }
+      case 'embedding':
+        this.#finished.add(event.choice)
+        return
       case 'usage':
         this.#final = event.usage
         this.#providerCostNanoUsd = event.providerCostNanoUsd

@@ -39,6 +39,13 @@ std::optional<int64_t> status_bytes(const std::string& field) {
   return std::nullopt;
 }
 
+std::string json_of(const Taken& taken) {
+  std::ostringstream json;
+  json.precision(9);
+  json << "{\"seconds\":" << taken.seconds << ",\"cpuSeconds\":" << taken.cpu_seconds << "}";
+  return json.str();
+}
+
 std::string answer(Runner& runner, Workload& single, Workload& batch, const CeilingProbe& probe,
                    const std::string& line) {
   std::istringstream words(line);
@@ -49,13 +56,13 @@ std::string answer(Runner& runner, Workload& single, Workload& batch, const Ceil
   if (command == "prefill") {
     int32_t tokens = 0;
     words >> tokens;
-    json << "{\"seconds\":" << single.prefill(tokens) << "}";
+    json << json_of(single.prefill(tokens));
   } else if (command == "decode") {
     int32_t context = 0;
     int32_t steps = 0;
     int32_t sequences = 0;
     words >> context >> steps >> sequences;
-    json << "{\"seconds\":" << (sequences == 1 ? single : batch).decode(context, steps, sequences) << "}";
+    json << json_of((sequences == 1 ? single : batch).decode(context, steps, sequences));
   } else if (command == "ceilings") {
     const Ceilings found = probe.measure();
     json << "{\"read\":" << found.read_bytes_per_second;

@@ -18,8 +18,8 @@ struct WorkerLimits {
   int32_t step_tokens_max;  // rows of one prefill step
 };
 
-//   prefill TOKENS                    {"seconds":S}
-//   decode CONTEXT STEPS SEQUENCES    {"seconds":S}
+//   prefill TOKENS                    {"seconds":S,"cpuSeconds":S}
+//   decode CONTEXT STEPS SEQUENCES    {"seconds":S,"cpuSeconds":S}
 //   ceilings                          {"read":BYTES_PER_S,"int8":MACS_PER_S,"f32":MACS_PER_S}
 //   perplexity FILE                   {"perplexity":P}   FILE: lines `window ID ID ...`, other lines are ignored
 //   memory                            {"rss":BYTES,"peak":BYTES}; a figure that the system does not tell is left out

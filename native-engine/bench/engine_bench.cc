@@ -105,7 +105,7 @@ void print_table(Runner& runner, const Arguments& a) {
   {
     Workload one(runner, 1, a.prompt_tokens, a.load.step_tokens_max, 0);
     Spread rate;
-    for (int32_t round = 0; round < a.rounds; ++round) rate.add(a.prompt_tokens / one.prefill(a.prompt_tokens));
+    for (int32_t round = 0; round < a.rounds; ++round) rate.add(a.prompt_tokens / one.prefill(a.prompt_tokens).seconds);
     std::printf("prefill  %4d tokens            %8.1f tok/s   (worst of %d: %.1f)\n", a.prompt_tokens, rate.best,
                 a.rounds, rate.worst);
   }
@@ -113,7 +113,7 @@ void print_table(Runner& runner, const Arguments& a) {
     Workload batch(runner, sequences, kShortContext + a.generate_tokens, a.load.step_tokens_max, 0);
     Spread rate;
     for (int32_t round = 0; round < a.rounds; ++round)
-      rate.add(a.generate_tokens / batch.decode(kShortContext, a.generate_tokens, sequences));
+      rate.add(a.generate_tokens / batch.decode(kShortContext, a.generate_tokens, sequences).seconds);
     const double step_bytes =
         static_cast<double>(runner.info().weight_bytes) +
         static_cast<double>(runner.info().kv_bytes_per_token) * (kShortContext + a.generate_tokens / 2) * sequences;

@@ -1,6 +1,6 @@
 // How fast the weight products are on one core: multiply-adds per second per format and number of activation rows,
-// beside the ceiling of the same processor in the same milliseconds. Times are of the thread, not of the clock on the wall, and the
-// best of many short rounds, since a shared machine only ever slows a round down.
+// beside the ceiling of the same processor in the same milliseconds. Times are of the thread, not of the clock on the
+// wall, and the best of many short rounds, since a shared machine only ever slows a round down.
 //
 //   ops-bench [--rows 1,2,4,8,16,64] [--shape ROWSxCOLS] [--rounds N] [--formats Q4_1,F16] [--kernels reference|avx2]
 #include <time.h>
@@ -186,7 +186,9 @@ Subject make_subject(const Kernels& kernels, TensorType type, int32_t rows, int3
 }
 
 void measure_products(const Kernels& kernels, const Arguments& a) {
-  std::printf("\nproducts [%d, %d], G MAC/s of one thread, and share of what the same instructions reach on registers\nrows   ", a.weight_rows, a.cols);
+  std::printf("\nproducts [%d, %d], G MAC/s of one thread, and share of what the instructions reach on registers\n",
+              a.weight_rows, a.cols);
+  std::printf("rows   ");
   for (int32_t rows : a.rows) std::printf("%13d", rows);
   std::printf("\n");
   const int32_t rows_max = *std::max_element(a.rows.begin(), a.rows.end());

@@ -2,15 +2,25 @@
 
 #include <algorithm>
 #include <chrono>
+#include <ctime>
 #include <stdexcept>
 
 namespace penstock::bench {
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
+class Stopwatch {
+ public:
+  Taken taken() const {
+    return {std::chrono::duration<double>(Clock::now() - start_).count(),
+            static_cast<double>(std::clock() - cpu_start_) / CLOCKS_PER_SEC};
+  }
 
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+ private:
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point start_ = Clock::now();
+  std::clock_t cpu_start_ = std::clock();
+};
 
 }  // namespace
 
@@ -51,19 +61,19 @@ void Workload::step(int32_t count, int32_t computed, int32_t rows, bool wants_lo
   runner_.forward({ids_, positions_, shares_}, std::span(logits_).first(wanted));
 }
 
-double Workload::prefill(int32_t tokens) {
+Taken Workload::prefill(int32_t tokens) {
   if (tokens < 1 || tokens > tokens_max_) throw std::invalid_argument("this many tokens do not fit a sequence");
-  const auto start = Clock::now();
+  const Stopwatch watch;
   for (int32_t done = 0; done < tokens; done += step_tokens_max_) {
     const int32_t rows = std::min(step_tokens_max_, tokens - done);
     step(1, done, rows, done + rows == tokens);
   }
-  const double seconds = seconds_since(start);
+  const Taken taken = watch.taken();
   computed_[0] = std::max(computed_[0], tokens);
-  return seconds;
+  return taken;
 }
 
-double Workload::decode(int32_t context, int32_t steps, int32_t count) {
+Taken Workload::decode(int32_t context, int32_t steps, int32_t count) {
   if (context < 1 || steps < 1 || context + steps > tokens_max_ || count < 1 || count > sequences())
     throw std::invalid_argument("this many tokens or sequences do not fit");
   // All sequences have the same tokens, so every one of them lacks what the shortest lacks.
@@ -71,10 +81,13 @@ double Workload::decode(int32_t context, int32_t steps, int32_t count) {
   const int32_t rows_max = std::max(1, step_tokens_max_ / count);
   for (int32_t done = have; done < context; done += rows_max)
     step(count, done, std::min(rows_max, context - done), false);
-  for (int32_t i = 0; i < count; ++i) computed_[static_cast<size_t>(i)] = std::max(computed_[static_cast<size_t>(i)], context);
-  const auto start = Clock::now();
+  for (int32_t i = 0; i < count; ++i) {
+    int32_t& computed = computed_[static_cast<size_t>(i)];
+    computed = std::max(computed, context);
+  }
+  const Stopwatch watch;
   for (int32_t i = 0; i < steps; ++i) step(count, context + i, 1, true);
-  return seconds_since(start);
+  return watch.taken();
 }
 
 }  // namespace penstock::bench

@@ -15,6 +15,13 @@ inline int32_t token_at(int32_t position, int32_t vocab_size) {
   return static_cast<int32_t>((int64_t{position} * 7919 + 13) % vocab_size);
 }
 
+// How long a piece of work took: on the clock, and summed over the cores that computed it. On a machine with other work
+// the second is the steadier one, for a single thread: waiting for another costs time of its own.
+struct Taken {
+  double seconds;
+  double cpu_seconds;
+};
+
 class Workload {
  public:
   // Each of `sequences` may hold tokens_max tokens, in blocks from `first_block` on. Throws std::invalid_argument when
@@ -27,12 +34,11 @@ class Workload {
   int32_t sequences() const { return static_cast<int32_t>(tables_.size()); }
 
   // Computes `tokens` tokens of the first sequence from nothing, in chunks of step_tokens_max, with logits at the last.
-  // Returns seconds.
-  double prefill(int32_t tokens);
+  Taken prefill(int32_t tokens);
 
   // `steps` decode steps of the first `count` sequences at once, from a context of `context` tokens each; logits for
-  // every row. What is missing of the context is computed before, outside the time. Returns seconds.
-  double decode(int32_t context, int32_t steps, int32_t count);
+  // every row. What is missing of the context is computed before, outside the time.
+  Taken decode(int32_t context, int32_t steps, int32_t count);
 
  private:
   // Advances `count` sequences by `rows` tokens from `computed`.

@@ -1,8 +1,10 @@
 // A stand-in for a model with a paged cache but no arithmetic. Owns a cache that remembers which token was written
-// where, so that a token lost, misplaced or overwritten by another sequence changes what comes out; checks on every
-// step that the caller keeps the contract of model/runner.h.
+// where, and after which others: a slot stands for K and V, which depend on everything before them. On every step it
+// checks that each slot a sequence reads holds exactly what that sequence would have computed itself, so a block shared
+// wrongly, lost or overwritten is noticed at once, and that the caller keeps the contract of model/runner.h.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -30,10 +32,30 @@ inline int32_t fake_next_token(std::span<const int32_t> tokens, int32_t vocab_si
   return static_cast<int32_t>((hash >> 20) % static_cast<uint64_t>(vocab_size));
 }
 
+inline constexpr int32_t kFakeEmbeddingDims = 3;
+
+// What the fake model adds for a token whose prefix, itself included, has this hash. Whole numbers, so that sums are
+// exact in any order.
+inline float fake_state(uint64_t hash, size_t dim) { return static_cast<float>((hash >> (16 * dim)) & 0xff); }
+
+// The oracle for embeddings: of a sequence that runs alone.
+inline std::vector<float> fake_embedding(std::span<const int32_t> tokens, Pooling pooling) {
+  std::vector<float> values(kFakeEmbeddingDims, 0.0f);
+  uint64_t hash = 1;
+  for (const int32_t token : tokens) {
+    hash = mix(hash, token);
+    for (size_t dim = 0; dim < values.size(); ++dim)
+      values[dim] = fake_state(hash, dim) + (pooling == Pooling::mean ? values[dim] : 0.0f);
+  }
+  if (pooling == Pooling::mean)
+    for (float& value : values) value /= static_cast<float>(tokens.size());
+  return values;
+}
+
 class FakeRunner : public Runner {
  public:
   FakeRunner(int32_t blocks_total, int32_t context_tokens, int32_t vocab_size, int32_t step_tokens_max)
-      : step_tokens_max_(step_tokens_max), cache_(static_cast<size_t>(blocks_total) * kBlockTokens, -1) {
+      : step_tokens_max_(step_tokens_max), cache_(static_cast<size_t>(blocks_total) * kBlockTokens, Slot{-1, 0}) {
     info_.arch = "fake";
     info_.model_name = "Fake";
     info_.vocab_size = vocab_size;
@@ -42,6 +64,7 @@ class FakeRunner : public Runner {
     info_.kv_fingerprint = "fake/1";
     info_.weight_bytes = 1000;
     info_.kv_bytes_per_token = 4;
+    info_.embedding_dims = kFakeEmbeddingDims;
   }
 
   const RunnerInfo& info() const override { return info_; }
@@ -53,26 +76,21 @@ class FakeRunner : public Runner {
     require(batch.token_ids.size() <= static_cast<size_t>(step_tokens_max_), "a step within its budget");
     int32_t rows = 0;
     size_t wanting = 0;
-    std::vector<bool> used(cache_.size() / kBlockTokens, false);
+    check_blocks(batch);
     for (const StepSequence& sequence : batch.sequences) {
       require(sequence.first_row == rows && sequence.rows >= 1, "rows one after another");
-      require(
-          sequence.block_table.size() == static_cast<size_t>((sequence.kv_tokens + kBlockTokens - 1) / kBlockTokens),
-          "a block table of the context's length");
-      for (const int32_t block : sequence.block_table) {
-        require(block >= 0 && static_cast<size_t>(block) < used.size(), "block ids within the pool");
-        require(!used[static_cast<size_t>(block)], "no block in two places of one step");
-        used[static_cast<size_t>(block)] = true;
-      }
+      uint64_t hash = check_context(sequence);
       for (int32_t i = 0; i < sequence.rows; ++i) {
         const auto row = static_cast<size_t>(rows + i);
         const int32_t position = sequence.kv_tokens - sequence.rows + i;
         require(batch.positions[row] == position, "positions that follow the context");
         require(batch.token_ids[row] >= 0 && batch.token_ids[row] < info_.vocab_size, "tokens of the vocabulary");
-        slot(sequence, position) = batch.token_ids[row];
+        hash = mix(hash, batch.token_ids[row]);
+        slot(sequence, position) = {batch.token_ids[row], hash};
+        pool(sequence, hash, i + 1 == sequence.rows);
       }
       rows += sequence.rows;
-      if (sequence.wants_logits) write_logits(sequence, logits, wanting++);
+      if (sequence.wants_logits) write_logits(sequence, hash, logits, wanting++);
     }
     require(static_cast<size_t>(rows) == batch.token_ids.size(), "no rows without a sequence");
     require(logits.size() == wanting * static_cast<size_t>(info_.vocab_size), "logits for those who want them");
@@ -109,16 +127,59 @@ class FakeRunner : public Runner {
   static void require(bool kept, const char* what) {
     if (!kept) throw std::logic_error(std::string("the runner was promised ") + what);
   }
-  int32_t& slot(const StepSequence& sequence, int32_t position) {
+  struct Slot {
+    int32_t token;
+    uint64_t hash;  // of this token and all before it
+  };
+  Slot& slot(const StepSequence& sequence, int32_t position) {
     const auto block = static_cast<size_t>(sequence.block_table[static_cast<size_t>(position / kBlockTokens)]);
     return cache_[block * kBlockTokens + static_cast<size_t>(position % kBlockTokens)];
   }
-  void write_logits(const StepSequence& sequence, std::span<float> logits, size_t index) {
+  // Blocks may be read by several sequences of a step; one that is written to belongs to its writer alone.
+  void check_blocks(const StepBatch& batch) const {
+    std::vector<int32_t> uses(cache_.size() / kBlockTokens, 0);
+    for (const StepSequence& sequence : batch.sequences) {
+      const auto blocks = static_cast<size_t>((sequence.kv_tokens + kBlockTokens - 1) / kBlockTokens);
+      require(sequence.block_table.size() == blocks, "a block table of the context's length");
+      std::vector<int32_t> table(sequence.block_table.begin(), sequence.block_table.end());
+      std::sort(table.begin(), table.end());
+      require(std::adjacent_find(table.begin(), table.end()) == table.end(), "no block twice in one sequence");
+      for (const int32_t block : table) {
+        require(block >= 0 && static_cast<size_t>(block) < uses.size(), "block ids within the pool");
+        ++uses[static_cast<size_t>(block)];
+      }
+    }
+    for (const StepSequence& sequence : batch.sequences) {
+      const auto first = static_cast<size_t>((sequence.kv_tokens - sequence.rows) / kBlockTokens);
+      for (const int32_t block : sequence.block_table.subspan(first))
+        require(uses[static_cast<size_t>(block)] == 1, "that nobody else uses a block in the step that writes to it");
+    }
+  }
+  // The hash of the tokens before this step's rows, once every slot is seen to hold what they would leave there.
+  uint64_t check_context(const StepSequence& sequence) {
     uint64_t hash = 1;
-    for (int32_t position = 0; position < sequence.kv_tokens; ++position) hash = mix(hash, slot(sequence, position));
+    for (int32_t position = 0; position < sequence.kv_tokens - sequence.rows; ++position) {
+      const Slot& at = slot(sequence, position);
+      hash = mix(hash, at.token);
+      require(at.hash == hash, "blocks that hold what the sequence's own tokens leave there");
+    }
+    return hash;
+  }
+  void pool(const StepSequence& sequence, uint64_t hash, bool last) {
+    if (sequence.pooling == Pooling::none) return;
+    require(sequence.pooled.size() == kFakeEmbeddingDims, "room for what is pooled");
+    if (sequence.pooling == Pooling::last && !last) return;
+    for (size_t dim = 0; dim < sequence.pooled.size(); ++dim) {
+      if (sequence.pooling == Pooling::last) sequence.pooled[dim] = 0.0f;
+      sequence.pooled[dim] += spoilt_prompt_.has_value() && slot(sequence, 0).token == *spoilt_prompt_
+                                  ? std::numeric_limits<float>::quiet_NaN()
+                                  : fake_state(hash, dim);
+    }
+  }
+  void write_logits(const StepSequence& sequence, uint64_t hash, std::span<float> logits, size_t index) {
     const auto vocab = static_cast<size_t>(info_.vocab_size);
     const std::span<float> row = logits.subspan(index * vocab, vocab);
-    if (spoilt_prompt_.has_value() && slot(sequence, 0) == *spoilt_prompt_) {
+    if (spoilt_prompt_.has_value() && slot(sequence, 0).token == *spoilt_prompt_) {
       for (float& logit : row) logit = std::numeric_limits<float>::quiet_NaN();
       return;
     }
@@ -139,7 +200,7 @@ class FakeRunner : public Runner {
 
   RunnerInfo info_{};
   int32_t step_tokens_max_;
-  std::vector<int32_t> cache_;  // [blocks_total * kBlockTokens] token written there
+  std::vector<Slot> cache_;  // [blocks_total * kBlockTokens] what was written there
   std::mutex mutex_;
   std::condition_variable changed_;
   std::optional<uint64_t> hold_at_step_;

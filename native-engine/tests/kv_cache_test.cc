@@ -33,14 +33,24 @@ TEST(KvCache, TilesAreDisjointAndFillThePool) {
   EXPECT_EQ(expected, shape.bytes_total());
 }
 
+TEST(KvCache, QuantisedTilesTakeAByteForAValueAndAScaleForABlock) {
+  const KvShape shape{30, 4, 3, 64, KvType::q8_0};
+  EXPECT_EQ(shape.tile_bytes(), 16 * (64 + 2 * 2));
+  EXPECT_EQ(shape.bytes_per_token(), 30 * 3 * 2 * 68);
+  EXPECT_TRUE(kv_type_fits(KvType::q8_0, 96));
+  EXPECT_FALSE(kv_type_fits(KvType::q8_0, 80));
+  EXPECT_TRUE(kv_type_fits(KvType::f16, 8));
+}
+
 TEST(KvCache, LayoutNamesDifferWheneverBytesWouldMeanSomethingElse) {
   const KvShape base{3, 4, 2, 8, KvType::f16};
   std::set<std::string> names{base.layout_name()};
   for (const KvShape& other : {KvShape{2, 4, 2, 8, KvType::f16}, KvShape{3, 4, 1, 8, KvType::f16},
-                               KvShape{3, 4, 2, 16, KvType::f16}, KvShape{3, 4, 2, 8, KvType::f32}}) {
+                               KvShape{3, 4, 2, 16, KvType::f16}, KvShape{3, 4, 2, 8, KvType::f32},
+                               KvShape{3, 4, 2, 32, KvType::f16}, KvShape{3, 4, 2, 32, KvType::q8_0}}) {
     names.insert(other.layout_name());
   }
-  EXPECT_EQ(names.size(), 5u);
+  EXPECT_EQ(names.size(), 7u);
   // The size of the pool is each engine's own affair.
   EXPECT_EQ((KvShape{3, 9, 2, 8, KvType::f16}).layout_name(), base.layout_name());
 }

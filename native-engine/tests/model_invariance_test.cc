@@ -6,6 +6,8 @@
 #include <cstring>
 #include <map>
 #include <random>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "model/gguf.h"
@@ -22,7 +24,8 @@ using namespace penstock::testing;
 constexpr ModelShape kShape{
     .dim = 192, .ffn_dim = 416, .layers = 2, .heads = 6, .kv_heads = 2, .head_dim = 32, .vocab = 130, .context = 900};
 
-std::unique_ptr<Runner> load(const TempFile& file, int32_t threads, KernelChoice kernels = KernelChoice::automatic) {
+std::unique_ptr<Runner> load(const TempFile& file, int32_t threads, KernelChoice kernels = KernelChoice::automatic,
+                             KvType kv_type = KvType::f16) {
   LoadOptions options;
   options.path = file.path();
   options.threads = threads;
@@ -30,6 +33,7 @@ std::unique_ptr<Runner> load(const TempFile& file, int32_t threads, KernelChoice
   options.step_tokens_max = 256;
   options.step_sequences_max = 8;
   options.kernels = kernels;
+  options.kv_type = kv_type;
   return load_model(options);
 }
 
@@ -106,6 +110,56 @@ TEST_P(Invariance, FastKernelsAgreeWithTheReference) {
   // Normalised mean squared error: a rounding in a norm can move an activation by one int8 step.
   EXPECT_LT(difference / magnitude, is_quantized(GetParam()) ? 5e-4 : 1e-6);
   EXPECT_GT(magnitude, 0);
+}
+
+double normalised_error(const std::vector<float>& a, const std::vector<float>& exact) {
+  double error = 0, magnitude = 0;
+  for (size_t i = 0; i < exact.size(); ++i) {
+    error += std::pow(double{a[i]} - exact[i], 2);
+    magnitude += std::pow(double{exact[i]}, 2);
+  }
+  return error / magnitude;
+}
+
+TEST(InvarianceOfKvTypes, ChunksAndThreadsDoNotChangeABit) {
+  const TempFile file(random_model(kShape, TensorType::q4_0, TensorType::q8_0, true, 24));
+  const auto tokens = random_ids(560, 5);
+  for (KvType type : {KvType::f16, KvType::q8_0, KvType::f32}) {
+    const auto single = load(file, 1, KernelChoice::automatic, type);
+    const auto threaded = load(file, 3, KernelChoice::automatic, type);
+    const auto expected = alone(*single, tokens, 256);
+    for (int32_t chunk : {1, 33, 130}) {
+      EXPECT_TRUE(same_bits(expected, alone(*threaded, tokens, chunk))) << kv_type_name(type) << " " << chunk;
+    }
+  }
+}
+
+// Normalised mean squared error of the logits against KV in f32. The weights are random, so a model's redundancy does
+// not hide the loss.
+TEST(KvTypes, QuantisedKvCostsLittleAndHalvesTheMemory) {
+  const TempFile file(random_model(kShape, TensorType::f32, TensorType::f32, true, 25));
+  const auto tokens = random_ids(300, 6);
+  const auto logits = [&](KvType type) { return alone(*load(file, 2, KernelChoice::automatic, type), tokens, 64); };
+  const auto exact = logits(KvType::f32);
+  EXPECT_LT(normalised_error(logits(KvType::f16), exact), 1e-6);
+  EXPECT_LT(normalised_error(logits(KvType::q8_0), exact), 2e-4);
+  const auto bytes = [&](KvType type) {
+    return load(file, 1, KernelChoice::automatic, type)->info().kv_bytes_per_token;
+  };
+  EXPECT_EQ(bytes(KvType::q8_0) * 32, bytes(KvType::f16) * 17);
+}
+
+TEST(KvTypes, QuantisedKvRefusesHeadsThatAreNoWholeBlocks) {
+  ModelShape shape = kShape;
+  shape.head_dim = 24;
+  const TempFile file(random_model(shape, TensorType::f32, TensorType::f32, true, 26));
+  try {
+    load(file, 1, KernelChoice::automatic, KvType::q8_0);
+    FAIL() << "loaded";
+  } catch (const std::invalid_argument& error) {
+    EXPECT_NE(std::string(error.what()).find("multiple of 32"), std::string::npos) << error.what();
+  }
+  EXPECT_NO_THROW(load(file, 1, KernelChoice::automatic, KvType::f16));
 }
 
 // Rows of other sequences that are NaN through and through must not touch this one.

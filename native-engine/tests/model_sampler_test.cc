@@ -2,10 +2,13 @@
 // index.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
+#include <numeric>
 #include <random>
+#include <set>
 #include <vector>
 
 #include "model/sampler.h"
@@ -247,6 +250,193 @@ TEST(Sampler, ImpossibleTokensAreNeverDrawn) {
   params.top_p = 0.999f;
   for (const auto& [token, count] : histogram({-kInfinity, 0, -kInfinity, 0, -kInfinity}, params, 500))
     EXPECT_TRUE(token == 1 || token == 3);
+}
+
+// The rules in their slow and obvious form: every token sorted, every weight in double. token → probability.
+std::map<int32_t, double> brute_force(std::vector<float> logits, const SamplingParams& p,
+                                      const std::vector<int32_t>& prompt, const std::vector<int32_t>& output,
+                                      const std::vector<uint32_t>& mask) {
+  for (size_t i = 0; i < logits.size() && !mask.empty(); ++i) {
+    if ((mask[i / 32] >> (i % 32) & 1u) == 0) logits[i] = -kInfinity;
+  }
+  for (const auto& [token, bias] : p.bias) logits[static_cast<size_t>(token)] += bias;
+  std::set<int32_t> seen(prompt.begin(), prompt.end());
+  seen.insert(output.begin(), output.end());
+  for (const int32_t token : seen) {
+    float& logit = logits[static_cast<size_t>(token)];
+    logit = logit > 0 ? logit / p.repetition_penalty : logit * p.repetition_penalty;
+  }
+  std::map<int32_t, int> counts;
+  for (const int32_t token : output) ++counts[token];
+  for (const auto& [token, count] : counts)
+    logits[static_cast<size_t>(token)] -= p.frequency_penalty * static_cast<float>(count) + p.presence_penalty;
+
+  std::vector<int32_t> order(logits.size());
+  std::iota(order.begin(), order.end(), 0);
+  const auto logit_of = [&](int32_t token) { return logits[static_cast<size_t>(token)]; };
+  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return logit_of(a) > logit_of(b); });
+  const double largest = double{logit_of(order.front())};
+  if (p.temperature == 0) return {{order.front(), 1.0}};
+  std::vector<std::pair<int32_t, double>> kept;
+  for (const int32_t token : order) {
+    const double weight = std::exp((double{logit_of(token)} - largest) / double{p.temperature});
+    const bool is_in_top_k = p.top_k == 0 || kept.size() < static_cast<size_t>(p.top_k);
+    if (weight > 0 && weight >= double{p.min_p} && is_in_top_k) kept.emplace_back(token, weight);
+  }
+  double total = 0;
+  for (const auto& [token, weight] : kept) total += weight;
+  double mass = 0;
+  size_t size = 0;
+  while (size < kept.size() && (size == 0 || mass < double{p.top_p} * total)) mass += kept[size++].second;
+  std::map<int32_t, double> probabilities;
+  for (size_t i = 0; i < size; ++i) probabilities[kept[i].first] = kept[i].second / mass;
+  return probabilities;
+}
+
+// Pearson's statistic of draws over many seeds; tokens expected less than five times count together. The bound is the
+// mean and six standard deviations of the distribution it has when the draws are right.
+void expect_distribution(const std::vector<float>& logits, SamplingParams params, const std::vector<int32_t>& prompt,
+                         const std::vector<int32_t>& output, const std::vector<uint32_t>& mask, int draws) {
+  const auto expected = brute_force(logits, params, prompt, output, mask);
+  std::map<int32_t, int> counts;
+  Sampler sampler;
+  for (int i = 0; i < draws; ++i) {
+    params.seed = static_cast<uint64_t>(i) * 7919 + 13;
+    std::vector<float> copy = logits;
+    const int32_t token = sampler.sample(copy, params, prompt, output, mask).token;
+    ASSERT_TRUE(expected.contains(token)) << "token " << token << " is not among " << expected.size();
+    ++counts[token];
+  }
+  double statistic = 0, rare_expected = 0, rare_seen = 0;
+  int freedom = -1;
+  for (const auto& [token, probability] : expected) {
+    const double wanted = probability * draws;
+    const double seen = counts.contains(token) ? counts[token] : 0;
+    if (wanted < 5) {
+      rare_expected += wanted;
+      rare_seen += seen;
+      continue;
+    }
+    statistic += (seen - wanted) * (seen - wanted) / wanted;
+    ++freedom;
+  }
+  if (rare_expected >= 5) {
+    statistic += (rare_seen - rare_expected) * (rare_seen - rare_expected) / rare_expected;
+    ++freedom;
+  }
+  const double degrees = std::max(freedom, 1);
+  EXPECT_LT(statistic, degrees + 6 * std::sqrt(2 * degrees));
+}
+
+TEST(Sampler, DrawsFollowTheRulesInTheirObviousForm) {
+  std::mt19937 random(11);
+  for (const size_t vocab : {size_t{5}, size_t{64}, size_t{65}, size_t{700}, size_t{5000}}) {
+    for (const float spread : {0.3f, 2.5f, 12.0f}) {
+      std::normal_distribution<float> noise(0.0f, spread);
+      std::vector<float> logits(vocab);
+      for (float& logit : logits) logit = noise(random);
+      for (const float temperature : {0.4f, 1.0f, 1.7f}) {
+        for (int filters = 0; filters < 8; ++filters) {
+          SamplingParams params;
+          params.temperature = temperature;
+          if ((filters & 1) != 0) params.top_k = 40;
+          if ((filters & 2) != 0) params.top_p = 0.9f;
+          if ((filters & 4) != 0) params.min_p = 0.02f;
+          SCOPED_TRACE(testing::Message() << vocab << " tokens, spread " << spread << ", temperature " << temperature
+                                          << ", filters " << filters);
+          expect_distribution(logits, params, {}, {}, {}, vocab > 1000 ? 300 : 1000);
+        }
+      }
+    }
+  }
+}
+
+TEST(Sampler, AllParametersTogetherFollowTheRulesInTheirObviousForm) {
+  std::mt19937 random(12);
+  std::normal_distribution<float> noise(0.0f, 2.0f);
+  for (int round = 0; round < 40; ++round) {
+    const size_t vocab = 70 + random() % 400;
+    const auto any_token = [&] { return static_cast<int32_t>(random() % vocab); };
+    std::vector<float> logits(vocab);
+    for (float& logit : logits) logit = noise(random);
+    SamplingParams params;
+    params.temperature = round % 5 == 0 ? 0.0f : 0.5f + static_cast<float>(random() % 100) / 80.0f;
+    params.top_k = round % 3 == 0 ? 0 : 1 + static_cast<int32_t>(random() % 200);
+    params.top_p = round % 4 == 0 ? 1.0f : 0.3f + static_cast<float>(random() % 70) / 100.0f;
+    params.min_p = round % 2 == 0 ? 0.0f : 0.01f;
+    params.repetition_penalty = 1.3f;
+    params.presence_penalty = 0.4f;
+    params.frequency_penalty = -0.2f;
+    params.bias = {{any_token(), 3.0f}, {any_token(), -50.0f}};
+    std::vector<int32_t> prompt, output;
+    for (int i = 0; i < 30; ++i) {
+      prompt.push_back(any_token());
+      output.push_back(any_token());
+    }
+    std::vector<uint32_t> mask((vocab + 31) / 32);
+    for (uint32_t& word : mask) word = random() % 3 == 0 ? ~0u : static_cast<uint32_t>(random());
+    SCOPED_TRACE(round);
+    expect_distribution(logits, params, prompt, output, mask, 2000);
+  }
+}
+
+TEST(Sampler, EqualLogitsAreEquallyLikelyAndFiltersKeepTheLowestIds) {
+  const std::vector<float> flat(300, 1.5f);
+  SamplingParams params;
+  params.top_k = 7;
+  const auto top = histogram(flat, params, 700);
+  EXPECT_EQ(top.size(), 7u);
+  EXPECT_EQ(top.rbegin()->first, 6);
+  params.top_k = 0;
+  params.top_p = 0.0999f;  // 29.97 of 300
+  const auto prefix = histogram(flat, params, 2000);
+  EXPECT_EQ(prefix.size(), 30u);
+  EXPECT_EQ(prefix.rbegin()->first, 29);
+}
+
+TEST(Sampler, AMaskLeavesNoOtherTokenAndTheLogprobsAsTheyAre) {
+  std::vector<float> logits(100, 0.0f);
+  logits[5] = 9.0f;
+  logits[70] = 4.0f;
+  std::vector<uint32_t> mask(4, 0);
+  mask[70 / 32] = 1u << (70 % 32);
+  Sampler sampler;
+  SamplingParams params = greedy();
+  params.logprobs_top = 1;
+  params.bias = {{5, 50.0f}};  // cannot bring back what the mask forbids
+  std::vector<float> copy = logits;
+  const Sampled sampled = sampler.sample(copy, params, {}, {}, mask);
+  EXPECT_EQ(sampled.token, 70);
+  EXPECT_EQ(sampled.top.at(0).token, 5);
+  EXPECT_NEAR(sampled.logprob, sampled.top.at(0).logprob - 5.0f, 1e-5f);
+}
+
+TEST(Sampler, AMaskThatForbidsEverythingOrHasAnotherSizeIsATypedFailure) {
+  Sampler sampler;
+  std::vector<float> logits(100, 0.0f);
+  EXPECT_THROW(sampler.sample(logits, greedy(), {}, {}, std::vector<uint32_t>(4, 0)), SamplingError);
+  EXPECT_THROW(sampler.sample(logits, greedy(), {}, {}, std::vector<uint32_t>(3, ~0u)), SamplingError);
+  // A failed computation does not pass for a draw because the mask hides it.
+  logits.assign(100, 0.0f);
+  logits[90] = std::nanf("");
+  EXPECT_THROW(sampler.sample(logits, greedy(), {}, {}, std::vector<uint32_t>{1u, 0u, 0u, 0u}), SamplingError);
+}
+
+TEST(Sampler, AnySizeOfVocabularyIsReadToItsEnd) {
+  for (size_t vocab = 1; vocab <= 200; ++vocab) {
+    for (const size_t best : {size_t{0}, vocab / 2, vocab - 1}) {
+      std::vector<float> logits(vocab, -30.0f);
+      logits[best] = 30.0f;
+      EXPECT_EQ(sample(logits, greedy()).token, static_cast<int32_t>(best));
+      EXPECT_EQ(sample(logits, {}).token, static_cast<int32_t>(best));
+      SamplingParams params;
+      params.top_p = 0.9f;
+      params.logprobs_top = 1;
+      const Sampled sampled = sample(logits, params);
+      EXPECT_EQ(sampled.token, static_cast<int32_t>(best));
+      EXPECT_NEAR(sampled.logprob, 0.0f, 1e-6f);
+    }
+  }
 }
 
 }  // namespace

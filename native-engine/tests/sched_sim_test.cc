@@ -1,5 +1,6 @@
-// Random workloads against a model checker. Goal: whatever the mix of prompts, pools, priorities, tenants, credits,
-// cancellations and deadlines, the books add up after every step, somebody who can run does run, every request ends
+// Random workloads against a model checker. Goal: whatever the mix of prompts, prefixes in common, salts, pools,
+// priorities, tenants, credits, embeddings, cancellations and deadlines, the books add up after every step, every block
+// read holds what its reader would have computed (fake_runner.h), somebody who can run does run, every request ends
 // exactly once for a reason that is true, and what it says is what it would say alone.
 #include <gtest/gtest.h>
 
@@ -16,6 +17,11 @@ namespace {
 
 constexpr int32_t kVocab = 61;
 
+// Collides nearly always, so that only the comparison of tokens keeps blocks apart.
+uint64_t weak_hash(uint64_t parent, std::span<const int32_t> tokens) {
+  return 1 + (parent + static_cast<uint64_t>(tokens[0])) % 2;
+}
+
 // The checker's own view of a request, kept from what went in and came out, never from the scheduler's state.
 struct Expected {
   Request request;
@@ -23,6 +29,8 @@ struct Expected {
   std::vector<int32_t> output;
   bool cancelled = false;
   bool failed = false;
+  std::vector<float> accumulator;  // of an embedding
+  std::vector<float> embedding;    // when complete
   std::optional<Finished> end;
 };
 
@@ -32,6 +40,9 @@ struct Workload {
   int32_t prompt_max;
   int32_t output_max;
   bool credits, cancels, deadlines, failures;
+  int32_t prefixes;       // prompts begin with one of so many; 0: nothing in common
+  int32_t pooling_share;  // percent
+  bool weak_hash;
 };
 
 class Simulation {
@@ -56,6 +67,7 @@ class Simulation {
         // Nothing can run: then nobody who has credit may be left.
         for (const auto& [id, e] : live_) {
           if (!e.end) {
+            EXPECT_EQ(e.request.pooling, Pooling::none) << "embedding " << id << " could be computed and was not";
             EXPECT_GE(e.output.size(), e.credit_granted) << "request " << id << " could run and did not";
           }
         }
@@ -73,6 +85,9 @@ class Simulation {
   }
 
   uint64_t preemptions() const { return scheduler_.stats().preemptions; }
+  uint64_t cached_tokens() const { return scheduler_.stats().cached_tokens; }
+  // Every end with its reason, hits and time: equal for equal seeds.
+  const std::vector<std::vector<uint64_t>>& log() const { return log_; }
 
  private:
   int32_t pick(int32_t low, int32_t high) { return std::uniform_int_distribution<int32_t>(low, high)(random_); }
@@ -85,6 +100,13 @@ class Simulation {
     w.config.sequences_max = pick(1, 8);
     w.config.step_tokens_max = w.config.sequences_max + (chance(30) ? 0 : pick(0, 60));
     w.config.queue_max = pick(1, 20);
+    if (chance(30)) w.config.prefill_tokens_max = pick(1, 40);
+    if (chance(20)) w.config.queue_tokens_max = pick(1, 400);
+    w.prefixes = chance(70) ? pick(1, 3) : 0;
+    w.pooling_share = chance(40) ? pick(1, 60) : 0;
+    w.weak_hash = chance(20);
+    w.config.block_hash = w.weak_hash ? weak_hash : hash_block;
+    w.config.hash_seed = static_cast<uint64_t>(pick(0, 1000));
     w.requests = pick(1, 30);
     w.prompt_max = pick(1, 150);
     w.output_max = pick(1, 120);
@@ -112,7 +134,23 @@ class Simulation {
   void submit() {
     Expected e;
     e.request.id = static_cast<uint64_t>(submitted_++);
-    for (int32_t i = pick(1, workload_.prompt_max); i > 0; --i) e.request.prompt.push_back(pick(0, kVocab - 1));
+    const int32_t prompt_tokens = pick(1, workload_.prompt_max);
+    // A prefix in common is a run of tokens that its number decides; sometimes the whole prompt is in common, and
+    // sometimes an earlier conversation is continued.
+    std::vector<int32_t>& prompt = e.request.prompt;
+    if (workload_.prefixes > 0 && chance(80)) {
+      const int32_t prefix = pick(1, workload_.prefixes);
+      const int32_t common = chance(40) ? prompt_tokens : pick(1, prompt_tokens);
+      for (int32_t i = 0; i < common; ++i) prompt.push_back((prefix * 7 + i * prefix) % kVocab);
+    } else if (workload_.prefixes > 0 && !live_.empty()) {
+      const Expected& earlier = std::next(live_.begin(), pick(0, static_cast<int32_t>(live_.size()) - 1))->second;
+      prompt = earlier.request.prompt;
+      prompt.insert(prompt.end(), earlier.output.begin(), earlier.output.end());
+    }
+    while (static_cast<int32_t>(prompt.size()) < prompt_tokens) prompt.push_back(pick(0, kVocab - 1));
+    e.request.salt = chance(80) ? 0 : static_cast<uint64_t>(pick(1, 2));
+    if (chance(workload_.pooling_share)) e.request.pooling = chance(50) ? Pooling::mean : Pooling::last;
+    e.accumulator.resize(kFakeEmbeddingDims, -1.0f);
     e.request.max_new_tokens = pick(1, workload_.output_max);
     e.credit_granted = workload_.credits ? static_cast<uint64_t>(pick(0, 20)) : 1'000'000;
     e.request.credit_tokens = e.credit_granted;
@@ -123,8 +161,9 @@ class Simulation {
     const auto error = scheduler_.submit(e.request);
     const bool too_long = static_cast<int32_t>(e.request.prompt.size()) >= scheduler_.sequence_tokens_max();
     EXPECT_EQ(error == SubmitError::TooLong, too_long);
-    if (error == SubmitError::QueueFull) {
-      EXPECT_GE(scheduler_.stats().waiting, workload_.config.queue_max);
+    if (error == SubmitError::QueueFull && scheduler_.stats().waiting < workload_.config.queue_max) {
+      EXPECT_GT(scheduler_.stats().prefill_tokens_queued + static_cast<int64_t>(e.request.prompt.size()),
+                workload_.config.queue_tokens_max);
     }
     if (!error.has_value()) live_.emplace(e.request.id, std::move(e));
   }
@@ -140,13 +179,21 @@ class Simulation {
   }
 
   bool step() {
-    const StepPlan& plan = scheduler_.plan(now_ms_);
+    StepPlan& plan = scheduler_.plan(now_ms_);
     collect();
     if (plan.empty()) return false;
     for (const Sequence* owner : plan.owners) {
       const Expected& e = live_.at(owner->request.id);
-      EXPECT_LT(e.output.size(), e.credit_granted) << "request " << owner->request.id << " ran without credit";
+      EXPECT_TRUE(e.output.size() < e.credit_granted || e.request.pooling != Pooling::none)
+          << "request " << owner->request.id << " ran without credit";
       EXPECT_FALSE(e.end.has_value());
+    }
+    EXPECT_LE(plan.token_ids.size(), static_cast<size_t>(workload_.config.step_tokens_max));
+    for (size_t i = 0; i < plan.sequences.size(); ++i) {
+      StepSequence& share = plan.sequences[i];
+      if (share.pooling == Pooling::none) continue;
+      share.pooled = live_.at(plan.owners[i]->request.id).accumulator;
+      if (share.kv_tokens == share.rows) std::fill(share.pooled.begin(), share.pooled.end(), 0.0f);
     }
     if (workload_.failures && chance(2)) {
       for (const Sequence* owner : plan.owners) live_.at(owner->request.id).failed = true;
@@ -154,13 +201,24 @@ class Simulation {
     } else {
       std::vector<float> logits(plan.sampling.size() * kVocab);
       runner_.forward(plan.batch(), logits);
-      std::vector<std::optional<int32_t>> sampled;
+      std::vector<Drawn> sampled;
       for (size_t i = 0; i < plan.sampling.size(); ++i) {
         const auto first = logits.begin() + static_cast<std::ptrdiff_t>(i * kVocab);
-        sampled.emplace_back(static_cast<int32_t>(std::max_element(first, first + kVocab) - first));
-        live_.at(plan.sampling[i]->request.id).output.push_back(*sampled.back());
+        const auto token = static_cast<int32_t>(std::max_element(first, first + kVocab) - first);
+        sampled.emplace_back(token);
+        live_.at(plan.sampling[i]->request.id).output.push_back(token);
       }
-      scheduler_.apply(sampled);
+      std::vector<const Sequence*> unusable;
+      for (const Sequence* sequence : plan.embedding) {
+        Expected& e = live_.at(sequence->request.id);
+        e.embedding = e.accumulator;
+        if (e.request.pooling == Pooling::mean)
+          for (float& value : e.embedding) value /= static_cast<float>(e.request.prompt.size());
+        if (!workload_.failures || !chance(10)) continue;
+        e.failed = true;
+        unusable.push_back(sequence);
+      }
+      scheduler_.apply(sampled, unusable);
     }
     collect();
     scheduler_.check_integrity();
@@ -174,13 +232,18 @@ class Simulation {
       Expected& e = live_.at(f.id);
       EXPECT_FALSE(e.end.has_value()) << "request " << f.id << " ended twice";
       e.end = f;
-      e.end->cached_tokens = f.cached_tokens;
+      EXPECT_LT(f.cached_tokens, f.prompt_tokens) << "one token is always computed";
+      EXPECT_EQ(f.cached_tokens % kBlockTokens, 0);
+      EXPECT_TRUE(e.request.pooling != Pooling::mean || f.cached_tokens == 0);
+      log_.push_back({f.id, static_cast<uint64_t>(f.reason), static_cast<uint64_t>(f.cached_tokens),
+                      static_cast<uint64_t>(now_ms_)});
       ended_at_ms_[f.id] = now_ms_;
     }
   }
 
   void check_ends() {
     EXPECT_EQ(scheduler_.stats().blocks_used, 0);
+    EXPECT_EQ(scheduler_.stats().prefill_tokens_queued, 0);
     for (const auto& [id, e] : live_) {
       SCOPED_TRACE("request " + std::to_string(id));
       ASSERT_TRUE(e.end.has_value());
@@ -193,6 +256,14 @@ class Simulation {
         ASSERT_EQ(token, fake_next_token(tokens, kVocab)) << "differs from running alone";
         tokens.push_back(token);
         stopped = std::find(e.request.stop_ids.begin(), e.request.stop_ids.end(), token) != e.request.stop_ids.end();
+      }
+      if (e.request.pooling != Pooling::none) {
+        ASSERT_EQ(e.end->output_tokens, 0);
+        ASSERT_NE(e.end->reason, FinishReason::Length);
+        stopped = e.end->reason == FinishReason::Stop;
+        if (stopped) {
+          ASSERT_EQ(e.embedding, fake_embedding(e.request.prompt, e.request.pooling));
+        }
       }
       const bool full = static_cast<int32_t>(e.output.size()) == e.request.max_new_tokens ||
                         static_cast<int32_t>(tokens.size()) == scheduler_.sequence_tokens_max();
@@ -212,6 +283,9 @@ class Simulation {
         case FinishReason::Internal:
           EXPECT_TRUE(e.failed);
           break;
+        case FinishReason::Grammar:
+          ADD_FAILURE() << "there are no grammars here";
+          break;
       }
     }
   }
@@ -222,6 +296,7 @@ class Simulation {
   FakeRunner runner_;
   std::map<uint64_t, Expected> live_;  // every accepted request, ended ones included
   std::map<uint64_t, int64_t> ended_at_ms_;
+  std::vector<std::vector<uint64_t>> log_;
   int64_t now_ms_ = 0;
   int submitted_ = 0;
 };
@@ -232,8 +307,8 @@ TEST(SchedulerSimulation, EndsEveryRequestOnceWithTheWordsItWouldSayAlone) {
   const char* many = std::getenv("PENSTOCK_SIM_RUNS");
   const uint32_t first =
       one != nullptr ? static_cast<uint32_t>(std::strtoul(one, nullptr, 10)) : std::random_device{}();
-  const int runs = one != nullptr ? 1 : many != nullptr ? std::atoi(many) : 3000;
-  uint64_t preemptions = 0;
+  const int runs = one != nullptr ? 1 : many != nullptr ? std::atoi(many) : 2000;
+  uint64_t preemptions = 0, cached_tokens = 0;
   int64_t steps = 0;
   for (int i = 0; i < runs; ++i) {
     const uint32_t seed = first + static_cast<uint32_t>(i);
@@ -241,6 +316,7 @@ TEST(SchedulerSimulation, EndsEveryRequestOnceWithTheWordsItWouldSayAlone) {
       Simulation simulation(seed);
       steps += simulation.run();
       preemptions += simulation.preemptions();
+      cached_tokens += simulation.cached_tokens();
     } catch (const std::exception& error) {
       ADD_FAILURE() << error.what();
     }
@@ -252,6 +328,16 @@ TEST(SchedulerSimulation, EndsEveryRequestOnceWithTheWordsItWouldSayAlone) {
   // A simulation that never gets tight proves nothing.
   if (runs >= 1000) {
     EXPECT_GT(preemptions, static_cast<uint64_t>(runs));
+    EXPECT_GT(cached_tokens, 16u * static_cast<uint64_t>(runs));
+  }
+}
+
+TEST(SchedulerSimulation, IsTheSameEveryTimeForOneSeed) {
+  for (uint32_t seed = 1; seed <= 20; ++seed) {
+    Simulation first(seed), second(seed);
+    first.run();
+    second.run();
+    ASSERT_EQ(first.log(), second.log()) << "seed " << seed;
   }
 }
 

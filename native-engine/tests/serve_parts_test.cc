@@ -30,6 +30,7 @@ TEST(Options, HaveDefaultsForAllButModelAndSocket) {
   EXPECT_EQ(options.socket_path, "e.sock");
   EXPECT_EQ(options.threads, 0);
   EXPECT_EQ(options.blocks_total, std::nullopt);
+  EXPECT_EQ(options.kv_type, KvType::f16);
   EXPECT_EQ(options.sequences_max, 32);
   EXPECT_EQ(options.step_tokens_max, 128);
   EXPECT_EQ(options.log_level, LogLevel::Info);
@@ -38,16 +39,19 @@ TEST(Options, HaveDefaultsForAllButModelAndSocket) {
 
 TEST(Options, TakeValuesAfterASpaceOrAnEqualsSign) {
   const auto parsed =
-      parse({"--model=m", "--socket=s", "--threads", "3", "--kv-mib=64", "--context", "4096", "--sequences=8",
-             "--step-tokens", "64", "--log-level=debug", "--die-with-parent", "--check"});
+      parse({"--model=m", "--socket=s", "--threads", "3", "--kv-mib=64", "--kv-type=q8_0", "--context", "4096",
+             "--sequences=8", "--step-tokens", "64", "--log-level=debug", "--quantize=q4_0", "--die-with-parent",
+             "--check"});
   ASSERT_TRUE(std::holds_alternative<Options>(parsed));
   const Options& options = std::get<Options>(parsed);
   EXPECT_EQ(options.threads, 3);
   EXPECT_EQ(options.kv_mib, 64);
+  EXPECT_EQ(options.kv_type, KvType::q8_0);
   EXPECT_EQ(options.context_tokens, 4096);
   EXPECT_EQ(options.sequences_max, 8);
   EXPECT_EQ(options.step_tokens_max, 64);
   EXPECT_EQ(options.log_level, LogLevel::Debug);
+  EXPECT_EQ(options.quantize, TensorType::q4_0);
   EXPECT_TRUE(options.die_with_parent);
   EXPECT_TRUE(options.check_only);
 }
@@ -69,6 +73,9 @@ TEST(Options, NameTheArgumentThatIsWrong) {
             "--blocks and --kv-mib say the same thing: give one");
   EXPECT_EQ(error_of({"--model", "m", "--socket", "s", "--log-level", "loud"}),
             "--log-level needs error, warn, info or debug");
+  EXPECT_EQ(error_of({"--model", "m", "--socket", "s", "--quantize", "q5"}),
+            "--quantize needs none, q8_0 or q4_0");
+  EXPECT_EQ(error_of({"--model", "m", "--socket", "s", "--kv-type", "q4_0"}), "--kv-type needs f16, q8_0 or f32");
   EXPECT_EQ(error_of({"--modell", "m"}), "unknown option --modell");
   EXPECT_EQ(error_of({"model.gguf"}), "unexpected argument model.gguf");
 }
@@ -76,7 +83,8 @@ TEST(Options, NameTheArgumentThatIsWrong) {
 TEST(Options, OfferHelpThatNamesEveryOption) {
   EXPECT_TRUE(std::holds_alternative<HelpWanted>(parse({"--model", "m", "--help"})));
   for (const std::string_view name : {"--model", "--socket", "--check", "--threads", "--blocks", "--kv-mib",
-                                      "--context", "--sequences", "--step-tokens", "--log-level", "--die-with-parent"})
+                                      "--kv-type", "--context", "--sequences", "--step-tokens", "--log-level", "--quantize",
+                                      "--die-with-parent"})
     EXPECT_NE(help_text().find(name), std::string_view::npos) << name;
 }
 
@@ -178,6 +186,22 @@ TEST(Submit, IsTooLongWhenNoOutputTokenWouldFit) {
   const auto checked = check_submit(submit, kLimits, 0);
   ASSERT_TRUE(std::holds_alternative<frame::Rejected>(checked));
   EXPECT_EQ(std::get<frame::Rejected>(checked).code, frame::RejectCode::TooLong);
+}
+
+TEST(Submit, WithAGrammarIsRefusedByABuildThatHasNoneAndBoundedByOneThatHas) {
+  frame::Submit submit = valid();
+  submit.grammar = frame::Grammar{frame::GrammarKind::Regex, "a+"};
+  const auto refusal = [&](bool grammars) {
+    SubmitLimits limits = kLimits;
+    limits.grammars = grammars;
+    const auto checked = check_submit(submit, limits, 0);
+    const auto* rejected = std::get_if<frame::Rejected>(&checked);
+    return rejected == nullptr ? std::string() : rejected->message;
+  };
+  EXPECT_EQ(refusal(false), "grammar: this engine was built without grammars");
+  EXPECT_EQ(refusal(true), "");
+  submit.grammar->text.assign(256 * 1024 + 1, 'a');
+  EXPECT_EQ(refusal(true), "grammar: at most 262144 bytes are allowed, it has 262145");
 }
 
 // --- Rates ---

@@ -366,6 +366,77 @@ TEST_F(Serving, EndsTheSequencesOfAStepThatFailsAndGoesOn) {
   EXPECT_EQ(agent.stats_where([](const frame::Stats& s) { return s.running == 0 && s.step >= 6; }).blocks_used, 0u);
 }
 
+TEST_F(Serving, AnswersAnEmbeddingAndThenEndsIt) {
+  start();
+  Client agent(path);
+  agent.hello();
+  for (const Pooling pooling : {Pooling::mean, Pooling::last}) {
+    frame::Submit submit = request(static_cast<uint64_t>(pooling), 0, 70);
+    submit.pooling = pooling;
+    submit.credit_tokens = 0;
+    agent.send(submit);
+    const auto embedding = agent.expect<frame::Embedding>();
+    EXPECT_EQ(embedding.id, submit.id);
+    EXPECT_FALSE(agent.finished.contains(submit.id)) << "the end comes last";
+    const std::vector<int32_t> prompt(submit.prompt.begin(), submit.prompt.end());
+    EXPECT_EQ(embedding.values, fake_embedding(prompt, pooling));
+    const Finished end = agent.finish_of(submit.id);
+    EXPECT_EQ(end.reason, FinishReason::Stop);
+    EXPECT_EQ(end.output_tokens, 0);
+  }
+  runner->spoil_prompts_with(3);
+  frame::Submit spoilt = request(9, 1);
+  spoilt.prompt = {3, 1, 2};
+  spoilt.pooling = Pooling::mean;
+  agent.send(spoilt);
+  EXPECT_EQ(agent.finish_of(9).reason, FinishReason::Internal);
+}
+
+TEST_F(Serving, TellsWhichBlocksAPromptHasAndWhichTheCacheHolds) {
+  start(8);
+  std::vector<uint64_t> known;
+  {
+    Client agent(path);
+    agent.hello();
+    auto blocks = agent.expect<frame::Blocks>();
+    EXPECT_EQ(blocks.sequence, 1u);
+    ASSERT_EQ(blocks.events.size(), 1u);
+    EXPECT_EQ(blocks.events[0].kind, BlockEventKind::Cleared);
+    agent.send(request(1, 2, 40));
+    const auto admitted = agent.expect<frame::Admitted>();
+    EXPECT_EQ(admitted.id, 1u);
+    EXPECT_EQ(admitted.cached_tokens, 0u);
+    ASSERT_EQ(admitted.hashes.size(), 2u);
+    known = admitted.hashes;
+    blocks = agent.expect<frame::Blocks>();
+    EXPECT_EQ(blocks.sequence, 2u);
+    ASSERT_EQ(blocks.events.size(), 2u);
+    for (size_t i = 0; i < 2; ++i) {
+      EXPECT_EQ(blocks.events[i].kind, BlockEventKind::Stored);
+      EXPECT_EQ(blocks.events[i].hash, known[i]);
+      EXPECT_EQ(blocks.events[i].parent, i == 0 ? 0 : known[0]);
+    }
+    frame::Submit again = request(2, 2, 40);
+    again.prompt = request(1, 2, 40).prompt;
+    agent.send(again);
+    EXPECT_EQ(agent.expect<frame::Admitted>().cached_tokens, 32u);
+    EXPECT_EQ(agent.finish_of(2).cached_tokens, 32);
+    const auto stats = agent.stats_where([](const frame::Stats& s) { return s.running == 0 && s.prompt_tokens == 80; });
+    EXPECT_EQ(stats.cached_tokens, 32u);
+    EXPECT_EQ(stats.blocks_cached, 2u);
+  }
+  // The next agent hears of what is still there.
+  Client next(path);
+  next.hello();
+  const auto blocks = next.expect<frame::Blocks>();
+  EXPECT_EQ(blocks.sequence, 1u);
+  ASSERT_EQ(blocks.events.size(), 3u);
+  EXPECT_EQ(blocks.events[0].kind, BlockEventKind::Cleared);
+  EXPECT_EQ(blocks.events[1].hash, known[0]);
+  EXPECT_EQ(blocks.events[2].hash, known[1]);
+  EXPECT_EQ(blocks.events[2].parent, known[0]);
+}
+
 TEST_F(Serving, ShutsDownWithAnEndForEverySequence) {
   start();
   Client agent(path);

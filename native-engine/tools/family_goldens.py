@@ -29,11 +29,11 @@ def fnv1a(text: str) -> int:
 
 
 def weights(name: str, shape: tuple) -> torch.Tensor:
-    """Multiples of 1/256 below 1, scaled by a power of two: exact in F32 and BF16 alike."""
+    """Few enough bits to be exact in F32, F16 and BF16 alike."""
     count = int(numpy.prod(shape))
     units = (words(fnv1a(name), count) >> numpy.uint64(56)).astype(numpy.float64) / 128 - 1
     if name.endswith("norm.weight"):
-        values = 1 + units / 4
+        values = 1 + numpy.floor(units * 16) / 64
     elif name.endswith(".bias"):
         values = units / 2
     else:
@@ -81,8 +81,8 @@ CASES = [
     case("llama3", *LLAMA, rope_theta=500000.0, rope_scaling=dict(
         rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
         original_max_position_embeddings=64)),
-    case("llama_yarn", *LLAMA, rope_scaling=dict(
-        rope_type="yarn", factor=8.0, original_max_position_embeddings=32, beta_fast=16.0, beta_slow=2.0,
+    case("llama_yarn", *LLAMA, max_position_embeddings=4096, rope_scaling=dict(
+        rope_type="yarn", factor=8.0, original_max_position_embeddings=512, beta_fast=16.0, beta_slow=2.0,
         attention_factor=1.25, truncate=False)),
     case("mistral_window", "mistral", "MistralForCausalLM", sliding_window=19),
     case("mistral", "mistral", "MistralForCausalLM", sliding_window=None, head_dim=24, rope_theta=1000000.0),

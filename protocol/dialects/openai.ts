@@ -1,8 +1,10 @@
-// The OpenAI dialect on wire 1: what clients send and what they get back. Owns the zod schemas of both request bodies
-// and the types of both answers. Turning them into the internal form is gateway/routes; errors are gateway/errors.ts.
+// The OpenAI dialect on wire 1: what clients send and what they get back. Owns the zod schemas of the request bodies
+// and the types of the answers. Turning them into the internal form is gateway/routes; errors are gateway/errors.ts.
 import { z } from 'zod'
+import { MAX_FORMAT_CHOICES } from '../output-format.ts'
 import {
   MAX_CHOICES,
+  MAX_EMBEDDING_INPUTS,
   MAX_LOGIT_BIAS,
   MAX_LOGPROBS_TOP,
   MAX_MESSAGES,
@@ -15,6 +17,9 @@ import {
 const MAX_COMPLETION_LOGPROBS = 5
 /** Parts of one message: a bound beside the body's own, so that validation stays linear in useful content. */
 const MAX_PARTS = 4096
+
+/** Far above any model's; beyond it a number is a mistake. */
+const MAX_DIMENSIONS = 65_536
 
 const utf8Bytes = (text: string): number => new TextEncoder().encode(text).length
 
@@ -52,6 +57,43 @@ const logitBias = z
   )
   .pipe(z.record(z.string().regex(TOKEN_ID, 'Keys of logit_bias are token ids.'), z.number().min(-100).max(100)))
 
+const isObject = (value: unknown): boolean => typeof value === 'object' && value !== null && !Array.isArray(value)
+
+/** The schema's own rules are its compiler's to check; the fields are those that official clients send. */
+const responseFormat = z.discriminatedUnion(
+  'type',
+  [
+    z.object({ type: z.literal('text') }),
+    z.object({ type: z.literal('json_object') }),
+    z.object({
+      type: z.literal('json_schema'),
+      json_schema: z.object({
+        name: z.string().regex(/^[\w-]{1,64}$/, 'A name has 1 to 64 letters, digits, dashes and underscores.'),
+        description: z.string().nullish(),
+        schema: z.custom<Record<string, unknown>>(isObject, 'Expected a JSON schema, an object.').nullish(),
+        strict: z.boolean().nullish(),
+      }),
+    }),
+  ],
+  { error: "Expected an object with a type of 'text', 'json_object' or 'json_schema'." },
+)
+
+/** The extension of self-hosted servers for everything that has no place in response_format. Exactly one of its fields. */
+const structuredOutputs = z
+  .object({
+    json: z
+      .custom<unknown>((value) => isObject(value) || typeof value === 'boolean', 'Expected a JSON schema.')
+      .nullish(),
+    regex: z.string().min(1).nullish(),
+    choice: boundedArray(z.string().min(1), 1, MAX_FORMAT_CHOICES).nullish(),
+    grammar: z.string().min(1).nullish(),
+  })
+  .strict()
+  .refine(
+    (asked) => Object.values(asked).filter((value) => value !== null && value !== undefined).length === 1,
+    "Expected exactly one of 'json', 'regex', 'choice' and 'grammar'.",
+  )
+
 /** Fields that both routes share. `null` means unset everywhere, as official clients send it. */
 const generation = {
   model: z.string().min(1).max(200),
@@ -73,6 +115,7 @@ const generation = {
   top_k: z.int().min(-1).max(1_000_000).nullish(),
   min_p: z.number().min(0).max(1).nullish(),
   repetition_penalty: z.number().min(MIN_REPETITION_PENALTY).max(10).nullish(),
+  structured_outputs: structuredOutputs.nullish(),
 }
 
 const ContentPart = z.discriminatedUnion('type', [z.object({ type: z.literal('text'), text: z.string() })], {
@@ -100,6 +143,7 @@ export const ChatCompletionRequest = z.object({
   ...generation,
   messages: boundedArray(Message, 1, MAX_MESSAGES),
   max_completion_tokens: z.int().min(1).nullish(),
+  response_format: responseFormat.nullish(),
   logprobs: z.boolean().nullish(),
   top_logprobs: z.int().min(0).max(MAX_LOGPROBS_TOP).nullish(),
 })
@@ -116,9 +160,9 @@ const isTokenId = (value: unknown): boolean =>
  * The first thing wrong with a prompt field, and where. By hand, because a prompt may have a million token ids, and
  * because the kind of its first element says which of the four forms was meant.
  */
-function promptFault(value: unknown): { path: number[]; message: string } | undefined {
+function promptFault(value: unknown, promptsMax: number): { path: number[]; message: string } | undefined {
   if (typeof value === 'string') return undefined
-  const forms = `Expected a string, an array of token ids, or up to ${MAX_CHOICES} of either.`
+  const forms = `Expected a string, an array of token ids, or up to ${promptsMax} of either.`
   if (!Array.isArray(value) || value.length === 0) return { path: [], message: forms }
   const first: unknown = value[0]
   const wrongId = 'Expected a token id.'
@@ -126,7 +170,7 @@ function promptFault(value: unknown): { path: number[]; message: string } | unde
     const at = value.findIndex((one) => !isTokenId(one))
     return at < 0 ? undefined : { path: [at], message: wrongId }
   }
-  if (value.length > MAX_CHOICES) return { path: [], message: forms }
+  if (value.length > promptsMax) return { path: [], message: forms }
   for (const [at, one] of value.entries()) {
     if (typeof first === 'string' && typeof one !== 'string') return { path: [at], message: 'Expected a string.' }
     if (typeof first === 'string') continue
@@ -138,7 +182,7 @@ function promptFault(value: unknown): { path: number[]; message: string } | unde
 }
 
 const prompt = z.custom<CompletionPrompt>().superRefine((value, context) => {
-  const fault = promptFault(value)
+  const fault = promptFault(value, MAX_CHOICES)
   if (fault !== undefined) context.addIssue({ code: 'custom', ...fault })
 })
 
@@ -150,6 +194,30 @@ export const CompletionRequest = z.object({
   logprobs: z.int().min(0).max(MAX_COMPLETION_LOGPROBS).nullish(),
 })
 export type CompletionRequest = z.infer<typeof CompletionRequest>
+
+/** An empty text has no meaning to embed, and the dialect refuses it. */
+function inputFault(value: unknown): { path: number[]; message: string } | undefined {
+  const fault = promptFault(value, MAX_EMBEDDING_INPUTS)
+  if (fault !== undefined) return fault
+  const message = 'An input must not be empty.'
+  if (value === '') return { path: [], message }
+  const at = Array.isArray(value) ? value.indexOf('') : -1
+  return at < 0 ? undefined : { path: [at], message }
+}
+
+const input = z.custom<CompletionPrompt>().superRefine((value, context) => {
+  const fault = inputFault(value)
+  if (fault !== undefined) context.addIssue({ code: 'custom', ...fault })
+})
+
+export const EmbeddingRequest = z.object({
+  model: generation.model,
+  input,
+  encoding_format: z.enum(['float', 'base64']).nullish(),
+  dimensions: z.int().min(1).max(MAX_DIMENSIONS).nullish(),
+  user: generation.user,
+})
+export type EmbeddingRequest = z.infer<typeof EmbeddingRequest>
 
 export type FinishReason = 'stop' | 'length' | 'content_filter'
 
@@ -214,6 +282,14 @@ export type TextCompletion = {
     finish_reason: FinishReason | null
   }[]
   usage?: Usage | null
+}
+
+export type EmbeddingList = {
+  object: 'list'
+  /** `embedding` is little-endian 32-bit floats in base64 where `encoding_format` asked for it. */
+  data: { object: 'embedding'; index: number; embedding: number[] | string }[]
+  model: string
+  usage: { prompt_tokens: number; total_tokens: number; prompt_tokens_details: { cached_tokens: number } }
 }
 
 export type ModelObject = { id: string; object: 'model'; created: number; owned_by: string }

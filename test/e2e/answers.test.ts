@@ -44,6 +44,70 @@ describe('answers', () => {
     expect(await system.usage(request_id ?? '')).toMatchObject({ status: 'ok', outputTokens: 24 })
   })
 
+  it('an answer under a JSON schema parses and fits it, whole and as a stream, and its usage is exact', async () => {
+    const schema = {
+      type: 'object',
+      additionalProperties: false,
+      required: ['name', 'kind', 'tags', 'size'],
+      properties: {
+        name: { type: 'string', maxLength: 8 },
+        kind: { enum: ['river', 'été', 7] },
+        tags: { type: 'array', items: { type: 'boolean' }, maxItems: 3 },
+        size: { type: 'integer', minimum: 3, maximum: 120 },
+      },
+    }
+    const response_format = { type: 'json_schema' as const, json_schema: { name: 'answer', strict: true, schema } }
+    const asked = chat({ response_format, max_tokens: 300, temperature: 1, seed: 3 })
+    const { data, request_id } = await system.client.chat.completions.create(asked).withResponse()
+    const text = data.choices[0]?.message.content ?? ''
+    expect(data.choices[0]?.finish_reason).toBe('stop')
+    const answer = JSON.parse(text)
+    expect(Object.keys(answer)).toEqual(['name', 'kind', 'tags', 'size'])
+    expect(answer.name.length).toBeLessThanOrEqual(8)
+    expect(schema.properties.kind.enum).toContain(answer.kind)
+    expect(answer.tags.length).toBeLessThanOrEqual(3)
+    expect(answer.tags.every((tag: unknown) => typeof tag === 'boolean')).toBe(true)
+    expect(Number.isInteger(answer.size) && answer.size >= 3 && answer.size <= 120).toBe(true)
+    expect(await system.usage(request_id ?? '')).toMatchObject({
+      status: 'ok',
+      outputTokens: data.usage?.completion_tokens,
+    })
+
+    const stream = await system.client.chat.completions.create({
+      ...asked,
+      stream: true,
+      stream_options: { include_usage: true },
+    })
+    let streamed = ''
+    let usage: OpenAI.CompletionUsage | null | undefined
+    for await (const chunk of stream) {
+      streamed += chunk.choices[0]?.delta.content ?? ''
+      usage = chunk.usage ?? usage
+    }
+    expect(streamed).toBe(text)
+    // The prompt came before, so that part of it is read from the cache: the counts are the same.
+    const { prompt_tokens, completion_tokens, total_tokens } = data.usage ?? {}
+    expect(usage).toMatchObject({ prompt_tokens, completion_tokens, total_tokens })
+  })
+
+  it('any JSON object, and one of several choices, can be asked for', async () => {
+    const choice = { structured_outputs: { choice: ['yes', 'no'] } }
+    const chosen = await system.client.chat.completions.create(chat(choice))
+    expect(['yes', 'no']).toContain(chosen.choices[0]?.message.content)
+    const object = chat({ response_format: { type: 'json_object' }, temperature: 0, max_tokens: 200 })
+    const { choices } = await system.client.chat.completions.create(object)
+    expect(choices[0]?.message.content).toMatch(/^\{/)
+    if (choices[0]?.finish_reason === 'stop') expect(JSON.parse(choices[0].message.content ?? '')).toBeTypeOf('object')
+  })
+
+  it('a schema that cannot be compiled is refused with 400, its field and why, and costs nothing', async () => {
+    const schema = { type: 'string', minLength: 5, maxLength: 2 }
+    const asked = chat({ response_format: { type: 'json_schema', json_schema: { name: 'a', schema } } })
+    const refused = await system.client.chat.completions.create(asked).catch((error: unknown) => error)
+    expect(refused).toBeInstanceOf(OpenAI.BadRequestError)
+    expect(refused).toMatchObject({ param: 'response_format', message: expect.stringContaining('format') })
+  })
+
   it('a seed gives the same answer again, another seed another one', async () => {
     const ask = async (seed: number) =>
       (await system.client.chat.completions.create(chat({ temperature: 1.2, seed }))).choices[0]?.message.content
@@ -116,6 +180,71 @@ describe('answers', () => {
       expect(row.outputTokens).toBe(data.usage?.completion_tokens)
       expect(row.inputTokens).toBe(data.usage?.prompt_tokens)
     }
+    await system.untilIdle()
+  })
+
+  it('a prompt that came before is read from the cache, says so, and is billed at the price of that', async () => {
+    const asked = {
+      model: TINY_MODEL,
+      messages: [{ role: 'user' as const, content: `The valley and the mountain. ${'river stone '.repeat(60)}` }],
+      max_tokens: 4,
+      temperature: 0,
+    }
+    const first = await system.client.chat.completions.create(asked).withResponse()
+    const again = await system.client.chat.completions.create(asked).withResponse()
+    expect(first.data.usage?.prompt_tokens_details?.cached_tokens).toBe(0)
+    const cached = again.data.usage?.prompt_tokens_details?.cached_tokens ?? 0
+    expect(cached).toBeGreaterThan(32)
+    expect(again.data.usage?.prompt_tokens).toBe(first.data.usage?.prompt_tokens)
+    expect(again.data.choices).toEqual(first.data.choices)
+    const [before, after] = [await system.usage(first.request_id ?? ''), await system.usage(again.request_id ?? '')]
+    expect(after.inputTokens).toBe(before.inputTokens)
+    expect(after.costNanoUsd).toBeLessThan(before.costNanoUsd)
+    expect(after.costNanoUsd).toBeGreaterThan(0n)
+    const [row] = await system.sql`
+      SELECT input_cache_read::int AS cached FROM usage_requests WHERE request_id = ${again.request_id ?? ''}`
+    expect(row?.cached).toBe(cached)
+    // Several choices read one prompt once.
+    const several = await system.client.chat.completions.create({ ...asked, n: 3 })
+    expect(several.usage).toMatchObject({
+      prompt_tokens: first.data.usage?.prompt_tokens,
+      prompt_tokens_details: { cached_tokens: cached },
+    })
+  })
+
+  it('embeddings come as vectors of length 1, alike for like texts, billed for their input', async () => {
+    const { data, request_id } = await system.client.embeddings
+      .create({ model: TINY_MODEL, input: ['the river', 'the river', 'cold stone and deep water'] })
+      .withResponse()
+    expect(data.data.map((one) => one.index)).toEqual([0, 1, 2])
+    const [one = [], same, other] = data.data.map((entry) => entry.embedding)
+    expect(one.length).toBeGreaterThan(0)
+    expect(Math.hypot(...one)).toBeCloseTo(1, 5)
+    expect(same).toEqual(one)
+    expect(other).not.toEqual(one)
+    expect(data.usage.prompt_tokens).toBeGreaterThan(0)
+    expect(data.usage.total_tokens).toBe(data.usage.prompt_tokens)
+    expect(await system.usage(request_id ?? '')).toMatchObject({
+      status: 'ok',
+      inputTokens: data.usage.prompt_tokens,
+      outputTokens: 0,
+      attempts: 1,
+    })
+    // The same vector whatever comes with it, and in either form.
+    const numbers = await system.client.embeddings.create({
+      model: TINY_MODEL,
+      input: 'the river',
+      encoding_format: 'float',
+    })
+    expect(numbers.data[0]?.embedding).toEqual(one)
+  })
+
+  it('embeddings of many inputs and of token ids are answered', async () => {
+    const input = Array.from({ length: 100 }, (_, at) => [70 + (at % 50), 71, 72])
+    const { data, usage } = await system.client.embeddings.create({ model: TINY_MODEL, input })
+    expect(data).toHaveLength(100)
+    expect(data[0]?.embedding).toEqual(data[50]?.embedding)
+    expect(usage.prompt_tokens).toBe(300)
     await system.untilIdle()
   })
 

@@ -5,7 +5,7 @@ namespace penstock {
 std::string KvShape::layout_name() const {
   return "layers=" + std::to_string(layers) + ";kv_heads=" + std::to_string(kv_heads) +
          ";head_dim=" + std::to_string(head_dim) + ";block_tokens=" + std::to_string(kBlockTokens) +
-         ";type=" + (type == KvType::f16 ? "f16" : "f32") + ";k=dim.token;v=token.dim";
+         ";type=" + kv_type_name(type) + ";k=dim.token;v=dim.token.dim" + std::to_string(kVColumnDims);
 }
 
 KvCache::KvCache(const KvShape& shape) : shape_(shape), memory_(shape.bytes_total()) {}

@@ -10,14 +10,38 @@
 
 namespace penstock {
 
-enum class KvType : uint8_t { f16, f32 };
+enum class KvType : uint8_t { f16, f32, q8_0 };
 
-inline constexpr int32_t kv_type_bytes(KvType type) { return type == KvType::f16 ? 2 : 4; }
+// Dimensions of a token's K or V that share a scale in KvType::q8_0.
+inline constexpr int32_t kKvQuantBlock = 32;
+
+// "f16", "f32" or "q8_0".
+inline constexpr const char* kv_type_name(KvType type) {
+  return type == KvType::f16 ? "f16" : type == KvType::f32 ? "f32" : "q8_0";
+}
+
+// Whether heads of this many dimensions can be stored.
+inline constexpr bool kv_type_fits(KvType type, int32_t head_dim) {
+  return type != KvType::q8_0 || head_dim % kKvQuantBlock == 0;
+}
+
+// Bytes of kBlockTokens x head_dim values of one KV head.
+inline constexpr int64_t kv_tile_bytes(KvType type, int32_t head_dim) {
+  const int64_t values = int64_t{kBlockTokens} * head_dim;
+  if (type == KvType::q8_0) return values + 2 * values / kKvQuantBlock;
+  return values * (type == KvType::f16 ? 2 : 4);
+}
+
+// Dimensions of a V tile that lie beside each other for one token: two vectors.
+inline constexpr int32_t kVColumnDims = 16;
 
 // Layout: [layer][block][k|v][kv_head][tile], a tile holding kBlockTokens x head_dim values.
 //   K tile [head_dim][kBlockTokens]: one vector holds one dimension of consecutive tokens, so scores need no horizontal
-//   sum. V tile [kBlockTokens][head_dim]: one vector holds consecutive dimensions of one token.
-// Both tiles are read front to back, once per query row and group of heads.
+//   sum. V tile [head_dim / kVColumnDims][kBlockTokens][kVColumnDims]: one vector holds consecutive dimensions of one
+//   token, and the sums of a few columns, which fit in registers, are one contiguous read. Where head_dim is not a
+//   multiple of kVColumnDims, the last column is narrower.
+// q8_0: a value is q * d. Both tiles begin with d [head_dim / kKvQuantBlock][kBlockTokens] f16, q int8 in [-127, 127]
+// follows in the order above.
 struct KvShape {
   int32_t layers;
   int32_t blocks_total;
@@ -25,7 +49,7 @@ struct KvShape {
   int32_t head_dim;
   KvType type;
 
-  int64_t tile_bytes() const { return int64_t{kBlockTokens} * head_dim * kv_type_bytes(type); }
+  int64_t tile_bytes() const { return kv_tile_bytes(type, head_dim); }
   int64_t block_bytes() const { return 2 * kv_heads * tile_bytes(); }  // one block of one layer
   int64_t bytes_per_token() const { return layers * block_bytes() / kBlockTokens; }
   int64_t bytes_total() const { return int64_t{layers} * blocks_total * block_bytes(); }

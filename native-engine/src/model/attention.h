@@ -1,14 +1,17 @@
 // Attention of a mixed batch over the paged cache. Owns how rows, heads and stretches of context are spread over
-// threads; the arithmetic of one stretch is Kernels::attend.
+// threads; the arithmetic of a few rows against one KV head is Kernels::attend.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "kv/cache.h"
 #include "model/batch.h"
 #include "model/config.h"
 #include "model/parallel.h"
+#include "ops/memory.h"
 #include "ops/ops.h"
 
 namespace penstock {
@@ -18,38 +21,63 @@ class PagedAttention {
   // All scratch is allocated here, for batches of up to rows_max rows.
   PagedAttention(const Config& config, const Kernels& kernels, int32_t threads, int32_t rows_max);
 
-  // Fixes the batch whose rows the following run() calls attend for. row_sequence [rows] indexes batch.sequences.
-  void plan(const StepBatch& batch, const int32_t* row_sequence);
+  // Fixes the batch whose rows the following run() calls attend for. batch.sequences must outlive them.
+  void plan(const StepBatch& batch);
 
   // q [rows, heads, head_dim], scaled by 1 / sqrt(head_dim) -> out [rows, heads, head_dim].
-  // Row i attends to positions 0..positions[i] of its sequence. PRECOND: those K and V are stored.
+  // Row i attends to positions first_visible(positions[i])..positions[i] of its sequence. PRECOND: those K and V are
+  // stored.
   void run(KvCache& cache, int32_t layer, const float* q, float* out, Parallel& parallel);
 
  private:
-  // One stretch of one row's context, for all KV heads.
+  // Neighbouring rows of one sequence, which share every K and V that is read, over the segments they see.
+  struct Tile {
+    int32_t sequence;  // in batch.sequences
+    int32_t first_row;
+    int32_t rows;
+    int32_t position;  // of the first row
+    int32_t segment_begin;
+    int32_t segment_end;
+    int64_t partials;  // floats into partials_; meaningful when split
+
+    int32_t segments() const { return segment_end - segment_begin; }
+  };
+  // One stretch of a tile's context, for all KV heads: all of it, or one segment of a tile that is split.
   struct Piece {
-    int32_t row;
-    int32_t segment;
+    int32_t tile;
+    int32_t segment_begin;
+    int32_t segment_end;
+    int64_t macs;  // of one KV head
+  };
+  // Scratch of one thread, taken for the length of a chunk.
+  struct Scratch {
+    PageMemory kernel;          // [attend_scratch_bytes]
+    std::vector<float> states;  // [tile_rows, group, softmax_floats]
+    std::atomic_flag taken = ATOMIC_FLAG_INIT;
   };
 
-  int32_t context_of(int32_t row) const { return batch_.positions[static_cast<size_t>(row)] + 1; }
-  int32_t segments_of(int32_t row) const { return (context_of(row) + kSegmentTokens - 1) / kSegmentTokens; }
-  AttentionArgs args(KvCache& cache, int32_t layer, const float* q, int32_t row, int32_t kv_head,
-                     int32_t segment) const;
-  void run_split(KvCache& cache, int32_t layer, const float* q, float* out, Parallel& parallel);
-  void run_rows(KvCache& cache, int32_t layer, const float* q, float* out, Parallel& parallel);
-  void finish(const float* states, int32_t row, int32_t kv_head, float* out) const;
+  void add_tiles(const StepSequence& sequence, int32_t index);
+  void add_pieces();
+  void add_chunks();
+  int64_t macs_of(const Tile& tile, int32_t segment_begin, int32_t segment_end) const;
+  AttentionArgs args(KvCache& cache, int32_t layer, const float* q, const Tile& tile, int32_t kv_head) const;
+  void merge(const Tile& tile, int32_t kv_head, float* out);
+  void finish(const float* states, const Tile& tile, int32_t kv_head, float* out) const;
+  Scratch& take_scratch();
 
   const Config& config_;
   const Kernels& kernels_;
-  int64_t state_floats_;  // of one KV head's group: [group, softmax_floats(head_dim)]
+  int64_t row_floats_;  // states of one row and KV head: [group, softmax_floats(head_dim)]
+  int32_t tile_rows_;   // most rows of a tile
+  int32_t threads_;
   StepBatch batch_{};
-  const int32_t* row_sequence_ = nullptr;
-  int64_t context_total_ = 0;  // over rows, for the cost estimate
-  bool split_ = false;
-  std::vector<Piece> pieces_;        // [kPiecesMax] capacity
-  std::vector<float> partials_;      // [kPiecesMax, kv_heads, state_floats]
-  std::vector<float> chunk_states_;  // [chunks, 2, state_floats]: a state and the segment to merge into it
+  std::vector<Tile> tiles_;
+  std::vector<Piece> pieces_;
+  std::vector<int32_t> split_;       // tiles whose segments are pieces of their own
+  std::vector<int64_t> chunk_ends_;  // items (piece, KV head) are handed out in these ranges
+  std::vector<float> partials_;      // of split tiles: [segment, kv_head, row, row_floats]
+  int64_t macs_ = 0;                 // of all pieces, for one KV head
+  std::unique_ptr<Scratch[]> scratch_;  // [threads]
 };
 
 }  // namespace penstock

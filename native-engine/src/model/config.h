@@ -1,5 +1,5 @@
-// The dimensions of a model, named once. Every shape comment in this folder and in ops/ uses these names. Owns what must
-// hold between them; reading them is gguf_config.cc's and huggingface_config.cc's.
+// The dimensions of a model, named once. Every shape comment in this folder and in ops/ uses these names. Owns what
+// must hold between them; reading them is gguf_config.cc's and huggingface_config.cc's.
 #pragma once
 
 #include <cstdint>

@@ -11,6 +11,10 @@ namespace {
 
 // What a row-wise pass (norm, quantise, activation) costs per value, in the multiply-adds that Parallel counts in.
 constexpr int64_t kRowCostPerValue = 8;
+// Tiles of a product that stay on one thread: kernels take several neighbouring tiles at once.
+constexpr int64_t kTilesPerItem = 4;
+
+int64_t tile_items(const Matrix& matrix) { return (matrix.tiles() + kTilesPerItem - 1) / kTilesPerItem; }
 
 std::string fingerprint(const Config& config, const Weights& weights, const KvShape& shape) {
   // First and last frequency tell the base and the kinds of scaling apart; the rest follows from the file.
@@ -53,6 +57,9 @@ Decoder::Decoder(Config config, Weights weights, const Kernels& kernels, const K
       inner_(limits.step_tokens, std::max(config_.q_dim(), config_.ffn_dim)) {
   const auto rows = static_cast<size_t>(limits.step_tokens);
   row_sequence_.resize(rows);
+  read_ids_.reserve(rows);
+  read_positions_.reserve(rows);
+  read_sequences_.reserve(static_cast<size_t>(limits.step_sequences));
   cos_sin_.resize(rows * config_.rope_dims);
   x_.resize(rows * config_.dim);
   delta_.resize(rows * config_.dim);
@@ -66,9 +73,10 @@ Decoder::Decoder(Config config, Weights weights, const Kernels& kernels, const K
 void Decoder::forward(const StepBatch& batch, std::span<float> logits) {
   check(batch, logits);
   const Config& c = config_;
-  const auto rows = static_cast<int32_t>(batch.token_ids.size());
+  StepBatch live = batch;  // whose rows are still computed
+  auto rows = static_cast<int32_t>(batch.token_ids.size());
   embed(batch);
-  attention_.plan(batch, row_sequence_.data());
+  attention_.plan(batch);
 
   for (int32_t layer = 0; layer < c.layers; ++layer) {
     const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
@@ -82,6 +90,12 @@ void Decoder::forward(const StepBatch& batch, std::span<float> logits) {
     });
     multiply({{w.q, q_.data()}, {w.k, k_.data()}, {w.v, v_.data()}}, normed_.view(rows, c.dim));
     finish_qkv(batch, layer);
+    if (layer + 1 == c.layers && rows_read(batch) < rows) {
+      live = keep_rows_read(batch);
+      rows = static_cast<int32_t>(live.token_ids.size());
+      if (rows == 0) return;
+      attention_.plan(live);
+    }
     attention_.run(cache_, layer, q_.data(), inner_.f32.data(), parallel_);
     if (is_quantized(w.attn_output.type)) {
       parallel_.for_ranges(rows, c.q_dim() * kRowCostPerValue, [&](int64_t begin, int64_t end, int32_t) {
@@ -113,8 +127,8 @@ void Decoder::forward(const StepBatch& batch, std::span<float> logits) {
       }
     });
   }
-  pool(batch);
-  project(batch, logits);
+  pool(live);
+  project(live, logits);
 }
 
 void Decoder::check(const StepBatch& batch, std::span<float> logits) const {
@@ -168,6 +182,44 @@ void Decoder::embed(const StepBatch& batch) {
       }
     }
   });
+}
+
+// Rows whose final states somebody reads: of a prompt only the last, unless all of them are pooled.
+int32_t Decoder::rows_read(const StepSequence& s) {
+  if (s.pooling == Pooling::mean) return s.rows;
+  return s.wants_logits || s.pooling == Pooling::last ? 1 : 0;
+}
+
+int32_t Decoder::rows_read(const StepBatch& batch) {
+  int32_t rows = 0;
+  for (const StepSequence& s : batch.sequences) rows += rows_read(s);
+  return rows;
+}
+
+// The last layer's k and v of every row belong in the cache, but behind them only the rows that are read matter. Moves
+// those of x and q to the front; the batch returned describes them.
+StepBatch Decoder::keep_rows_read(const StepBatch& batch) {
+  read_ids_.clear();
+  read_positions_.clear();
+  read_sequences_.clear();
+  for (const StepSequence& s : batch.sequences) {
+    const int32_t kept = rows_read(s);
+    if (kept == 0) continue;
+    StepSequence read = s;
+    read.first_row = static_cast<int32_t>(read_ids_.size());
+    read.rows = kept;
+    read_sequences_.push_back(read);
+    for (int32_t row = s.first_row + s.rows - kept; row < s.first_row + s.rows; ++row) {
+      const auto to = static_cast<int64_t>(read_ids_.size());
+      if (to != row) {
+        std::copy_n(x_.begin() + int64_t{row} * config_.dim, config_.dim, x_.begin() + to * config_.dim);
+        std::copy_n(q_.begin() + int64_t{row} * config_.q_dim(), config_.q_dim(), q_.begin() + to * config_.q_dim());
+      }
+      read_ids_.push_back(batch.token_ids[static_cast<size_t>(row)]);
+      read_positions_.push_back(batch.positions[static_cast<size_t>(row)]);
+    }
+  }
+  return {read_ids_, read_positions_, read_sequences_};
 }
 
 // What lies between the products and attention: biases, norms of the heads, rotation, the softmax's scale on q, and the
@@ -230,14 +282,16 @@ void Decoder::quantize_row(RowBuffer& rows, int64_t row, int32_t cols) const {
 // Several products of the same rows in one parallel region: their tiles are numbered through.
 template <size_t N>
 void Decoder::multiply(const Product (&products)[N], const Activations& x) {
-  int64_t tiles = 0;
-  for (const Product& product : products) tiles += product.matrix.tiles();
-  parallel_.for_ranges(tiles, int64_t{kTileRows} * x.cols * x.rows, [&](int64_t begin, int64_t end, int32_t) {
-    int64_t first = 0;  // number of this product's first tile
+  int64_t items = 0;
+  for (const Product& product : products) items += tile_items(product.matrix);
+  const int64_t macs = kTilesPerItem * kTileRows * x.cols * x.rows;
+  parallel_.for_ranges(items, macs, [&](int64_t begin, int64_t end, int32_t) {
+    int64_t first = 0;  // number of this product's first item
     for (const Product& product : products) {
-      const int64_t count = product.matrix.tiles();
-      const int64_t from = std::clamp(begin - first, int64_t{0}, count);
-      const int64_t to = std::clamp(end - first, int64_t{0}, count);
+      const int64_t count = tile_items(product.matrix);
+      const int64_t tiles = product.matrix.tiles();
+      const int64_t from = std::clamp(begin - first, int64_t{0}, count) * kTilesPerItem;
+      const int64_t to = std::min(std::clamp(end - first, int64_t{0}, count) * kTilesPerItem, tiles);
       if (from < to) {
         kernels_.matmul(product.matrix, x, static_cast<int32_t>(from), static_cast<int32_t>(to), product.out,
                         product.matrix.rows);

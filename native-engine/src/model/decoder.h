@@ -33,6 +33,13 @@ class Decoder final : public Runner {
   // Throws std::logic_error, before anything is changed, when the batch breaks the promises of batch.h.
   void forward(const StepBatch& batch, std::span<float> logits) override;
 
+  int32_t threads() const override { return pool_->threads(); }
+
+ protected:
+  void run_chunks(int32_t chunks, const void* context, ChunkCall call) override {
+    pool_->run(chunks, [&](int32_t chunk) { call(context, chunk); });
+  }
+
  private:
   // Rows of width `cols` in f32 and as int8 blocks; see Activations in ops.h.
   struct RowBuffer {
@@ -53,6 +60,9 @@ class Decoder final : public Runner {
 
   void check(const StepBatch& batch, std::span<float> logits) const;
   void embed(const StepBatch& batch);
+  static int32_t rows_read(const StepSequence& sequence);
+  static int32_t rows_read(const StepBatch& batch);
+  StepBatch keep_rows_read(const StepBatch& batch);
   void finish_qkv(const StepBatch& batch, int32_t layer);
   void norm_heads(float* x, const std::vector<float>& weight, int32_t heads) const;
   void norm_row(const float* x, const std::vector<float>& weight, bool quantize, RowBuffer& out, int64_t row) const;
@@ -73,6 +83,9 @@ class Decoder final : public Runner {
   RunnerInfo info_;
 
   std::vector<int32_t> row_sequence_;  // [rows] index into StepBatch::sequences
+  std::vector<int32_t> read_ids_;      // of keep_rows_read
+  std::vector<int32_t> read_positions_;
+  std::vector<StepSequence> read_sequences_;
   std::vector<float> cos_sin_;         // [rows, rope_dims / 2, 2]
   std::vector<float> x_;               // [rows, dim] the residual stream
   std::vector<float> delta_;           // [rows, dim] what a block adds to it

@@ -20,12 +20,12 @@ enum class WindowRule : uint8_t {
 };
 
 struct Family {
-  std::string_view name;            // as shown: RunnerInfo::arch
-  std::string_view gguf_name;       // general.architecture and prefix of the keys; empty = no GGUF files of its own
-  std::string_view model_type;      // of config.json
-  std::string_view causal_class;    // the entry of `architectures` in config.json that generates text
-  std::string_view embedding_class; // the one without a head, for embeddings
-  RopePairs gguf_pairs;             // Hugging Face files always have halves
+  std::string_view name;             // as shown: RunnerInfo::arch
+  std::string_view gguf_name;        // general.architecture and prefix of the keys; empty = no GGUF files of its own
+  std::string_view model_type;       // of config.json
+  std::string_view causal_class;     // the entry of `architectures` in config.json that generates text
+  std::string_view embedding_class;  // the one without a head, for embeddings
+  RopePairs gguf_pairs;              // Hugging Face files always have halves
   Presence qkv_bias;
   bool qk_norm;
   WindowRule window;

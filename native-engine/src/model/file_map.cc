@@ -21,7 +21,7 @@ FileMap::FileMap(std::string path) : path_(std::move(path)) {
   // Opening a pipe that nobody writes to would wait for ever.
   fd_ = open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd_ < 0) fail("cannot open: " + std::generic_category().message(errno));
-  struct stat status{};
+  struct stat status {};
   if (fstat(fd_, &status) != 0 || !S_ISREG(status.st_mode)) fail("not a regular file");
   if (status.st_size == 0) fail("the file is empty");
   const auto size = static_cast<size_t>(status.st_size);

@@ -211,8 +211,7 @@ class GgufParser {
     const auto type_id = read<uint32_t>("a tensor's type");
     const auto type = tensor_type_of(type_id);
     if (!type) {
-      fail(type_offset, name + " has the type " + std::to_string(type_id) +
-                            ", which this engine does not compute");
+      fail(type_offset, name + " has the type " + std::to_string(type_id) + ", which this engine does not compute");
     }
     tensor.type = *type;
     const TensorTypeFacts facts = tensor_type_facts(*type);

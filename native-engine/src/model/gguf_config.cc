@@ -148,7 +148,7 @@ class Reader {
     // A factor without a type is linear; `rope.scale_linear` is its older name.
     const char* factor_key = file_.value(prefix_ + "rope.scaling.factor") != nullptr ? "rope.scaling.factor"
                              : file_.value(prefix_ + "rope.scale_linear") != nullptr ? "rope.scale_linear"
-                                                                                      : nullptr;
+                                                                                     : nullptr;
     const auto type = file_.string(key).value_or(factor_key == nullptr ? "none" : "linear");
     if (type != "none") {
       if (type == "linear") {

@@ -97,7 +97,8 @@ class Reader {
     }
     const Json* classes = present(root_, "architectures");
     if (classes == nullptr) return *family;
-    if (classes->kind != JsonKind::array || classes->items.size() != 1) fail(*classes, "\"architectures\" is not a list of one");
+    if (classes->kind != JsonKind::array || classes->items.size() != 1)
+      fail(*classes, "\"architectures\" is not a list of one");
     const std::string& name = classes->items[0].text;
     headless_ = name == family->embedding_class;
     if (name != family->causal_class && !headless_) {
@@ -113,15 +114,15 @@ class Reader {
       if (value == nullptr) continue;
       const bool off = (value->kind == JsonKind::boolean && !value->boolean) ||
                        (value->kind == JsonKind::number && value->number == 0) ||
-                       (value->kind == JsonKind::array && value->items.empty()) ||
-                       (value->kind == JsonKind::object && value->members.empty());
+                       ((value->kind == JsonKind::array || value->kind == JsonKind::object) && value->items.empty());
       if (!off) {
-        fail(*value, "the model uses " + std::string(feature) + " (" + quoted(key) +
-                         "), which this engine does not compute");
+        fail(*value,
+             "the model uses " + std::string(feature) + " (" + quoted(key) + "), which this engine does not compute");
       }
     }
     if (!flag("is_causal", true)) {
-      fail(*root_.find("is_causal"), "the model attends to later tokens (\"is_causal\"), which this engine does not compute");
+      fail(*root_.find("is_causal"),
+           "the model attends to later tokens (\"is_causal\"), which this engine does not compute");
     }
     for (const char* key : {"hidden_act", "hidden_activation"}) {
       const Json* activation = present(root_, key);
@@ -139,8 +140,7 @@ class Reader {
 
   int32_t whole(const Json& value, const char* key, int64_t min, int64_t max) const {
     if (!value.integer || *value.integer < min || *value.integer > max) {
-      fail(value, quoted(key) + " is not a whole number within " + std::to_string(min) + " to " +
-                      std::to_string(max));
+      fail(value, quoted(key) + " is not a whole number within " + std::to_string(min) + " to " + std::to_string(max));
     }
     return static_cast<int32_t>(*value.integer);
   }
@@ -174,9 +174,9 @@ class Reader {
     constexpr int32_t kWindowDefault = 4096;  // of the families that have one
     if (family.window == WindowRule::none) return refuse_layer_types(), 0;
     const Json* given = root_.find("sliding_window");
-    int32_t window = given == nullptr                        ? kWindowDefault
-                     : given->kind == JsonKind::null         ? 0
-                                                             : whole(*given, "sliding_window", 0, kContextMax);
+    int32_t window = given == nullptr                ? kWindowDefault
+                     : given->kind == JsonKind::null ? 0
+                                                     : whole(*given, "sliding_window", 0, kContextMax);
     if (family.window == WindowRule::always) return refuse_layer_types(), window;
     if (!flag("use_sliding_window", false)) window = 0;
     if (window == 0) return 0;

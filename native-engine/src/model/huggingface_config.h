@@ -1,5 +1,5 @@
-// config.json of a Hugging Face folder -> Config. Owns its keys, their defaults (those of the transformers library, 4 and
-// 5) and which of them mean arithmetic that this engine does not have.
+// config.json of a Hugging Face folder -> Config. Owns its keys, their defaults (those of the transformers library, 4
+// and 5) and which of them mean arithmetic that this engine does not have.
 #pragma once
 
 #include <cstddef>

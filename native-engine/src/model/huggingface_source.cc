@@ -71,8 +71,9 @@ void add_shards(ModelSource& source, const std::string& folder, const std::strin
     }
   }
   if (entries.size() != source.tensors().size()) {
-    throw ModelFileError(index_path, 0, "the index lists " + std::to_string(entries.size()) + " tensors, its shards hold " +
-                                            std::to_string(source.tensors().size()));
+    throw ModelFileError(index_path, 0,
+                         "the index lists " + std::to_string(entries.size()) + " tensors, its shards hold " +
+                             std::to_string(source.tensors().size()));
   }
 }
 
@@ -108,9 +109,9 @@ ModelSource open_huggingface(const std::string& folder) {
     const FileMap tokenizer(tokenizer_path);
     const int64_t size = read_tokenizer_size(tokenizer_path, bounded(tokenizer, kTokenizerBytesMax));
     if (size > source.config.vocab_rows) {
-      throw ModelFileError(tokenizer_path, 0, "the tokenizer has ids up to " + std::to_string(size - 1) +
-                                                  ", the embedding " + std::to_string(source.config.vocab_rows) +
-                                                  " rows");
+      throw ModelFileError(tokenizer_path, 0,
+                           "the tokenizer has ids up to " + std::to_string(size - 1) + ", the embedding " +
+                               std::to_string(source.config.vocab_rows) + " rows");
     }
     source.config.vocab_size = static_cast<int32_t>(size);
   }
@@ -127,7 +128,8 @@ std::vector<ShardEntry> read_shard_index(const std::string& path, std::span<cons
       std::string name(tensor);
       std::string file = reader.string();
       if (!is_plain_name(file)) {
-        throw ModelFileError(path, at, "\"" + printable(file) + "\" is not the name of a safetensors file in this folder");
+        throw ModelFileError(path, at,
+                             "\"" + printable(file) + "\" is not the name of a safetensors file in this folder");
       }
       entries.push_back({std::move(name), std::move(file)});
     });

@@ -296,10 +296,8 @@ void JsonReader::end() {
 }
 
 const Json* Json::find(std::string_view key) const {
-  for (const auto& [name, value] : members) {
-    if (name == key) return &value;
-  }
-  return nullptr;
+  const auto found = std::find(keys.begin(), keys.end(), key);
+  return found == keys.end() ? nullptr : &items[static_cast<size_t>(found - keys.begin())];
 }
 
 namespace {
@@ -333,8 +331,8 @@ Json read_tree(JsonReader& reader, int64_t& values_left) {
       break;
     case JsonKind::object:
       reader.object([&](std::string_view key) {
-        std::string name(key);
-        value.members.emplace_back(std::move(name), read_tree(reader, values_left));
+        value.keys.emplace_back(key);
+        value.items.push_back(read_tree(reader, values_left));
       });
       break;
   }

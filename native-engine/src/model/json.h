@@ -8,7 +8,6 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "model/file_error.h"
@@ -100,8 +99,8 @@ struct Json {
   std::optional<int64_t> integer;  // of a number without fraction and exponent that fits
   uint64_t offset_bytes = 0;       // in the file
   std::string text;
-  std::vector<Json> items;
-  std::vector<std::pair<std::string, Json>> members;
+  std::vector<std::string> keys;  // of an object, in the order of the file
+  std::vector<Json> items;        // of an array; of an object, items[i] belongs to keys[i]
 
   // nullptr when this is no object or has no such member.
   const Json* find(std::string_view key) const;

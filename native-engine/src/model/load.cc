@@ -43,6 +43,11 @@ int32_t thread_count(const LoadOptions& options) {
 }
 
 KvShape kv_shape(const LoadOptions& options, const Config& config) {
+  if (!kv_type_fits(options.kv_type, config.head_dim)) {
+    throw std::invalid_argument("kv_type " + std::string(kv_type_name(options.kv_type)) +
+                                " needs heads of a multiple of " + std::to_string(kKvQuantBlock) +
+                                " dimensions; this model's have " + std::to_string(config.head_dim));
+  }
   KvShape shape{config.layers, 1, config.kv_heads, config.head_dim, options.kv_type};
   const int64_t block_bytes = shape.bytes_total();  // of one block in all layers
   const int64_t fitting = std::min(options.kv_bytes_max, kKvBytesMax) / block_bytes;

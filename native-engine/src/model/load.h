@@ -25,8 +25,10 @@ struct LoadOptions {
   int32_t context_tokens_max = 0;             // upper limit of one sequence; 0 = the file's context length
   int32_t step_tokens_max = 512;              // most rows in one StepBatch
   int32_t step_sequences_max = 64;            // most sequences in one StepBatch
-  KvType kv_type = KvType::f16;               // f32 costs twice the memory; for comparisons against f32 goldens
-  std::optional<TensorType> quantize;         // of F32, F16 and BF16 weights: Q8_0 or Q4_0; see QuantizeTo in weights.h
+  // f16: what published engines store. q8_0: about half the memory and bandwidth for a small loss; heads must have a
+  // multiple of kKvQuantBlock dimensions. f32: twice the memory, for comparisons against f32 goldens.
+  KvType kv_type = KvType::f16;
+  std::optional<TensorType> quantize;  // of F32, F16 and BF16 weights: Q8_0 or Q4_0; see QuantizeTo in weights.h
   KernelChoice kernels = KernelChoice::automatic;
   // Called from the loading thread as weights are prepared, at least at 0 and at the end.
   std::function<void(int64_t bytes_done, int64_t bytes_total)> progress;

@@ -15,8 +15,8 @@ double llama3_frequency(const RopeParameters& p, double frequency) {
   const double wavelength = kTurn / frequency;
   if (wavelength < p.original_context_tokens / p.high_freq_factor) return frequency;
   if (wavelength > p.original_context_tokens / p.low_freq_factor) return frequency / p.factor;
-  const double kept = (p.original_context_tokens / wavelength - p.low_freq_factor) /
-                      (p.high_freq_factor - p.low_freq_factor);
+  const double kept =
+      (p.original_context_tokens / wavelength - p.low_freq_factor) / (p.high_freq_factor - p.low_freq_factor);
   return (1 - kept) * frequency / p.factor + kept * frequency;
 }
 

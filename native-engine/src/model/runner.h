@@ -33,6 +33,22 @@ class Runner {
   // A row's result depends on its own sequence only, bit for bit, whatever else is in the batch.
   // Allocates nothing after construction; batch.token_ids.size() <= the step_tokens_max given at construction.
   virtual void forward(const StepBatch& batch, std::span<float> logits) = 0;
+
+  // Threads of parallel(), the caller included.
+  virtual int32_t threads() const { return 1; }
+
+  // Calls body(chunk) once for every chunk in [0, chunks), on any of the threads, and returns when all have returned:
+  // the cores that forward() leaves idle, for work between the steps. The body must not throw. Allocates nothing.
+  template <typename Body>
+  void parallel(int32_t chunks, const Body& body) {
+    run_chunks(chunks, &body, [](const void* context, int32_t chunk) { (*static_cast<const Body*>(context))(chunk); });
+  }
+
+ protected:
+  using ChunkCall = void (*)(const void* context, int32_t chunk);
+  virtual void run_chunks(int32_t chunks, const void* context, ChunkCall call) {
+    for (int32_t chunk = 0; chunk < chunks; ++chunk) call(context, chunk);
+  }
 };
 
 }  // namespace penstock

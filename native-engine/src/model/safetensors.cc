@@ -26,10 +26,9 @@ struct Dtype {
   std::optional<TensorType> type;
 };
 constexpr Dtype kDtypes[] = {
-    {"F32", 4, TensorType::f32}, {"F16", 2, TensorType::f16}, {"BF16", 2, TensorType::bf16},
-    {"F64", 8, std::nullopt},    {"I64", 8, std::nullopt},    {"U64", 8, std::nullopt},
-    {"I32", 4, std::nullopt},    {"U32", 4, std::nullopt},    {"I16", 2, std::nullopt},
-    {"U16", 2, std::nullopt},    {"I8", 1, std::nullopt},     {"U8", 1, std::nullopt},
+    {"F32", 4, TensorType::f32}, {"F16", 2, TensorType::f16},  {"BF16", 2, TensorType::bf16}, {"F64", 8, std::nullopt},
+    {"I64", 8, std::nullopt},    {"U64", 8, std::nullopt},     {"I32", 4, std::nullopt},      {"U32", 4, std::nullopt},
+    {"I16", 2, std::nullopt},    {"U16", 2, std::nullopt},     {"I8", 1, std::nullopt},       {"U8", 1, std::nullopt},
     {"BOOL", 1, std::nullopt},   {"F8_E4M3", 1, std::nullopt}, {"F8_E5M2", 1, std::nullopt},
 };
 

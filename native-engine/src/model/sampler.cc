@@ -2,22 +2,23 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <string>
+
+#include "model/logit_scan.h"
 
 namespace penstock {
 
 namespace {
 
-using Candidate = std::pair<float, int32_t>;  // logit, token
-
-// Most likely first, the lower id first among equals: a total order, so every partial sort gives the same prefix.
-bool before(const Candidate& a, const Candidate& b) {
-  return a.first != b.first ? a.first > b.first : a.second < b.second;
-}
-
-// As a heap order, the top of the heap is the candidate that comes first.
-bool after(const Candidate& a, const Candidate& b) { return before(b, a); }
+constexpr float kNever = -std::numeric_limits<float>::infinity();
+// In the logarithm of a weight: what is below is not drawn. 2^-53 is e^-36.7.
+constexpr double kLogWeightMin = -40;
+// For top-p: how many of the likeliest blocks are looked at before all of them are. Text is mostly decided by the
+// first.
+constexpr size_t kBlocksFirst = 64;
+constexpr size_t kBlocksNext = 1024;
 
 uint64_t mix(uint64_t x) {  // the finaliser of splitmix64
   x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
@@ -46,20 +47,25 @@ void check_params(const SamplingParams& p) {
 }
 
 // -inf is a token that cannot be drawn; NaN and +inf mean that the computation of the logits failed.
-void check_logits(std::span<const float> logits, const char* when) {
-  // Without an exit in the loop the compiler turns it into vectors.
-  uint32_t refused = 0;
-  uint32_t possible = 0;
-  for (float logit : logits) {
-    refused |= logit <= std::numeric_limits<float>::max() ? 0u : 1u;
-    possible |= logit > -std::numeric_limits<float>::infinity() ? 1u : 0u;
-  }
-  if (refused != 0) {
+LogitScan checked_scan(std::span<const float> logits, std::span<float> maxima, const char* when) {
+  const LogitScan scan = scan_logits(logits, maxima);
+  if (!scan.finite) {
     const auto found = std::find_if(logits.begin(), logits.end(),
                                     [](float logit) { return !(logit <= std::numeric_limits<float>::max()); });
     throw SamplingError("the logit of token " + std::to_string(found - logits.begin()) + " is not finite " + when);
   }
-  if (possible == 0) throw SamplingError(std::string("no token is possible ") + when);
+  if (scan.largest == kNever) throw SamplingError(std::string("no token is possible ") + when);
+  return scan;
+}
+
+void apply_mask(std::span<float> logits, std::span<const uint32_t> mask) {
+  constexpr size_t kBits = 32;
+  if (mask.size() != (logits.size() + kBits - 1) / kBits) throw SamplingError("the mask is not the vocabulary's");
+  for (size_t word = 0; word < mask.size(); ++word) {
+    if (mask[word] == ~0u) continue;
+    const std::span<float> part = logits.subspan(word * kBits, std::min(kBits, logits.size() - word * kBits));
+    for (size_t bit = 0; bit < part.size(); ++bit) part[bit] = (mask[word] >> bit & 1u) != 0 ? part[bit] : kNever;
+  }
 }
 
 void apply_bias(std::span<float> logits, const SamplingParams& params) {
@@ -70,29 +76,14 @@ void apply_bias(std::span<float> logits, const SamplingParams& params) {
   }
 }
 
-// PRECOND: no NaN. Independent lanes, since a single running maximum would wait for itself at every element.
-float largest_of(std::span<const float> logits) {
-  constexpr size_t kLanes = 16;
-  float lanes[kLanes];
-  std::fill_n(lanes, kLanes, -std::numeric_limits<float>::infinity());
-  size_t i = 0;
-  for (; i + kLanes <= logits.size(); i += kLanes) {
-    for (size_t lane = 0; lane < kLanes; ++lane)
-      lanes[lane] = logits[i + lane] > lanes[lane] ? logits[i + lane] : lanes[lane];
-  }
-  for (; i < logits.size(); ++i) lanes[0] = std::max(lanes[0], logits[i]);
-  return *std::max_element(lanes, lanes + kLanes);
+bool changes_logits(const SamplingParams& p) {
+  return !p.bias.empty() || p.repetition_penalty != 1.0f || p.presence_penalty != 0 || p.frequency_penalty != 0;
 }
 
-int32_t greedy(std::span<const float> logits) {  // the first of equals
-  return static_cast<int32_t>(std::find(logits.begin(), logits.end(), largest_of(logits)) - logits.begin());
-}
-
-double log_sum_exp(std::span<const float> logits) {
-  const double largest = largest_of(logits);
-  double sum = 0;
-  for (float logit : logits) sum += std::exp(double{logit} - largest);
-  return largest + std::log(sum);
+int32_t greedy(std::span<const float> logits, std::span<const float> maxima, float largest) {  // the first of equals
+  const auto block = static_cast<size_t>(std::find(maxima.begin(), maxima.end(), largest) - maxima.begin());
+  const auto from = logits.begin() + static_cast<int64_t>(block * kScanBlock);
+  return static_cast<int32_t>(std::find(from, logits.end(), largest) - logits.begin());
 }
 
 // Calls each(token) for every id of both histories, after checking it.
@@ -132,90 +123,209 @@ void apply_penalties(std::span<float> logits, const SamplingParams& p, std::span
   });
 }
 
-// Weight of a candidate before normalisation: 1 for the most likely. Differences first, in double, so that a tiny
-// temperature leads to 0 and never to infinity minus infinity.
-double weight(float logit, float largest, float temperature) {
-  return std::exp((double{logit} - double{largest}) / double{temperature});
-}
-
-// The first of the candidates whose cumulative weight exceeds u * total.
-int32_t draw(std::span<const Candidate> candidates, float largest, float temperature, double total, double u) {
-  const double target = u * total;
-  double sum = 0;
-  int32_t possible = candidates.front().second;
-  for (const Candidate& candidate : candidates) {
-    const double w = weight(candidate.first, largest, temperature);
-    sum += w;
-    if (w > 0) possible = candidate.second;
-    if (sum > target) return candidate.second;
-  }
-  return possible;  // rounding left the target above the sum
-}
-
-int32_t sample_token(std::span<const float> logits, const SamplingParams& p, double u,
-                     std::vector<Candidate>& candidates) {
-  const float largest = largest_of(logits);
-  // min-p: a weight of at least min_p times the largest, which is 1.
-  candidates.clear();
-  candidates.reserve(logits.size());
-  for (size_t i = 0; i < logits.size(); ++i) {
-    if (logits[i] == -std::numeric_limits<float>::infinity()) continue;
-    if (p.min_p > 0 && logits[i] != largest && weight(logits[i], largest, p.temperature) < double{p.min_p}) continue;
-    candidates.emplace_back(logits[i], static_cast<int32_t>(i));
-  }
-  if (p.top_k > 0 && static_cast<size_t>(p.top_k) < candidates.size()) {
-    std::nth_element(candidates.begin(), candidates.begin() + p.top_k - 1, candidates.end(), before);
-    candidates.resize(static_cast<size_t>(p.top_k));
-    std::sort(candidates.begin(), candidates.end(), before);  // nth_element leaves an order of its own
-  }
-  double total = 0;
-  for (const Candidate& candidate : candidates) total += weight(candidate.first, largest, p.temperature);
-  if (p.top_p >= 1) return draw(candidates, largest, p.temperature, total, u);
-
-  // top-p: the shortest prefix, most likely first, that holds at least top_p of the mass. Popping a heap sorts only
-  // that prefix; popped candidates collect behind the heap, in reverse.
-  std::make_heap(candidates.begin(), candidates.end(), after);
-  double kept = 0;
-  auto end = candidates.end();
-  while (end != candidates.begin() && (end == candidates.end() || kept < double{p.top_p} * total)) {
-    std::pop_heap(candidates.begin(), end, after);
-    --end;
-    kept += weight(end->first, largest, p.temperature);
-  }
-  std::reverse(end, candidates.end());
-  return draw({end, candidates.end()}, largest, p.temperature, kept, u);
+// The smallest logit whose weight is at least e^log_weight.
+float cut_at(float largest, double log_weight, float temperature) {
+  const double cut =
+      std::max(double{largest} + log_weight * double{temperature}, -double{std::numeric_limits<float>::max()});
+  const auto rounded = static_cast<float>(cut);
+  return double{rounded} > cut ? std::nextafter(rounded, kNever) : rounded;
 }
 
 }  // namespace
 
+// Most likely first, the lower id first among equals: a total order, so every partial sort gives the same prefix.
+bool Sampler::before(const Candidate& a, const Candidate& b) {
+  return a.logit != b.logit ? a.logit > b.logit : a.token < b.token;
+}
+
+// Collects the logits >= cut that may be among the `count` largest: those not below the count-th largest maximum of a
+// block, since the maxima alone are that many. At least the `count` largest are among them, and every logit that is not
+// below the smallest found.
+void Sampler::gather(std::span<const float> logits, size_t count, float cut) {
+  float threshold = cut;
+  if (count < maxima_.size()) {
+    sums_.assign(maxima_.begin(), maxima_.end());
+    const auto nth = sums_.begin() + static_cast<int64_t>(count) - 1;
+    std::nth_element(sums_.begin(), nth, sums_.end(), std::greater<>());
+    threshold = std::max(cut, *nth);
+  }
+  candidates_.clear();
+  for (size_t block = 0; block < maxima_.size(); ++block) {
+    if (!(maxima_[block] >= threshold)) continue;
+    const size_t end = std::min(logits.size(), (block + 1) * kScanBlock);
+    for (size_t i = block * kScanBlock; i < end; ++i) {
+      if (logits[i] >= threshold) candidates_.push_back({logits[i], 0, static_cast<int32_t>(i)});
+    }
+  }
+}
+
+void Sampler::weigh(float largest, float inverse_temperature) {
+  for (Candidate& candidate : candidates_)
+    candidate.weight = token_weight(candidate.logit, largest, inverse_temperature);
+}
+
+void Sampler::keep_most_likely(size_t count) {
+  if (count < candidates_.size()) {
+    std::nth_element(candidates_.begin(), candidates_.begin() + static_cast<int64_t>(count) - 1, candidates_.end(),
+                     before);
+    candidates_.resize(count);
+  }
+  std::sort(candidates_.begin(), candidates_.end(), before);
+}
+
+// Keeps the shortest prefix, most likely first, that holds at least `mass`; everything where nothing does. A selection
+// like nth_element's, by mass: each round halves, about, what is undecided, so nothing is sorted but the last few.
+void Sampler::keep_mass(double mass) {
+  constexpr int64_t kSortedMax = 32;
+  double kept = 0;
+  auto begin = candidates_.begin(), end = candidates_.end();  // undecided; what is before them is kept
+  while (end - begin > kSortedMax) {
+    const Candidate pivot =
+        std::max(std::min(*begin, *(end - 1), before),
+                 std::min(std::max(*begin, *(end - 1), before), begin[(end - begin) / 2], before), before);
+    // The pivot itself goes to the front part, so that this is never empty; the pivot is not the last, so neither is
+    // the other.
+    const auto middle =
+        std::partition(begin, end, [&](const Candidate& candidate) { return !before(pivot, candidate); });
+    double front = 0;
+    for (auto it = begin; it != middle; ++it) front += double{it->weight};
+    if (kept + front < mass) {
+      kept += front;
+      begin = middle;
+    } else {
+      if (middle == end) break;
+      end = middle;
+    }
+  }
+  std::sort(begin, end, before);
+  while (begin != end && (begin == candidates_.begin() || kept < mass)) {
+    kept += double{begin->weight};
+    ++begin;
+  }
+  candidates_.erase(begin, candidates_.end());
+}
+
+// Whether the candidates of the `count` likeliest blocks hold the mass; they are then cut to it.
+bool Sampler::gather_mass(std::span<const float> logits, double mass, size_t count, float cut, float largest,
+                          float inverse_temperature) {
+  gather(logits, count, cut);
+  weigh(largest, inverse_temperature);
+  double held = 0;
+  for (const Candidate& candidate : candidates_) held += double{candidate.weight};
+  if (held < mass && count < maxima_.size()) return false;
+  keep_mass(mass);
+  return true;
+}
+
+// The first of the candidates whose cumulative weight exceeds u * total.
+int32_t Sampler::draw_candidate(double u) const {
+  double total = 0;
+  for (const Candidate& candidate : candidates_) total += double{candidate.weight};
+  const double target = u * total;
+  double sum = 0;
+  int32_t possible = candidates_.front().token;
+  for (const Candidate& candidate : candidates_) {
+    sum += double{candidate.weight};
+    if (candidate.weight > 0) possible = candidate.token;
+    if (sum > target) return candidate.token;
+  }
+  return possible;  // rounding left the target above the sum
+}
+
+// The same over the whole vocabulary in order of ids, by the sums of its blocks.
+int32_t Sampler::draw_block(std::span<const float> logits, float largest, float inverse_temperature, float cut,
+                            double total, double u) const {
+  const double target = u * total;
+  double sum = 0;
+  size_t block = 0;
+  size_t possible_block = 0;
+  for (; block < sums_.size(); ++block) {
+    if (sums_[block] > 0) possible_block = block;
+    if (sum + double{sums_[block]} > target) break;
+    sum += double{sums_[block]};
+  }
+  if (block == sums_.size()) block = possible_block;
+  int32_t possible = -1;
+  const size_t end = std::min(logits.size(), (block + 1) * kScanBlock);
+  for (size_t i = block * kScanBlock; i < end; ++i) {
+    if (!(logits[i] >= cut)) continue;
+    const double weight = double{token_weight(logits[i], largest, inverse_temperature)};
+    if (weight <= 0) continue;
+    possible = static_cast<int32_t>(i);
+    sum += weight;
+    if (sum > target) break;
+  }
+  return possible;
+}
+
+int32_t Sampler::draw(std::span<const float> logits, const SamplingParams& p, float largest, double u) {
+  // Finite, so that 0 times it is 0: a tiny temperature leads to the likeliest token and never to a NaN.
+  const float inverse_temperature = std::min(1.0f / p.temperature, std::numeric_limits<float>::max());
+  const double log_min_p = p.min_p > 0 ? std::log(double{p.min_p}) : kLogWeightMin;
+  const float cut = cut_at(largest, std::max(log_min_p, kLogWeightMin), p.temperature);
+  const auto top_k = static_cast<size_t>(p.top_k);
+  if (top_k > 0 && top_k < logits.size()) {
+    gather(logits, top_k, cut);
+    keep_most_likely(top_k);
+    weigh(largest, inverse_temperature);
+    if (p.top_p < 1) {
+      double total = 0;
+      for (const Candidate& candidate : candidates_) total += double{candidate.weight};
+      keep_mass(double{p.top_p} * total);
+    }
+    return draw_candidate(u);
+  }
+  const double total = sum_weights(logits, maxima_, largest, inverse_temperature, cut, sums_);
+  if (p.top_p >= 1) return draw_block(logits, largest, inverse_temperature, cut, total, u);
+  const double mass = double{p.top_p} * total;
+  for (const size_t blocks : {kBlocksFirst, kBlocksNext, logits.size()}) {
+    if (gather_mass(logits, mass, blocks, cut, largest, inverse_temperature)) break;
+  }
+  return draw_candidate(u);
+}
+
+void Sampler::find_alternatives(std::span<const float> logits, size_t count, double normalizer,
+                                std::vector<TokenLogprob>& top) {
+  if (count == 0) return;
+  gather(logits, count, kNever);
+  keep_most_likely(count);
+  for (const Candidate& candidate : candidates_)
+    top.push_back({candidate.token, static_cast<float>(double{candidate.logit} - normalizer)});
+}
+
 Sampled Sampler::sample(std::span<float> logits, const SamplingParams& params, std::span<const int32_t> prompt,
-                        std::span<const int32_t> output) {
+                        std::span<const int32_t> output, std::span<const uint32_t> mask) {
   check_params(params);
   if (logits.empty()) throw SamplingError("no logits");
-  check_logits(logits, "before sampling");
+  const size_t blocks = scan_blocks(logits.size());
+  maxima_.resize(blocks);
+  sums_.resize(blocks);
+  const bool with_logprobs = params.logprobs_top >= 0;
+  const bool changed = !mask.empty() || changes_logits(params);
 
   Sampled sampled{};
   double normalizer = 0;
-  if (params.logprobs_top >= 0) {
-    raw_.assign(logits.begin(), logits.end());
-    normalizer = log_sum_exp(logits);
-    const size_t top = std::min(static_cast<size_t>(params.logprobs_top), logits.size());
-    candidates_.clear();
-    for (size_t i = 0; i < logits.size(); ++i) candidates_.emplace_back(logits[i], static_cast<int32_t>(i));
-    std::partial_sort(candidates_.begin(), candidates_.begin() + static_cast<int64_t>(top), candidates_.end(), before);
-    for (size_t i = 0; i < top; ++i) {
-      sampled.top.push_back({candidates_[i].second, static_cast<float>(double{candidates_[i].first} - normalizer)});
-    }
+  LogitScan scan{kNever, true};
+  // Before a mask hides it, so that a failed computation never passes for a draw.
+  if (with_logprobs || !mask.empty() || !changed) scan = checked_scan(logits, maxima_, "before sampling");
+  if (with_logprobs) {
+    normalizer = double{scan.largest} + std::log(sum_weights(logits, maxima_, scan.largest, 1.0f,
+                                                             std::numeric_limits<float>::lowest(), sums_));
+    find_alternatives(logits, static_cast<size_t>(params.logprobs_top), normalizer, sampled.top);
+    if (changed) raw_.assign(logits.begin(), logits.end());
   }
-
-  apply_bias(logits, params);
-  apply_penalties(logits, params, prompt, output, counts_);
-  check_logits(logits, "after bias and penalties");  // extreme parameters can push a logit to infinity
-  sampled.token = params.temperature == 0
-                      ? greedy(logits)
-                      : sample_token(logits, params, uniform(params.seed, output.size()), candidates_);
-  if (params.logprobs_top >= 0) {
-    sampled.logprob = static_cast<float>(double{raw_[static_cast<size_t>(sampled.token)]} - normalizer);
+  if (changed) {
+    if (!mask.empty()) apply_mask(logits, mask);
+    apply_bias(logits, params);
+    apply_penalties(logits, params, prompt, output, counts_);
+    // Extreme parameters can push a logit to infinity.
+    scan = checked_scan(logits, maxima_, "after mask, bias and penalties");
+  }
+  sampled.token = params.temperature == 0 ? greedy(logits, maxima_, scan.largest)
+                                          : draw(logits, params, scan.largest, uniform(params.seed, output.size()));
+  if (with_logprobs) {
+    const float raw = changed ? raw_[static_cast<size_t>(sampled.token)] : logits[static_cast<size_t>(sampled.token)];
+    sampled.logprob = static_cast<float>(double{raw} - normalizer);
   }
   return sampled;
 }

@@ -40,20 +40,46 @@ class SamplingError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// Reusable scratch for one thread; sample() allocates only when a vocabulary is larger than any before.
+// Reusable scratch for one thread; sample() allocates only when a vocabulary is larger than any before, and for the
+// alternatives of log-probabilities.
 class Sampler {
  public:
   // logits [vocab_size], changed in place. prompt and output are the sequence's token ids so far; output.size() is the
-  // index of the draw, so the random number is a pure function of (seed, output.size()). Throws SamplingError.
+  // index of the draw, so the random number is a pure function of (seed, output.size()). mask: empty, or
+  // [ceil(vocab_size / 32)] words, where token i may be drawn if bit i % 32 of mask[i / 32] is set. Throws
+  // SamplingError.
   //
-  // Order, that of vLLM's V1 sampler: log-probabilities of the logits as given; bias; repetition, then frequency and
-  // presence penalty; temperature; min-p; top-k; top-p over what min-p and top-k left; draw. Temperature 0 takes the
-  // largest logit after the penalties. Wherever tokens are equally likely the lower id comes first.
+  // Order, that of vLLM's V1 sampler: log-probabilities of the logits as given; mask; bias; repetition, then frequency
+  // and presence penalty; temperature; min-p; top-k; top-p over what min-p and top-k left; draw. Temperature 0 takes
+  // the largest logit after the penalties. Wherever tokens are equally likely the lower id comes first. A token less
+  // likely than e^-40 of the likeliest is never drawn: the random number's 53 bits do not resolve it.
   Sampled sample(std::span<float> logits, const SamplingParams& params, std::span<const int32_t> prompt,
-                 std::span<const int32_t> output);
+                 std::span<const int32_t> output, std::span<const uint32_t> mask = {});
 
  private:
-  std::vector<std::pair<float, int32_t>> candidates_;
+  struct Candidate {
+    float logit;
+    float weight;
+    int32_t token;
+  };
+
+  static bool before(const Candidate& a, const Candidate& b);
+  void find_alternatives(std::span<const float> logits, size_t count, double normalizer,
+                         std::vector<TokenLogprob>& top);
+  void gather(std::span<const float> logits, size_t count, float cut);
+  void weigh(float largest, float inverse_temperature);
+  void keep_most_likely(size_t count);
+  void keep_mass(double mass);
+  bool gather_mass(std::span<const float> logits, double mass, size_t count, float cut, float largest,
+                   float inverse_temperature);
+  int32_t draw(std::span<const float> logits, const SamplingParams& params, float largest, double u);
+  int32_t draw_candidate(double u) const;
+  int32_t draw_block(std::span<const float> logits, float largest, float inverse_temperature, float cut, double total,
+                     double u) const;
+
+  std::vector<float> maxima_;  // [blocks] largest logit of each block, see logit_scan.h
+  std::vector<float> sums_;    // [blocks] scratch: weights of each block, or maxima to select from
+  std::vector<Candidate> candidates_;
   std::vector<int32_t> counts_;  // [vocab_size] all 0 between calls
   std::vector<float> raw_;       // [vocab_size] the logits as given, kept while log-probabilities are wanted
 };

@@ -2,8 +2,8 @@
 
 #include <filesystem>
 
-#include "model/gguf_source.h"
 #include "model/file_error.h"
+#include "model/gguf_source.h"
 #include "model/huggingface_source.h"
 
 namespace penstock {

@@ -21,15 +21,30 @@ struct SourceTensor {
   std::optional<TensorType> type;  // absent: a type that no weight of this engine has
   std::vector<int64_t> shape;      // outermost dimension first
   const FileMap* file;
-  uint64_t offset_bytes;       // of its data
+  uint64_t offset_bytes;  // of its data
   uint64_t size_bytes;
   uint64_t info_offset_bytes;  // of its description
 };
 
 // What a tensor is for. Those of the first row exist once, the others in every layer.
 enum class TensorRole : uint8_t {
-  embedding, output_norm, head,
-  attn_norm, q, k, v, q_bias, k_bias, v_bias, q_norm, k_norm, attn_output, ffn_norm, ffn_gate, ffn_up, ffn_down,
+  embedding,
+  output_norm,
+  head,
+  attn_norm,
+  q,
+  k,
+  v,
+  q_bias,
+  k_bias,
+  v_bias,
+  q_norm,
+  k_norm,
+  attn_output,
+  ffn_norm,
+  ffn_gate,
+  ffn_up,
+  ffn_down,
 };
 
 enum class TensorNames : uint8_t { gguf, huggingface };
@@ -41,10 +56,10 @@ class ModelSource {
   static ModelSource open(const std::string& path);
 
   Config config{};
-  std::string path;            // the file to blame when a tensor is missing
-  bool tied_embedding = false; // the head is the embedding
+  std::string path;             // the file to blame when a tensor is missing
+  bool tied_embedding = false;  // the head is the embedding
   TensorNames names = TensorNames::gguf;
-  std::string name_prefix;     // in front of all names but the head's: "model." in most Hugging Face files
+  std::string name_prefix;  // in front of all names but the head's: "model." in most Hugging Face files
 
   // nullptr when the model has no such tensor.
   const SourceTensor* find(const std::string& name) const;

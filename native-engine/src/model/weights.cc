@@ -9,6 +9,7 @@
 #include <unordered_set>
 
 #include "model/family.h"
+#include "model/file_error.h"
 #include "model/hash.h"
 #include "ops/half.h"
 #include "ops/quantize_weights.h"
@@ -99,9 +100,9 @@ class Loader {
   void check_layers() const {
     const std::string last = source_.name_of(TensorRole::attn_norm, config_.layers - 1);
     if (source_.find(last) == nullptr) {
-      throw ModelFileError(source_.path, 0,
-                           "the model states " + std::to_string(config_.layers) + " layers but tensor \"" + last +
-                               "\" is missing");
+      throw ModelFileError(
+          source_.path, 0,
+          "the model states " + std::to_string(config_.layers) + " layers but tensor \"" + last + "\" is missing");
     }
   }
 
@@ -134,10 +135,10 @@ class Loader {
     // Some writers keep outer dimensions of 1.
     const auto& has = tensor->shape;
     const size_t extra = has.size() > shape.size() ? has.size() - shape.size() : 0;
-    if (!std::all_of(has.begin(), has.begin() + static_cast<int64_t>(extra), [](int64_t extent) { return extent == 1; }) ||
+    if (!std::all_of(has.begin(), has.begin() + static_cast<int64_t>(extra),
+                     [](int64_t extent) { return extent == 1; }) ||
         !std::equal(has.begin() + static_cast<int64_t>(extra), has.end(), shape.begin(), shape.end())) {
-      fail(*tensor,
-           "has the shape " + shape_text(tensor->shape) + "; the metadata calls for " + shape_text(shape));
+      fail(*tensor, "has the shape " + shape_text(tensor->shape) + "; the metadata calls for " + shape_text(shape));
     }
     if (!tensor->type) fail(*tensor, "has the type " + tensor->type_name + ", which no weight of this engine has");
     used_.insert(tensor);

@@ -39,25 +39,38 @@ struct Activations {
 
 // Partial softmax of one query head over a range of the context: (max, sum, weighted V) can be merged in order.
 // The floats behind one head: [0] max score, [1] sum of exp(score - max), [2..] sum of exp(score - max) * v [head_dim].
+// A range without a visible position is (-inf, 0, 0) and merges as if it were not there.
 inline constexpr int32_t kSoftmaxHeader = 2;
 inline constexpr int32_t softmax_floats(int32_t head_dim) { return kSoftmaxHeader + head_dim; }
 
-// Context positions per partial softmax. A constant, so that results do not depend on the number of threads.
+// Context positions per partial softmax: segment s is the positions [s, s + 1) * kSegmentTokens of the sequence,
+// whatever the window, so that results depend neither on the number of threads nor on how the prompt was cut.
 inline constexpr int32_t kSegmentTokens = 256;
 static_assert(kSegmentTokens % kBlockTokens == 0, "a segment is whole blocks");
 
-// One query row against one KV head: all query heads of the group share each K and V that is read.
+// The first position that `position` attends to; it attends to all from there to itself. window_tokens: 0 = no window.
+inline constexpr int32_t first_visible(int32_t position, int32_t window_tokens) {
+  return window_tokens > 0 && position >= window_tokens ? position - window_tokens + 1 : 0;
+}
+
+// Rows of one sequence at consecutive positions against one KV head: the query heads of the group and the rows share
+// each K and V that is read.
 struct AttentionArgs {
-  const float* q;    // [group, head_dim], already scaled by 1 / sqrt(head_dim)
-  int32_t group;     // query heads per KV head
-  int32_t head_dim;  // a multiple of 8
+  const float* q;         // [rows, group, head_dim], rows q_stride apart, already scaled by 1 / sqrt(head_dim)
+  int32_t q_stride;       // floats
+  int32_t rows;           // >= 1
+  int32_t position;       // of the first row
+  int32_t group;          // query heads per KV head
+  int32_t head_dim;       // a multiple of 8; of 32 with KvType::q8_0
+  int32_t window_tokens;  // 0 = none
+  int32_t segment_begin;  // the range of segments to attend to; what a row does not see of them is left out
+  int32_t segment_end;
   KvType kv_type;
-  const std::byte* k_base;     // K tile of block 0 for this layer and KV head
-  int64_t block_stride_bytes;  // between the same tile of consecutive blocks
-  int64_t v_offset_bytes;      // from a K tile to its V tile
-  const int32_t* block_table;  // blocks of the sequence
-  int32_t begin;               // first context position; a multiple of kSegmentTokens
-  int32_t end;                 // one past the last; end - begin in [1, kSegmentTokens]
+  const std::byte* k_base;       // K tile of block 0 for this layer and KV head
+  int64_t block_stride_bytes;    // between the same tile of consecutive blocks
+  int64_t v_offset_bytes;        // from a K tile to its V tile
+  const int32_t* block_table;    // blocks of the sequence
+  const std::byte* next_k_base;  // k_base of a head whose K over the same blocks this thread reads next, or nullptr
 };
 
 // Which two dimensions of a head turn together: (2i, 2i + 1), or (i, i + rope_dims / 2). A property of how a file stores
@@ -98,8 +111,11 @@ struct Kernels {
   // Stores one token's k [head_dim] and v [head_dim] in slot `token` of the tiles.
   void (*store_kv)(KvType type, int32_t head_dim, int32_t token, const float* k, const float* v, std::byte* k_tile,
                    std::byte* v_tile);
-  // partial [group, softmax_floats(head_dim)]
-  void (*attend)(const AttentionArgs& args, float* partial);
+  // Bytes of scratch that attend() needs for heads of this size.
+  int64_t (*attend_scratch_bytes)(int32_t head_dim);
+  // states [rows, group, softmax_floats(head_dim)]: the softmax of every row and head over the visible positions of the
+  // segments, merged front to back. scratch is 64-byte aligned and holds nothing between calls.
+  void (*attend)(const AttentionArgs& args, std::byte* scratch, float* states);
   // into, from [softmax_floats(head_dim)]: into becomes the softmax over both ranges. `from` covers later positions.
   void (*merge_softmax)(const float* from, int32_t head_dim, float* into);
   // state [softmax_floats(head_dim)] -> out [head_dim]

@@ -1,3 +1,4 @@
+// The rounding of Q8_0 and Q4_0 blocks, in plain loops that compilers vectorise.
 #include "ops/quantize_weights.h"
 
 #include <bit>

@@ -168,6 +168,7 @@ constexpr Kernels kReference = {
     add,
     matmul,
     reference::store_kv,
+    reference::attend_scratch_bytes,
     reference::attend,
     reference::merge_softmax,
     reference::finish_softmax,

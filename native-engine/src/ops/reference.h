@@ -8,7 +8,8 @@ namespace penstock::reference {
 // reference_attention.cc
 void store_kv(KvType type, int32_t head_dim, int32_t token, const float* k, const float* v, std::byte* k_tile,
               std::byte* v_tile);
-void attend(const AttentionArgs& args, float* partial);
+int64_t attend_scratch_bytes(int32_t head_dim);
+void attend(const AttentionArgs& args, std::byte* scratch, float* states);
 void merge_softmax(const float* from, int32_t head_dim, float* into);
 void finish_softmax(const float* state, int32_t head_dim, float* out);
 

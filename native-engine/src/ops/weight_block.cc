@@ -1,3 +1,4 @@
+// Reading of blocks: one function per layout, bytes to integers, in plain loops.
 #include "ops/weight_block.h"
 
 #include <cstring>

@@ -1,64 +1,83 @@
-// Priority levels, each a list of preempted sequences and a ring of tenants. See queue.h.
+// A line of preempted sequences and, for each priority, a ring of tenants. See queue.h.
 #include "sched/queue.h"
 
-#include <algorithm>
 #include <stdexcept>
-#include <utility>
 
 namespace penstock {
 
+// From the back, where nearly all belong: who joins arrived last.
+template <typename GoesBefore>
+void WaitingQueue::Line::insert(Sequence* sequence, const GoesBefore& goes_before) {
+  Sequence* before = last;
+  while (before != nullptr && goes_before(*sequence, *before)) before = before->queue_before;
+  sequence->queue_before = before;
+  sequence->queue_behind = before == nullptr ? first : before->queue_behind;
+  (before == nullptr ? first : before->queue_behind) = sequence;
+  (sequence->queue_behind == nullptr ? last : sequence->queue_behind->queue_before) = sequence;
+}
+
+void WaitingQueue::Line::erase(Sequence* sequence) {
+  (sequence->queue_before == nullptr ? first : sequence->queue_before->queue_behind) = sequence->queue_behind;
+  (sequence->queue_behind == nullptr ? last : sequence->queue_behind->queue_before) = sequence->queue_before;
+  sequence->queue_before = sequence->queue_behind = nullptr;
+}
+
 void WaitingQueue::push(Sequence* sequence) {
-  auto& ring = levels_[sequence->request.priority].ring;
-  auto tenant =
-      std::find_if(ring.begin(), ring.end(), [&](const Tenant& t) { return t.tenant == sequence->request.tenant; });
-  if (tenant == ring.end()) tenant = ring.insert(ring.end(), Tenant{sequence->request.tenant, {}});
-  tenant->sequences.push_back(sequence);
+  if (sequence->place != QueuePlace::None) throw std::logic_error("sequence is in the waiting queue already");
+  sequence->place = QueuePlace::Uncredited;
   ++size_;
+  tokens_ += sequence->total();
+  if (sequence->has_credit()) join(sequence);
 }
 
 void WaitingQueue::push_preempted(Sequence* sequence) {
-  auto& preempted = levels_[sequence->request.priority].preempted;
-  const auto at = std::find_if(preempted.begin(), preempted.end(),
-                               [&](const Sequence* other) { return sequence->arrival < other->arrival; });
-  preempted.insert(at, sequence);
-  ++size_;
+  sequence->preempted = true;
+  push(sequence);
+}
+
+void WaitingQueue::credited(Sequence* sequence) {
+  if (sequence->place == QueuePlace::Uncredited && sequence->has_credit()) join(sequence);
+}
+
+void WaitingQueue::join(Sequence* sequence) {
+  sequence->place = QueuePlace::InLine;
+  if (sequence->preempted) return preempted_.insert(sequence, ranks_before);
+  Level& level = levels_[sequence->request.priority];
+  const auto [found, is_new] = level.by_tenant.try_emplace(sequence->request.tenant);
+  if (is_new) found->second = level.ring.insert(level.ring.end(), Tenant{sequence->request.tenant, {}});
+  found->second->line.insert(sequence, [](const Sequence& a, const Sequence& b) { return a.arrival < b.arrival; });
 }
 
 Sequence* WaitingQueue::next() const {
-  const auto ready = [](const Sequence* sequence) { return sequence->has_credit(); };
-  for (const auto& [priority, level] : levels_) {
-    const auto preempted = std::find_if(level.preempted.begin(), level.preempted.end(), ready);
-    if (preempted != level.preempted.end()) return *preempted;
-    for (const Tenant& tenant : level.ring) {
-      const auto found = std::find_if(tenant.sequences.begin(), tenant.sequences.end(), ready);
-      if (found != tenant.sequences.end()) return *found;
-    }
-  }
-  return nullptr;
+  const bool fresh = !levels_.empty();
+  if (preempted_.first != nullptr && (!fresh || preempted_.first->request.priority >= levels_.begin()->first))
+    return preempted_.first;
+  return fresh ? levels_.begin()->second.ring.front().line.first : nullptr;
 }
 
-void WaitingQueue::take(Sequence* sequence) { erase(sequence, true); }
-void WaitingQueue::remove(Sequence* sequence) { erase(sequence, false); }
+void WaitingQueue::take(Sequence* sequence) { leave(sequence, true); }
+void WaitingQueue::remove(Sequence* sequence) { leave(sequence, false); }
 
-void WaitingQueue::erase(Sequence* sequence, bool uses_turn) {
-  const auto level_at = levels_.find(sequence->request.priority);
-  if (level_at == levels_.end()) throw std::logic_error("sequence is not in the waiting queue");
-  Level& level = level_at->second;
-  if (std::erase(level.preempted, sequence) == 0) {
-    const auto tenant = std::find_if(level.ring.begin(), level.ring.end(),
-                                     [&](const Tenant& t) { return t.tenant == sequence->request.tenant; });
-    if (tenant == level.ring.end() || std::erase(tenant->sequences, sequence) == 0)
-      throw std::logic_error("sequence is not in the waiting queue");
-    if (tenant->sequences.empty()) {
-      level.ring.erase(tenant);
-    } else if (uses_turn) {
-      Tenant moved = std::move(*tenant);
-      level.ring.erase(tenant);
-      level.ring.push_back(std::move(moved));
-    }
-  }
-  if (level.preempted.empty() && level.ring.empty()) levels_.erase(level_at);
+void WaitingQueue::leave(Sequence* sequence, bool uses_turn) {
+  if (sequence->place == QueuePlace::None) throw std::logic_error("sequence is not in the waiting queue");
   --size_;
+  tokens_ -= sequence->total();
+  const QueuePlace place = sequence->place;
+  sequence->place = QueuePlace::None;
+  if (place == QueuePlace::Uncredited) return;
+  if (sequence->preempted) return preempted_.erase(sequence);
+  const auto level_at = levels_.find(sequence->request.priority);
+  Level& level = level_at->second;
+  const auto found = level.by_tenant.find(sequence->request.tenant);
+  const auto tenant = found->second;
+  tenant->line.erase(sequence);
+  if (tenant->line.first != nullptr) {
+    if (uses_turn) level.ring.splice(level.ring.end(), level.ring, tenant);
+    return;
+  }
+  level.ring.erase(tenant);
+  level.by_tenant.erase(found);
+  if (level.ring.empty()) levels_.erase(level_at);
 }
 
 }  // namespace penstock

@@ -3,10 +3,10 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <functional>
+#include <list>
 #include <map>
-#include <vector>
+#include <unordered_map>
 
 #include "sched/request.h"
 
@@ -19,14 +19,20 @@ namespace penstock {
 // after each turn, so nobody is passed more than once by each other tenant, however many requests these hold. Within a
 // tenant, first come first served. A tenant with nothing waiting is forgotten: the ring is bounded by the queue.
 //
-// Sequences without credit cannot run, so they are passed over and keep their place.
+// Sequences without credit cannot run: they are counted here and stand in no line until credited() is told, and then
+// take the place of their arrival. So next() costs the same whatever waits, and only push() and credited() allocate;
+// what a step does (next, take, remove, push_preempted) does not.
 class WaitingQueue {
  public:
   size_t size() const { return size_; }
   bool empty() const { return size_ == 0; }
+  // Known tokens of everything that waits, with or without credit.
+  int64_t tokens() const { return tokens_; }
 
   void push(Sequence* sequence);
   void push_preempted(Sequence* sequence);
+  // A waiting sequence that had no credit now has some.
+  void credited(Sequence* sequence);
   // The next in turn that has credit; nullptr when there is none. Changes nothing.
   Sequence* next() const;
   // Takes the sequence that next() named; its tenant's turn is used up.
@@ -35,19 +41,31 @@ class WaitingQueue {
   void remove(Sequence* sequence);
 
  private:
+  // Linked through the sequences themselves; ordered by the caller's rule.
+  struct Line {
+    Sequence* first = nullptr;
+    Sequence* last = nullptr;
+    // In front of the first from the back that does not go before it.
+    template <typename GoesBefore>
+    void insert(Sequence* sequence, const GoesBefore& goes_before);
+    void erase(Sequence* sequence);
+  };
   struct Tenant {
     uint64_t tenant;
-    std::deque<Sequence*> sequences;  // never empty
+    Line line;  // never empty; by arrival
   };
   struct Level {
-    std::vector<Sequence*> preempted;  // by arrival
-    std::deque<Tenant> ring;           // front is next
+    std::list<Tenant> ring;  // front is next; never empty
+    std::unordered_map<uint64_t, std::list<Tenant>::iterator> by_tenant;
   };
 
-  void erase(Sequence* sequence, bool uses_turn);
+  void join(Sequence* sequence);
+  void leave(Sequence* sequence, bool uses_turn);
 
-  std::map<int32_t, Level, std::greater<>> levels_;  // by priority; no level is empty
+  std::map<int32_t, Level, std::greater<>> levels_;  // by priority; those that have not run yet
+  Line preempted_;                                   // by rank: priority, then arrival
   size_t size_ = 0;
+  int64_t tokens_ = 0;
 };
 
 }  // namespace penstock

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
+#include <variant>
 #include <vector>
 
 #include "model/batch.h"
@@ -13,22 +15,25 @@
 
 namespace penstock {
 
+class SequenceGrammar;
+
 // Why a sequence ended. The numbers are those of the wire.
 enum class FinishReason : uint8_t { Stop = 1, Length = 2, Cancelled = 3, Deadline = 4, Internal = 5, Grammar = 6 };
 
 // What a caller asks for. Checked by whoever makes it: ids below the vocabulary, max_new_tokens >= 1.
 struct Request {
-  uint64_t id = 0;                     // unique among live sequences
-  std::vector<int32_t> prompt;         // [1..] token ids
-  int32_t max_new_tokens = 1;          // >= 1
-  uint64_t credit_tokens = 0;          // tokens that may be sampled before more credit is granted
-  std::vector<int32_t> stop_ids;       // any of these ends the sequence
-  int32_t priority = 0;                // higher goes first
-  std::optional<int64_t> deadline_ms;  // on the clock of now_ms
-  uint64_t tenant = 0;                 // opaque, for fairness only
-  uint64_t salt = 0;                   // only requests with equal salts share cached blocks
-  Pooling pooling = Pooling::none;     // other than none: an embedding of the prompt, no output
-  SamplingParams sampling;             // carried for the sampler; the scheduler never reads it
+  uint64_t id = 0;                           // unique among live sequences
+  std::vector<int32_t> prompt;               // [1..] token ids
+  int32_t max_new_tokens = 1;                // >= 1
+  uint64_t credit_tokens = 0;                // tokens that may be sampled before more credit is granted
+  std::vector<int32_t> stop_ids;             // any of these ends the sequence
+  int32_t priority = 0;                      // higher goes first
+  std::optional<int64_t> deadline_ms;        // on the clock of now_ms
+  uint64_t tenant = 0;                       // opaque, for fairness only
+  uint64_t salt = 0;                         // only requests with equal salts share cached blocks
+  Pooling pooling = Pooling::none;           // other than none: an embedding of the prompt, no output
+  SamplingParams sampling;                   // carried for the sampler; the scheduler never reads it
+  std::shared_ptr<SequenceGrammar> grammar;  // likewise; null: any text
 };
 
 // A sequence ends by leaving the scheduler, so there is no state for having ended.
@@ -38,23 +43,36 @@ struct Request {
 //                               ▲                        │
 //                               └────── preempt() ───────┤
 //      from either state: cancel(), expire()             │
-//      from Running: apply() ── stop, length, internal ──┴──▶ (gone, one Finished)
+//      from Running: apply() ── stop, length, internal ──┴──▶ (gone, one Finished; an embedding ends with stop)
 //
 // Waiting  in the queue; holds no block; computed == 0.
-// Running  in Scheduler::running_; holds at least ceil(computed / kBlockTokens) blocks. Without credit it is paused:
-//          not planned, but it keeps its blocks until somebody who can run needs them.
+// Running  in Scheduler::running_; holds at least ceil(computed / kBlockTokens) blocks. The full ones that are computed
+//          are entries of the prefix cache, perhaps shared; the others are its own. Without credit it is paused: not
+//          planned, but it keeps its blocks until somebody who can run needs them.
 enum class SequenceState : uint8_t { Waiting, Running };
+
+// Where the waiting queue has a sequence: not at all, counted only, or in a line.
+enum class QueuePlace : uint8_t { None, Uncredited, InLine };
 
 // One counter instead of phases: computed tokens catch up with the known ones, many at once in prefill, one in decode.
 struct Sequence {
   Request request;
   SequenceState state = SequenceState::Waiting;
-  uint64_t arrival = 0;         // order of submission, unique; kept through preemption
-  std::vector<int32_t> tokens;  // prompt, then output
-  int32_t computed = 0;         // tokens whose K and V are in the cache, <= tokens.size()
-  uint64_t credit_tokens = 0;   // left
-  std::vector<int32_t> blocks;  // block ids in order of position
+  uint64_t arrival = 0;                         // order of submission, unique; kept through preemption
+  std::vector<int32_t> tokens;                  // prompt, then output
+  int32_t computed = 0;                         // tokens whose K and V are in the cache, <= tokens.size()
+  uint64_t credit_tokens = 0;                   // left
+  std::vector<int32_t> blocks;                  // block ids in order of position
+  std::vector<uint64_t> block_hashes;           // [total / kBlockTokens] of the full blocks of tokens, see PrefixCache
+  std::optional<int32_t> prompt_cached_tokens;  // of the prompt, found in the cache when first admitted; absent before
+  std::optional<int32_t> slot;                  // while running: a number below sequences_max that no other has
   uint32_t preemptions = 0;
+
+  // The waiting queue's own.
+  Sequence* queue_before = nullptr;
+  Sequence* queue_behind = nullptr;
+  QueuePlace place = QueuePlace::None;
+  bool preempted = false;  // has run before, so it waits among those who have
 
   int32_t total() const { return static_cast<int32_t>(tokens.size()); }
   int32_t remaining() const { return total() - computed; }
@@ -62,12 +80,22 @@ struct Sequence {
   int32_t output_tokens() const { return total() - prompt_tokens(); }
   std::span<const int32_t> output() const { return std::span(tokens).subspan(request.prompt.size()); }
 
-  bool has_credit() const { return credit_tokens > 0; }
+  bool embeds() const { return request.pooling != Pooling::none; }
+  // An embedding samples nothing, so it needs none.
+  bool has_credit() const { return credit_tokens > 0 || embeds(); }
   bool decoding() const { return computed > 0 && remaining() == 1; }
   bool stops_at(int32_t token) const {
     return std::find(request.stop_ids.begin(), request.stop_ids.end(), token) != request.stop_ids.end();
   }
 };
+
+// A token after which the sequence ends with reason stop, whatever the counts say: its grammar is complete.
+struct LastToken {
+  int32_t token;
+};
+
+// What became of a row with logits: the token drawn, or why the sequence ends without one.
+using Drawn = std::variant<int32_t, FinishReason, LastToken>;
 
 // Rank among running sequences: higher priority first, then the earlier arrival. Total, because arrivals are unique.
 inline bool ranks_before(const Sequence& a, const Sequence& b) {
@@ -80,7 +108,7 @@ struct Finished {
   uint64_t id;
   FinishReason reason;
   int32_t prompt_tokens;
-  int32_t cached_tokens;  // prompt tokens taken from the cache instead of being computed
+  int32_t cached_tokens;  // prompt tokens found in the cache when first admitted; preemption does not change it
   int32_t output_tokens;  // every sampled token, the stop token included
 };
 

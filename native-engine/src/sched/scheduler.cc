@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <stdexcept>
-#include <string>
 #include <utility>
 
 namespace penstock {
@@ -18,14 +17,29 @@ int32_t longest_sequence(const SchedulerConfig& config) {
   return static_cast<int32_t>(std::min<int64_t>(config.context_tokens, pool_tokens));
 }
 
+BlockChain chain_of(const Sequence& sequence) {
+  return {sequence.request.salt, sequence.tokens, sequence.block_hashes};
+}
+
+// How many of its blocks a sequence may take from the cache. The last token is always computed: its row is what logits
+// and embeddings are made of. A mean is made of all rows.
+int32_t cacheable_blocks(const Sequence& sequence) {
+  if (sequence.request.pooling == Pooling::mean) return 0;
+  return (sequence.total() - 1) / kBlockTokens;
+}
+
 }  // namespace
 
 Scheduler::Scheduler(const SchedulerConfig& config)
-    : config_(config), sequence_tokens_max_(longest_sequence(config)), pool_(config.blocks_total) {
+    : config_(config),
+      sequence_tokens_max_(longest_sequence(config)),
+      pool_(config.blocks_total),
+      cache_(pool_, config.hash_seed, config.block_hash) {
   if (config.context_tokens < 2) throw std::invalid_argument("context_tokens must be at least 2");
   if (config.sequences_max < 1) throw std::invalid_argument("sequences_max must be at least 1");
   if (config.step_tokens_max < config.sequences_max)
     throw std::invalid_argument("step_tokens_max must be at least sequences_max");
+  if (config.prefill_tokens_max.value_or(1) < 1) throw std::invalid_argument("prefill_tokens_max must be at least 1");
   if (config.queue_max < 1) throw std::invalid_argument("queue_max must be at least 1");
   const auto rows = static_cast<size_t>(config.step_tokens_max);
   const auto slots = static_cast<size_t>(config.sequences_max);
@@ -34,23 +48,40 @@ Scheduler::Scheduler(const SchedulerConfig& config)
   plan_.sequences.reserve(slots);
   plan_.owners.reserve(slots);
   plan_.sampling.reserve(slots);
+  plan_.embedding.reserve(slots);
+  plan_.admitted.reserve(slots);
   running_.reserve(slots);
   order_.reserve(slots);
+  finished_.reserve(slots + static_cast<size_t>(config.queue_max));
+  paused_holders_.resize(static_cast<size_t>(config.blocks_total), 0);
+  for (int32_t slot = config.sequences_max - 1; slot >= 0; --slot) slots_.push_back(slot);
 }
 
 std::optional<SubmitError> Scheduler::submit(Request request) {
   if (request.prompt.empty() || request.max_new_tokens < 1) throw std::logic_error("submit() of an unchecked request");
   if (sequences_.contains(request.id)) return SubmitError::DuplicateId;
-  if (request.prompt.size() >= static_cast<size_t>(sequence_tokens_max_)) return SubmitError::TooLong;
+  const auto prompt_tokens = static_cast<int64_t>(request.prompt.size());
+  if (prompt_tokens >= sequence_tokens_max_) return SubmitError::TooLong;
   if (waiting_.size() >= static_cast<size_t>(config_.queue_max)) return SubmitError::QueueFull;
+  if (!waiting_.empty() && waiting_.tokens() + prompt_tokens > config_.queue_tokens_max) return SubmitError::QueueFull;
   auto sequence = std::make_unique<Sequence>();
-  sequence->tokens = request.prompt;
-  sequence->credit_tokens = request.credit_tokens;
-  sequence->arrival = arrivals_++;
   sequence->request = std::move(request);
-  note_deadline(*sequence);
+  // All the memory it will ever need in lists, so that steps allocate nothing. What is not written to is not resident.
+  const Request& r = sequence->request;
+  const int64_t new_tokens = sequence->embeds() ? 0 : r.max_new_tokens;
+  const auto longest = static_cast<size_t>(std::min<int64_t>(sequence_tokens_max_, prompt_tokens + new_tokens));
+  const auto blocks = static_cast<size_t>(blocks_for(static_cast<int32_t>(longest)));
+  sequence->tokens.reserve(longest);
+  sequence->tokens.assign(r.prompt.begin(), r.prompt.end());
+  sequence->blocks.reserve(blocks);
+  sequence->block_hashes.reserve(blocks);
+  cache_.extend_hashes(r.salt, sequence->tokens, sequence->block_hashes);
+  sequence->credit_tokens = r.credit_tokens;
+  sequence->arrival = arrivals_++;
+  if (r.deadline_ms.has_value()) deadlines_.emplace(DeadlineKey{*r.deadline_ms, sequence->arrival}, sequence.get());
   waiting_.push(sequence.get());
-  sequences_.emplace(sequence->request.id, std::move(sequence));
+  const uint64_t id = r.id;
+  sequences_.emplace(id, std::move(sequence));
   return std::nullopt;
 }
 
@@ -64,8 +95,9 @@ void Scheduler::cancel_all() {
   if (!plan_.empty()) throw std::logic_error("cancel_all() in the middle of a step");
   std::vector<Sequence*> all;
   for (const auto& [id, sequence] : sequences_) all.push_back(sequence.get());
-  finish_all(all, FinishReason::Cancelled);
-  next_deadline_ms_.reset();
+  // By arrival, so that the same history gives the same order of ends.
+  std::sort(all.begin(), all.end(), [](const Sequence* a, const Sequence* b) { return a->arrival < b->arrival; });
+  for (Sequence* sequence : all) finish(*sequence, FinishReason::Cancelled);
 }
 
 void Scheduler::add_credit(uint64_t id, uint64_t tokens) {
@@ -73,16 +105,20 @@ void Scheduler::add_credit(uint64_t id, uint64_t tokens) {
   if (found == sequences_.end()) return;
   uint64_t& credit = found->second->credit_tokens;
   credit = tokens > UINT64_MAX - credit ? UINT64_MAX : credit + tokens;
+  waiting_.credited(found->second.get());
 }
 
 // --- Planning --------------------------------------------------------------------------------------------------------
 
-const StepPlan& Scheduler::plan(int64_t now_ms) {
+StepPlan& Scheduler::plan(int64_t now_ms) {
   if (!plan_.empty()) throw std::logic_error("plan() before the last step was applied");
   expire(now_ms);
   int32_t budget_tokens = config_.step_tokens_max;
   preempted_in_step_ = false;
+  plan_.admitted.clear();
   plan_decodes(budget_tokens);
+  // Readers of decoding sequences wait for the whole step, prompts in it included.
+  if (!plan_.empty()) budget_tokens = std::min(budget_tokens, config_.prefill_tokens_max.value_or(budget_tokens));
   plan_prefills(budget_tokens);
   // Whoever was just preempted would be the first to be admitted and would take its blocks straight back.
   if (!preempted_in_step_) admit(budget_tokens);
@@ -115,56 +151,101 @@ void Scheduler::admit(int32_t& budget_tokens) {
   while (budget_tokens > 0) {
     // No bypass: if the first does not fit, nobody behind it is let in, or a long prompt could wait for ever.
     Sequence* sequence = waiting_.next();
-    if (sequence == nullptr) return;
-    int32_t paused = 0, blocks_paused = 0;
-    for (const Sequence* other : running_) {
-      if (other->has_credit()) continue;
-      ++paused;
-      blocks_paused += held(*other);
-    }
-    const auto running = static_cast<int32_t>(running_.size());
-    if (running == config_.sequences_max && paused == 0) return;
-    // A block of headroom for each sequence that is growing, so that the newcomer is not the next one's victim. With
-    // nobody growing there is none, and any sequence fits.
-    const int32_t blocks_wanted = blocks_for(sequence->total()) + (running - paused);
-    if (blocks_wanted > pool_.blocks_free() + blocks_paused) return;
-    while (!pool_.can_allocate(blocks_wanted) || running_.size() == static_cast<size_t>(config_.sequences_max))
-      preempt(*last_paused());
-
-    waiting_.take(sequence);
-    sequence->state = SequenceState::Running;
-    // All the memory it will ever need in lists, so that steps allocate nothing.
-    const int64_t longest = std::min<int64_t>(
-        sequence_tokens_max_, static_cast<int64_t>(sequence->prompt_tokens()) + sequence->request.max_new_tokens);
-    sequence->tokens.reserve(static_cast<size_t>(longest));
-    sequence->blocks.reserve(static_cast<size_t>(blocks_for(static_cast<int32_t>(longest))));
-    pool_.allocate(blocks_for(sequence->total()), sequence->blocks);
-    running_.insert(std::upper_bound(running_.begin(), running_.end(), sequence,
-                                     [](const Sequence* a, const Sequence* b) { return ranks_before(*a, *b); }),
-                    sequence);
+    if (sequence == nullptr || !admit_next(*sequence)) return;
     const int32_t rows = std::min(sequence->remaining(), budget_tokens);
     add_rows(*sequence, rows);
     budget_tokens -= rows;
   }
 }
 
+// Moves the first of the queue to the running ones if there is room for it, with what the cache has of its tokens.
+bool Scheduler::admit_next(Sequence& sequence) {
+  const int32_t running_paused = paused();
+  const auto running = static_cast<int32_t>(running_.size());
+  if (running == config_.sequences_max && running_paused == 0) return false;
+
+  const int32_t cacheable = cacheable_blocks(sequence);
+  cache_.match(chain_of(sequence), cacheable, sequence.blocks);
+  const int32_t cached = held(sequence);
+  // A block of headroom for each sequence that is growing, so that the newcomer is not the next one's victim. With
+  // nobody growing there is none, and any sequence fits.
+  const int32_t wanted = blocks_for(sequence.total()) - cached + (running - running_paused);
+  const auto fits = [&] {
+    if (wanted <= cache_.blocks_available()) return true;
+    return running_paused > 0 && wanted <= cache_.blocks_available() + blocks_of_paused();
+  };
+  if ((cached < cacheable && is_being_computed(sequence, cached)) || !fits()) {
+    pool_.release(sequence.blocks);
+    sequence.blocks.clear();
+    return false;
+  }
+  while (wanted > cache_.blocks_available() || running_.size() == static_cast<size_t>(config_.sequences_max))
+    preempt(*last_paused());
+
+  waiting_.take(&sequence);
+  sequence.state = SequenceState::Running;
+  sequence.computed = cached * kBlockTokens;
+  sequence.slot = slots_.back();
+  slots_.pop_back();
+  cache_.allocate(blocks_for(sequence.total()) - cached, sequence.blocks);
+  running_.insert(std::upper_bound(running_.begin(), running_.end(), &sequence,
+                                   [](const Sequence* a, const Sequence* b) { return ranks_before(*a, *b); }),
+                  &sequence);
+  if (!sequence.prompt_cached_tokens.has_value()) {
+    sequence.prompt_cached_tokens = sequence.computed;
+    prompt_tokens_ += static_cast<uint64_t>(sequence.prompt_tokens());
+    cached_tokens_ += static_cast<uint64_t>(sequence.computed);
+    plan_.admitted.push_back(&sequence);
+  }
+  return true;
+}
+
+// Whether this step, as planned so far, completes the block at `index` of the sequence's tokens.
+bool Scheduler::is_being_computed(const Sequence& sequence, int32_t index) const {
+  const auto at = static_cast<size_t>(index);
+  const auto tokens = std::span(sequence.tokens).first((at + 1) * kBlockTokens);
+  for (size_t i = 0; i < plan_.sequences.size(); ++i) {
+    const Sequence& other = *plan_.owners[i];
+    if (other.computed / kBlockTokens > index || plan_.sequences[i].kv_tokens / kBlockTokens <= index) continue;
+    if (other.request.salt == sequence.request.salt && other.block_hashes[at] == sequence.block_hashes[at] &&
+        std::equal(tokens.begin(), tokens.end(), other.tokens.begin()))
+      return true;
+  }
+  return false;
+}
+
+// Blocks that would become available if every paused sequence were preempted: those that nobody else holds.
+int32_t Scheduler::blocks_of_paused() {
+  int32_t blocks = 0;
+  for (const Sequence* other : running_) {
+    if (other->has_credit()) continue;
+    for (const int32_t block : other->blocks)
+      blocks += ++paused_holders_[static_cast<size_t>(block)] == pool_.holders(block) ? 1 : 0;
+  }
+  for (const Sequence* other : running_) {
+    if (other->has_credit()) continue;
+    for (const int32_t block : other->blocks) paused_holders_[static_cast<size_t>(block)] = 0;
+  }
+  return blocks;
+}
+
 // Gives the sequence `blocks_wanted` blocks in all, taking them from others where the rules allow.
-bool Scheduler::make_room(const Sequence& sequence, int32_t blocks_wanted) {
+bool Scheduler::make_room(Sequence& sequence, int32_t blocks_wanted) {
   const int32_t missing = blocks_wanted - held(sequence);
   if (missing <= 0) return true;
-  while (!pool_.can_allocate(missing)) {
+  while (cache_.blocks_available() < missing) {
     Sequence* victim = victim_for(sequence);
     if (victim == nullptr) return false;
     preempt(*victim);
   }
-  pool_.allocate(missing, sequences_.at(sequence.request.id)->blocks);
+  cache_.allocate(missing, sequence.blocks);
   return true;
 }
 
 // Paused ones first: they lose nothing they could use now. Then whoever ranks last, if that is after `sequence`.
 Sequence* Scheduler::victim_for(const Sequence& sequence) {
-  Sequence* paused = last_paused();
-  if (paused != nullptr) return paused;
+  Sequence* paused_one = last_paused();
+  if (paused_one != nullptr) return paused_one;
   Sequence* last = running_.back();
   return ranks_before(sequence, *last) ? last : nullptr;
 }
@@ -175,9 +256,15 @@ Sequence* Scheduler::last_paused() {
   return found == running_.rend() ? nullptr : *found;
 }
 
+int32_t Scheduler::paused() const {
+  return static_cast<int32_t>(
+      std::count_if(running_.begin(), running_.end(), [](const Sequence* s) { return !s->has_credit(); }));
+}
+
 void Scheduler::add_rows(Sequence& sequence, int32_t rows) {
   const int32_t kv_tokens = sequence.computed + rows;
-  const bool wants_logits = kv_tokens == sequence.total();
+  const bool complete = kv_tokens == sequence.total();
+  const bool wants_logits = complete && !sequence.embeds();
   (sequence.decoding() ? plan_.decode_tokens : plan_.prefill_tokens) += rows;
   plan_.kv_tokens += kv_tokens;
   plan_.sequences.push_back({
@@ -186,52 +273,84 @@ void Scheduler::add_rows(Sequence& sequence, int32_t rows) {
       .kv_tokens = kv_tokens,
       .block_table = std::span<const int32_t>(sequence.blocks).first(static_cast<size_t>(blocks_for(kv_tokens))),
       .wants_logits = wants_logits,
+      .pooling = sequence.request.pooling,
+      .pooled = {},
   });
   plan_.owners.push_back(&sequence);
   if (wants_logits) plan_.sampling.push_back(&sequence);
+  if (complete && sequence.embeds()) plan_.embedding.push_back(&sequence);
   for (int32_t position = sequence.computed; position < kv_tokens; ++position) {
     plan_.token_ids.push_back(sequence.tokens[static_cast<size_t>(position)]);
     plan_.positions.push_back(position);
   }
 }
 
-// By recomputation: with the tokens known, K and V can be made again, and the next admission starts from them.
+// By recomputation: with the tokens known, K and V can be made again, and the next admission starts from what the cache
+// still has of them.
 void Scheduler::preempt(Sequence& sequence) {
-  pool_.release(sequence.blocks);
-  sequence.blocks.clear();
+  leave_running(sequence);
   sequence.computed = 0;
   sequence.state = SequenceState::Waiting;
   ++sequence.preemptions;
   ++preemptions_;
   preempted_in_step_ = true;
-  std::erase(running_, &sequence);
   waiting_.push_preempted(&sequence);
+}
+
+void Scheduler::leave_running(Sequence& sequence) {
+  pool_.release(sequence.blocks);
+  sequence.blocks.clear();
+  slots_.push_back(*sequence.slot);
+  sequence.slot.reset();
+  std::erase(running_, &sequence);
 }
 
 // --- Applying --------------------------------------------------------------------------------------------------------
 
-void Scheduler::apply(std::span<const std::optional<int32_t>> sampled) {
-  if (sampled.size() != plan_.sampling.size()) throw std::logic_error("apply() needs one token for each sampled row");
+void Scheduler::apply(std::span<const Drawn> drawn, std::span<const Sequence* const> unusable) {
+  if (drawn.size() != plan_.sampling.size()) throw std::logic_error("apply() needs one result for each sampled row");
   size_t next = 0;
   for (size_t i = 0; i < plan_.sequences.size(); ++i) {
     Sequence& sequence = *plan_.owners[i];
-    sequence.computed += plan_.sequences[i].rows;
-    if (!plan_.sequences[i].wants_logits) continue;
-    const std::optional<int32_t> token = sampled[next++];
-    if (!token.has_value()) {
+    const StepSequence& share = plan_.sequences[i];
+    if (share.wants_logits) {
+      const Drawn& result = drawn[next++];
+      // What a failed row left behind is not offered to others.
+      if (std::holds_alternative<FinishReason>(result)) {
+        finish(sequence, std::get<FinishReason>(result));
+        continue;
+      }
+      advance(sequence, share.rows);
+      accept(sequence, result);
+    } else if (std::find(unusable.begin(), unusable.end(), &sequence) != unusable.end()) {
       finish(sequence, FinishReason::Internal);
-      continue;
-    }
-    sequence.tokens.push_back(*token);
-    --sequence.credit_tokens;
-    if (sequence.stops_at(*token)) {
-      finish(sequence, FinishReason::Stop);
-    } else if (sequence.output_tokens() >= sequence.request.max_new_tokens ||
-               sequence.total() >= sequence_tokens_max_) {
-      finish(sequence, FinishReason::Length);
+    } else {
+      advance(sequence, share.rows);
+      if (sequence.remaining() == 0) finish(sequence, FinishReason::Stop);
     }
   }
   clear_plan();
+}
+
+// The rows are computed, and the blocks they fill are for everybody.
+void Scheduler::advance(Sequence& sequence, int32_t rows) {
+  const int32_t first = sequence.computed / kBlockTokens;
+  sequence.computed += rows;
+  for (int32_t index = first; index < sequence.computed / kBlockTokens; ++index)
+    cache_.store(chain_of(sequence), index, sequence.blocks);
+}
+
+void Scheduler::accept(Sequence& sequence, const Drawn& drawn) {
+  const auto* last = std::get_if<LastToken>(&drawn);
+  const int32_t token = last != nullptr ? last->token : std::get<int32_t>(drawn);
+  sequence.tokens.push_back(token);
+  cache_.extend_hashes(sequence.request.salt, sequence.tokens, sequence.block_hashes);
+  --sequence.credit_tokens;
+  if (last != nullptr || sequence.stops_at(token)) {
+    finish(sequence, FinishReason::Stop);
+  } else if (sequence.output_tokens() >= sequence.request.max_new_tokens || sequence.total() >= sequence_tokens_max_) {
+    finish(sequence, FinishReason::Length);
+  }
 }
 
 void Scheduler::abandon_step() {
@@ -240,33 +359,13 @@ void Scheduler::abandon_step() {
 }
 
 void Scheduler::take_finished(std::vector<Finished>& out) {
-  out.clear();
-  std::swap(out, finished_);
+  out.assign(finished_.begin(), finished_.end());
+  finished_.clear();
 }
 
 void Scheduler::expire(int64_t now_ms) {
-  if (!next_deadline_ms_.has_value() || now_ms < *next_deadline_ms_) return;
-  std::vector<Sequence*> expired;
-  next_deadline_ms_.reset();
-  for (const auto& [id, sequence] : sequences_) {
-    if (sequence->request.deadline_ms.has_value() && *sequence->request.deadline_ms <= now_ms)
-      expired.push_back(sequence.get());
-    else
-      note_deadline(*sequence);
-  }
-  finish_all(expired, FinishReason::Deadline);
-}
-
-void Scheduler::note_deadline(const Sequence& sequence) {
-  const auto& deadline_ms = sequence.request.deadline_ms;
-  if (deadline_ms.has_value()) next_deadline_ms_ = std::min(next_deadline_ms_.value_or(*deadline_ms), *deadline_ms);
-}
-
-// By arrival, so that the same history gives the same order of ends.
-void Scheduler::finish_all(std::vector<Sequence*>& sequences, FinishReason reason) {
-  std::sort(sequences.begin(), sequences.end(),
-            [](const Sequence* a, const Sequence* b) { return a->arrival < b->arrival; });
-  for (Sequence* sequence : sequences) finish(*sequence, reason);
+  while (!deadlines_.empty() && deadlines_.begin()->first.first <= now_ms)
+    finish(*deadlines_.begin()->second, FinishReason::Deadline);
 }
 
 void Scheduler::finish(Sequence& sequence, FinishReason reason) {
@@ -274,15 +373,14 @@ void Scheduler::finish(Sequence& sequence, FinishReason reason) {
       .id = sequence.request.id,
       .reason = reason,
       .prompt_tokens = sequence.prompt_tokens(),
-      .cached_tokens = 0,
+      .cached_tokens = sequence.prompt_cached_tokens.value_or(0),
       .output_tokens = sequence.output_tokens(),
   });
-  if (sequence.state == SequenceState::Waiting) {
+  if (sequence.state == SequenceState::Waiting)
     waiting_.remove(&sequence);
-  } else {
-    pool_.release(sequence.blocks);
-    std::erase(running_, &sequence);
-  }
+  else
+    leave_running(sequence);
+  if (sequence.request.deadline_ms.has_value()) deadlines_.erase({*sequence.request.deadline_ms, sequence.arrival});
   sequences_.erase(sequence.request.id);
 }
 
@@ -292,57 +390,10 @@ void Scheduler::clear_plan() {
   plan_.sequences.clear();
   plan_.owners.clear();
   plan_.sampling.clear();
+  plan_.embedding.clear();
+  plan_.admitted.clear();
   plan_.prefill_tokens = plan_.decode_tokens = 0;
   plan_.kv_tokens = 0;
-}
-
-// --- Looking in ------------------------------------------------------------------------------------------------------
-
-SchedulerStats Scheduler::stats() const {
-  SchedulerStats stats{
-      .blocks_total = pool_.blocks_total(),
-      .blocks_used = pool_.blocks_held(),
-      .running = static_cast<int32_t>(running_.size()),
-      .waiting = static_cast<int32_t>(waiting_.size()),
-      .prefill_tokens_queued = 0,
-      .decode_kv_tokens = 0,
-      .preemptions = preemptions_,
-  };
-  for (const auto& [id, sequence] : sequences_) {
-    if (sequence->decoding())
-      stats.decode_kv_tokens += sequence->computed;
-    else
-      stats.prefill_tokens_queued += sequence->remaining();
-  }
-  return stats;
-}
-
-void Scheduler::check_integrity() const {
-  int64_t holdings = 0;
-  size_t running = 0;
-  for (const auto& [id, sequence] : sequences_) {
-    const Sequence& s = *sequence;
-    const std::string name = "sequence " + std::to_string(id);
-    if (s.computed < 0 || s.computed > s.total()) throw std::logic_error(name + " has computed more than it knows");
-    if (s.total() > sequence_tokens_max_) throw std::logic_error(name + " is longer than any sequence may be");
-    if (s.output_tokens() >= s.request.max_new_tokens) throw std::logic_error(name + " should have ended");
-    holdings += held(s);
-    if (s.state == SequenceState::Running) {
-      ++running;
-      if (held(s) < blocks_for(s.computed)) throw std::logic_error(name + " has tokens outside its blocks");
-      if (held(s) > blocks_for(s.total())) throw std::logic_error(name + " holds more blocks than it can fill");
-      if (s.remaining() < 1) throw std::logic_error(name + " is running with nothing to compute");
-    } else if (held(s) != 0 || s.computed != 0) {
-      throw std::logic_error(name + " is waiting and holds blocks");
-    }
-  }
-  if (running != running_.size() || running + waiting_.size() != sequences_.size())
-    throw std::logic_error("a sequence is neither running nor waiting");
-  if (running > static_cast<size_t>(config_.sequences_max)) throw std::logic_error("more sequences run than may");
-  if (!std::is_sorted(running_.begin(), running_.end(),
-                      [](const Sequence* a, const Sequence* b) { return ranks_before(*a, *b); }))
-    throw std::logic_error("running sequences are out of order");
-  pool_.check_integrity(holdings);
 }
 
 }  // namespace penstock

@@ -2,45 +2,69 @@
 // and ending. Knows no tensor, socket, thread or clock: now_ms is an argument.
 //
 // A step is plan → run → apply:
-//   const StepPlan& plan = scheduler.plan(now_ms);   // data: which rows of which sequence
+//   StepPlan& plan = scheduler.plan(now_ms);         // data: which rows of which sequence
 //   runner.forward(plan.batch(), logits);            // effects, elsewhere
-//   scheduler.apply(sampled);                        // counters move
+//   scheduler.apply(drawn);                          // counters move, computed blocks enter the prefix cache
 // Between the steps come submit(), cancel(), add_credit(). Ended sequences are collected with take_finished().
 //
 // Why no mix of requests gets stuck:
 //  - No sequence outgrows the pool: it ends with reason length at sequence_tokens_max(), which always fits when alone.
 //  - A sequence gets the blocks of all its tokens when admitted, so prefill never waits for memory.
-//  - A decoding sequence short of a block takes it from a paused one, else from one that ranks after it. The first in
-//    rank can therefore always take a step, and ends after a bounded number of them. A sequence that finds nobody to
-//    take from keeps its blocks and waits, which costs nothing, where preempting itself would cost a recomputation.
+//  - Blocks that only the prefix cache knows count as free, for they are given up on demand. Blocks found in the cache
+//    are held before anything is given up for the same admission, so it cannot lose what it counted on; if the rest
+//    does not fit they are let go again.
+//  - A decoding sequence short of a block takes it from a paused one, else from one that ranks after it. A victim may
+//    free nothing when others share its blocks, and then the next one follows; with all of them gone, what is not free
+//    is the sequence's own. The first in rank can therefore always take a step, and ends after a bounded number of
+//    them. A sequence that finds nobody to take from keeps its blocks and waits, which costs nothing, where preempting
+//    itself would cost a recomputation.
 //  - A waiting sequence takes blocks and slots from paused ones, so a slow reader cannot hold the engine. From those
 //    who can run it takes nothing, whatever its priority: that decides who is next, not who is thrown out.
+//  - A waiting sequence whose next block is just being computed by another (the same prompt several times at once, a
+//    system prompt in common) lets one step pass and then finds it in the cache. That is decided anew in every step
+//    from the plan of that very step: it waits only for rows that are about to be computed, remembers nobody, and
+//    whatever becomes of the other one (cancelled, preempted, paused, ended, its step abandoned), the next plan finds
+//    the block in the cache or nobody computing it. Each such step completes a block of its prompt.
+//
+// What a step costs here: O(running) for decoding and prefill, O(blocks of the prompt) for the one sequence that is
+// next in the queue; nothing depends on how many wait. Nothing between plan() and the end of apply() allocates:
+// submit() reserves what a sequence will ever need.
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "model/batch.h"
 #include "sched/block_pool.h"
+#include "sched/prefix_cache.h"
 #include "sched/queue.h"
 #include "sched/request.h"
 
 namespace penstock {
 
-// Requests that may wait. Bounds memory (a waiting prompt is at most context_tokens * 4 bytes) and the scan per step; a
-// caller with more work than this is better told so at once.
+// Requests that may wait. A caller with more work than this is better told so at once.
 inline constexpr int32_t kQueueMax = 1024;
+// Prompt tokens that may wait, which is what a queue costs in memory: at most 9 bytes each, 18 MiB in all. 256 prompts
+// of 8,192 tokens; a single one of any length is let in.
+inline constexpr int64_t kQueueTokensMax = 2 * 1024 * 1024;
 
 struct SchedulerConfig {
   int32_t blocks_total = 0;       // KV blocks, >= 1
   int32_t context_tokens = 0;     // longest sequence of the model, >= 2
   int32_t sequences_max = 32;     // running at once, paused ones included
   int32_t step_tokens_max = 128;  // rows of one step, >= sequences_max so that every decoding sequence fits
+  // Rows of prompts in a step that also decodes, >= 1: readers wait for the whole step. Absent: step_tokens_max.
+  std::optional<int32_t> prefill_tokens_max = std::nullopt;
   int32_t queue_max = kQueueMax;
+  int64_t queue_tokens_max = kQueueTokensMax;
+  uint64_t hash_seed = 0;  // of the block hashes, see PrefixCache
+  BlockHash block_hash = hash_block;
 };
 
 enum class SubmitError : uint8_t { DuplicateId, TooLong, QueueFull };
@@ -49,9 +73,11 @@ enum class SubmitError : uint8_t { DuplicateId, TooLong, QueueFull };
 struct StepPlan {
   std::vector<int32_t> token_ids;       // [rows]
   std::vector<int32_t> positions;       // [rows]
-  std::vector<StepSequence> sequences;  // block tables point into the sequences
+  std::vector<StepSequence> sequences;  // block tables point into the sequences; `pooled` is for the caller to fill in
   std::vector<Sequence*> owners;        // [sequences]
   std::vector<Sequence*> sampling;      // those with wants_logits, in order
+  std::vector<Sequence*> embedding;     // those whose embedding is complete after this step, in order
+  std::vector<const Sequence*> admitted;  // those that run for the first time
   int32_t prefill_tokens = 0;
   int32_t decode_tokens = 0;
   int64_t kv_tokens = 0;  // sum of context lengths: what attention reads
@@ -62,12 +88,15 @@ struct StepPlan {
 
 struct SchedulerStats {
   int32_t blocks_total;
-  int32_t blocks_used;
-  int32_t running;  // paused ones included
+  int32_t blocks_used;    // held by sequences; one that several share counts once
+  int32_t blocks_cached;  // held by nobody, content kept for whoever asks for it
+  int32_t running;        // paused ones included
   int32_t waiting;
   int64_t prefill_tokens_queued;  // known tokens still to be computed, of those waiting or prefilling
   int64_t decode_kv_tokens;       // context of the decoding sequences
-  uint64_t preemptions;           // since the start
+  uint64_t preemptions;           // these three since the start
+  uint64_t prompt_tokens;         // of sequences admitted
+  uint64_t cached_tokens;         // of those, found in the prefix cache
 };
 
 class Scheduler {
@@ -88,49 +117,65 @@ class Scheduler {
 
   // Ends what is past its deadline and chooses the rows of the next step. An empty plan means there is nothing that can
   // run until a request, credit, cancellation or deadline arrives; an empty plan needs no apply().
-  const StepPlan& plan(int64_t now_ms);
-  // One token for each of plan.sampling, in order; nullopt where the model gave no usable result.
-  void apply(std::span<const std::optional<int32_t>> sampled);
+  StepPlan& plan(int64_t now_ms);
+  // One result for each of plan.sampling, in order. `unusable`: those of plan.embedding that have no finite result;
+  // they end with reason internal, the others with stop.
+  void apply(std::span<const Drawn> drawn, std::span<const Sequence* const> unusable = {});
   // Instead of apply() when the step could not be computed: everything in it ends with reason internal.
   void abandon_step();
 
   // Moves the ends since the last call to `out`, which is cleared first.
   void take_finished(std::vector<Finished>& out);
+  // What the prefix cache gained and lost, see PrefixCache.
+  void take_block_events(std::vector<BlockEvent>& out, int32_t events_max) { cache_.take_events(out, events_max); }
+  void resync_block_events() { cache_.resync(); }
 
-  // A time at or before the earliest deadline; nullopt = no deadline.
-  std::optional<int64_t> next_deadline_ms() const { return next_deadline_ms_; }
+  // The earliest deadline; nullopt = none.
+  std::optional<int64_t> next_deadline_ms() const;
   bool idle() const { return sequences_.empty(); }
   SchedulerStats stats() const;
   // Throws std::logic_error when blocks or counters do not add up. Walks everything: for tests and idle moments.
   void check_integrity() const;
 
  private:
+  using DeadlineKey = std::pair<int64_t, uint64_t>;  // deadline_ms, arrival
+
   void expire(int64_t now_ms);
   void plan_decodes(int32_t& budget_tokens);
   void plan_prefills(int32_t& budget_tokens);
   void admit(int32_t& budget_tokens);
-  bool make_room(const Sequence& sequence, int32_t blocks_wanted);
+  bool admit_next(Sequence& sequence);
+  bool is_being_computed(const Sequence& sequence, int32_t index) const;
+  int32_t blocks_of_paused();
+  bool make_room(Sequence& sequence, int32_t blocks_wanted);
   void add_rows(Sequence& sequence, int32_t rows);
   Sequence* victim_for(const Sequence& sequence);
   Sequence* last_paused();
+  int32_t paused() const;
   void preempt(Sequence& sequence);
+  void leave_running(Sequence& sequence);
+  void advance(Sequence& sequence, int32_t rows);
+  void accept(Sequence& sequence, const Drawn& drawn);
   void finish(Sequence& sequence, FinishReason reason);
-  void finish_all(std::vector<Sequence*>& sequences, FinishReason reason);
-  void note_deadline(const Sequence& sequence);
   void clear_plan();
 
   SchedulerConfig config_;
   int32_t sequence_tokens_max_;
   BlockPool pool_;
+  PrefixCache cache_;
   WaitingQueue waiting_;
   std::vector<Sequence*> running_;  // in order of rank
+  std::vector<int32_t> slots_;      // free ones
   std::unordered_map<uint64_t, std::unique_ptr<Sequence>> sequences_;
+  std::map<DeadlineKey, Sequence*> deadlines_;
   std::vector<Finished> finished_;
   StepPlan plan_;
-  std::vector<Sequence*> order_;  // scratch: the running ones at the start of a pass
-  std::optional<int64_t> next_deadline_ms_;
+  std::vector<Sequence*> order_;         // scratch: the running ones at the start of a pass
+  std::vector<int32_t> paused_holders_;  // scratch [blocks_total], all 0 between calls
   uint64_t arrivals_ = 0;
   uint64_t preemptions_ = 0;
+  uint64_t prompt_tokens_ = 0;
+  uint64_t cached_tokens_ = 0;
   bool preempted_in_step_ = false;
 };
 

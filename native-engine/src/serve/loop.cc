@@ -20,6 +20,8 @@ constexpr auto kStatsWhileSteppingEvery = std::chrono::milliseconds(50);
 constexpr auto kStatsEvery = std::chrono::seconds(1);
 // An agent that has this much to read gains nothing from knowing how old its news is.
 constexpr size_t kStatsOutboxBytesMax = 64 * 1024;
+// Block events in one frame: 1.1 MB, far below what a frame may have. More than that waits for the next frame.
+constexpr int32_t kBlockEventsPerFrame = 64 * 1024;
 // In place of minus infinity, which the wire does not carry: what a forbidden token gets.
 constexpr float kLogprobMin = -9999.0f;
 
@@ -37,11 +39,22 @@ uint32_t saturated_us(std::chrono::steady_clock::duration time) {
 }  // namespace
 
 StepLoop::StepLoop(Runner& runner, const SchedulerConfig& config, Inbox& inbox, Outbox& outbox)
-    : runner_(runner), inbox_(inbox), outbox_(outbox), scheduler_(config) {
+    : runner_(runner),
+      inbox_(inbox),
+      outbox_(outbox),
+      scheduler_(config),
+      grammars_(runner.info().vocab_size, config.sequences_max, [this] { inbox_.post(event::GrammarsCompiled{}); }),
+      sampler_(runner, grammars_.masks(), config.sequences_max),
+      pooled_(config.sequences_max, runner.info().embedding_dims) {
   const auto sequences = static_cast<size_t>(config.sequences_max);
   logits_.resize(sequences * static_cast<size_t>(runner.info().vocab_size));
   sampled_.reserve(sequences);
+  unusable_.reserve(sequences);
   tokens_.tokens.reserve(sequences);
+  embedding_.values.reserve(static_cast<size_t>(runner.info().embedding_dims));
+  admitted_.hashes.reserve(static_cast<size_t>(scheduler_.sequence_tokens_max() / kBlockTokens));
+  blocks_.events.reserve(static_cast<size_t>(std::min(config.blocks_total, kBlockEventsPerFrame)) + 1);
+  finished_.reserve(sequences);
 }
 
 void StepLoop::run() {
@@ -63,7 +76,9 @@ void StepLoop::serve() {
     for (Event& event : events_) handle(event);
     if (shutdown_) return;
     const auto now = Clock::now();
-    const StepPlan& plan = scheduler_.plan(milliseconds(now));
+    grammars_.expire(milliseconds(now), held_ids_);
+    finish_held(FinishReason::Deadline);
+    StepPlan& plan = scheduler_.plan(milliseconds(now));
     send_finished();
     if (!plan.empty()) {
       step(plan);
@@ -84,7 +99,8 @@ void StepLoop::serve() {
 std::optional<StepLoop::Clock::time_point> StepLoop::wake_at() const {
   std::optional<Clock::time_point> at;
   if (connection_.has_value()) at = stats_at_ + kStatsEvery;
-  if (const auto deadline_ms = scheduler_.next_deadline_ms(); deadline_ms.has_value()) {
+  for (const auto deadline_ms : {scheduler_.next_deadline_ms(), grammars_.next_deadline_ms()}) {
+    if (!deadline_ms.has_value()) continue;
     const Clock::time_point deadline{std::chrono::milliseconds(*deadline_ms)};
     at = std::min(at.value_or(deadline), deadline);
   }
@@ -97,61 +113,106 @@ void StepLoop::handle(Event& event) {
         using Body = std::remove_reference_t<decltype(body)>;
         if constexpr (std::is_same_v<Body, event::Connected>) {
           connection_ = body.connection;
+          scheduler_.resync_block_events();
+          blocks_.sequence = 0;
           send_stats(Clock::now());
         } else if constexpr (std::is_same_v<Body, event::Disconnected>) {
           const SchedulerStats stats = scheduler_.stats();
           log_line(LogLevel::Info, "agent_gone", {{"cancelled", stats.running + stats.waiting}});
           connection_.reset();
+          grammars_.clear();
           scheduler_.cancel_all();
           scheduler_.take_finished(finished_);  // there is nobody to tell
         } else if constexpr (std::is_same_v<Body, event::Shutdown>) {
           shutdown_ = true;
+          grammars_.clear(&held_ids_);
+          finish_held(FinishReason::Cancelled);
           scheduler_.cancel_all();
           send_finished();
         } else if constexpr (std::is_same_v<Body, frame::Submit>) {
           submit(body);
         } else if constexpr (std::is_same_v<Body, frame::Cancel>) {
-          scheduler_.cancel(body.id);
+          if (!cancel_held(body.id)) scheduler_.cancel(body.id);
         } else if constexpr (std::is_same_v<Body, frame::Vocabulary>) {
-          vocabulary(body);
+          if (grammars_available()) grammars_.set_vocabulary(body);
+        } else if constexpr (std::is_same_v<Body, event::GrammarsCompiled>) {
+          take_compiled();
         } else {
           static_assert(std::is_same_v<Body, frame::Credit>);
-          scheduler_.add_credit(body.id, body.tokens);
+          if (!grammars_.add_credit(body.id, body.tokens)) scheduler_.add_credit(body.id, body.tokens);
         }
       },
       event);
 }
 
-void StepLoop::vocabulary(const frame::Vocabulary&) {}
+void StepLoop::reject(frame::Rejected rejected) {
+  log_line(LogLevel::Debug, "rejected", {{"id", rejected.id}, {"reason", rejected.message}});
+  if (connection_.has_value()) outbox_.append(*connection_, std::move(rejected));
+}
 
 void StepLoop::submit(const frame::Submit& submit) {
-  const auto reject = [&](frame::Rejected rejected) {
-    log_line(LogLevel::Debug, "rejected", {{"id", rejected.id}, {"reason", rejected.message}});
-    if (connection_.has_value()) outbox_.append(*connection_, std::move(rejected));
-  };
   if (shutdown_) return reject({submit.id, frame::RejectCode::Draining, "the engine is shutting down"});
-  const SubmitLimits limits{runner_.info().vocab_size, scheduler_.sequence_tokens_max()};
+  const SubmitLimits limits{runner_.info().vocab_size, scheduler_.sequence_tokens_max(), grammars_available()};
   auto checked = check_submit(submit, limits, milliseconds(Clock::now()));
   if (auto* rejected = std::get_if<frame::Rejected>(&checked)) return reject(std::move(*rejected));
-  const std::optional<SubmitError> error = scheduler_.submit(std::move(std::get<Request>(checked)));
+  Request& request = std::get<Request>(checked);
+  if (grammars_.holds(request.id))
+    return reject({submit.id, frame::RejectCode::Invalid, "id belongs to a sequence that has not ended"});
+  if (!submit.grammar.has_value()) return schedule(std::move(request));
+  if (!grammars_.hold(std::move(request), *submit.grammar))
+    reject({submit.id, frame::RejectCode::QueueFull, "too many grammars wait to be compiled"});
+}
+
+void StepLoop::schedule(Request request) {
+  const uint64_t id = request.id;
+  if (request.pooling != Pooling::none) pooled_.prepare();
+  const std::optional<SubmitError> error = scheduler_.submit(std::move(request));
   if (!error.has_value()) return;
   switch (*error) {
     case SubmitError::DuplicateId:
-      return reject({submit.id, frame::RejectCode::Invalid, "id belongs to a sequence that has not ended"});
+      return reject({id, frame::RejectCode::Invalid, "id belongs to a sequence that has not ended"});
     case SubmitError::TooLong:
-      return reject({submit.id, frame::RejectCode::TooLong, "prompt does not fit the context"});
+      return reject({id, frame::RejectCode::TooLong, "prompt does not fit the context"});
     case SubmitError::QueueFull:
-      return reject({submit.id, frame::RejectCode::QueueFull, "the waiting queue is full"});
+      return reject({id, frame::RejectCode::QueueFull, "the waiting queue is full"});
   }
 }
 
-void StepLoop::step(const StepPlan& plan) {
+void StepLoop::take_compiled() {
+  grammars_.take(compiled_);
+  for (GrammarDesk::Answer& answer : compiled_) {
+    if (answer.request.grammar != nullptr)
+      schedule(std::move(answer.request));
+    else
+      reject({answer.request.id, frame::RejectCode::Invalid, "grammar: " + answer.error});
+  }
+  compiled_.clear();
+}
+
+bool StepLoop::cancel_held(uint64_t id) {
+  if (!grammars_.cancel(id)) return false;
+  held_ids_.assign(1, id);
+  finish_held(FinishReason::Cancelled);
+  return true;
+}
+
+// Of held_ids_, which never came to the scheduler: none of their tokens was computed.
+void StepLoop::finish_held(FinishReason reason) {
+  for (const uint64_t id : held_ids_) {
+    if (connection_.has_value()) outbox_.append(*connection_, Finished{id, reason, 0, 0, 0});
+  }
+  held_ids_.clear();
+}
+
+void StepLoop::step(StepPlan& plan) {
   const auto start = Clock::now();
   const RunnerInfo& info = runner_.info();
   const std::span<float> logits = std::span(logits_).first(plan.sampling.size() * static_cast<size_t>(info.vocab_size));
   const double memory_bytes = static_cast<double>(info.weight_bytes) +
                               static_cast<double>(plan.kv_tokens) * static_cast<double>(info.kv_bytes_per_token);
   const int32_t prefill_tokens = plan.prefill_tokens, decode_tokens = plan.decode_tokens;
+  send_admitted(plan);
+  pooled_.attach(plan);
   bool computed = false;
   try {
     runner_.forward(plan.batch(), logits);
@@ -162,8 +223,9 @@ void StepLoop::step(const StepPlan& plan) {
              {{"step", steps_}, {"sequences", plan.sequences.size()}, {"reason", error.what()}});
   }
   if (computed) {
-    if (!tokens_.tokens.empty() && connection_.has_value()) outbox_.append(*connection_, tokens_);
-    scheduler_.apply(sampled_);
+    if (!tokens_.tokens.empty()) send(tokens_);
+    embed(plan);
+    scheduler_.apply(sampled_, unusable_);
   } else {
     scheduler_.abandon_step();
   }
@@ -180,28 +242,61 @@ void StepLoop::step(const StepPlan& plan) {
 // Draws a token for each row with logits into sampled_, and collects what the agent is to see of them in tokens_.
 void StepLoop::sample(const StepPlan& plan) {
   const auto vocab = static_cast<size_t>(runner_.info().vocab_size);
+  const std::span<SampledRow> rows =
+      sampler_.sample(plan.sampling, std::span(logits_).first(plan.sampling.size() * vocab));
   sampled_.clear();
   tokens_.tokens.clear();
-  for (size_t i = 0; i < plan.sampling.size(); ++i) {
+  for (size_t i = 0; i < rows.size(); ++i) {
     const Sequence& sequence = *plan.sampling[i];
-    const std::span<float> logits = std::span(logits_).subspan(i * vocab, vocab);
-    // A row that cannot be drawn from (a logit that is not a number, parameters without a finite result) ends its own
-    // sequence with a typed reason; the others of the step are other callers' and go on.
-    Sampled drawn{};
-    try {
-      drawn = sampler_.sample(logits, sequence.request.sampling, sequence.request.prompt, sequence.output());
-    } catch (const SamplingError& error) {
-      log_line(LogLevel::Error, "logits_unusable",
-               {{"id", sequence.request.id}, {"position", sequence.total()}, {"reason", error.what()}});
-      sampled_.emplace_back(std::nullopt);
+    SampledRow& row = rows[i];
+    sampled_.push_back(row.drawn);
+    if (const auto* reason = std::get_if<FinishReason>(&row.drawn)) {
+      log_line(*reason == FinishReason::Grammar ? LogLevel::Warn : LogLevel::Error, "no_token",
+               {{"id", sequence.request.id}, {"position", sequence.total()}, {"reason", row.error}});
       continue;
     }
-    sampled_.emplace_back(drawn.token);
-    if (sequence.stops_at(drawn.token)) continue;
-    for (TokenLogprob& top : drawn.top) top.logprob = finite_logprob(top.logprob);
+    if (!row.shown) continue;
+    const auto* last = std::get_if<LastToken>(&row.drawn);
+    const int32_t token = last != nullptr ? last->token : std::get<int32_t>(row.drawn);
+    for (TokenLogprob& top : row.top) top.logprob = finite_logprob(top.logprob);
     tokens_.tokens.push_back(
-        {sequence.request.id, static_cast<uint32_t>(drawn.token), finite_logprob(drawn.logprob), std::move(drawn.top)});
+        {sequence.request.id, static_cast<uint32_t>(token), finite_logprob(row.logprob), std::move(row.top)});
   }
+}
+
+// Sends the embeddings that are complete with this step; unusable_ are those that are not numbers.
+void StepLoop::embed(const StepPlan& plan) {
+  unusable_.clear();
+  for (const Sequence* sequence : plan.embedding) {
+    std::span<const float> values;
+    if (!pooled_.complete(*sequence, values)) {
+      log_line(LogLevel::Error, "embedding_unusable", {{"id", sequence->request.id}, {"tokens", sequence->total()}});
+      unusable_.push_back(sequence);
+      continue;
+    }
+    embedding_.id = sequence->request.id;
+    embedding_.values.assign(values.begin(), values.end());
+    send(embedding_);
+  }
+}
+
+void StepLoop::send_admitted(const StepPlan& plan) {
+  for (const Sequence* sequence : plan.admitted) {
+    const auto full = static_cast<std::ptrdiff_t>(sequence->prompt_tokens() / kBlockTokens);
+    admitted_.id = sequence->request.id;
+    admitted_.cached_tokens = static_cast<uint32_t>(sequence->prompt_cached_tokens.value_or(0));
+    admitted_.hashes.assign(sequence->block_hashes.begin(), sequence->block_hashes.begin() + full);
+    send(admitted_);
+  }
+}
+
+// A frame that keeps its lists for the next time: they move into the variant and back, so nothing is copied.
+template <typename Body>
+void StepLoop::send(Body& body) {
+  if (!connection_.has_value()) return;
+  Frame frame(std::move(body));
+  outbox_.append(*connection_, frame);
+  body = std::move(std::get<Body>(frame));
 }
 
 void StepLoop::send_finished() {
@@ -218,7 +313,7 @@ void StepLoop::send_stats(Clock::time_point now) {
   stats.step = steps_;
   stats.blocks_total = static_cast<uint32_t>(scheduled.blocks_total);
   stats.blocks_used = static_cast<uint32_t>(scheduled.blocks_used);
-  stats.blocks_cached = 0;  // nothing outlives its sequence
+  stats.blocks_cached = static_cast<uint32_t>(scheduled.blocks_cached);
   stats.running = static_cast<uint32_t>(scheduled.running);
   stats.waiting = static_cast<uint32_t>(scheduled.waiting);
   stats.prefill_tokens_queued = static_cast<uint64_t>(scheduled.prefill_tokens_queued);
@@ -226,7 +321,19 @@ void StepLoop::send_stats(Clock::time_point now) {
   stats.prefill_tokens_per_second = meter_.prefill_tokens_per_second();
   stats.decode_tokens_per_second = meter_.decode_tokens_per_second();
   stats.memory_bytes_per_second = meter_.memory_bytes_per_second();
+  stats.preemptions = scheduled.preemptions;
+  stats.prompt_tokens = scheduled.prompt_tokens;
+  stats.cached_tokens = scheduled.cached_tokens;
   outbox_.append(*connection_, stats);
+  send_blocks();
+}
+
+// Beside STATS, so as often at most; the first frame of a connection comes even where there is nothing to list.
+void StepLoop::send_blocks() {
+  scheduler_.take_block_events(blocks_.events, kBlockEventsPerFrame);
+  if (blocks_.events.empty()) return;
+  ++blocks_.sequence;
+  send(blocks_);
 }
 
 }  // namespace penstock

@@ -8,11 +8,13 @@
 #include <vector>
 
 #include "model/runner.h"
-#include "model/sampler.h"
 #include "sched/scheduler.h"
 #include "serve/frames.h"
+#include "serve/grammar_desk.h"
 #include "serve/mailbox.h"
 #include "serve/meter.h"
+#include "serve/pooled_states.h"
+#include "serve/row_sampler.h"
 
 namespace penstock {
 
@@ -34,19 +36,30 @@ class StepLoop {
 
   void serve();
   void handle(Event& event);
-  void vocabulary(const frame::Vocabulary& vocabulary);
   void submit(const frame::Submit& submit);
-  void step(const StepPlan& plan);
+  void schedule(Request request);
+  void reject(frame::Rejected rejected);
+  void take_compiled();
+  bool cancel_held(uint64_t id);
+  void finish_held(FinishReason reason);
+  void step(StepPlan& plan);
   void sample(const StepPlan& plan);
+  void embed(const StepPlan& plan);
+  void send_admitted(const StepPlan& plan);
   void send_finished();
   void send_stats(Clock::time_point now);
+  void send_blocks();
+  template <typename Body>
+  void send(Body& body);
   std::optional<Clock::time_point> wake_at() const;
 
   Runner& runner_;
   Inbox& inbox_;
   Outbox& outbox_;
   Scheduler scheduler_;
-  Sampler sampler_;
+  GrammarDesk grammars_;
+  RowSampler sampler_;
+  PooledStates pooled_;
   Meter meter_;
 
   std::optional<ConnectionNumber> connection_;  // the owner of every live sequence
@@ -55,10 +68,17 @@ class StepLoop {
   frame::Stats last_step_;      // its step_* fields
   Clock::time_point stats_at_;  // when STATS was last sent
   std::vector<float> logits_;   // [sequences_max, vocab_size]
-  std::vector<std::optional<int32_t>> sampled_;
+  std::vector<Drawn> sampled_;
+  std::vector<const Sequence*> unusable_;  // of the step's embeddings
+  // Frames of steps, made again and again in the same memory.
   frame::Tokens tokens_;
+  frame::Embedding embedding_{};
+  frame::Admitted admitted_{};
+  frame::Blocks blocks_;  // its sequence: the number of the last one sent on this connection
   std::vector<Finished> finished_;
   std::vector<Event> events_;
+  std::vector<GrammarDesk::Answer> compiled_;
+  std::vector<uint64_t> held_ids_;  // of requests that end before their grammar is compiled
 };
 
 }  // namespace penstock

@@ -8,10 +8,15 @@ namespace penstock {
 namespace {
 
 size_t event_bytes(const Event& event) {
+  if (const auto* vocabulary = std::get_if<frame::Vocabulary>(&event)) {
+    size_t bytes = sizeof(Event) + vocabulary->tokens.size() * sizeof(frame::VocabularyToken);
+    for (const frame::VocabularyToken& token : vocabulary->tokens) bytes += token.bytes.size();
+    return bytes;
+  }
   const auto* submit = std::get_if<frame::Submit>(&event);
   if (submit == nullptr) return sizeof(Event);
   return sizeof(Event) + submit->prompt.size() * sizeof(uint32_t) + submit->stop_ids.size() * sizeof(uint32_t) +
-         submit->bias.size() * sizeof(frame::Bias);
+         submit->bias.size() * sizeof(frame::Bias) + (submit->grammar.has_value() ? submit->grammar->text.size() : 0);
 }
 
 }  // namespace

@@ -30,11 +30,11 @@ struct Connected {
 };
 struct Disconnected {};
 struct Shutdown {};
+struct GrammarsCompiled {};
 }  // namespace event
 
-using Event =
-    std::variant<event::Connected, event::Disconnected, event::Shutdown, frame::Submit, frame::Cancel, frame::Credit,
-                 frame::Vocabulary>;
+using Event = std::variant<event::Connected, event::Disconnected, event::Shutdown, frame::Submit, frame::Cancel,
+                           frame::Credit, frame::Vocabulary, event::GrammarsCompiled>;
 
 // Socket thread → step thread.
 class Inbox {

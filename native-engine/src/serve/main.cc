@@ -98,8 +98,10 @@ std::unique_ptr<Runner> load(const Options& options, int32_t threads) {
   load_options.threads = threads;
   load_options.blocks_total = options.blocks_total;
   if (options.kv_mib.has_value()) load_options.kv_bytes_max = static_cast<int64_t>(*options.kv_mib) << 20;
+  load_options.kv_type = options.kv_type;
   load_options.context_tokens_max = options.context_tokens;
   load_options.step_tokens_max = options.step_tokens_max;
+  load_options.quantize = options.quantize;
   load_options.step_sequences_max = options.sequences_max;
   int64_t tenths_logged = 0;
   load_options.progress = [&](int64_t bytes_done, int64_t bytes_total) {
@@ -119,6 +121,7 @@ std::unique_ptr<Runner> load(const Options& options, int32_t threads) {
             {"context_tokens", info.context_tokens},
             {"blocks", info.blocks_total},
             {"weight_mib", info.weight_bytes >> 20},
+            {"kv_type", kv_type_name(options.kv_type)},
             {"kv_mib", (info.kv_bytes_per_token * kBlockTokens * info.blocks_total) >> 20},
             {"load_ms", std::chrono::duration_cast<std::chrono::milliseconds>(took).count()}});
   return runner;
@@ -134,6 +137,7 @@ int serve(const Options& options) {
   ServerConfig config;
   config.sequences_max = options.sequences_max;
   config.step_tokens_max = options.step_tokens_max;
+  config.prefill_tokens_max = options.prefill_tokens_max;
   config.threads = threads;
   config.epoch = random_epoch();
   config.memory_bytes_per_second_max = measure_memory_bandwidth(threads);

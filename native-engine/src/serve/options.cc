@@ -14,6 +14,13 @@ constexpr int32_t kSequencesMax = 1024;
 constexpr int32_t kStepTokensMax = 16 * 1024;
 constexpr int32_t kKvMibMax = 1024 * 1024;
 
+std::optional<KvType> kv_type_named(std::string_view name) {
+  for (KvType type : {KvType::f16, KvType::q8_0, KvType::f32}) {
+    if (name == kv_type_name(type)) return type;
+  }
+  return std::nullopt;
+}
+
 std::optional<int32_t> parse_integer(std::string_view text, int32_t low, int32_t high) {
   int32_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
@@ -26,18 +33,25 @@ std::optional<int32_t> parse_integer(std::string_view text, int32_t low, int32_t
 std::string_view help_text() {
   return R"(penstock-engine: computes tokens for one agent over a Unix socket.
 
-  penstock-engine --model FILE --socket PATH [options]
-  penstock-engine --model FILE --check [options]
+  penstock-engine --model PATH --socket PATH [options]
+  penstock-engine --model PATH --check [options]
 
-  --model FILE        model in GGUF format
+  --model PATH        GGUF file, or Hugging Face folder (config.json and safetensors)
   --socket PATH       Unix socket to listen on; made with mode 0600, a stale one is replaced
   --check             load the model, print what it is, exit
+  --quantize TYPE     turn F32, F16 and BF16 weights into q8_0 or q4_0 while loading; none leaves them (default none).
+                      With q4_0, embedding and head become q8_0. Norms, biases and rows that are no whole blocks of 32
+                      stay as they are
   --threads N         compute threads; 0 = one per core (default 0)
   --blocks N          KV blocks of 16 tokens (default: as many as --kv-mib holds)
   --kv-mib N          memory for KV blocks in MiB (default 512)
+  --kv-type TYPE      how keys and values are stored: f16, q8_0 (about half the memory, slightly less exact; heads must
+                      have a multiple of 32 dimensions) or f32 (default f16)
   --context N         longest sequence in tokens; 0 = the model's (default 0)
   --sequences N       sequences running at once (default 32)
   --step-tokens N     tokens computed in one step, at least --sequences (default 128)
+  --prefill-tokens N  of these, tokens of prompts in a step that also decodes: fewer make the next token of others come
+                      sooner and the prompt later (default half of --step-tokens)
   --log-level LEVEL   error, warn, info or debug (default info)
   --die-with-parent   end when the process that started this one ends (Linux)
   --help              print this
@@ -86,12 +100,28 @@ std::variant<Options, HelpWanted, OptionError> parse_options(std::span<const std
       if (!(error = integer(1, kAny))) options.blocks_total = number;
     } else if (name == "--kv-mib") {
       if (!(error = integer(1, kKvMibMax))) options.kv_mib = number;
+    } else if (name == "--kv-type") {
+      const auto type = value.has_value() ? kv_type_named(*value) : std::nullopt;
+      if (!type.has_value()) return OptionError{"--kv-type needs f16, q8_0 or f32"};
+      options.kv_type = *type;
     } else if (name == "--context") {
       if (!(error = integer(0, kAny))) options.context_tokens = *number;
     } else if (name == "--sequences") {
       if (!(error = integer(1, kSequencesMax))) options.sequences_max = *number;
     } else if (name == "--step-tokens") {
       if (!(error = integer(1, kStepTokensMax))) options.step_tokens_max = *number;
+    } else if (name == "--quantize") {
+      if (value == "q8_0") {
+        options.quantize = TensorType::q8_0;
+      } else if (value == "q4_0") {
+        options.quantize = TensorType::q4_0;
+      } else if (value == "none") {
+        options.quantize.reset();
+      } else {
+        return OptionError{"--quantize needs none, q8_0 or q4_0"};
+      }
+    } else if (name == "--prefill-tokens") {
+      if (!(error = integer(1, kStepTokensMax))) options.prefill_tokens_max = *number;
     } else if (name == "--log-level") {
       const auto level = value.has_value() ? log_level_named(*value) : std::nullopt;
       if (!level.has_value()) return OptionError{"--log-level needs error, warn, info or debug"};

@@ -8,19 +8,24 @@
 #include <string_view>
 #include <variant>
 
+#include "kv/cache.h"
+#include "ops/tensor_type.h"
 #include "serve/log.h"
 
 namespace penstock {
 
 struct Options {
-  std::string model_path;
+  std::string model_path;               // a GGUF file or a Hugging Face folder
   std::string socket_path;              // empty only with check_only
   int32_t threads = 0;                  // 0 = one per core
   std::optional<int32_t> blocks_total;  // absent: from kv_mib
   std::optional<int32_t> kv_mib;        // absent: the loader's default
-  int32_t context_tokens = 0;           // 0 = the model's
+  KvType kv_type = KvType::f16;
+  int32_t context_tokens = 0;  // 0 = the model's
   int32_t sequences_max = 32;
   int32_t step_tokens_max = 128;
+  std::optional<int32_t> prefill_tokens_max;  // of a step that also decodes; absent: half of step_tokens_max
+  std::optional<TensorType> quantize;         // absent: weights as the file has them
   LogLevel log_level = LogLevel::Info;
   bool check_only = false;
   bool die_with_parent = false;

@@ -4,6 +4,7 @@
 #include <exception>
 #include <thread>
 
+#include "grammar/matcher.h"
 #include "serve/loop.h"
 #include "serve/mailbox.h"
 #include "serve/socket.h"
@@ -26,6 +27,7 @@ frame::Ready describe(const RunnerInfo& info, const ServerConfig& config, int32_
   ready.kv_fingerprint = info.kv_fingerprint;
   ready.memory_bytes_per_second_max = config.memory_bytes_per_second_max;
   ready.embedding_dims = static_cast<uint32_t>(info.embedding_dims);
+  ready.grammars = grammars_available();
   return ready;
 }
 
@@ -41,7 +43,9 @@ void run_server(Listener& listener, Runner& runner, const ServerConfig& config, 
                  .context_tokens = info.context_tokens,
                  .sequences_max = config.sequences_max,
                  .step_tokens_max = config.step_tokens_max,
-                 .queue_max = config.queue_max},
+                 .prefill_tokens_max = config.prefill_tokens_max.value_or((config.step_tokens_max + 1) / 2),
+                 .queue_max = config.queue_max,
+                 .hash_seed = config.epoch},
                 inbox, outbox);
   const frame::Ready ready = describe(info, config, loop.sequence_tokens_max());
   SocketServer socket(listener, ready, inbox, outbox, wake, stop);

@@ -6,6 +6,8 @@
 #include <optional>
 #include <string>
 
+#include "grammar/matcher.h"
+
 namespace penstock {
 namespace {
 
@@ -66,7 +68,7 @@ std::variant<Request, frame::Rejected> check_submit(const frame::Submit& submit,
   Check check(limits.vocab_size);
   check.require(!submit.prompt.empty(), "prompt must have at least one token");
   check.ids("prompt", submit.prompt);
-  check.require(submit.max_new_tokens >= 1, "max_new_tokens must be at least 1");
+  check.require(submit.max_new_tokens >= 1 || submit.pooling != Pooling::none, "max_new_tokens must be at least 1");
   check.range("temperature", submit.temperature, 0.0f, kTemperatureMax);
   check.require(submit.top_p > 0.0f && submit.top_p <= 1.0f, "top_p must be above 0 and at most 1");
   check.range("min_p", submit.min_p, 0.0f, 1.0f);
@@ -82,6 +84,13 @@ std::variant<Request, frame::Rejected> check_submit(const frame::Submit& submit,
     check.id("bias.id", bias.id);
     check.range("bias.bias", bias.bias, -kBiasAbsMax, kBiasAbsMax);
   }
+  if (submit.grammar.has_value()) {
+    check.require(limits.grammars, "grammar: this engine was built without grammars");
+    check.require(submit.pooling == Pooling::none, "grammar: an embedding has no output");
+    check.require(submit.grammar->text.size() <= kGrammarBytesMax,
+                  "grammar: at most " + std::to_string(kGrammarBytesMax) + " bytes are allowed, it has " +
+                      std::to_string(submit.grammar->text.size()));
+  }
   if (check.error().has_value()) return frame::Rejected{submit.id, frame::RejectCode::Invalid, *check.error()};
   if (submit.prompt.size() >= static_cast<size_t>(limits.context_tokens)) {
     return frame::Rejected{submit.id, frame::RejectCode::TooLong,
@@ -92,12 +101,14 @@ std::variant<Request, frame::Rejected> check_submit(const frame::Submit& submit,
   Request request;
   request.id = submit.id;
   request.prompt = signed_ids(submit.prompt);
-  request.max_new_tokens = clamp_to_int32(submit.max_new_tokens);
+  request.max_new_tokens = clamp_to_int32(std::max<uint32_t>(submit.max_new_tokens, 1));
   request.credit_tokens = submit.credit_tokens;
   request.stop_ids = signed_ids(submit.stop_ids);
   request.priority = submit.priority;
   if (submit.deadline_ms.has_value()) request.deadline_ms = now_ms + *submit.deadline_ms;
   request.tenant = submit.tenant;
+  request.salt = submit.salt;
+  request.pooling = submit.pooling;
   SamplingParams& sampling = request.sampling;
   sampling.temperature = submit.temperature;
   sampling.top_p = submit.top_p;

@@ -13,9 +13,11 @@ namespace penstock {
 struct SubmitLimits {
   int32_t vocab_size;
   int32_t context_tokens;  // a prompt must be shorter: at least one token has to fit
+  bool grammars = false;   // this build can compile them
 };
 
-// A pure function of its arguments. A refusal names the field. `now_ms` is when the frame arrived.
+// A pure function of its arguments. A refusal names the field. `now_ms` is when the frame arrived. The grammar is only
+// bounded here; compiling it is grammar_desk.h.
 std::variant<Request, frame::Rejected> check_submit(const frame::Submit& submit, const SubmitLimits& limits,
                                                     int64_t now_ms);
 

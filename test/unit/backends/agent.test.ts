@@ -160,8 +160,11 @@ test('a caller that goes away frees its sequences', async () => {
   for await (const event of eventStream(response)) if (event.type === 'delta') break
   abort.abort()
   await until(() => harness.agent.openDispatches === 0)
-  await until(async () => (await (await fetch(`${harness.url}/metrics`)).text()).includes('num_requests_running 0'))
-  expect(await (await fetch(`${harness.url}/metrics`)).text()).toContain('penstock:kv_cache_usage_perc 0')
+  await until(
+    async () =>
+      (await (await fetch(`${harness.url}/metrics`)).text()).match(/^vllm:num_requests_running\{.*\} 0$/m) !== null,
+  )
+  expect(await (await fetch(`${harness.url}/metrics`)).text()).toMatch(/^vllm:kv_cache_usage_perc\{.*\} 0$/m)
 })
 
 test('a reader that stands still holds the engine back, and gets everything when it reads on', async () => {
@@ -174,7 +177,7 @@ test('a reader that stands still holds the engine back, and gets everything when
   })
   const kvShare = async () => {
     const text = await (await fetch(`${harness.url}/metrics`)).text()
-    return Number(/kv_cache_usage_perc ([\d.]+)/.exec(text)?.[1])
+    return Number(/^vllm:kv_cache_usage_perc\{.*\} ([\d.]+)$/m.exec(text)?.[1])
   }
   // Nobody reads: once the buffers are full no credit is granted and the KV use stops growing.
   let before = -1

@@ -1,4 +1,4 @@
-import { expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { CapacityTracker } from '../../../backends/capacity.ts'
 import { metricsText } from '../../../backends/metrics.ts'
 import { CapacityFrame } from '../../../protocol/capacity.ts'
@@ -6,7 +6,7 @@ import type { Ready, Stats } from '../../../protocol/engine-frames.ts'
 
 const READY: Ready = {
   type: 'ready',
-  protocol: 1,
+  protocol: 2,
   epoch: 0xabcn,
   arch: 'llama',
   modelName: 'm',
@@ -44,7 +44,7 @@ const STATS: Stats = {
 }
 
 function tracker() {
-  const load = { requestsQueued: 0, requestsQueuedMax: 9, draining: false }
+  const load = { requestsQueued: 0, requestsQueuedMax: 9, draining: false, prefixBlocks: 0 }
   return { load, capacity: new CapacityTracker('model', () => load) }
 }
 
@@ -89,10 +89,14 @@ test('the fingerprint changes with what a router decides by, and not with every 
   expect(capacity.fingerprint()).not.toBe(before)
 })
 
-test('metrics are one line per value with help and type', () => {
-  const { capacity } = tracker()
+test('cached blocks are those of the prefix cache, in use or not', () => {
+  const { capacity, load } = tracker()
   capacity.engineReady(READY)
-  capacity.engineStats(STATS)
+  load.prefixBlocks = 40
+  expect(capacity.frame()).toMatchObject({ kvBlocksCached: 40 })
+})
+
+describe('metrics', () => {
   const counters = {
     dispatches: 1,
     refusals: 2,
@@ -102,8 +106,38 @@ test('metrics are one line per value with help and type', () => {
     outputTokens: 6,
     engineRestarts: 7,
   }
-  const text = metricsText(capacity.frame(), counters)
-  expect(text).toContain('# TYPE penstock:kv_cache_usage_perc gauge\npenstock:kv_cache_usage_perc 0.5\n')
-  expect(text).toContain('penstock_output_tokens_total 6\n')
-  expect(metricsText(undefined, counters)).not.toContain('kv_cache')
+  const numbers = () => {
+    const { capacity } = tracker()
+    capacity.engineReady(READY)
+    capacity.engineStats(STATS)
+    const stats = { ...STATS, preemptions: 2n, promptTokens: 90n, cachedTokens: 64n }
+    return { model: 'a "model"', frame: capacity.frame(), stats, counters }
+  }
+
+  test('are one line per value, with help, type and the model', () => {
+    const text = metricsText(numbers())
+    const sample = '# TYPE vllm:kv_cache_usage_perc gauge\nvllm:kv_cache_usage_perc{model_name="a \\"model\\""} 0.5\n'
+    expect(text).toContain(sample)
+    expect(text).toMatch(/^penstock_output_tokens_total\{.*\} 6$/m)
+    const blocks = text.trimEnd().split('\n')
+    expect(blocks.length % 3).toBe(0)
+    for (let at = 0; at < blocks.length; at += 3) {
+      const name = blocks[at]?.split(' ')[2] ?? 'none'
+      expect(blocks[at + 1]).toMatch(new RegExp(`^# TYPE ${name} (gauge|counter)$`))
+      expect(blocks[at + 2]?.startsWith(`${name}{`)).toBe(true)
+    }
+  })
+
+  test('count preemptions and what the prefix cache found', () => {
+    const text = metricsText(numbers())
+    expect(text).toMatch(/^vllm:num_preemptions_total\{.*\} 2$/m)
+    expect(text).toMatch(/^vllm:prefix_cache_queries_total\{.*\} 90$/m)
+    expect(text).toMatch(/^vllm:prefix_cache_hits_total\{.*\} 64$/m)
+  })
+
+  test('leave out what is not known before the first engine', () => {
+    const text = metricsText({ ...numbers(), frame: undefined, stats: undefined })
+    expect(text).not.toContain('vllm:')
+    expect(text).toContain('penstock_dispatches_total')
+  })
 })

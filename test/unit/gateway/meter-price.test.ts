@@ -100,6 +100,12 @@ describe('worst case', () => {
   })
 })
 
+test('a side that cannot be used needs no price: embeddings have no output', () => {
+  expect(worstCaseCost({ inputTokens: 10, outputTokens: 0 }, quote({ inputUncached: 1_000_000n }))).toBe(10n)
+  expect(worstCaseCost({ inputTokens: 10, outputTokens: 1 }, quote({ inputUncached: 1_000_000n }))).toBeUndefined()
+  expect(worstCaseCost({ inputTokens: 10, outputTokens: 0 }, quote({ outputText: 1n }))).toBeUndefined()
+})
+
 test('a price that is negative or above a dollar a token is no quote', () => {
   expect(isQuote(quote({ inputUncached: -1n }))).toBe(false)
   expect(isQuote(quote({ outputText: PRICE_MAX + 1n }))).toBe(false)

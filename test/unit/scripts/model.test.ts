@@ -125,12 +125,20 @@ describe('the model is obtained', () => {
     const path = join(tempFolder(), 'My Model Q8.gguf')
     writeFileSync(path, 'anything')
     expect(await obtainModel(setup([], { model: path }))).toEqual({ name: 'my-model-q8', path, origin: path })
-    await expect(obtainModel(setup([], { model: `${path}x` }))).rejects.toThrow('there is no model file')
+    await expect(obtainModel(setup([], { model: `${path}x` }))).rejects.toThrow('there is no model')
+  })
+
+  test('from a Hugging Face folder, which has a config.json', async () => {
+    const path = join(tempFolder(), 'My-Model')
+    mkdirSync(path)
+    await expect(obtainModel(setup([], { model: path }))).rejects.toThrow('config.json')
+    writeFileSync(join(path, 'config.json'), '{}')
+    expect(await obtainModel(setup([], { model: path }))).toEqual({ name: 'my-model', path, origin: path })
   })
 
   test('by a name of the catalogue alone', async () => {
     await expect(obtainModel(setup([], { model: 'other' }))).rejects.toThrow(
-      'there is no model "other"; there are test-model, penstock-tiny, or give a path to a .gguf',
+      'there is no model "other"; there are test-model, penstock-tiny, or give a path to a .gguf file or a folder',
     )
   })
 

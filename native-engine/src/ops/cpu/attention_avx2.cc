@@ -1,155 +1,205 @@
-// Paged attention and KV stores with AVX2. Heads of a group go four at a time: each K and V vector is loaded and
-// widened once for all of them.
+// Paged attention with AVX2: which queries go together and where their K and V are read from. The arithmetic is
+// attention_tile_avx2.h.
 #if defined(__x86_64__)
-#include <algorithm>
-#include <limits>
-
+#include "ops/cpu/attention_tile_avx2.h"
 #include "ops/cpu/kernels_avx2.h"
-#include "ops/cpu/simd_avx2.h"
 
 namespace penstock::avx2 {
 
+void merge_softmax(const float* from, int32_t head_dim, float* into) {
+  if (from[1] == 0) return;
+  if (into[1] == 0) {
+    std::copy_n(from, softmax_floats(head_dim), into);
+    return;
+  }
+  const __m256 into_max = _mm256_broadcast_ss(into);
+  const __m256 from_max = _mm256_broadcast_ss(from);
+  const __m256 largest = _mm256_max_ps(into_max, from_max);
+  const __m256 keep = exp_below_one(_mm256_sub_ps(into_max, largest));
+  const __m256 take = exp_below_one(_mm256_sub_ps(from_max, largest));
+  into[0] = _mm256_cvtss_f32(largest);
+  into[1] = into[1] * _mm256_cvtss_f32(keep) + from[1] * _mm256_cvtss_f32(take);
+  for (int32_t i = kSoftmaxHeader; i < softmax_floats(head_dim); i += 8) {
+    const __m256 kept = _mm256_mul_ps(_mm256_loadu_ps(into + i), keep);
+    _mm256_storeu_ps(into + i, _mm256_fmadd_ps(_mm256_loadu_ps(from + i), take, kept));
+  }
+}
+
+void finish_softmax(const float* state, int32_t head_dim, float* out) {
+  const __m256 scale = _mm256_set1_ps(1.0f / state[1]);
+  for (int32_t i = 0; i < head_dim; i += 8) {
+    _mm256_storeu_ps(out + i, _mm256_mul_ps(_mm256_loadu_ps(state + kSoftmaxHeader + i), scale));
+  }
+}
+
 namespace {
 
-static_assert(kBlockTokens == 16, "a K row of a tile is two vectors");
+// From this many queries on, widening a segment to f32 once is cheaper than widening it in every register tile.
+constexpr int32_t kWidenQueriesMin = 3 * kQueriesMax;
 
-struct KvF16 {
-  static constexpr int32_t kBytes = 2;
-  static __m256 load8(const std::byte* at) { return load8_half(at); }
-};
+int64_t widened_tile_floats(int32_t head_dim) { return int64_t{kBlockTokens} * head_dim; }
 
-struct KvF32 {
-  static constexpr int32_t kBytes = 4;
-  static __m256 load8(const std::byte* at) { return load8_float(at); }
-};
-
-// K tile of the block that holds context position `position`.
-const std::byte* k_tile(const AttentionArgs& args, int32_t position) {
-  return args.k_base + args.block_table[position / kBlockTokens] * args.block_stride_bytes;
-}
-
-// q [H, head_dim] -> scores [H, kSegmentTokens]; whole blocks, so up to 15 scores behind the end are meaningless.
-template <typename Kv, int H>
-void score(const AttentionArgs& args, const float* q, float (&scores)[H][kSegmentTokens]) {
-  for (int32_t position = args.begin; position < args.end; position += kBlockTokens) {
-    const std::byte* tile = k_tile(args, position);
-    __m256 sums[H][2];
-    for (int h = 0; h < H; ++h) sums[h][0] = sums[h][1] = _mm256_setzero_ps();
-    for (int32_t i = 0; i < args.head_dim; ++i) {
-      const __m256 k0 = Kv::load8(tile + i * kBlockTokens * Kv::kBytes);
-      const __m256 k1 = Kv::load8(tile + (i * kBlockTokens + 8) * Kv::kBytes);
-      for (int h = 0; h < H; ++h) {
-        const __m256 value = _mm256_broadcast_ss(q + h * args.head_dim + i);
-        sums[h][0] = _mm256_fmadd_ps(k0, value, sums[h][0]);
-        sums[h][1] = _mm256_fmadd_ps(k1, value, sums[h][1]);
-      }
+template <typename Kv>
+void widen_tile(const std::byte* tile, int32_t head_dim, bool is_v, float* out) {
+  const std::byte* values = tile + values_offset<Kv>(head_dim);
+  if constexpr (!Kv::kScaled) {
+    for (int64_t i = 0; i < widened_tile_floats(head_dim); i += 8) {
+      _mm256_store_ps(out + i, Kv::load8(values + i * Kv::kBytes));
     }
-    for (int h = 0; h < H; ++h) {
-      _mm256_storeu_ps(&scores[h][position - args.begin], sums[h][0]);
-      _mm256_storeu_ps(&scores[h][position - args.begin + 8], sums[h][1]);
-    }
-  }
-}
-
-// scores [count rounded up to 8] -> exp(score - max) in place, 0 behind count; writes max and sum.
-void softmax(float* scores, int32_t count, float* partial) {
-  const int32_t padded = (count + 7) / 8 * 8;
-  std::fill(scores + count, scores + padded, -std::numeric_limits<float>::infinity());
-  __m256 largest = _mm256_set1_ps(-std::numeric_limits<float>::infinity());
-  for (int32_t i = 0; i < padded; i += 8) largest = _mm256_max_ps(largest, _mm256_loadu_ps(scores + i));
-  const float max = max8(largest);
-  __m256 sum = _mm256_setzero_ps();
-  for (int32_t i = 0; i < padded; i += 8) {
-    const __m256 weight = exp8(_mm256_sub_ps(_mm256_loadu_ps(scores + i), _mm256_set1_ps(max)));
-    _mm256_storeu_ps(scores + i, weight);
-    sum = _mm256_add_ps(sum, weight);
-  }
-  partial[0] = max;
-  partial[1] = sum8(sum);
-}
-
-// Adds weights times V for the dimensions [first, first + 8 * Width) to out [H, softmax_floats(head_dim)].
-template <typename Kv, int H, int Width>
-void weigh(const AttentionArgs& args, const float (&weights)[H][kSegmentTokens], int32_t first, float* out) {
-  __m256 sums[H][Width];
-  for (int h = 0; h < H; ++h) {
-    for (int w = 0; w < Width; ++w) sums[h][w] = _mm256_setzero_ps();
-  }
-  const int32_t row = args.head_dim * Kv::kBytes;
-  for (int32_t position = args.begin; position < args.end; position += kBlockTokens) {
-    const std::byte* v = k_tile(args, position) + args.v_offset_bytes + first * Kv::kBytes;
-    const int32_t tokens = std::min(kBlockTokens, args.end - position);
-    for (int32_t t = 0; t < tokens; ++t, v += row) {
-      __m256 values[Width];
-      for (int w = 0; w < Width; ++w) values[w] = Kv::load8(v + 8 * w * Kv::kBytes);
-      for (int h = 0; h < H; ++h) {
-        const __m256 weight = _mm256_broadcast_ss(&weights[h][position - args.begin + t]);
-        for (int w = 0; w < Width; ++w) sums[h][w] = _mm256_fmadd_ps(values[w], weight, sums[h][w]);
+  } else {
+    alignas(32) float scales[kBlockTokens];
+    // 16 x 16 values at a time: 16 dimensions of K, each [tokens], or a column of V, [tokens][dimensions].
+    for (int32_t dim = 0; dim < head_dim; dim += kVColumnDims) {
+      load_scales<Kv>(tile, dim, scales);
+      for (int32_t row = 0; row < 16; ++row) {
+        const int64_t at = (int64_t{dim} + row) * 16;
+        for (int j = 0; j < 2; ++j) {
+          const __m256 scale = is_v ? _mm256_broadcast_ss(scales + row) : _mm256_load_ps(scales + 8 * j);
+          _mm256_store_ps(out + at + 8 * j, _mm256_mul_ps(Kv::load8(values + at + 8 * j), scale));
+        }
       }
     }
   }
-  for (int h = 0; h < H; ++h) {
-    float* at = out + h * softmax_floats(args.head_dim) + kSoftmaxHeader + first;
-    for (int w = 0; w < Width; ++w) _mm256_storeu_ps(at + 8 * w, sums[h][w]);
-  }
 }
 
-template <typename Kv, int H>
-void attend_heads(const AttentionArgs& args, int32_t head, float* partial) {
-  float scores[H][kSegmentTokens];
-  score<Kv, H>(args, args.q + head * args.head_dim, scores);
-  float* out = partial + head * softmax_floats(args.head_dim);
-  for (int h = 0; h < H; ++h) softmax(scores[h], args.end - args.begin, out + h * softmax_floats(args.head_dim));
-  int32_t first = 0;
-  for (; first + 16 <= args.head_dim; first += 16) weigh<Kv, H, 2>(args, scores, first, out);
-  if (first < args.head_dim) weigh<Kv, H, 1>(args, scores, first, out);
+// The queries of a call, numbered through: query = row * group + head.
+struct Rows {
+  const AttentionArgs& args;
+  int32_t segment_start;  // position
+
+  int32_t count() const { return args.rows * args.group; }
+  int32_t begin(int32_t query) const {
+    return first_visible(args.position + query / args.group, args.window_tokens) - segment_start;
+  }
+  int32_t end(int32_t query) const { return args.position + query / args.group + 1 - segment_start; }
+  const float* q(int32_t query) const {
+    return args.q + int64_t{query / args.group} * args.q_stride + int64_t{query % args.group} * args.head_dim;
+  }
+};
+
+template <typename Kv, int M>
+void attend_some(const Segment& segment, const Rows& rows, int32_t query, float* states) {
+  Queries<M> queries;
+  for (int m = 0; m < M; ++m) {
+    queries.q[m] = rows.q(query + m);
+    queries.begin[m] = std::clamp(rows.begin(query + m), 0, kSegmentTokens);
+    queries.end[m] = std::clamp(rows.end(query + m), 0, kSegmentTokens);
+  }
+  attend_queries<Kv, M>(segment, queries, states);
 }
 
 template <typename Kv>
-void attend_group(const AttentionArgs& args, float* partial) {
-  for (int32_t head = 0; head < args.group; head += 4) {
-    switch (std::min(args.group - head, 4)) {
-      case 1:
-        attend_heads<Kv, 1>(args, head, partial);
-        break;
-      case 2:
-        attend_heads<Kv, 2>(args, head, partial);
-        break;
-      case 3:
-        attend_heads<Kv, 3>(args, head, partial);
-        break;
-      default:
-        attend_heads<Kv, 4>(args, head, partial);
-        break;
+void attend_count(const Segment& segment, const Rows& rows, int32_t query, int32_t count, float* states) {
+  static_assert(kQueriesMax == 6);
+  switch (count) {
+    case 1:
+      return attend_some<Kv, 1>(segment, rows, query, states);
+    case 2:
+      return attend_some<Kv, 2>(segment, rows, query, states);
+    case 3:
+      return attend_some<Kv, 3>(segment, rows, query, states);
+    case 4:
+      return attend_some<Kv, 4>(segment, rows, query, states);
+    case 5:
+      return attend_some<Kv, 5>(segment, rows, query, states);
+    default:
+      return attend_some<Kv, 6>(segment, rows, query, states);
+  }
+}
+
+// All rows over one segment: into states where they are `fresh`, else by way of `partial` [kQueriesMax, floats].
+template <typename Kv>
+void attend_segment(const Segment& segment, const Rows& rows, bool fresh, float* partial, float* states) {
+  const int32_t floats = softmax_floats(segment.head_dim);
+  const int32_t parts = (rows.count() + kQueriesMax - 1) / kQueriesMax;
+  for (int32_t part = 0; part < parts; ++part) {
+    const int32_t query = static_cast<int32_t>(int64_t{rows.count()} * part / parts);
+    const int32_t count = static_cast<int32_t>(int64_t{rows.count()} * (part + 1) / parts) - query;
+    float* state = states + int64_t{query} * floats;
+    if (fresh) {
+      attend_count<Kv>(segment, rows, query, count, state);
+      continue;
+    }
+    attend_count<Kv>(segment, rows, query, count, partial);
+    for (int32_t m = 0; m < count; ++m) merge_softmax(partial + m * floats, segment.head_dim, state + m * floats);
+  }
+}
+
+// The tiles of segment `index` that hold positions [begin, end) of it, as they lie in the cache.
+Segment find_segment(const AttentionArgs& args, int32_t index, int32_t begin, int32_t end) {
+  Segment segment;
+  segment.head_dim = args.head_dim;
+  segment.far = true;
+  const int32_t* table = args.block_table + int64_t{index} * kSegmentBlocks;
+  // The last row sees furthest ahead.
+  const int32_t blocks = (args.position + args.rows - 1) / kBlockTokens + 1 - index * kSegmentBlocks;
+  for (int32_t i = begin / kBlockTokens; i < (end + kBlockTokens - 1) / kBlockTokens; ++i) {
+    segment.k[i] = args.k_base + table[i] * args.block_stride_bytes;
+    segment.v[i] = segment.k[i] + args.v_offset_bytes;
+    segment.next_k[i] = segment.k[i];
+    if (index + 1 < args.segment_end) {
+      const int32_t next = i + kSegmentBlocks;
+      if (next < blocks) segment.next_k[i] = args.k_base + table[next] * args.block_stride_bytes;
+    } else if (args.next_k_base != nullptr) {
+      segment.next_k[i] = args.next_k_base + table[i] * args.block_stride_bytes;
+    }
+  }
+  return segment;
+}
+
+// Replaces the tiles of [begin, end) by copies in f32. widened [2, kSegmentBlocks, kBlockTokens * head_dim]
+template <typename Kv>
+void widen_segment(Segment& segment, int32_t begin, int32_t end, float* widened) {
+  const int64_t floats = widened_tile_floats(segment.head_dim);
+  const auto place = [&](int32_t i) { return widened + i * floats; };
+  const int32_t tile_end = (end + kBlockTokens - 1) / kBlockTokens;
+  for (int32_t i = begin / kBlockTokens; i < tile_end; ++i) {
+    widen_tile<Kv>(segment.k[i], segment.head_dim, false, place(i));
+    widen_tile<Kv>(segment.v[i], segment.head_dim, true, place(kSegmentBlocks + i));
+    segment.k[i] = reinterpret_cast<const std::byte*>(place(i));
+    segment.v[i] = reinterpret_cast<const std::byte*>(place(kSegmentBlocks + i));
+    segment.next_k[i] = segment.k[i];
+  }
+  segment.far = false;
+}
+
+template <typename Kv>
+void attend_rows(const AttentionArgs& args, std::byte* scratch, float* states) {
+  float* widened = reinterpret_cast<float*>(scratch);
+  float* partial = widened + 2 * kSegmentBlocks * widened_tile_floats(args.head_dim);
+  const bool widen = Kv::kType != KvType::f32 && args.rows * args.group >= kWidenQueriesMin;
+  for (int32_t index = args.segment_begin; index < args.segment_end; ++index) {
+    const Rows rows{args, index * kSegmentTokens};
+    // The first row sees furthest back, the last one furthest ahead.
+    const int32_t begin = std::clamp(rows.begin(0), 0, kSegmentTokens);
+    const int32_t end = std::clamp(rows.end(rows.count() - 1), 0, kSegmentTokens);
+    const bool fresh = index == args.segment_begin;
+    Segment segment = find_segment(args, index, begin, end);
+    if (widen) {
+      widen_segment<Kv>(segment, begin, end, widened);
+      attend_segment<KvF32>(segment, rows, fresh, partial, states);
+    } else {
+      attend_segment<Kv>(segment, rows, fresh, partial, states);
     }
   }
 }
 
 }  // namespace
 
-void store_kv(KvType type, int32_t head_dim, int32_t token, const float* k, const float* v, std::byte* k_tile_out,
-              std::byte* v_tile_out) {
-  for (int32_t i = 0; i < head_dim; i += 8) {
-    const __m256 key = _mm256_loadu_ps(k + i);
-    const __m256 value = _mm256_loadu_ps(v + i);
-    if (type == KvType::f16) {
-      uint16_t halves[8];
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(halves), _mm256_cvtps_ph(key, _MM_FROUND_TO_NEAREST_INT));
-      for (int32_t j = 0; j < 8; ++j) std::memcpy(k_tile_out + ((i + j) * kBlockTokens + token) * 2, halves + j, 2);
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(v_tile_out + (token * head_dim + i) * 2),
-                       _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT));
-    } else {
-      for (int32_t j = 0; j < 8; ++j) std::memcpy(k_tile_out + ((i + j) * kBlockTokens + token) * 4, k + i + j, 4);
-      _mm256_storeu_ps(reinterpret_cast<float*>(v_tile_out + (token * head_dim + i) * 4), value);
-    }
-  }
+int64_t attend_scratch_bytes(int32_t head_dim) {
+  const int64_t floats =
+      2 * kSegmentBlocks * widened_tile_floats(head_dim) + int64_t{kQueriesMax} * softmax_floats(head_dim);
+  return floats * static_cast<int64_t>(sizeof(float));
 }
 
-void attend(const AttentionArgs& args, float* partial) {
-  if (args.kv_type == KvType::f16) {
-    attend_group<KvF16>(args, partial);
-  } else {
-    attend_group<KvF32>(args, partial);
+void attend(const AttentionArgs& args, std::byte* scratch, float* states) {
+  switch (args.kv_type) {
+    case KvType::f16:
+      return attend_rows<KvF16>(args, scratch, states);
+    case KvType::f32:
+      return attend_rows<KvF32>(args, scratch, states);
+    case KvType::q8_0:
+      return attend_rows<KvQ8>(args, scratch, states);
   }
 }
 

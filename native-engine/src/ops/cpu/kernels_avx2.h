@@ -26,9 +26,14 @@ void add(float* x, const float* y, int32_t n);
 void matmul(const Matrix& w, const Activations& x, int32_t tile_begin, int32_t tile_end, float* out,
             int32_t out_stride);
 
-// attention_avx2.cc
+// kv_store_avx2.cc
 void store_kv(KvType type, int32_t head_dim, int32_t token, const float* k, const float* v, std::byte* k_tile,
               std::byte* v_tile);
-void attend(const AttentionArgs& args, float* partial);
+
+// attention_avx2.cc
+int64_t attend_scratch_bytes(int32_t head_dim);
+void attend(const AttentionArgs& args, std::byte* scratch, float* states);
+void merge_softmax(const float* from, int32_t head_dim, float* into);
+void finish_softmax(const float* state, int32_t head_dim, float* out);
 
 }  // namespace penstock::avx2

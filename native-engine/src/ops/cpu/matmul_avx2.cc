@@ -1,7 +1,7 @@
-// Weight products with AVX2: the one place that knows which kernel multiplies which format. A kernel is templated on the
-// number of activation rows that share each loaded weight: with 1 row it is the matrix-vector product of decoding, with
-// more the prefill GEMM. Per output the order of operations is that of reference.cc, so the results are equal to the
-// bit.
+// Weight products with AVX2: the one place that knows which kernel multiplies which format. A kernel is templated on
+// the number of activation rows that share each loaded weight: with 1 row it is the matrix-vector product of decoding,
+// with more the prefill GEMM. Per output the order of operations is that of reference.cc, so the results are equal to
+// the bit.
 #if defined(__x86_64__)
 #include "ops/cpu/kernels_avx2.h"
 #include "ops/cpu/matmul_tile_avx2.h"

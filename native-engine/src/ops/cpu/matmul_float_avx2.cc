@@ -29,10 +29,10 @@ struct WeightBF16 {
 template <typename Weight>
 struct TileFloat {
   static constexpr int kRows = 6;
-  static constexpr int tiles_for(int rows) { return rows == 1 ? 8 : rows == 2 ? 4 : rows <= 4 ? 3 : 2; }
+  static constexpr int tiles_for(int rows) { return rows <= 2 ? 4 : rows <= 4 ? 3 : 2; }
 
   template <int N, int T>
-  static void run(const std::byte* tile, int64_t tile_bytes, const Activations& x, int32_t first,
+  static void run(const std::byte* tile, int64_t tile_bytes, int64_t ahead, const Activations& x, int32_t first,
                   __m256 (&sums)[T][N]) {
     const int64_t cols = x.cols;
     const float* row = x.f32 + first * cols;
@@ -42,17 +42,28 @@ struct TileFloat {
 #pragma GCC unroll 6
       for (int n = 0; n < N; ++n) local[t][n] = sums[t][n];
     }
-    for (int64_t k = 0; k < cols; ++k, tile += kTileRows * Weight::kBytes) {
+    const auto column = [&](int64_t k) __attribute__((always_inline)) {
       __m256 w[T];
 #pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) w[t] = Weight::load8(tile + t * tile_bytes);
+      for (int t = 0; t < T; ++t) w[t] = Weight::load8(tile + t * tile_bytes + k * kTileRows * Weight::kBytes);
 #pragma GCC unroll 6
       for (int n = 0; n < N; ++n) {
         const __m256 y = _mm256_broadcast_ss(row + n * cols + k);
 #pragma GCC unroll 8
         for (int t = 0; t < T; ++t) local[t][n] = _mm256_fmadd_ps(w[t], y, local[t][n]);
       }
+    };
+    // Four columns are one or two cache lines of a tile.
+    int64_t k = 0;
+    for (; k + 4 <= cols; k += 4) {
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) {
+        prefetch(tile + t * tile_bytes + k * kTileRows * Weight::kBytes + ahead, 4 * kTileRows * Weight::kBytes);
+      }
+#pragma GCC unroll 4
+      for (int64_t i = 0; i < 4; ++i) column(k + i);
     }
+    for (; k < cols; ++k) column(k);
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
 #pragma GCC unroll 6

@@ -1,23 +1,24 @@
-// Products of the formats whose bytes must be unpacked before they multiply: 5 and 6 bits, or two levels of scales. Owns
-// the arithmetic of a block and the walk over activation rows; what the bytes of a format mean is that format's reader.
+// Products of the formats whose bytes must be unpacked before they multiply: 5 and 6 bits, or two levels of scales.
+// Owns the arithmetic of a block and the walk over activation rows; what the bytes of a format mean is that format's
+// reader.
 //
 // Few activation rows (decoding) multiply straight from the packed weights, as tiles of matmul_tile_avx2.h. More rows
-// unpack 256 columns of a group of tiles into a panel of bytes that stays in L1, and every group of rows multiplies with
-// that. Both run multiply_block, so a row has the same bits either way.
+// unpack 256 columns of a group of tiles into a panel of bytes that stays in L1, and every group of rows multiplies
+// with that. Both run multiply_block, so a row has the same bits either way.
 //
 // A reader stands on one file block of a tile:
 //
 //   struct ReaderX {
 //     static constexpr TensorType kType;
 //     static constexpr int32_t kBlocks;  // blocks of 32 columns in a file block: 1 or 8
-//     static constexpr int32_t kParts;   // 16-bit sums per block: 8 / kParts products of maddubs, less kZero, fit in i16
+//     static constexpr int32_t kParts;   // 16-bit sums per block: 8 / kParts maddubs, less kZero, fit in i16
 //     static constexpr int32_t kZero;    // group() is this much too large
 //     static constexpr bool kHasOffset;  // offset() is added for each activation
-//     void open(const std::byte* at);                       // at the packed file block, of 8 rows
-//     __m256i group(int32_t block, int32_t g) const;        // integers of columns 4 g.. of the 8 rows, 4 bytes each
-//     __m256i scales(int32_t block, int32_t part) const;    // integer scale of each row, twice in i16
-//     __m256 d(int32_t block) const;                        // [8 rows]
-//     __m256 offset(int32_t block) const;                   // [8 rows]
+//     void open(const std::byte* at);                     // at the packed file block, of 8 rows
+//     __m256i group(int32_t block, int32_t g) const;      // integers of columns 4 g.. of the 8 rows, 4 bytes each
+//     __m256i scales(int32_t block, int32_t part) const;  // integer scale of each row, twice in i16
+//     __m256 d(int32_t block) const;                      // [8 rows]
+//     __m256 offset(int32_t block) const;                 // [8 rows], where kHasOffset
 //   };
 #pragma once
 
@@ -41,8 +42,8 @@ inline constexpr int32_t kPanelRowsMin = 2 * kPanelRows;
 template <int kBits>
 inline constexpr int32_t kValueBytes = kBits * kTileRows * kQuantBlock / 8;
 
-// Columns 4 g.. of 8 rows as unsigned bytes, from values in the layout of pack_k_avx2.cc. After inlining, g is a constant
-// and so are the shifts; bits that they carry over from the next byte are masked.
+// Columns 4 g.. of 8 rows as unsigned bytes, from values in the layout of pack_k_avx2.cc. After inlining, g is a
+// constant and so are the shifts; bits that they carry over from the next byte are masked.
 template <int kBits>
 inline __m256i load_group(const std::byte* values, int32_t g) {
   constexpr int32_t kHighBytes = (kBits - 4) * 32;
@@ -138,9 +139,10 @@ struct TileDirect {
   static constexpr int tiles_for(int) { return kPanelTiles; }
 
   template <int N, int T>
-  static void run(const std::byte* tile, int64_t tile_bytes, const Activations& x, int32_t first,
+  static void run(const std::byte* tile, int64_t tile_bytes, int64_t ahead, const Activations& x, int32_t first,
                   __m256 (&sums)[T][N]) {
     constexpr int32_t kBytes = kTileRows * tensor_type_facts(Reader::kType).block_bytes;
+    constexpr int32_t kShare = kBytes / Reader::kBlocks;
     const int64_t cols = x.cols;
     const int32_t blocks = x.cols / kQuantBlock;
     const int8_t* q = x.q + first * cols;
@@ -150,6 +152,7 @@ struct TileDirect {
       Reader w[T];
       for (int t = 0; t < T; ++t) w[t].open(tile + t * tile_bytes);
       for (int32_t block = 0; block < Reader::kBlocks; ++block) {
+        for (int t = 0; t < T; ++t) prefetch(tile + t * tile_bytes + block * kShare + ahead, kShare);
         const int32_t at = b + block;
         multiply_block<N, T>(w, block, q + at * kQuantBlock, cols, scale + at, offset + at, blocks, sums);
       }
@@ -177,12 +180,14 @@ struct Panel {
   __m256 d(int32_t block) const { return blocks[block].d; }
   __m256 offset(int32_t block) const { return blocks[block].m; }
 
-  // packed: the tile at a file block. PRECOND: count is a multiple of Packed::kBlocks.
+  // packed: the tile at a file block. What follows it is asked for, since the next panel starts there.
+  // PRECOND: count is a multiple of Packed::kBlocks.
   void unpack(const std::byte* packed, int32_t count) {
+    constexpr int32_t kBytes = kTileRows * tensor_type_facts(Packed::kType).block_bytes;
     Packed w;
-    for (int32_t b = 0; b < count; b += Packed::kBlocks) {
+    for (int32_t b = 0; b < count; b += Packed::kBlocks, packed += kBytes) {
       w.open(packed);
-      packed += kTileRows * tensor_type_facts(Packed::kType).block_bytes;
+      prefetch(packed + kBytes * count / Packed::kBlocks, kBytes);
       for (int32_t block = 0; block < Packed::kBlocks; ++block) {
         Block& into = blocks[b + block];
 #pragma GCC unroll 8

@@ -11,10 +11,10 @@ namespace {
 template <bool kHasMin>
 struct TileQ4 {
   static constexpr int kRows = 4;
-  static constexpr int tiles_for(int) { return 2; }
+  static constexpr int tiles_for(int rows) { return rows == 1 ? 1 : 2; }
 
   template <int N, int T>
-  static void run(const std::byte* tile, int64_t tile_bytes, const Activations& x, int32_t first,
+  static void run(const std::byte* tile, int64_t tile_bytes, int64_t ahead, const Activations& x, int32_t first,
                   __m256 (&sums)[T][N]) {
     constexpr int32_t kHeader = kHasMin ? 32 : 16;
     const __m256i ones = _mm256_set1_epi16(1);
@@ -25,6 +25,8 @@ struct TileQ4 {
     const float* scale = x.d + int64_t{first} * blocks;
     const float* offset = x.s + int64_t{first} * blocks;
     for (int32_t b = 0; b < blocks; ++b, tile += kHeader + 128, q += kQuantBlock, ++scale, ++offset) {
+#pragma GCC unroll 2
+      for (int t = 0; t < T; ++t) prefetch(tile + t * tile_bytes + ahead, kHeader + 128);
       __m256i products[T][N];
 #pragma GCC unroll 4
       for (int32_t g = 0; g < 4; ++g) {

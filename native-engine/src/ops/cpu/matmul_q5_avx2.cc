@@ -6,8 +6,8 @@ namespace penstock::avx2 {
 
 namespace {
 
-// Integers stay unsigned, 0..31: a maddubs lane is at most 2 * 31 * 127 = 7,874, so four fit in i16 (31,496). The offset
-// (-16 d, or the block's minimum) is applied to the activations' block sum.
+// Integers stay unsigned, 0..31: a maddubs lane is at most 2 * 31 * 127 = 7,874, so four fit in i16 (31,496). The
+// offset (-16 d, or the block's minimum) is applied to the activations' block sum.
 template <bool kHasMin>
 struct ReaderQ5 {
   static constexpr TensorType kType = kHasMin ? TensorType::q5_1 : TensorType::q5_0;

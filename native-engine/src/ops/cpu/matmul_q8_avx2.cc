@@ -10,10 +10,10 @@ namespace {
 // emits -128), so a pair is at most 32,512 and never saturates; the sum of two pairs would, hence the madd per group.
 struct TileQ8_0 {
   static constexpr int kRows = 4;
-  static constexpr int tiles_for(int) { return 2; }
+  static constexpr int tiles_for(int rows) { return rows == 1 ? 1 : 2; }
 
   template <int N, int T>
-  static void run(const std::byte* tile, int64_t tile_bytes, const Activations& x, int32_t first,
+  static void run(const std::byte* tile, int64_t tile_bytes, int64_t ahead, const Activations& x, int32_t first,
                   __m256 (&sums)[T][N]) {
     const __m256i ones = _mm256_set1_epi16(1);
     const int64_t cols = x.cols;
@@ -21,6 +21,8 @@ struct TileQ8_0 {
     const int8_t* q = x.q + first * cols;
     const float* scale = x.d + int64_t{first} * blocks;
     for (int32_t b = 0; b < blocks; ++b, tile += kTileRows * 34, q += kQuantBlock, ++scale) {
+#pragma GCC unroll 2
+      for (int t = 0; t < T; ++t) prefetch(tile + t * tile_bytes + ahead, kTileRows * 34);
       __m256i products[T][N];
 #pragma GCC unroll 8
       for (int32_t g = 0; g < 8; ++g) {

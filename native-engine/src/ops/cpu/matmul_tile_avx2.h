@@ -1,33 +1,31 @@
-// The driver that every weight format's AVX2 product shares. Owns how activation rows and tiles are walked and where sums
-// are written; how a tile of a format is multiplied is that format's Tile.
+// The driver that every weight format's AVX2 product shares. Owns how activation rows and tiles are walked and where
+// sums are written; how a tile of a format is multiplied is that format's Tile.
 //
 // A format is a struct of this shape in the matmul_*_avx2.cc of its family, and a function that instantiates multiply:
 //
 //   struct TileX {
 //     // Most activation rows that share one pass over a tile: as many as leave every accumulator in a register.
 //     static constexpr int kRows = 4;
-//     // sums[n] = outputs of the tile's 8 weight rows for activation row first + n; they come in as zero. For each
-//     // output the operations must be those of reference.cc in its order, for every N in [1, kRows].
-//     // tile: kTileRows * row_bytes(type, cols) bytes, as the format's packer wrote them.
-//     template <int N>
-//     static void run(const std::byte* tile, const Activations& x, int32_t first, __m256 (&sums)[N]);
+//     // Neighbouring tiles that run together for that many rows: they share each broadcast activation, and short loops
+//     // get more independent sums. One row alone is bound by memory: one tile at a time is one stream.
+//     static constexpr int tiles_for(int rows) { return rows == 1 ? 1 : 2; }
+//     // sums[t][n] = outputs of tile t's 8 weight rows for activation row first + n; they come in as zero. For each
+//     // output the operations must be those of reference.cc in its order, for every N in [1, kRows] and T = 1 or
+//     // tiles_for(m) with m >= N.
+//     // tile: kTileRows * row_bytes(type, cols) bytes, as the format's packer wrote them; tile t begins t * tile_bytes
+//     // behind it. `ahead` bytes behind each byte is one that will be wanted soon: prefetch() it.
+//     template <int N, int T>
+//     static void run(const std::byte* tile, int64_t tile_bytes, int64_t ahead, const Activations& x, int32_t first,
+//                     __m256 (&sums)[T][N]);
 //   };
 //   void matmul_x(const Matrix& w, const Activations& x, int32_t tile_begin, int32_t tile_end, float* out,
 //                 int32_t out_stride) {
 //     multiply<TileX>(w, x, tile_begin, tile_end, out, out_stride);
 //   }
 //
-// A tile may offer to run T neighbouring tiles at once instead, which shares each broadcast activation among them and
-// gives short loops more independent sums: then it has tiles_for and this form of run, for N rows and T = 1 or
-// tiles_for(m) with m >= N. Tile t begins t * tile_bytes behind `tile`.
-//
-//     static constexpr int tiles_for(int rows) { return 2; }
-//     template <int N, int T>
-//     static void run(const std::byte* tile, int64_t tile_bytes, const Activations& x, int32_t first,
-//                     __m256 (&sums)[T][N]);
-//
 // GCC reorders chains of integer additions into trees, which need more registers than there are; in_order() of
-// simd_avx2.h pins a partial sum. Look at the assembly: an inner loop that touches the stack loses a third of its speed.
+// simd_avx2.h pins a partial sum. Look at the assembly: an inner loop that touches the stack loses a third of its
+// speed.
 //
 // The function is declared below and named once more in the switch of matmul_avx2.cc; its packer in pack_avx2.cc.
 #pragma once
@@ -58,50 +56,22 @@ TileProduct matmul_q6_k;  // matmul_k_avx2.cc
 // L2.
 inline constexpr int32_t kRowsPerPass = 64;
 
-// N rows of activations, from row `first`.
-template <int N>
-struct RowPointers {
-  const int8_t* q[N];
-  const float* d[N];
-  const float* s[N];
-
-  RowPointers(const Activations& x, int32_t first) {
-    const int64_t blocks = x.cols / kQuantBlock;
-    for (int n = 0; n < N; ++n) {
-      q[n] = x.q + int64_t{first + n} * x.cols;
-      d[n] = x.d + (first + n) * blocks;
-      s[n] = x.s + (first + n) * blocks;
-    }
-  }
-};
-
-template <typename Tile>
-inline constexpr bool kRunsTileGroups = requires { Tile::tiles_for(1); };
-
-// Tiles that run together for `rows` activation rows.
-template <typename Tile>
-constexpr int tiles_together(int rows) {
-  if constexpr (kRunsTileGroups<Tile>) {
-    return Tile::tiles_for(rows);
-  } else {
-    return 1;
-  }
-}
+// Tiles that follow each other in memory are one stream: this far ahead covers the latency of memory. (Measured: 12
+// GB/s per core without, 16 with 1 KiB, 18 with 2 KiB, 16 with 4 KiB.)
+inline constexpr int64_t kStreamAheadBytes = 2048;
 
 // N activation rows times T tiles -> out, 8 columns per tile (fewer in the matrix's last).
 template <typename Tile, int N, int T>
-void tile_group(const Matrix& w, int64_t tile_bytes, const Activations& x, int32_t first, int32_t tile, float* out,
-                int32_t out_stride) {
+void tile_group(const Matrix& w, int64_t tile_bytes, const Activations& x, int32_t first, int32_t tile, bool streams,
+                float* out, int32_t out_stride) {
   const std::byte* data = w.data + tile * tile_bytes;
   __m256 sums[T][N];
   for (int t = 0; t < T; ++t) {
     for (int n = 0; n < N; ++n) sums[t][n] = _mm256_setzero_ps();
   }
-  if constexpr (kRunsTileGroups<Tile>) {
-    Tile::template run<N, T>(data, tile_bytes, x, first, sums);
-  } else {
-    Tile::template run<N>(data, x, first, sums[0]);
-  }
+  // With several tiles at once the next group is what comes soon; rows after the first find it there already.
+  const int64_t ahead = !streams ? 0 : T == 1 ? kStreamAheadBytes : T * tile_bytes;
+  Tile::template run<N, T>(data, tile_bytes, ahead, x, first, sums);
   for (int t = 0; t < T; ++t) {
     const int32_t column = (tile + t) * kTileRows;
     const int32_t columns = std::min(kTileRows, w.rows - column);
@@ -116,14 +86,14 @@ void tile_group(const Matrix& w, int64_t tile_bytes, const Activations& x, int32
   }
 }
 
-// tile_group for `rows` = 1..N.
+// tile_group for `rows` = 1..N. streams: no other rows came before, so the tiles come from memory.
 template <typename Tile, int N, int T>
 void tile_rows(const Matrix& w, int64_t tile_bytes, const Activations& x, int32_t first, int32_t rows, int32_t tile,
-               float* out, int32_t out_stride) {
+               bool streams, float* out, int32_t out_stride) {
   if (rows == N) {
-    tile_group<Tile, N, T>(w, tile_bytes, x, first, tile, out, out_stride);
+    tile_group<Tile, N, T>(w, tile_bytes, x, first, tile, streams, out, out_stride);
   } else if constexpr (N > 1) {
-    tile_rows<Tile, N - 1, T>(w, tile_bytes, x, first, rows, tile, out, out_stride);
+    tile_rows<Tile, N - 1, T>(w, tile_bytes, x, first, rows, tile, streams, out, out_stride);
   }
 }
 
@@ -139,7 +109,7 @@ void walk(const Matrix& w, const Activations& x, int32_t row_begin, int32_t row_
     int32_t first = row_begin;
     for (int32_t group = 1; group <= groups; ++group) {
       const int32_t next = row_begin + rows * group / groups;
-      tile_rows<Tile, N, T>(w, tile_bytes, x, first, next - first, tile, out, out_stride);
+      tile_rows<Tile, N, T>(w, tile_bytes, x, first, next - first, tile, group == 1, out, out_stride);
       first = next;
     }
   }
@@ -155,7 +125,7 @@ void walk_rows(const Matrix& w, const Activations& x, int32_t row_begin, int32_t
       return walk_rows<Tile, N - 1>(w, x, row_begin, row_end, tile_begin, tile_end, out, out_stride);
     }
   }
-  walk<Tile, N, tiles_together<Tile>(N)>(w, x, row_begin, row_end, tile_begin, tile_end, out, out_stride);
+  walk<Tile, N, Tile::tiles_for(N)>(w, x, row_begin, row_end, tile_begin, tile_end, out, out_stride);
 }
 
 template <typename Tile>

@@ -91,7 +91,8 @@ void matrix_row(const Matrix& w, int32_t row, float* out) {
   const int32_t header = header_bytes(w.type);
   for (int32_t b = 0; b < w.cols / kQuantBlock; ++b, tile += kTileRows * tensor_type_facts(w.type).block_bytes) {
     const float d = half_at(tile + 2 * r);
-    const float m = w.type == TensorType::q4_1 ? half_at(tile + 16 + 2 * r) : 0.0f;
+    // Adding -0 changes nothing, not even the sign of a zero.
+    const float m = w.type == TensorType::q4_1 ? half_at(tile + 16 + 2 * r) : -0.0f;
     const std::byte* values = tile + kTileRows * header + 4 * r;
     float* block = out + b * kQuantBlock;
     if (w.type == TensorType::q8_0) {

@@ -28,6 +28,8 @@ constexpr int32_t kBlockBytesMax = 210;
 
 int32_t halves_of(TensorType type) { return type == TensorType::q5_0 || type == TensorType::q6_k ? 1 : 2; }
 
+std::byte byte_of(uint64_t bytes, int32_t i) { return static_cast<std::byte>(bytes >> (8 * i) & 255u); }
+
 // Bit j of byte i and bit i of byte j change places (Hacker's Delight, 7-3).
 uint64_t transpose_bits(uint64_t x) {
   uint64_t t = (x ^ x >> 7) & 0x00AA00AA00AA00AAu;
@@ -109,7 +111,7 @@ struct TwoLevel {
       uint64_t bits = 0;
       for (int32_t g = 0; g < 8; ++g) bits |= static_cast<uint64_t>(file[kHead + 4 * g + k]) << (8 * g);
       bits = transpose_bits(bits);
-      for (int32_t s = 0; s < kSubBlocks; ++s) packed[values_at(s) + k] = static_cast<std::byte>(bits >> (8 * s) & 255u);
+      for (int32_t s = 0; s < kSubBlocks; ++s) packed[values_at(s) + k] = byte_of(bits, s);
     }
   }
 
@@ -124,7 +126,7 @@ struct TwoLevel {
       uint64_t bits = 0;
       for (int32_t s = 0; s < kSubBlocks; ++s) bits |= static_cast<uint64_t>(packed[values_at(s) + k]) << (8 * s);
       bits = transpose_bits(bits);
-      for (int32_t g = 0; g < 8; ++g) file[kHead + 4 * g + k] = static_cast<std::byte>(bits >> (8 * g) & 255u);
+      for (int32_t g = 0; g < 8; ++g) file[kHead + 4 * g + k] = byte_of(bits, g);
     }
   }
 };
@@ -168,7 +170,7 @@ struct SixBits {
       uint32_t pairs = 0;
       for (int32_t j = 0; j < 4; ++j) pairs |= static_cast<uint32_t>(file[at + 4 * j]) << (8 * j);
       pairs = transpose_pairs(pairs);
-      for (int32_t q = 0; q < 4; ++q) packed[values_at(sub + q) + byte] = static_cast<std::byte>(pairs >> (8 * q) & 255u);
+      for (int32_t q = 0; q < 4; ++q) packed[values_at(sub + q) + byte] = byte_of(pairs, q);
     });
   }
 
@@ -182,7 +184,7 @@ struct SixBits {
       uint32_t pairs = 0;
       for (int32_t q = 0; q < 4; ++q) pairs |= static_cast<uint32_t>(packed[values_at(sub + q) + byte]) << (8 * q);
       pairs = transpose_pairs(pairs);
-      for (int32_t j = 0; j < 4; ++j) file[at + 4 * j] = static_cast<std::byte>(pairs >> (8 * j) & 255u);
+      for (int32_t j = 0; j < 4; ++j) file[at + 4 * j] = byte_of(pairs, j);
     });
   }
 };

@@ -24,6 +24,11 @@ inline __m256i broadcast4(const int8_t* at) {
   return _mm256_set1_epi32(word);
 }
 
+// Asks for `bytes` of memory that will be read soon; any address may be named, also one that is not mapped.
+inline void prefetch(const std::byte* at, int32_t bytes) {
+  for (int32_t i = 0; i < bytes; i += 64) _mm_prefetch(reinterpret_cast<const char*>(at + i), _MM_HINT_T1);
+}
+
 // Keeps a partial sum where the program has it: the compiler may not merge what comes before with what comes after.
 inline void in_order(__m256i& sum) { asm("" : "+x"(sum)); }
 

@@ -5,7 +5,6 @@
 namespace penstock {
 
 const Kernels* avx2_kernels() {
-  // Merging partial softmaxes is a handful of operations per segment: the plain version is as good.
   static const Kernels kernels = {
       "avx2",
       avx2::packed_bytes,
@@ -18,9 +17,10 @@ const Kernels* avx2_kernels() {
       avx2::add,
       avx2::matmul,
       avx2::store_kv,
+      avx2::attend_scratch_bytes,
       avx2::attend,
-      reference_kernels().merge_softmax,
-      reference_kernels().finish_softmax,
+      avx2::merge_softmax,
+      avx2::finish_softmax,
   };
   static const bool supported =
       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");

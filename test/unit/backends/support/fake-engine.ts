@@ -1,9 +1,11 @@
 // A stand-in for the engine process, faithful to protocol/engine-frames.md: same arguments, same socket, same frames.
-// It computes nothing: a sequence answers with its own prompt, over and over, unless the prompt says otherwise.
+// It computes nothing: a sequence answers with its own prompt, over and over, and its embedding is made of the prompt's
+// ids. Full blocks of prompts stay in a prefix cache that never fills.
 // FAKE_ENGINE in the environment holds a JSON object of FakeEngineSettings.
 import { createServer, type Socket } from 'node:net'
 import { parseArgs } from 'node:util'
 import {
+  type BlockEvent,
   ENGINE_PROTOCOL,
   type EngineFrame,
   encodeFrame,
@@ -25,6 +27,10 @@ export type FakeEngineSettings = {
   crashAfterTokens?: number
   /** PINGs are not answered. */
   deaf?: boolean
+  /** Of embeddings; 0: none are made. */
+  embeddingDims?: number
+  /** BLOCKS frames leave out one number. */
+  skipBlocks?: boolean
   /** Nothing is computed though sequences run. */
   stuck?: boolean
 }
@@ -49,9 +55,10 @@ if (values.socket === undefined || values.model === undefined) process.exit(2)
 
 const sequencesMax = settings.sequencesMax ?? Number(values.sequences ?? 8)
 const contextTokens = settings.contextTokens ?? Number(values.context ?? 512)
+const embeddingDims = settings.embeddingDims ?? 64
 const BLOCK_TOKENS = 16
 
-type Running = Submit & { sampled: number; credit: number; deadlineAtMs: number }
+type Running = Submit & { sampled: number; credit: number; deadlineAtMs: number; cachedTokens?: number }
 const sequences = new Map<bigint, Running>()
 let owner: Socket | undefined
 let step = 0n
@@ -62,16 +69,77 @@ const send = (frame: EngineFrame) => owner?.write(encodeFrame(frame))
 function finish(sequence: Running, reason: FinishReason) {
   sequences.delete(sequence.id)
   const promptTokens = sequence.prompt.length
-  send({ type: 'finished', id: sequence.id, reason, promptTokens, cachedTokens: 0, outputTokens: sequence.sampled })
+  send({
+    type: 'finished',
+    id: sequence.id,
+    reason,
+    promptTokens,
+    cachedTokens: sequence.cachedTokens ?? 0,
+    outputTokens: sequence.sampled,
+  })
+}
+
+const cachedBlocks = new Set<bigint>()
+let blocksSequence = 0n
+const totals = { preemptions: 0n, promptTokens: 0n, cachedTokens: 0n }
+
+/** Chained over the full blocks, so that equal hashes mean equal beginnings. */
+function blockHashes({ salt, prompt }: Submit): bigint[] {
+  const hashes: bigint[] = []
+  let hash = salt
+  for (let at = 0; at + BLOCK_TOKENS <= prompt.length; at += BLOCK_TOKENS) {
+    for (const token of prompt.slice(at, at + BLOCK_TOKENS))
+      hash = BigInt.asUintN(64, (hash ^ BigInt(token + 1)) * 0x100000001b3n)
+    hashes.push(hash)
+  }
+  return hashes
+}
+
+/** One token is always computed. */
+function admit(sequence: Running) {
+  if (sequence.cachedTokens !== undefined) return
+  const hashes = blockHashes(sequence)
+  const missing = hashes.findIndex((hash) => !cachedBlocks.has(hash))
+  const found = BLOCK_TOKENS * (missing < 0 ? hashes.length : missing)
+  sequence.cachedTokens = found < sequence.prompt.length ? found : Math.max(0, found - BLOCK_TOKENS)
+  totals.promptTokens += BigInt(sequence.prompt.length)
+  totals.cachedTokens += BigInt(sequence.cachedTokens)
+  send({ type: 'admitted', id: sequence.id, cachedTokens: sequence.cachedTokens, hashes })
+  const events = hashes.flatMap((hash, index) =>
+    cachedBlocks.has(hash) ? [] : [{ kind: 'stored' as const, hash, parent: hashes[index - 1] ?? 0n }],
+  )
+  for (const { hash } of events) cachedBlocks.add(hash)
+  if (events.length > 0) sendBlocks(events)
+}
+
+function sendBlocks(events: BlockEvent[]) {
+  blocksSequence += settings.skipBlocks ? 2n : 1n
+  send({ type: 'blocks', sequence: blocksSequence, events })
+}
+
+/** The states depend on the pooling, so that a test sees which one was asked for. */
+function embed(sequence: Running) {
+  const { prompt, pooling } = sequence
+  const seen = pooling === 'last' ? prompt.slice(-1) : prompt
+  const values = Array.from({ length: embeddingDims }, (_, at) =>
+    seen.reduce((sum, id) => sum + Math.cos(id * (at + 1)), 0),
+  )
+  send({ type: 'embedding', id: sequence.id, values })
+  finish(sequence, 'stop')
 }
 
 function stats() {
   let blocksUsed = 0
   for (const s of sequences.values()) blocksUsed += Math.ceil((s.prompt.length + s.sampled) / BLOCK_TOKENS)
-  const zero = { blocksCached: 0, waiting: 0, prefillTokensQueued: 0n, decodeKvTokens: 0n, stepUs: 1000 }
+  const zero = {
+    blocksCached: cachedBlocks.size,
+    waiting: 0,
+    prefillTokensQueued: 0n,
+    decodeKvTokens: 0n,
+    stepUs: 1000,
+  }
   const rates = { prefillTokensPerSecond: 0, decodeTokensPerSecond: 0, memoryBytesPerSecond: 0 }
   const counts = { stepPrefillTokens: 0, stepDecodeTokens: sequences.size }
-  const totals = { preemptions: 0n, promptTokens: 0n, cachedTokens: 0n }
   send({
     type: 'stats',
     step,
@@ -99,6 +167,11 @@ function tick() {
       continue
     }
     if (sequence.credit === 0) continue
+    admit(sequence)
+    if (sequence.pooling !== undefined) {
+      embed(sequence)
+      continue
+    }
     const token = sample(sequence)
     sequence.sampled++
     tokensInAll++
@@ -142,8 +215,8 @@ function receive(frame: Frame) {
       }
       const rest = { sequencesMax, stepTokensMax: 512, threads: 1, kvFingerprint: 'fake', memoryBytesPerSecondMax: 0n }
       const epoch = BigInt(process.pid)
-      const can = { embeddingDims: 64, features: { grammars: false } }
-      return send({
+      const can = { embeddingDims, features: { grammars: false } }
+      send({
         type: 'ready',
         protocol: ENGINE_PROTOCOL,
         epoch,
@@ -153,6 +226,8 @@ function receive(frame: Frame) {
         ...rest,
         ...can,
       })
+      blocksSequence = 0n
+      return sendBlocks([{ kind: 'cleared', hash: 0n, parent: 0n }])
     }
     case 'submit':
       return submit(frame)

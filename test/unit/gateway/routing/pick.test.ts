@@ -38,8 +38,8 @@ const backend = (
   ...more,
 })
 const nothing: LocalKnowledge = { inFlight: new Map(), inhibited: new Set(), tried: new Set() }
-const choose = (backends: BackendView[], local = nothing, random = 0) =>
-  pick('m', { staleAfterMs: 3500, backends }, local, random)
+const choose = (backends: BackendView[], local = nothing, random = 0, wantsGrammar = false) =>
+  pick('m', { staleAfterMs: 3500, backends }, local, random, wantsGrammar)
 
 describe('picking a backend', () => {
   test.each<[string, BackendView, Partial<LocalKnowledge>]>([
@@ -140,5 +140,18 @@ describe('the memory of dispatches', () => {
     dispatches.recovered('b')
     expect([...dispatches.inhibited(INHIBIT_MS - 1)]).toEqual(['a'])
     expect([...dispatches.inhibited(INHIBIT_MS)]).toEqual([])
+  })
+})
+
+describe('a request with a grammar', () => {
+  test('goes to a backend that can keep to it, any other request to any backend', () => {
+    const backends = [backend('plain'), backend('without', { grammars: false }), backend('able', { grammars: true })]
+    expect(choose(backends, nothing, 0, true).chosen?.backendId).toBe('able')
+    expect(choose(backends).chosen?.backendId).toBe('plain')
+  })
+
+  test('goes nowhere where none can, and the decision says why', () => {
+    const decision = choose([backend('plain')], nothing, 0, true)
+    expect(decision).toEqual({ chosen: undefined, considered: [{ backendId: 'plain', verdict: 'no_grammars' }] })
   })
 })

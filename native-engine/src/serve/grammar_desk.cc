@@ -1,0 +1,103 @@
+// Bookkeeping of held requests. See grammar_desk.h.
+#include "serve/grammar_desk.h"
+
+#include <algorithm>
+#include <thread>
+#include <utility>
+
+namespace penstock {
+namespace {
+
+// A mask takes 10 us to 1 ms where a step takes many, so few threads keep up; the rest stay with the model.
+constexpr uint32_t kMaskThreadsMax = 4;
+constexpr uint32_t kCoresPerMaskThread = 4;
+
+int32_t mask_threads() {
+  return static_cast<int32_t>(
+      std::clamp(std::thread::hardware_concurrency() / kCoresPerMaskThread, 1u, kMaskThreadsMax));
+}
+
+}  // namespace
+
+GrammarDesk::GrammarDesk(int32_t vocab_size, int32_t sequences_max, std::function<void()> on_compiled)
+    : compiler_(vocab_size, std::move(on_compiled)), masks_(mask_threads(), sequences_max) {}
+
+void GrammarDesk::set_vocabulary(frame::Vocabulary& vocabulary) {
+  std::vector<std::vector<uint8_t>> tokens;
+  tokens.reserve(vocabulary.tokens.size());
+  // Control tokens never stand for text: without bytes no grammar allows them.
+  for (frame::VocabularyToken& token : vocabulary.tokens)
+    tokens.push_back(token.control ? std::vector<uint8_t>() : std::move(token.bytes));
+  compiler_.set_vocabulary(std::move(tokens), std::move(vocabulary.end_ids));
+}
+
+bool GrammarDesk::hold(Request request, const frame::Grammar& grammar) {
+  const uint64_t ticket = next_ticket_++;
+  const auto kind = static_cast<GrammarKind>(grammar.kind);
+  if (!compiler_.order({ticket, kind, grammar.text, request.salt})) return false;
+  id_of_.emplace(ticket, request.id);
+  const uint64_t id = request.id;
+  held_.emplace(id, Held{ticket, std::move(request)});
+  return true;
+}
+
+bool GrammarDesk::cancel(uint64_t id) {
+  const auto found = held_.find(id);
+  if (found == held_.end()) return false;
+  compiler_.cancel(found->second.ticket);
+  id_of_.erase(found->second.ticket);
+  held_.erase(found);
+  return true;
+}
+
+bool GrammarDesk::add_credit(uint64_t id, uint64_t tokens) {
+  const auto found = held_.find(id);
+  if (found == held_.end()) return false;
+  uint64_t& credit = found->second.request.credit_tokens;
+  credit = tokens > UINT64_MAX - credit ? UINT64_MAX : credit + tokens;
+  return true;
+}
+
+void GrammarDesk::expire(int64_t now_ms, std::vector<uint64_t>& out) {
+  out.clear();
+  for (const auto& [id, held] : held_) {
+    if (held.request.deadline_ms.has_value() && *held.request.deadline_ms <= now_ms) out.push_back(id);
+  }
+  for (const uint64_t id : out) cancel(id);
+}
+
+std::optional<int64_t> GrammarDesk::next_deadline_ms() const {
+  std::optional<int64_t> next;
+  for (const auto& [id, held] : held_) {
+    const auto& deadline_ms = held.request.deadline_ms;
+    if (deadline_ms.has_value()) next = std::min(next.value_or(*deadline_ms), *deadline_ms);
+  }
+  return next;
+}
+
+void GrammarDesk::clear(std::vector<uint64_t>* out) {
+  if (out != nullptr) {
+    out->clear();
+    for (const auto& [id, held] : held_) out->push_back(id);
+  }
+  compiler_.clear();
+  held_.clear();
+  id_of_.clear();
+}
+
+void GrammarDesk::take(std::vector<Answer>& out) {
+  out.clear();
+  compiler_.take(compiled_);
+  for (CompiledGrammar& compiled : compiled_) {
+    const auto ticket = id_of_.find(compiled.ticket);
+    if (ticket == id_of_.end()) continue;  // cancelled while it was on its way
+    const auto found = held_.find(ticket->second);
+    Request request = std::move(found->second.request);
+    request.grammar = std::move(compiled.grammar);
+    held_.erase(found);
+    id_of_.erase(ticket);
+    out.push_back({std::move(request), std::move(compiled.error)});
+  }
+}
+
+}  // namespace penstock

@@ -1,0 +1,45 @@
+// Tokens for the rows of a step, side by side. Owns the hand-out of rows to threads and what a row's grammar says
+// before and after the draw; the draw itself is model/sampler.h, what becomes of a token is loop.h.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "grammar/mask_pool.h"
+#include "model/runner.h"
+#include "model/sampler.h"
+#include "sched/scheduler.h"
+
+namespace penstock {
+
+struct SampledRow {
+  Drawn drawn;
+  bool shown = false;  // the token is text: neither a stop token nor one that ends the grammar's text
+  float logprob = 0;
+  std::vector<TokenLogprob> top;
+  std::string error;  // why there is no token
+};
+
+class RowSampler {
+ public:
+  // rows_max: rows of one step at most.
+  RowSampler(Runner& runner, MaskPool& masks, int32_t rows_max);
+
+  // logits [sequences, vocab_size], changed in place. A row's outcome does not depend on the others, nor on how many
+  // threads there are. Valid until the next call. Allocates only for log-probabilities, grammars and errors.
+  std::span<SampledRow> sample(std::span<Sequence* const> sequences, std::span<float> logits);
+
+ private:
+  void sample_row(Sampler& sampler, const Sequence& sequence, std::span<float> logits, SampledRow& row);
+
+  Runner& runner_;
+  MaskPool& masks_;
+  std::vector<Sampler> samplers_;  // one per thread
+  std::vector<SampledRow> rows_;
+  std::vector<std::shared_ptr<SequenceGrammar>> next_masks_;
+};
+
+}  // namespace penstock
