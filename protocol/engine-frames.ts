@@ -1,6 +1,10 @@
 // Wire 4, agent ↔ engine: binary frames (engine-frames.md is the specification, the C++ side is native-engine/src/serve/frames.h).
 // Owns encoding and decoding; the socket, credits policy and supervision are backends/engine.
 
+import { FrameError, FrameReader, FrameWriter } from './frame-bytes.ts'
+
+export { FrameError }
+
 export const ENGINE_PROTOCOL = 2
 export const FRAME_HEADER_BYTES = 8
 export const FRAME_BODY_BYTES_MAX = 16 * 1024 * 1024
@@ -156,119 +160,9 @@ const TYPE_CODES = {
   admitted: 74,
 } as const satisfies Record<Frame['type'], number>
 
-/** A peer that breaks the frame format; the connection must be closed. */
-export class FrameError extends Error {
-  override name = 'FrameError'
-}
-
-class Writer {
-  #bytes = new Uint8Array(256)
-  #view = new DataView(this.#bytes.buffer)
-  #length = 0
-
-  #grow(count: number): number {
-    const at = this.#length
-    this.#length += count
-    if (this.#length > this.#bytes.length) {
-      const larger = new Uint8Array(Math.max(this.#length, this.#bytes.length * 2))
-      larger.set(this.#bytes)
-      this.#bytes = larger
-      this.#view = new DataView(larger.buffer)
-    }
-    return at
-  }
-  u8(value: number) {
-    const at = this.#grow(1)
-    this.#view.setUint8(at, value)
-  }
-  u16(value: number) {
-    const at = this.#grow(2)
-    this.#view.setUint16(at, value, true)
-  }
-  u32(value: number) {
-    const at = this.#grow(4)
-    this.#view.setUint32(at, value, true)
-  }
-  i32(value: number) {
-    const at = this.#grow(4)
-    this.#view.setInt32(at, value, true)
-  }
-  u64(value: bigint) {
-    const at = this.#grow(8)
-    this.#view.setBigUint64(at, value, true)
-  }
-  f32(value: number) {
-    const at = this.#grow(4)
-    this.#view.setFloat32(at, value, true)
-  }
-  str(value: string) {
-    this.bytes(new TextEncoder().encode(value))
-  }
-  bytes(value: Uint8Array) {
-    this.u32(value.length)
-    const at = this.#grow(value.length)
-    this.#bytes.set(value, at)
-  }
-  list<T>(items: readonly T[], write: (item: T) => void) {
-    this.u32(items.length)
-    for (const item of items) write(item)
-  }
-  patchU32(at: number, value: number) {
-    this.#view.setUint32(at, value, true)
-  }
-  get length() {
-    return this.#length
-  }
-  finish(): Uint8Array {
-    return this.#bytes.slice(0, this.#length)
-  }
-}
-
-class Reader {
-  #view: DataView
-  #at = 0
-  readonly #bytes: Uint8Array
-  constructor(bytes: Uint8Array) {
-    this.#bytes = bytes
-    this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-  }
-  #take(count: number): number {
-    const at = this.#at
-    if (at + count > this.#bytes.length)
-      throw new FrameError(`frame body ends at byte ${this.#bytes.length}, field needs ${at + count}`)
-    this.#at += count
-    return at
-  }
-  u8 = () => this.#view.getUint8(this.#take(1))
-  u32 = () => this.#view.getUint32(this.#take(4), true)
-  i32 = () => this.#view.getInt32(this.#take(4), true)
-  u64 = () => this.#view.getBigUint64(this.#take(8), true)
-  f32 = () => {
-    const value = this.#view.getFloat32(this.#take(4), true)
-    if (!Number.isFinite(value)) throw new FrameError('frame holds a number that is not finite')
-    return value
-  }
-  bytes = () => {
-    const count = this.u32()
-    const at = this.#take(count)
-    return this.#bytes.slice(at, at + count)
-  }
-  str = () => new TextDecoder().decode(this.bytes())
-  list<T>(itemBytesMin: number, read: () => T): T[] {
-    const count = this.u32()
-    if (count * itemBytesMin > this.#bytes.length - this.#at)
-      throw new FrameError(`list of ${count} items does not fit its frame`)
-    return Array.from({ length: count }, read)
-  }
-  end() {
-    if (this.#at !== this.#bytes.length)
-      throw new FrameError(`${this.#bytes.length - this.#at} bytes left over in frame`)
-  }
-}
-
 /** One frame, header included. */
 export function encodeFrame(frame: Frame): Uint8Array {
-  const w = new Writer()
+  const w = new FrameWriter()
   w.u32(0)
   w.u8(TYPE_CODES[frame.type])
   w.u8(FRAME_VERSION)
@@ -278,14 +172,14 @@ export function encodeFrame(frame: Frame): Uint8Array {
   return w.finish()
 }
 
-function writeTop(w: Writer, top: readonly TokenLogprob[]) {
+function writeTop(w: FrameWriter, top: readonly TokenLogprob[]) {
   w.list(top, (t) => {
     w.u32(t.token)
     w.f32(t.logprob)
   })
 }
 
-function writeBody(w: Writer, f: Frame): void {
+function writeBody(w: FrameWriter, f: Frame): void {
   switch (f.type) {
     case 'hello':
       return w.u32(f.protocol)
@@ -391,7 +285,7 @@ function writeBody(w: Writer, f: Frame): void {
   }
 }
 
-function readTop(r: Reader): TokenLogprob[] {
+function readTop(r: FrameReader): TokenLogprob[] {
   return r.list(8, () => ({ token: r.u32(), logprob: r.f32() }))
 }
 
@@ -401,13 +295,13 @@ function pick<T>(table: readonly T[], code: number, what: string): T {
   return found
 }
 
-function readFlag(r: Reader): boolean {
+function readFlag(r: FrameReader): boolean {
   const flags = r.u8()
   if (flags > 1) throw new FrameError(`unknown flags ${flags}`)
   return flags === 1
 }
 
-function readSubmit(r: Reader): Submit {
+function readSubmit(r: FrameReader): Submit {
   const head = { id: r.u64(), prompt: r.list(4, r.u32), maxNewTokens: r.u32(), creditTokens: r.u32() }
   const filters = { temperature: r.f32(), topP: r.f32(), topK: r.u32(), minP: r.f32() }
   const penalties = { repetitionPenalty: r.f32(), presencePenalty: r.f32(), frequencyPenalty: r.f32() }
@@ -427,13 +321,13 @@ function readSubmit(r: Reader): Submit {
   return submit
 }
 
-function readFeatures(r: Reader): Ready['features'] {
+function readFeatures(r: FrameReader): Ready['features'] {
   const bits = r.u32()
   if (bits > FEATURE_GRAMMARS) throw new FrameError(`unknown features ${bits}`)
   return { grammars: bits === FEATURE_GRAMMARS }
 }
 
-function readReady(r: Reader): Ready {
+function readReady(r: FrameReader): Ready {
   return {
     type: 'ready',
     protocol: r.u32(),
@@ -454,7 +348,7 @@ function readReady(r: Reader): Ready {
   }
 }
 
-function readStats(r: Reader): Stats {
+function readStats(r: FrameReader): Stats {
   return {
     type: 'stats',
     step: r.u64(),
@@ -477,7 +371,7 @@ function readStats(r: Reader): Stats {
   }
 }
 
-function readBody(type: number, r: Reader): Frame {
+function readBody(type: number, r: FrameReader): Frame {
   switch (type) {
     case TYPE_CODES.hello:
       return { type: 'hello', protocol: r.u32() }
@@ -564,7 +458,7 @@ export class FrameDecoder {
       if (bodyBytes > FRAME_BODY_BYTES_MAX) throw new FrameError(`frame of ${bodyBytes} bytes is over the limit`)
       const end = at + FRAME_HEADER_BYTES + bodyBytes
       if (bytes.length < end) break
-      const reader = new Reader(bytes.subarray(at + FRAME_HEADER_BYTES, end))
+      const reader = new FrameReader(bytes.subarray(at + FRAME_HEADER_BYTES, end))
       frames.push(readBody(view.getUint8(4), reader))
       reader.end()
       at = end

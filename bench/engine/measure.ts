@@ -26,7 +26,7 @@ export const BATCH_SEQUENCES = 16
 /** Steps of a timed decode: at the slowest rate seen, 20 steps a second, one is long against the clock. */
 export const DECODE_STEPS = 32
 const BATCH_STEPS = 16
-export const PREFILL_TOKENS = 512
+const PREFILL_TOKENS = 512
 
 export type CellOptions = {
   format: string

@@ -47,7 +47,7 @@ const PERPLEXITY_SHARE_MAX = 0.005
 /** A prompt behind a cached prefix costs at most this many times its new tokens alone: they attend to the prefix as well. */
 const CACHED_COST_MAX = 2
 /** Above it, two threads wait for each other more than they compute, on either side. */
-export const FOREIGN_SHARE_MAX = 0.1
+const FOREIGN_SHARE_MAX = 0.1
 
 export type Row = {
   format: string
@@ -65,7 +65,7 @@ export type Row = {
   ceiling: { name: string; share: number } | undefined
 }
 
-export function rowsOf(run: Run): Row[] {
+function rowsOf(run: Run): Row[] {
   return run.cells.flatMap((cell) =>
     METRICS.filter((metric) => cell.pairs[metric].length > 0).map((metric) => rowOf(run, cell, metric)),
   )

@@ -4,7 +4,7 @@ import { complete, greedy, type Server, startServer } from './server.ts'
 
 /** A prompt of a long conversation, and what a turn adds to it. */
 export const PREFIX_TOKENS = 2048
-export const NEW_TOKENS = [16, 64, 256]
+const NEW_TOKENS = [16, 64, 256]
 /** Sequences that fill the KV pool while memory is measured. */
 const LOAD_SEQUENCES = 16
 const KV_MIB = 256

@@ -15,10 +15,11 @@ namespace {
 constexpr float kNever = -std::numeric_limits<float>::infinity();
 // In the logarithm of a weight: what is below is not drawn. 2^-53 is e^-36.7.
 constexpr double kLogWeightMin = -40;
-// For top-p: how many of the likeliest blocks are looked at before all of them are. Text is mostly decided by the
-// first.
+// For top-p: how many of the likeliest blocks are looked at first. Text is mostly decided by them.
 constexpr size_t kBlocksFirst = 64;
-constexpr size_t kBlocksNext = 1024;
+// Where that is not enough, weights (by their logarithms) at which the mass above is measured: a pass over the whole
+// vocabulary costs a tenth of looking at each of its tokens as a candidate.
+constexpr double kLogWeightSteps[] = {-3, -5, -7, -9, -12, -16};
 
 uint64_t mix(uint64_t x) {  // the finaliser of splitmix64
   x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
@@ -205,16 +206,26 @@ void Sampler::keep_mass(double mass) {
   candidates_.erase(begin, candidates_.end());
 }
 
-// Whether the candidates of the `count` likeliest blocks hold the mass; they are then cut to it.
-bool Sampler::gather_mass(std::span<const float> logits, double mass, size_t count, float cut, float largest,
+// Leaves as candidates the shortest prefix of the logits >= cut that holds the mass.
+void Sampler::gather_mass(std::span<const float> logits, double mass, float cut, float largest, float temperature,
                           float inverse_temperature) {
-  gather(logits, count, cut);
+  gather(logits, kBlocksFirst, cut);
   weigh(largest, inverse_temperature);
   double held = 0;
   for (const Candidate& candidate : candidates_) held += double{candidate.weight};
-  if (held < mass && count < maxima_.size()) return false;
+  if (held < mass && kBlocksFirst < maxima_.size()) {
+    float lowest = cut;
+    for (const double log_weight : kLogWeightSteps) {
+      const float step = cut_at(largest, log_weight, temperature);
+      if (step <= cut) break;
+      if (sum_weights(logits, maxima_, largest, inverse_temperature, step, sums_) < mass) continue;
+      lowest = step;
+      break;
+    }
+    gather(logits, logits.size(), lowest);
+    weigh(largest, inverse_temperature);
+  }
   keep_mass(mass);
-  return true;
 }
 
 // The first of the candidates whose cumulative weight exceeds u * total.
@@ -277,10 +288,7 @@ int32_t Sampler::draw(std::span<const float> logits, const SamplingParams& p, fl
   }
   const double total = sum_weights(logits, maxima_, largest, inverse_temperature, cut, sums_);
   if (p.top_p >= 1) return draw_block(logits, largest, inverse_temperature, cut, total, u);
-  const double mass = double{p.top_p} * total;
-  for (const size_t blocks : {kBlocksFirst, kBlocksNext, logits.size()}) {
-    if (gather_mass(logits, mass, blocks, cut, largest, inverse_temperature)) break;
-  }
+  gather_mass(logits, double{p.top_p} * total, cut, largest, p.temperature, inverse_temperature);
   return draw_candidate(u);
 }
 

@@ -70,7 +70,7 @@ class Sampler {
   void weigh(float largest, float inverse_temperature);
   void keep_most_likely(size_t count);
   void keep_mass(double mass);
-  bool gather_mass(std::span<const float> logits, double mass, size_t count, float cut, float largest,
+  void gather_mass(std::span<const float> logits, double mass, float cut, float largest, float temperature,
                    float inverse_temperature);
   int32_t draw(std::span<const float> logits, const SamplingParams& params, float largest, double u);
   int32_t draw_candidate(double u) const;

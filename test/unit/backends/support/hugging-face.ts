@@ -26,7 +26,8 @@ const byteLevel = (useRegex: boolean): Json => ({
 /** The pre-tokenizer of each family as its published files have it. */
 export const PRE_TOKENIZER_STEPS: Record<string, Json[]> = {
   'gpt-2': [byteLevel(true)],
-  smollm: [{ type: 'Digits', individual_digits: true }, byteLevel(true)],
+  // The file says Digits, which in the original splits at every numeric character and in this library at 0-9 only.
+  smollm: [{ type: 'Split', pattern: { Regex: '\\p{N}' }, behavior: 'Isolated', invert: false }, byteLevel(true)],
   'llama-bpe': split(LLAMA3('\\p{N}{1,3}')),
   qwen2: split(LLAMA3('\\p{N}')),
   tekken: split(TEKKEN),
