@@ -14,7 +14,7 @@ const UNLIMITED = { tokensMax: Number.POSITIVE_INFINITY }
 
 function oracleOf(file: ModelFile): (text: string) => number[] {
   const asMerges = file.tokenizerModel === 'llama' ? { ...file, merges: mergesOfScores(file) } : file
-  const json = tokenizerJson({ ...asMerges, addBos: false }, { withoutControls: true, unicodeWhiteSpace: true })
+  const json = tokenizerJson({ ...asMerges, addBos: false }, { withoutControls: true, asInRust: true })
   const oracle = new Oracle(json, {})
   return (text) => oracle.encode(text, { add_special_tokens: false }).ids
 }

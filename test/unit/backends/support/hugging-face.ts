@@ -26,8 +26,7 @@ const byteLevel = (useRegex: boolean): Json => ({
 /** The pre-tokenizer of each family as its published files have it. */
 export const PRE_TOKENIZER_STEPS: Record<string, Json[]> = {
   'gpt-2': [byteLevel(true)],
-  // The file says Digits, which in the original splits at every numeric character and in this library at 0-9 only.
-  smollm: [{ type: 'Split', pattern: { Regex: '\\p{N}' }, behavior: 'Isolated', invert: false }, byteLevel(true)],
+  smollm: [{ type: 'Digits', individual_digits: true }, byteLevel(true)],
   'llama-bpe': split(LLAMA3('\\p{N}{1,3}')),
   qwen2: split(LLAMA3('\\p{N}')),
   tekken: split(TEKKEN),
@@ -36,8 +35,11 @@ export const PRE_TOKENIZER_STEPS: Record<string, Json[]> = {
 export type JsonOptions = {
   /** Control tokens are not among the added ones, so that text never holds one. */
   withoutControls?: boolean
-  /** `\s` as the Rust library has it; JavaScript's own differs, and the JavaScript library uses that. */
-  unicodeWhiteSpace?: boolean
+  /**
+   * Classes of characters as the Rust library has them: `\s`, where JavaScript's own differs, and Digits, which is every
+   * numeric character there and 0-9 in the JavaScript library.
+   */
+  asInRust?: boolean
 }
 
 export function tokenizerJson(file: ModelFile, options: JsonOptions = {}): Json {
@@ -79,9 +81,12 @@ export function tokenizerJson(file: ModelFile, options: JsonOptions = {}): Json 
 
 function byteLevelParts(file: ModelFile, options: JsonOptions): Json {
   let steps = PRE_TOKENIZER_STEPS[file.pre] ?? []
-  if (options.unicodeWhiteSpace === true) {
+  if (options.asInRust === true) {
     // ByteLevel's own pattern cannot be told, so it is taken apart.
-    steps = steps.flatMap((step) => (step.use_regex === true ? split(GPT2_PATTERN) : [step]))
+    steps = steps.flatMap((step) => {
+      if (step.type === 'Digits') return split('\\p{N}').slice(0, 1)
+      return step.use_regex === true ? split(GPT2_PATTERN) : [step]
+    })
     const told = JSON.stringify(steps)
       .replaceAll('\\\\s', '\\\\p{White_Space}')
       .replaceAll('\\\\S', '\\\\P{White_Space}')
