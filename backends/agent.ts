@@ -377,6 +377,9 @@ function engineOptions(config: Config, sockets: SocketDirectory, overrides: Agen
   }
   if (config.threads !== undefined) options.threads = config.threads
   if (config.kvMib !== undefined) options.kvMib = config.kvMib
+  if (config.kvType !== undefined) options.kvType = config.kvType
+  if (config.quantize !== undefined) options.quantize = config.quantize
+  if (config.prefillTokens !== undefined) options.prefillTokens = config.prefillTokens
   if (config.contextTokens !== undefined) options.contextTokens = config.contextTokens
   if (config.sequencesMax !== undefined) options.sequencesMax = config.sequencesMax
   return options

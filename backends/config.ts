@@ -10,6 +10,9 @@ export class ConfigError extends Error {
   override name = 'ConfigError'
 }
 
+const KV_TYPES = ['f16', 'q8_0', 'f32'] as const
+const QUANTIZATIONS = ['none', 'q8_0', 'q4_0'] as const
+
 export type Config = {
   enginePath: string
   modelPath: string
@@ -25,6 +28,9 @@ export type Config = {
   /** Absent: the engine chooses. */
   threads?: number
   kvMib?: number
+  kvType?: (typeof KV_TYPES)[number]
+  quantize?: (typeof QUANTIZATIONS)[number]
+  prefillTokens?: number
   contextTokens?: number
   sequencesMax?: number
   /** Of embeddings. Absent: as the model's file says, else `last`. */
@@ -72,6 +78,24 @@ const OPTIONS: readonly Option[] = [
   },
   { flag: 'threads', env: 'PENSTOCK_AGENT_THREADS', value: 'N', help: 'engine threads (default: the engine chooses)' },
   { flag: 'kv-mib', env: 'PENSTOCK_AGENT_KV_MIB', value: 'N', help: 'KV cache, MiB (default: the engine chooses)' },
+  {
+    flag: 'kv-type',
+    env: 'PENSTOCK_AGENT_KV_TYPE',
+    value: 'TYPE',
+    help: 'keys and values as f16, q8_0 (half the memory) or f32 (default: f16)',
+  },
+  {
+    flag: 'quantize',
+    env: 'PENSTOCK_AGENT_QUANTIZE',
+    value: 'TYPE',
+    help: 'turn F32, F16 and BF16 weights into q8_0 or q4_0 (default: none)',
+  },
+  {
+    flag: 'prefill-tokens',
+    env: 'PENSTOCK_AGENT_PREFILL_TOKENS',
+    value: 'N',
+    help: 'prompt tokens in a step that also decodes (default: the engine chooses)',
+  },
   { flag: 'context', env: 'PENSTOCK_AGENT_CONTEXT', value: 'N', help: 'context window, tokens (default: the model)' },
   {
     flag: 'sequences',
@@ -132,6 +156,9 @@ const Values = z.object({
   'join-token-file': z.string().min(1).optional(),
   threads: wholeNumber(1024).optional(),
   'kv-mib': wholeNumber(16 * 1024 * 1024).optional(),
+  'kv-type': z.enum(KV_TYPES).optional(),
+  quantize: z.enum(QUANTIZATIONS).optional(),
+  'prefill-tokens': wholeNumber(16 * 1024).optional(),
   context: wholeNumber(16 * 1024 * 1024).optional(),
   sequences: wholeNumber(65536).optional(),
   pooling: z.enum(POOLINGS).optional(),
@@ -198,6 +225,9 @@ export function readConfig(argv: readonly string[], env: NodeJS.ProcessEnv): Con
   if (values['public-url'] !== undefined) config.publicUrl = values['public-url'].replace(/\/+$/, '')
   if (values.threads !== undefined) config.threads = values.threads
   if (values['kv-mib'] !== undefined) config.kvMib = values['kv-mib']
+  if (values['kv-type'] !== undefined) config.kvType = values['kv-type']
+  if (values.quantize !== undefined) config.quantize = values.quantize
+  if (values['prefill-tokens'] !== undefined) config.prefillTokens = values['prefill-tokens']
   if (values.context !== undefined) config.contextTokens = values.context
   if (values.sequences !== undefined) config.sequencesMax = values.sequences
   if (values.pooling !== undefined) config.pooling = values.pooling

@@ -16,6 +16,8 @@ export type AgentOptions = {
   threads?: number
   contextTokens?: number
   kvMib?: number
+  kvType?: string
+  quantize?: string
 }
 
 export type AgentRunning = Running & {
@@ -95,6 +97,8 @@ function argumentsOf(options: AgentOptions): string[] {
     ['--threads', options.threads],
     ['--context', options.contextTokens],
     ['--kv-mib', options.kvMib],
+    ['--kv-type', options.kvType],
+    ['--quantize', options.quantize],
   ]
   return pairs.flatMap(([flag, value]) => (value === undefined ? [] : [flag, String(value)]))
 }

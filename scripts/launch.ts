@@ -160,7 +160,7 @@ export async function launch(options: StartOptions, context: LaunchContext): Pro
   const serving = part(async () => {
     const [enginePath, { path: modelPath, name: modelName }] = await Promise.all([engine, model, gatewayUp])
     await asStep(progress, 'Agent and engine', async () => {
-      const { threads, contextTokens, kvMib } = options
+      const { threads, contextTokens, kvMib, kvType, quantize } = options
       const settings = {
         root: ROOT,
         enginePath,
@@ -171,6 +171,8 @@ export async function launch(options: StartOptions, context: LaunchContext): Pro
         ...(threads !== undefined && { threads }),
         ...(contextTokens !== undefined && { contextTokens }),
         ...(kvMib !== undefined && { kvMib }),
+        ...(kvType !== undefined && { kvType }),
+        ...(quantize !== undefined && { quantize }),
       }
       let joinToken: string | undefined = await admin.createEnrolmentToken()
       agent = await supervise({

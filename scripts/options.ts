@@ -19,6 +19,10 @@ export type StartOptions = {
   contextTokens?: number
   /** KV cache in MiB. Default: the agent's. */
   kvMib?: number
+  /** How keys and values are stored: `f16`, `q8_0` or `f32`. Default: the engine's, f16. */
+  kvType?: string
+  /** What weights in F32, F16 and BF16 are turned into: `none`, `q8_0` or `q4_0`. Default: none. */
+  quantize?: string
   /** A Postgres of the user's instead of the embedded one. */
   databaseUrl?: string
   /** One prompt, then stop. */
@@ -52,6 +56,11 @@ const LIMITS = {
   'max-tokens': [1, 131_072],
 } as const
 
+const CHOICES: Record<'kv-type' | 'quantize', readonly string[]> = {
+  'kv-type': ['f16', 'q8_0', 'f32'],
+  quantize: ['none', 'q8_0', 'q4_0'],
+}
+
 export function helpText(): string {
   return `Starts the whole of Penstock on this machine: database, engine, backend agent, gateway.
 
@@ -66,6 +75,8 @@ Options (after \`npm start --\`; an environment variable in brackets sets the sa
   --threads N       engine threads                            default: the cores of this machine  [PENSTOCK_THREADS]
   --context N       context window, in tokens                 default: the model's own  [PENSTOCK_CONTEXT]
   --kv-mib N        memory for the KV cache, in MiB           default: fits one full context or more  [PENSTOCK_KV_MIB]
+  --kv-type TYPE    keys and values as f16, q8_0 or f32       default f16  [PENSTOCK_KV_TYPE]
+  --quantize TYPE   F32, F16, BF16 weights to q8_0 or q4_0    default none  [PENSTOCK_QUANTIZE]
   --once PROMPT     answer PROMPT at temperature 0, print tokens, cost and speed, stop
   --max-tokens N    longest answer to --once, in tokens       default ${DEFAULT_MAX_TOKENS}
   --json            standard output is JSON, one object per line
@@ -101,6 +112,14 @@ export function parseOptions(argv: string[], context: OptionsContext): ParsedOpt
   const threads = integer('threads', env.PENSTOCK_THREADS)
   const contextTokens = integer('context', env.PENSTOCK_CONTEXT)
   const kvMib = integer('kv-mib', env.PENSTOCK_KV_MIB)
+  const choice = (name: keyof typeof CHOICES, fromEnv: string | undefined): string | undefined => {
+    const text = values[name] ?? (fromEnv === '' ? undefined : fromEnv)
+    if (text === undefined || CHOICES[name].includes(text)) return text
+    wrong.push(`--${name} must be ${CHOICES[name].join(', ')}, not ${JSON.stringify(text)}`)
+    return undefined
+  }
+  const kvType = choice('kv-type', env.PENSTOCK_KV_TYPE)
+  const quantize = choice('quantize', env.PENSTOCK_QUANTIZE)
   const port = integer('port', env.PENSTOCK_PORT) ?? DEFAULT_PORT
   const maxTokens = integer('max-tokens', undefined) ?? DEFAULT_MAX_TOKENS
   if (values.once !== undefined && values.once.trim() === '') wrong.push('--once needs a prompt that is not empty')
@@ -128,6 +147,8 @@ export function parseOptions(argv: string[], context: OptionsContext): ParsedOpt
       ...(threads !== undefined && { threads }),
       ...(contextTokens !== undefined && { contextTokens }),
       ...(kvMib !== undefined && { kvMib }),
+      ...(kvType !== undefined && { kvType }),
+      ...(quantize !== undefined && { quantize }),
       ...(databaseUrl !== undefined && { databaseUrl }),
       ...(values.once !== undefined && { once: values.once }),
       maxTokens,
@@ -154,6 +175,8 @@ function readArguments(argv: string[]) {
       threads: { type: 'string' },
       context: { type: 'string' },
       'kv-mib': { type: 'string' },
+      'kv-type': { type: 'string' },
+      quantize: { type: 'string' },
       once: { type: 'string' },
       'max-tokens': { type: 'string' },
       json: { type: 'boolean' },

@@ -40,6 +40,12 @@ export type EngineOptions = {
   sockets: SocketDirectory
   threads?: number
   kvMib?: number
+  /** `f16`, `q8_0` or `f32`. */
+  kvType?: string
+  /** `none`, `q8_0` or `q4_0`: what weights in F32, F16 and BF16 are turned into. */
+  quantize?: string
+  /** Prompt tokens in a step that also decodes. */
+  prefillTokens?: number
   contextTokens?: number
   sequencesMax?: number
   /** Absent: the agent's own environment. */
@@ -59,11 +65,14 @@ type Events = { ready: []; down: [reason: string]; failed: [message: string]; st
 
 function engineArguments(options: EngineOptions, socketPath: string): string[] {
   const list = ['--model', options.modelPath, '--socket', socketPath]
-  const add = (flag: string, value: number | undefined) => {
+  const add = (flag: string, value: number | string | undefined) => {
     if (value !== undefined) list.push(flag, String(value))
   }
   add('--threads', options.threads)
   add('--kv-mib', options.kvMib)
+  add('--kv-type', options.kvType)
+  add('--quantize', options.quantize)
+  add('--prefill-tokens', options.prefillTokens)
   add('--context', options.contextTokens)
   add('--sequences', options.sequencesMax)
   list.push('--die-with-parent')

@@ -5,7 +5,7 @@
 
 // One binary for every x86-64, the loader picks: where the C library can, and where no sanitizer runs before it does.
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__SANITIZE_ADDRESS__) && \
-    !defined(__clang__)
+    !defined(__SANITIZE_THREAD__) && !defined(__clang__)
 #define PENSTOCK_VECTOR_CLONES __attribute__((target_clones("avx2", "default")))
 #else
 #define PENSTOCK_VECTOR_CLONES

@@ -57,6 +57,8 @@ describe('options of the launcher', () => {
     [['--context', '-1'], "Option '--context' argument is ambiguous"],
     [['--max-tokens', 'many'], '--max-tokens must be a whole number from 1 to 131072, not "many"'],
     [['--once', '   '], '--once needs a prompt that is not empty'],
+    [['--kv-type', 'q5'], '--kv-type must be f16, q8_0, f32, not "q5"'],
+    [['--quantize', 'Q8_0'], '--quantize must be none, q8_0, q4_0, not "Q8_0"'],
     [['--prot', '1'], "Unknown option '--prot'"],
     [['stray'], "Unexpected argument 'stray'"],
   ])('%j is refused in one sentence', (argv, text) => {
@@ -70,8 +72,8 @@ describe('options of the launcher', () => {
   })
 
   test('all stand in the help', () => {
-    const flags = ['port', 'data', 'model', 'threads', 'context', 'kv-mib', 'once', 'max-tokens', 'json', 'verbose']
-    for (const flag of flags) expect(helpText()).toContain(`--${flag} `)
+    const flags = ['port', 'data', 'model', 'threads', 'context', 'kv-mib', 'kv-type', 'quantize', 'once']
+    for (const flag of [...flags, 'max-tokens', 'json', 'verbose']) expect(helpText()).toContain(`--${flag} `)
     expect(parseOptions(['--help'], context())).toEqual({ kind: 'help', text: helpText() })
   })
 })
