@@ -3,21 +3,12 @@ import { NO_USAGE } from '../../../../gateway/meter/usage.ts'
 import type { Target } from '../../../../gateway/policy/plan.ts'
 import { longestTokenPrompt, maxOutputTokens, worstCase } from '../../../../gateway/stream/estimate.ts'
 import { Tally } from '../../../../gateway/stream/tally.ts'
-import type { InferenceRequest } from '../../../../protocol/request.ts'
+import { type InferenceRequest, NEUTRAL_SAMPLING } from '../../../../protocol/request.ts'
 
 const request = (over: Partial<InferenceRequest>): InferenceRequest => ({
   model: 'm',
   input: { kind: 'chat', messages: [{ role: 'user', content: 'x' }] },
-  sampling: {
-    temperature: 1,
-    topP: 1,
-    topK: 0,
-    minP: 0,
-    presencePenalty: 0,
-    frequencyPenalty: 0,
-    repetitionPenalty: 1,
-    logitBias: [],
-  },
+  sampling: NEUTRAL_SAMPLING,
   n: 1,
   stop: [],
   ...over,
