@@ -105,6 +105,7 @@ for (const format of formats) {
 const served = values['no-served']
   ? undefined
   : await measureServed({
+      benchPath: join(buildDir, 'engine-bench'),
       enginePath: join(buildDir, 'penstock-engine'),
       modelPath: model.path,
       threads: threadCounts[0] ?? 1,

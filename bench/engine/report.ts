@@ -44,8 +44,8 @@ const BATCH_GAIN_MIN = 4
 const MEMORY_OVERHEAD_MIB_MAX = 64
 /** Perplexity may differ from the peer's on the same file by this share. */
 const PERPLEXITY_SHARE_MAX = 0.005
-/** A prompt behind a cached prefix costs at most this many times its new tokens alone: they attend to the prefix as well. */
-const CACHED_COST_MAX = 2
+/** A prompt behind a cached prefix may take this many times what the model needs for its new tokens at their place. */
+const CACHED_COST_MAX = 1.25
 /** Above it, two threads wait for each other more than they compute, on either side. */
 const FOREIGN_SHARE_MAX = 0.1
 
@@ -146,8 +146,8 @@ export function verdictsOf(run: Run): Verdict[] {
     add(`${format}: perplexity away from llama.cpp's`, share, PERPLEXITY_SHARE_MAX, false, percent)
   }
   for (const first of run.served?.firstTokens ?? []) {
-    const name = `first token, ${first.newTokens} new behind ${PREFIX_TOKENS} cached, against the new ones alone`
-    add(name, first.cachedMs / first.aloneMs, CACHED_COST_MAX, false, times)
+    const name = `first token, ${first.newTokens} new behind ${PREFIX_TOKENS} cached, against computing the new ones there`
+    add(name, first.cachedMs / first.computeMs, CACHED_COST_MAX, false, times)
   }
   const memory = run.served?.memory
   if (memory !== undefined) {
@@ -252,11 +252,12 @@ function perplexityLines(cells: Cell[]): string[] {
 
 function servedLines(served: Served | undefined): string[] {
   if (served === undefined) return []
-  const row = ({ newTokens, wholeMs, aloneMs, cachedMs, cachedTokens }: FirstToken) => [
+  const row = ({ newTokens, wholeMs, aloneMs, computeMs, cachedMs, cachedTokens }: FirstToken) => [
     String(newTokens),
     wholeMs.toFixed(1),
     cachedMs.toFixed(1),
     String(cachedTokens),
+    computeMs.toFixed(1),
     aloneMs.toFixed(1),
   ]
   const titles = [
@@ -264,7 +265,8 @@ function servedLines(served: Served | undefined): string[] {
     'first token uncached, ms',
     'cached, ms',
     'tokens from the cache',
-    'new tokens alone, ms',
+    'computing the new ones there, ms',
+    'new tokens as a prompt of their own, ms',
   ]
   const lines = ['', ...table(titles, served.firstTokens.map(row))]
   if (served.memory !== undefined) {

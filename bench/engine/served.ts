@@ -1,6 +1,7 @@
 // What only the whole server shows: the time to the first token when a prefix is cached, and resident memory under load.
 // Owns the two measurements; the process is server.ts.
 import { complete, greedy, type Server, startServer } from './server.ts'
+import { Worker } from './worker.ts'
 
 /** A prompt of a long conversation, and what a turn adds to it. */
 export const PREFIX_TOKENS = 2048
@@ -14,6 +15,8 @@ export type FirstToken = {
   /** Without any cached prefix: the whole prompt, and the new tokens alone. */
   wholeMs: number
   aloneMs: number
+  /** The new tokens computed at their place behind the prefix, by the model alone: no server, no sampling. */
+  computeMs: number
   /** The same prompt behind a cached prefix, and how much of it the engine took from its cache. */
   cachedMs: number
   cachedTokens: number
@@ -24,6 +27,7 @@ export type Served = {
 }
 
 export type ServedOptions = {
+  benchPath: string
   enginePath: string
   modelPath: string
   threads: number
@@ -38,6 +42,7 @@ export async function measureServed(options: ServedOptions): Promise<Served> {
   try {
     const firstTokens: FirstToken[] = []
     for (const newTokens of NEW_TOKENS) firstTokens.push(await measureFirstToken(server, options, newTokens))
+    for (const found of firstTokens) found.computeMs = await measureCompute(options, found.newTokens)
     return { firstTokens, memory: await measureMemory(server, options.vocabulary) }
   } finally {
     await server.stop()
@@ -50,7 +55,14 @@ let salt = 0n
 async function measureFirstToken(server: Server, options: ServedOptions, newTokens: number): Promise<FirstToken> {
   const prompt = ids(PREFIX_TOKENS + newTokens, 1, options.vocabulary)
   const prefix = prompt.slice(0, PREFIX_TOKENS)
-  const found: FirstToken = { newTokens, wholeMs: Infinity, aloneMs: Infinity, cachedMs: Infinity, cachedTokens: 0 }
+  const found: FirstToken = {
+    newTokens,
+    wholeMs: Infinity,
+    aloneMs: Infinity,
+    computeMs: Infinity,
+    cachedMs: Infinity,
+    cachedTokens: 0,
+  }
   for (let round = 0; round < options.rounds; round++) {
     found.wholeMs = Math.min(found.wholeMs, (await firstToken(server, prompt, ++salt)).ms)
     found.aloneMs = Math.min(found.aloneMs, (await firstToken(server, prompt.slice(-newTokens), ++salt)).ms)
@@ -60,6 +72,25 @@ async function measureFirstToken(server: Server, options: ServedOptions, newToke
     found.cachedTokens = cached.cachedTokens
   }
   return found
+}
+
+/** What the new tokens cost where they stand: they attend to the whole prefix, which no cache can spare them. */
+async function measureCompute(options: ServedOptions, newTokens: number): Promise<number> {
+  const limits = `1,${PREFIX_TOKENS},${PREFIX_TOKENS + newTokens}`
+  const { worker } = await Worker.start({
+    name: 'engine-bench',
+    command: options.benchPath,
+    args: [options.modelPath, '--threads', String(options.threads), '--commands', limits],
+  })
+  try {
+    let least = Infinity
+    for (let round = 0; round < options.rounds + 1; round++) {
+      least = Math.min(least, 1000 * (await worker.number(`extend ${PREFIX_TOKENS} ${newTokens}`, 'seconds')))
+    }
+    return least
+  } finally {
+    await worker.close()
+  }
 }
 
 async function firstToken(server: Server, prompt: number[], ownSalt: bigint) {

@@ -57,6 +57,11 @@ std::string answer(Runner& runner, Workload& single, Workload& batch, const Ceil
     int32_t tokens = 0;
     words >> tokens;
     json << json_of(single.prefill(tokens));
+  } else if (command == "extend") {
+    int32_t context = 0;
+    int32_t tokens = 0;
+    words >> context >> tokens;
+    json << json_of(single.extend(context, tokens));
   } else if (command == "decode") {
     int32_t context = 0;
     int32_t steps = 0;

@@ -19,6 +19,7 @@ struct WorkerLimits {
 };
 
 //   prefill TOKENS                    {"seconds":S,"cpuSeconds":S}
+//   extend CONTEXT TOKENS             {"seconds":S,"cpuSeconds":S}   TOKENS computed behind CONTEXT others
 //   decode CONTEXT STEPS SEQUENCES    {"seconds":S,"cpuSeconds":S}
 //   ceilings                          {"read":BYTES_PER_S,"int8":MACS_PER_S,"f32":MACS_PER_S}
 //   perplexity FILE                   {"perplexity":P}   FILE: lines `window ID ID ...`, other lines are ignored

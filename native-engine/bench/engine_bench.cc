@@ -46,7 +46,7 @@ std::vector<int32_t> list(const std::string& text) {
 
 Arguments parse(int argc, char** argv) {
   Arguments a;
-  a.load.step_tokens_max = 512;
+  a.load.step_tokens_max = 128;  // the server's default
   for (int i = 1; i < argc; ++i) {
     const std::string_view flag = argv[i];
     if (!flag.starts_with("--")) {

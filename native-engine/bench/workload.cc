@@ -73,6 +73,18 @@ Taken Workload::prefill(int32_t tokens) {
   return taken;
 }
 
+Taken Workload::extend(int32_t context, int32_t tokens) {
+  if (context < 1 || tokens < 1 || context + tokens > tokens_max_)
+    throw std::invalid_argument("this many tokens do not fit a sequence");
+  if (computed_[0] < context) prefill(context);
+  const Stopwatch watch;
+  for (int32_t done = 0; done < tokens; done += step_tokens_max_) {
+    const int32_t rows = std::min(step_tokens_max_, tokens - done);
+    step(1, context + done, rows, done + rows == tokens);
+  }
+  return watch.taken();
+}
+
 Taken Workload::decode(int32_t context, int32_t steps, int32_t count) {
   if (context < 1 || steps < 1 || context + steps > tokens_max_ || count < 1 || count > sequences())
     throw std::invalid_argument("this many tokens or sequences do not fit");

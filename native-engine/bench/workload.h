@@ -36,6 +36,10 @@ class Workload {
   // Computes `tokens` tokens of the first sequence from nothing, in chunks of step_tokens_max, with logits at the last.
   Taken prefill(int32_t tokens);
 
+  // Computes `tokens` tokens of the first sequence behind `context` others, in chunks of step_tokens_max, with logits at
+  // the last. What is missing of the context is computed before, outside the time.
+  Taken extend(int32_t context, int32_t tokens);
+
   // `steps` decode steps of the first `count` sequences at once, from a context of `context` tokens each; logits for
   // every row. What is missing of the context is computed before, outside the time.
   Taken decode(int32_t context, int32_t steps, int32_t count);
