@@ -8,9 +8,11 @@ import { builder, query, toStatement } from '../db/orm.ts'
 import type { Database } from '../db/port.ts'
 import { providers } from '../db/schema/catalog.ts'
 import { forgetCatalog } from '../policy/catalog.ts'
+import { CUTOFF_POLICIES } from '../policy/plan.ts'
 import { sealSecret } from '../policy/secrets.ts'
 import { FLEET, ProviderName } from '../policy/targets.ts'
 import { parseUpstreamUrl } from '../policy/upstream-url.ts'
+import { USAGE_DIALECTS } from '../providers/usage-dialect.ts'
 import { audited } from './audit.ts'
 import { type AdminContext, type AdminEnv, invalid, notFound, Refusal } from './context.ts'
 import { readInput, readQuery } from './input.ts'
@@ -28,6 +30,10 @@ const ProviderInput = z.strictObject({
     .max(4096)
     .regex(/^[\x21-\x7e]+$/, 'must be visible ASCII without spaces')
     .optional(),
+  /** What its usage objects mean. */
+  usage_dialect: z.enum(USAGE_DIALECTS).default('openai'),
+  /** What becomes of an answer that is cut off in its middle. */
+  cutoff: z.enum(CUTOFF_POLICIES).default('cancel'),
 })
 
 type ProviderRow = typeof providers.$inferSelect
@@ -64,6 +70,8 @@ export const providerRoutes = new Hono<AdminEnv>()
       baseUrl: url.value,
       allowPrivate: input.allow_private,
       secretCiphertext: await ciphertextFor(c, name, input.secret, existing, url.value),
+      usageDialect: input.usage_dialect,
+      cutoff: input.cutoff,
       createdAt: existing?.createdAt ?? now,
       updatedAt: now,
     }
@@ -77,14 +85,18 @@ export const providerRoutes = new Hono<AdminEnv>()
           baseUrl: sql`excluded.base_url`,
           allowPrivate: sql`excluded.allow_private`,
           secretCiphertext: sql`excluded.secret_ciphertext`,
+          usageDialect: sql`excluded.usage_dialect`,
+          cutoff: sql`excluded.cutoff`,
           updatedAt: sql`excluded.updated_at`,
         },
       })
-    const { kind, baseUrl, allowPrivate } = row
+    const { kind, baseUrl, allowPrivate, usageDialect, cutoff } = row
     const details = {
       kind,
       base_url: baseUrl,
       allow_private: allowPrivate,
+      usage_dialect: usageDialect,
+      cutoff,
       secret_replaced: input.secret !== undefined,
     }
     await database.batch([toStatement(put), audited(c, { action: 'provider.put', objectId: name, details })])
@@ -130,6 +142,8 @@ function providerView(row: ProviderRow) {
     kind: row.kind,
     base_url: row.baseUrl,
     allow_private: row.allowPrivate,
+    usage_dialect: row.usageDialect,
+    cutoff: row.cutoff,
     created_at: row.createdAt,
     updated_at: row.updatedAt,
   }

@@ -1,8 +1,8 @@
-// Usage as OpenAI-compatible servers report it, in disjoint parts. Owns reading the counts of chat completions,
-// completions and responses, and telling from the total whether a server counts cached and reasoning tokens inside or
-// beside the sums: the dialect says inside, some servers of that dialect do not. Pure; never throws, whatever it reads.
+// What a provider said of its usage, in disjoint parts. Owns the type and the careful reading that all dialects share:
+// counts that may be missing, null, absurd or contradictory, and the provider's own words kept as text. Pure; never
+// throws, whatever it reads. The dialects are providers/<dialect>-usage.ts.
 import type { NanoUsd } from '../../protocol/units.ts'
-import { USAGE_PART_MAX, type Usage } from './usage.ts'
+import { addUsage, mapParts, NO_USAGE, USAGE_PART_MAX, type Usage } from './usage.ts'
 
 export type Normalised = {
   usage: Usage
@@ -10,97 +10,95 @@ export type Normalised = {
   inconsistent: boolean
   /** What the provider says it charges, where it says so. */
   providerCostNanoUsd?: NanoUsd
+  /** What other models used on the way, beside `usage`, where the provider bills them at their own prices. */
+  otherModels?: OtherModel[]
+  /** The model that really answered, where the provider says that it was not the one asked for. */
+  servedModel?: string
+}
+
+export type OtherModel = { model: string; usage: Usage }
+
+export type Json = Record<string, unknown>
+
+export const isJson = (value: unknown): value is Json =>
+  typeof value === 'object' && value !== null && !Array.isArray(value)
+
+/** Details that are missing or null are details without any count. */
+export const jsonOrEmpty = (value: unknown): Json => (isJson(value) ? value : {})
+
+/**
+ * The reading as one row can carry it. A row has one model and one price: what other models used is counted and charged
+ * at that price and flagged, as is an answer by another model than the one asked for; the raw usage says which.
+ */
+export function withOtherModels(normalised: Normalised): Normalised {
+  const { otherModels = [], servedModel } = normalised
+  if (otherModels.length === 0 && servedModel === undefined) return normalised
+  const reader = new CountReader()
+  const usage = reader.usage(otherModels.reduce((sum, other) => addUsage(sum, other.usage), normalised.usage))
+  return { ...normalised, usage, inconsistent: true }
 }
 
 /** Servers that tell their price do so in ticks of 1e-10 USD. */
 const TICKS_PER_NANO_USD = 10n
 
-type Json = Record<string, unknown>
-
-/**
- * The parts of a `usage` object; `undefined` where it holds no count at all, which is not the same as counts of zero.
- * @example normaliseOpenAi({ prompt_tokens: 10, completion_tokens: 2 })?.usage.outputText // 2
- */
-export function normaliseOpenAi(raw: unknown): Normalised | undefined {
-  if (!isJson(raw)) return undefined
-  const reader = new Reader()
-  const prompt = reader.count(raw.prompt_tokens ?? raw.input_tokens)
-  const completion = reader.count(raw.completion_tokens ?? raw.output_tokens)
-  const total = reader.count(raw.total_tokens)
-  if (prompt === undefined && completion === undefined && total === undefined) return undefined
-  const inputDetails = detailsOf(raw.prompt_tokens_details ?? raw.input_tokens_details)
-  const outputDetails = detailsOf(raw.completion_tokens_details ?? raw.output_tokens_details)
-  const cached = reader.count(inputDetails.cached_tokens) ?? 0
-  const written = reader.count(inputDetails.cache_write_tokens) ?? 0
-  const reasoning = reader.count(outputDetails.reasoning_tokens)
-
-  const beside = reader.besides(prompt, completion, total, { cached, reasoning })
-  const input = reader.split(prompt ?? 0, beside.cached ? written : cached + written)
-  const output = reader.split(completion ?? 0, beside.reasoning ? 0 : (reasoning ?? 0))
-  // Where details exceed their sum, cached tokens are believed before written ones: they are the cheaper.
-  const cacheRead = beside.cached ? cached : Math.min(cached, input.inside)
-  const normalised: Normalised = {
-    usage: {
-      inputUncached: input.rest,
-      inputCacheRead: cacheRead,
-      inputCacheWrite5m: beside.cached ? input.inside : input.inside - cacheRead,
-      inputCacheWrite1h: 0,
-      outputText: output.rest,
-      outputReasoning: beside.reasoning ? (reasoning ?? beside.unexplained) : output.inside,
-    },
-    inconsistent: reader.inconsistent,
-  }
-  const providerCostNanoUsd = nanoOfTicks(raw.cost_in_usd_ticks)
-  if (providerCostNanoUsd !== undefined) normalised.providerCostNanoUsd = providerCostNanoUsd
-  return normalised
+/** The reading with the provider's own price beside it, where it gives one in ticks. */
+export function withTicks(normalised: Normalised, ticks: unknown): Normalised {
+  if (typeof ticks !== 'number' || !Number.isSafeInteger(ticks) || ticks < 0) return normalised
+  return { ...normalised, providerCostNanoUsd: (BigInt(ticks) + TICKS_PER_NANO_USD / 2n) / TICKS_PER_NANO_USD }
 }
 
-/** Which details stand beside the sums; `unexplained` are output tokens that only the total knows of. */
-type Beside = { cached: boolean; reasoning: boolean; unexplained: number }
-
-class Reader {
+/** Reads the counts of one usage object and remembers whether any of them could not be right. */
+export class CountReader {
   inconsistent = false
 
   /** A count, or `undefined` where there is none; what cannot be a count is noted and left out. */
   count(value: unknown): number | undefined {
     if (value === undefined || value === null) return undefined
-    if (typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= USAGE_PART_MAX) return value
+    // Adding 0 makes -0, which JSON knows, a plain zero.
+    if (typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= USAGE_PART_MAX) return value + 0
     this.inconsistent = true
     return undefined
   }
 
-  besides(
-    prompt: number | undefined,
-    completion: number | undefined,
-    total: number | undefined,
-    details: { cached: number; reasoning: number | undefined },
-  ): Beside {
-    const inside: Beside = { cached: false, reasoning: false, unexplained: 0 }
-    if (total === undefined) return inside
-    const gap = total - (prompt ?? 0) - (completion ?? 0)
-    const { cached, reasoning = 0 } = details
-    if (gap === 0) return inside
-    if (gap === reasoning) return { ...inside, reasoning: true }
-    if (gap === cached) return { ...inside, cached: true }
-    if (gap === cached + reasoning) return { cached: true, reasoning: true, unexplained: 0 }
-    if (gap > 0 && details.reasoning === undefined) return { ...inside, reasoning: true, unexplained: gap }
-    this.inconsistent = true
-    return inside
+  /** As `count`, where missing and zero mean the same. */
+  countOrZero(value: unknown): number {
+    return this.count(value) ?? 0
   }
 
-  /** A sum as its details and the rest; details never exceed their sum. */
-  split(sum: number, details: number): { inside: number; rest: number } {
-    if (details > sum) this.inconsistent = true
-    const inside = Math.min(details, sum)
-    return { inside, rest: sum - inside }
+  /** Takes details out of a sum, in the order given; what exceeds the sum is cut and noted. */
+  take(sum: number, details: readonly number[]): { taken: number[]; rest: number } {
+    let rest = sum
+    const taken = details.map((detail) => {
+      const some = Math.min(detail, rest)
+      if (some < detail) this.inconsistent = true
+      rest -= some
+      return some
+    })
+    return { taken, rest }
+  }
+
+  /** The usage of these parts, the others zero; a part beyond belief is cut and noted. */
+  usage(parts: Partial<Usage>): Usage {
+    const whole = { ...NO_USAGE, ...parts }
+    return mapParts((part) => {
+      if (whole[part] <= USAGE_PART_MAX) return whole[part]
+      this.inconsistent = true
+      return USAGE_PART_MAX
+    })
   }
 }
 
-const isJson = (value: unknown): value is Json => typeof value === 'object' && value !== null && !Array.isArray(value)
-
-const detailsOf = (value: unknown): Json => (isJson(value) ? value : {})
-
-function nanoOfTicks(ticks: unknown): NanoUsd | undefined {
-  if (typeof ticks !== 'number' || !Number.isSafeInteger(ticks) || ticks < 0) return undefined
-  return (BigInt(ticks) + TICKS_PER_NANO_USD / 2n) / TICKS_PER_NANO_USD
+/**
+ * The provider's own usage object as JSON text of at most `charsMax` characters. A larger one is replaced as a whole, so
+ * that the text is always JSON; `undefined` where there is nothing that JSON can say.
+ */
+export function rawUsageText(raw: unknown, charsMax: number): string | undefined {
+  let text: string | undefined
+  try {
+    text = JSON.stringify(raw)
+  } catch {
+    return undefined
+  }
+  if (text === undefined || text.length <= charsMax) return text
+  return JSON.stringify({ truncated: true, chars: text.length })
 }

@@ -1,32 +1,73 @@
-// Usage in disjoint parts. Owns the parts, their bounds and their sums; prices are price.ts, the OpenAI format is
-// normalise.ts, other provider formats providers/<vendor>.ts.
+// Usage in disjoint parts. Owns the parts, their bounds and their sums; prices are price.ts, what providers send becomes
+// parts in providers/<dialect>-usage.ts with the help of normalise.ts. Pure.
 
-/** Every unit is in exactly one part; totals are derived and never priced. All are counts >= 0. */
+/** Tokens are in exactly one part; totals are derived and never priced. Calls are priced beside tokens. All are counts >= 0. */
 export type Usage = {
+  /** Text that was computed: neither read from nor written to a provider's cache. */
   inputUncached: number
   inputCacheRead: number
   /** Cache writes kept 5 minutes, and 1 hour, where a provider bills them. */
   inputCacheWrite5m: number
   inputCacheWrite1h: number
+  inputAudio: number
+  inputImage: number
   outputText: number
   outputReasoning: number
+  outputAudio: number
+  outputImage: number
+  /** What a provider bills by the piece. */
+  webSearchCalls: number
+  imageCalls: number
+  toolCalls: number
 }
+
+/** Every part under its name in tables, in the price book and in the admin API. The order is that of columns. */
+export const PART_NAMES = {
+  inputUncached: 'input_uncached',
+  inputCacheRead: 'input_cache_read',
+  inputCacheWrite5m: 'input_cache_write_5m',
+  inputCacheWrite1h: 'input_cache_write_1h',
+  inputAudio: 'input_audio',
+  inputImage: 'input_image',
+  outputText: 'output_text',
+  outputReasoning: 'output_reasoning',
+  outputAudio: 'output_audio',
+  outputImage: 'output_image',
+  webSearchCalls: 'web_search_calls',
+  imageCalls: 'image_calls',
+  toolCalls: 'tool_calls',
+} as const satisfies Record<keyof Usage, string>
+
+export type UsagePart = keyof Usage
+export type PartName = (typeof PART_NAMES)[UsagePart]
 
 export const USAGE_PARTS = [
   'inputUncached',
   'inputCacheRead',
   'inputCacheWrite5m',
   'inputCacheWrite1h',
+  'inputAudio',
+  'inputImage',
   'outputText',
   'outputReasoning',
-] as const satisfies readonly (keyof Usage)[]
-export type UsagePart = (typeof USAGE_PARTS)[number]
+  'outputAudio',
+  'outputImage',
+  'webSearchCalls',
+  'imageCalls',
+  'toolCalls',
+] as const satisfies readonly UsagePart[]
+
+export type Side = 'input' | 'output' | 'call'
+
+/** Tokens of a prompt, tokens of an answer, or calls. */
+export const sideOf = (part: UsagePart): Side =>
+  part.startsWith('input') ? 'input' : part.startsWith('output') ? 'output' : 'call'
 
 /**
- * Largest count of one part that is believed. A thousand times the longest context on the market; above it a count is
- * a broken upstream, and with `PRICE_MAX` the cost of an attempt still fits a 64-bit integer.
+ * Largest count of one part that is believed. Five hundred times a context of a million tokens; above it a count is a
+ * broken upstream. All thirteen parts at `PRICE_MAX` make 6.5e18 nano-USD, which fits a 64-bit integer.
  */
-export const USAGE_PART_MAX = 1_000_000_000
+export const USAGE_PART_MAX = 500_000_000
 
 /**
  * Where the counts come from: `provider` = the target's own final count; `stream_partial` = counted from the stream
@@ -34,41 +75,40 @@ export const USAGE_PART_MAX = 1_000_000_000
  */
 export type UsageSource = 'provider' | 'stream_partial' | 'estimated'
 
-export const NO_USAGE: Usage = {
-  inputUncached: 0,
-  inputCacheRead: 0,
-  inputCacheWrite5m: 0,
-  inputCacheWrite1h: 0,
-  outputText: 0,
-  outputReasoning: 0,
+/** One value for every part. */
+export function mapParts<T>(value: (part: UsagePart) => T): Record<UsagePart, T> {
+  return {
+    inputUncached: value('inputUncached'),
+    inputCacheRead: value('inputCacheRead'),
+    inputCacheWrite5m: value('inputCacheWrite5m'),
+    inputCacheWrite1h: value('inputCacheWrite1h'),
+    inputAudio: value('inputAudio'),
+    inputImage: value('inputImage'),
+    outputText: value('outputText'),
+    outputReasoning: value('outputReasoning'),
+    outputAudio: value('outputAudio'),
+    outputImage: value('outputImage'),
+    webSearchCalls: value('webSearchCalls'),
+    imageCalls: value('imageCalls'),
+    toolCalls: value('toolCalls'),
+  }
 }
 
-export const inputTokens = (u: Usage): number =>
-  u.inputUncached + u.inputCacheRead + u.inputCacheWrite5m + u.inputCacheWrite1h
-export const outputTokens = (u: Usage): number => u.outputText + u.outputReasoning
+export const NO_USAGE: Usage = mapParts(() => 0)
+
+const sumOf = (u: Usage, side: Side): number =>
+  USAGE_PARTS.reduce((sum, part) => (sideOf(part) === side ? sum + u[part] : sum), 0)
+
+export const inputTokens = (u: Usage): number => sumOf(u, 'input')
+export const outputTokens = (u: Usage): number => sumOf(u, 'output')
 
 /** Part by part. The result may hold negative parts: it is a correction then, not a usage. */
-export function subtractUsage(u: Usage, less: Usage): Usage {
-  return mapParts((part) => u[part] - less[part])
-}
+export const subtractUsage = (u: Usage, less: Usage): Usage => mapParts((part) => u[part] - less[part])
 
-export function addUsage(u: Usage, more: Usage): Usage {
-  return mapParts((part) => u[part] + more[part])
-}
+export const addUsage = (u: Usage, more: Usage): Usage => mapParts((part) => u[part] + more[part])
 
 export const isNoUsage = (u: Usage): boolean => USAGE_PARTS.every((part) => u[part] === 0)
 
 /** Whether every part is a count that may be charged. */
 export const isUsage = (u: Usage): boolean =>
   USAGE_PARTS.every((part) => Number.isSafeInteger(u[part]) && u[part] >= 0 && u[part] <= USAGE_PART_MAX)
-
-function mapParts(value: (part: UsagePart) => number): Usage {
-  return {
-    inputUncached: value('inputUncached'),
-    inputCacheRead: value('inputCacheRead'),
-    inputCacheWrite5m: value('inputCacheWrite5m'),
-    inputCacheWrite1h: value('inputCacheWrite1h'),
-    outputText: value('outputText'),
-    outputReasoning: value('outputReasoning'),
-  }
-}

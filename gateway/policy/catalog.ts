@@ -12,10 +12,12 @@ import { PATIENCE_MS, withPatience } from '../db/patience.ts'
 import { type Database, DatabaseUnavailable } from '../db/port.ts'
 import { models, providers } from '../db/schema/catalog.ts'
 import type { Env } from '../env.ts'
+import type { PriceQuote } from '../meter/price.ts'
+import { findMarkups, type Markup, markupInForce } from './markup.ts'
 import type { Plan, ProviderConfig, Target } from './plan.ts'
 import { findPrices, type PriceVersion, priceInForce, priceKey } from './price-book.ts'
 import { openSecret } from './secrets.ts'
-import { ModelName, StoredTargets } from './targets.ts'
+import { ModelName, STANDARD_TIER, StoredTargets } from './targets.ts'
 
 /** How long a change can stay unseen in an isolate. */
 const FRESH_MS = 10_000
@@ -25,10 +27,11 @@ const STALE_MAX_MS = 600_000
 const RENEWAL_MS = 1_000
 /** Short: a model that was just added must be there soon. */
 const ABSENT_MS = 1_000
-/** Price versions that begin this soon travel with the copy, so that they start on time even while it is stale. */
+/** Prices and mark-ups that begin this soon travel with the copy, so that they start on time even while it is stale. */
 const PRICE_HORIZON_MS = STALE_MAX_MS + FRESH_MS
 const CACHED_MODELS_MAX = 1_000
 const CACHED_PROVIDERS_MAX = 200
+const CACHED_ORGANISATIONS_MAX = 2_000
 const LISTED_MODELS_MAX = 2_000
 const LIST = 'all'
 
@@ -39,9 +42,10 @@ type ProviderRow = typeof providers.$inferSelect
 const modelCache = new FactCache<CatalogModel | undefined>(CACHED_MODELS_MAX)
 const listCache = new FactCache<ModelListing[]>(1)
 const providerCache = new FactCache<ProviderRow | undefined>(CACHED_PROVIDERS_MAX)
+const markupCache = new FactCache<Markup[]>(CACHED_ORGANISATIONS_MAX)
 
 /**
- * The ordered targets behind a model name, each with the price in force at `nowMs`.
+ * The ordered targets behind a model name, each with the price in force at `nowMs` and what the organisation pays of it.
  * @returns Failure `permission_denied` for every name outside the key's scope, whether it exists or not;
  *   `model_not_found`; `unavailable` where Postgres is away and this isolate has no copy.
  */
@@ -56,15 +60,25 @@ export async function findPlan(
     const message = `This API key may not use the model "${modelName}".`
     return err({ code: 'permission_denied', message, param: 'model' })
   }
-  const model = await unlessUnavailable(
-    renewed(modelCache, modelName, nowMs, () => loadModel(connect(env), modelName, nowMs)),
+  const { orgId } = principal
+  const found = await unlessUnavailable(
+    Promise.all([
+      renewed(modelCache, modelName, nowMs, () => loadModel(connect(env), modelName, nowMs)),
+      renewed(markupCache, orgId, nowMs, () => findMarkups(connect(env), orgId, nowMs, PRICE_HORIZON_MS)),
+    ]),
   )
-  if (!model.ok) return model
-  if (model.value === undefined) return err(modelNotFound(modelName))
-  const { targets, prices } = model.value
+  if (!found.ok) return found
+  const [model, markups] = found.value
+  if (model === undefined) return err(modelNotFound(modelName))
+  const { targets, prices } = model
+  const priceOf = (target: Omit<Target, 'price'>, index: number): PriceQuote | undefined => {
+    const quote = priceInForce(prices[index] ?? [], nowMs)
+    const basisPoints = markupInForce(markups, target, nowMs)
+    return quote === undefined || basisPoints === undefined ? quote : { ...quote, basisPoints }
+  }
   return ok({
     model: modelName,
-    targets: targets.map((target, index) => ({ ...target, price: priceInForce(prices[index] ?? [], nowMs) })),
+    targets: targets.map((target, index) => ({ ...target, price: priceOf(target, index) })),
   })
 }
 
@@ -88,7 +102,8 @@ export async function findProvider(name: string, env: Env, nowMs: number): Promi
   if (row === undefined) return undefined
   const secret = await openSecret(env.SECRETS_KEK, row.name, row.secretCiphertext)
   if (!secret.ok) throw new Error(`the secret of provider ${row.name} cannot be opened: ${secret.error.reason}`)
-  return { name: row.name, kind: row.kind, baseUrl: row.baseUrl, secret: secret.value }
+  const { kind, baseUrl, usageDialect, cutoff } = row
+  return { name: row.name, kind, baseUrl, secret: secret.value, usageDialect, cutoff }
 }
 
 /** Drops this isolate's copies: after a change made through it, it must not lag behind. */
@@ -96,6 +111,7 @@ export function forgetCatalog(): void {
   modelCache.clear()
   listCache.clear()
   providerCache.clear()
+  markupCache.clear()
 }
 
 async function loadModel(database: Database, name: string, nowMs: number): Promise<CatalogModel | undefined> {
@@ -109,10 +125,15 @@ async function loadModel(database: Database, name: string, nowMs: number): Promi
     model: target.model,
     contextTokens: target.context_tokens,
     ...(target.output_tokens_max === undefined ? {} : { outputTokensMax: target.output_tokens_max }),
+    ...serviceOf(target.service_tier),
   }))
   const book = await findPrices(database, targets, nowMs, PRICE_HORIZON_MS)
   return { targets, prices: targets.map((target) => book.get(priceKey(target)) ?? []) }
 }
+
+/** The standard service is what a provider gives who asks for none. */
+const serviceOf = (tier: string | undefined): Pick<Target, 'serviceTier'> =>
+  tier === undefined || tier === STANDARD_TIER ? {} : { serviceTier: tier }
 
 async function loadList(database: Database): Promise<ModelListing[]> {
   const rows = await query(database, (db) =>

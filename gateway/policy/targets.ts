@@ -18,6 +18,13 @@ export const ProviderName = z
   .string()
   .regex(/^[a-z0-9][a-z0-9-]{0,62}$/, 'must be 1-63 lower-case letters, digits and hyphens')
 
+/** How a provider calls the services it prices apart (`flex`, `priority`, …). */
+export const ServiceTier = z
+  .string()
+  .regex(/^[a-z0-9][a-z0-9_-]{0,31}$/, 'must be 1-32 lower-case letters, digits, hyphens and underscores')
+/** The tier of whoever asks for none. */
+export const STANDARD_TIER = 'standard'
+
 const tokens = z.number().int().min(1).max(TOKENS_MAX)
 
 export const StoredTargets = z
@@ -27,6 +34,8 @@ export const StoredTargets = z
       model: ModelName,
       context_tokens: tokens,
       output_tokens_max: tokens.exactOptional(),
+      /** Sent to the provider and looked up in the price book; absent: its standard service. */
+      service_tier: ServiceTier.exactOptional(),
     }),
   )
   .min(1)

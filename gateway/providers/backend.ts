@@ -15,7 +15,8 @@ import { type Decision, pick } from '../routing/pick.ts'
 import { FleetView } from '../routing/snapshot.ts'
 import { readLimited } from './bounded-body.ts'
 import { DispatchDecoder } from './dispatch-decoder.ts'
-import type { OpenContext, Provider, ProviderEvent, Upstream } from './provider.ts'
+import type { ProviderEvent } from './event.ts'
+import type { OpenContext, Provider, Upstream } from './provider.ts'
 
 /** Backends asked before the attempt gives up: a fleet where three in a row refuse is full, not unlucky. */
 const BACKENDS_PER_ATTEMPT_MAX = 3
@@ -32,6 +33,8 @@ class BackendGone extends Error {
 type Chosen = { backendId: string; url: string }
 
 export class BackendProvider implements Provider {
+  /** What nobody waits for need not be computed: the engine counts exactly, and stops at once. */
+  readonly cutoff = 'cancel'
   readonly #view: FleetView
   readonly #dispatches: Dispatches
 

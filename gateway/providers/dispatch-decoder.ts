@@ -1,10 +1,9 @@
 // Bytes of a dispatch's answer into provider events. Owns the decoding of wire 2; who asked and why is backend.ts. Pure.
 import type { CapacityFrame } from '../../protocol/capacity.ts'
 import { DispatchEvent, type DispatchUsage, MAX_EVENT_BYTES } from '../../protocol/dispatch.ts'
-import type { Usage } from '../meter/usage.ts'
-import { NO_USAGE } from '../meter/usage.ts'
 import { LineSplitter } from '../stream/lines.ts'
-import type { ProviderEvent } from './provider.ts'
+import type { ProviderEvent, Reported } from './event.ts'
+import { normaliseFleet } from './fleet-usage.ts'
 
 /** A line that is no event of this wire: the peer is broken, or speaks another version. */
 export class BadEvent extends Error {
@@ -47,7 +46,7 @@ export class DispatchDecoder {
     const event = parseEvent(line)
     switch (event.type) {
       case 'accepted':
-        decoded.events.push({ type: 'accepted', usage: toUsage(event.usage) })
+        decoded.events.push({ type: 'accepted', usage: normaliseFleet(event.usage).usage })
         return
       case 'delta': {
         const { choice, text, outputTokens, logprobs } = event
@@ -60,7 +59,7 @@ export class DispatchDecoder {
         return
       case 'usage':
         this.#ended = true
-        decoded.events.push({ type: 'usage', usage: toUsage(event.usage) })
+        decoded.events.push({ type: 'usage', ...reported(event.usage) })
         return
       case 'error': {
         this.#ended = true
@@ -73,7 +72,7 @@ export class DispatchDecoder {
             ...(param === undefined ? {} : { param }),
             ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
           },
-          ...(usage === undefined ? {} : { usage: toUsage(usage) }),
+          ...(usage === undefined ? {} : reported(usage)),
         })
         return
       }
@@ -114,9 +113,7 @@ export function plainDelta(json: unknown): DispatchEvent | undefined {
   return { type, choice, text, outputTokens }
 }
 
-const toUsage = (usage: DispatchUsage): Usage => ({
-  ...NO_USAGE,
-  inputUncached: usage.inputTokens,
-  inputCacheRead: usage.cachedInputTokens,
-  outputText: usage.outputTokens,
-})
+function reported(raw: DispatchUsage): Reported {
+  const { usage, inconsistent } = normaliseFleet(raw)
+  return { usage, rawUsage: JSON.stringify(raw), ...(inconsistent ? { inconsistent } : {}) }
+}

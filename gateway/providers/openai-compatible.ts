@@ -5,13 +5,14 @@ import { choiceCount, type InferenceRequest } from '../../protocol/request.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
 import { NO_USAGE } from '../meter/usage.ts'
 import { errorText, log } from '../observe/log.ts'
-import type { ProviderConfig, Target } from '../policy/plan.ts'
+import type { CutoffPolicy, ProviderConfig, Target } from '../policy/plan.ts'
 import { likelyInputTokens } from '../stream/estimate.ts'
 import { SseDecoder } from '../stream/sse.ts'
 import { readLimited } from './bounded-body.ts'
+import type { ProviderEvent } from './event.ts'
 import { OpenAiDecoder, statusFailure } from './openai-decoder.ts'
 import { encodeOpenAi } from './openai-encoder.ts'
-import type { OpenContext, Provider, ProviderEvent, Upstream } from './provider.ts'
+import type { OpenContext, Provider, Upstream } from './provider.ts'
 
 const ERROR_BYTES_MAX = 16 * 1024
 /** A whole JSON answer, from servers that ignore `stream`. */
@@ -24,13 +25,17 @@ export class OpenAiCompatibleProvider implements Provider {
     this.#config = config
   }
 
+  get cutoff(): CutoffPolicy {
+    return this.#config.cutoff
+  }
+
   /** One address: trying it again at once is what the provider's own load balancer is for. */
   async hasAlternative(): Promise<boolean> {
     return false
   }
 
   async open(request: InferenceRequest, target: Target, context: OpenContext): Promise<Result<Upstream, Failure>> {
-    const { path, body } = encodeOpenAi(request, target.model, context.maxOutputTokens)
+    const { path, body } = encodeOpenAi(request, target, context.maxOutputTokens)
     const fields = { requestId: context.requestId, provider: this.#config.name }
     let response: Response
     try {
@@ -58,7 +63,7 @@ export class OpenAiCompatibleProvider implements Provider {
       return err(failure)
     }
     const isStream = (response.headers.get('content-type') ?? '').toLowerCase().startsWith('text/event-stream')
-    const decoder = new OpenAiDecoder(choiceCount(request))
+    const decoder = new OpenAiDecoder(choiceCount(request), this.#config.usageDialect, target.serviceTier)
     const events = isStream
       ? this.#stream(response.body, decoder, request, context)
       : this.#whole(response, decoder, request, context)
@@ -87,6 +92,8 @@ export class OpenAiCompatibleProvider implements Provider {
         if (decoder.isOver) return
         if (done) break
       }
+      const last = decoder.end()
+      if (last.length > 0) yield this.#cleaned(last)
       if (!decoder.isComplete) yield [broken('The provider closed the stream before the answer was complete.')]
     } catch (error) {
       if (context.signal.aborted) throw error
@@ -125,17 +132,28 @@ export class OpenAiCompatibleProvider implements Provider {
     yield this.#cleaned(events)
   }
 
-  /** Some servers quote the key they refused; it goes neither to a client nor into a log. */
+  /** Some servers quote the key they refused; it goes neither to a client nor into a log or a row. */
   #clean(text: string): string {
     return this.#config.secret === '' ? text : text.replaceAll(this.#config.secret, '[secret]')
   }
 
   #cleaned(events: ProviderEvent[]): ProviderEvent[] {
-    return events.map((event) =>
-      event.type === 'error'
-        ? { ...event, failure: { ...event.failure, message: this.#clean(event.failure.message) } }
-        : event,
-    )
+    return events.map((event) => {
+      switch (event.type) {
+        case 'error':
+          return { ...event, failure: { ...event.failure, message: this.#clean(event.failure.message) } }
+        case 'usage':
+          return event.rawUsage === undefined ? event : { ...event, rawUsage: this.#cleanJson(event.rawUsage) }
+        default:
+          return event
+      }
+    })
+  }
+
+  /** In JSON text the secret stands with its quotes and backslashes escaped. */
+  #cleanJson(text: string): string {
+    const secret = JSON.stringify(this.#config.secret).slice(1, -1)
+    return secret === '' ? text : text.replaceAll(secret, '[secret]')
   }
 }
 

@@ -3,9 +3,12 @@
 import { z } from 'zod'
 import type { LogprobEntry } from '../../protocol/dispatch.ts'
 import type { Failure } from '../../protocol/errors.ts'
-import { normaliseOpenAi } from '../meter/normalise.ts'
+import { RAW_USAGE_CHARS_MAX } from '../account/contract.ts'
+import { rawUsageText, withOtherModels } from '../meter/normalise.ts'
+import { outputTokens } from '../meter/usage.ts'
 import { encodeVector } from '../stream/vector.ts'
-import type { FinishReason, ProviderEvent } from './provider.ts'
+import type { FinishReason, ProviderEvent } from './event.ts'
+import { type SeenUsage, type UsageDialect, UsageReader } from './usage-dialect.ts'
 
 const ERROR_TEXT_MAX = 500
 
@@ -14,7 +17,11 @@ const TokenLogprob = z.object({ token: z.string(), logprob: z.number(), bytes: z
 /** Tolerant: unknown fields pass, and of known ones only what is read has to be right. */
 const Choice = z.object({
   index: z.number().int().nonnegative().default(0),
-  delta: z.object({ content: z.string().nullish() }).nullish(),
+  /** What a model thinks aloud has two names, and is not passed on. */
+  delta: z
+    .object({ content: z.string().nullish(), reasoning_content: z.unknown(), reasoning: z.unknown() })
+    .partial()
+    .nullish(),
   message: z.object({ content: z.string().nullish() }).nullish(),
   text: z.string().nullish(),
   finish_reason: z.string().nullish(),
@@ -33,6 +40,9 @@ const Chunk = z.object({
   data: z.array(Vector).nullish(),
   choices: z.array(Choice).nullish(),
   usage: z.unknown().optional(),
+  /** Its name in one dialect. */
+  usageMetadata: z.unknown().optional(),
+  service_tier: z.string().nullish(),
   error: z.unknown().optional(),
 })
 
@@ -82,19 +92,30 @@ function finishOf(reason: string): FinishReason {
 
 /**
  * Reads chunk after chunk, and keeps the counts that a server without usage leaves to us: at least one token for each
- * chunk with text, exactly as many as there are logprobs where they come along.
+ * chunk with text or thought, exactly as many as there are logprobs where they come along.
  */
 export class OpenAiDecoder {
   readonly #outputTokens = new Map<number, number>()
   readonly #finished = new Set<number>()
   readonly #choices: number
+  readonly #usage: UsageReader
+  readonly #tierAsked: string | undefined
+  #tierServed: string | undefined
+  /** The newest count, while more may come. */
+  #running: SeenUsage | undefined
   #hasInconsistentUsage = false
   #sawDone = false
   #failed = false
 
-  /** @param choices How many choices the request asked for. */
-  constructor(choices: number) {
+  /**
+   * @param choices How many choices the request asked for.
+   * @param dialect What the usage objects mean.
+   * @param tierAsked The service the provider was asked for by name; another one in the answer is a price not agreed on.
+   */
+  constructor(choices: number, dialect: UsageDialect = 'openai', tierAsked?: string) {
     this.#choices = choices
+    this.#tierAsked = tierAsked
+    this.#usage = new UsageReader(dialect)
   }
 
   /** Whether the answer is complete: the end mark, or every choice finished where a server has no end mark. */
@@ -107,6 +128,10 @@ export class OpenAiDecoder {
     return this.#hasInconsistentUsage
   }
 
+  get #mayGoOn(): boolean {
+    return !this.#sawDone && this.#finished.size < this.#choices
+  }
+
   /** After the end mark or an error nothing more counts. */
   get isOver(): boolean {
     return this.#failed || this.#sawDone
@@ -117,7 +142,7 @@ export class OpenAiDecoder {
     if (this.isOver || data === '') return []
     if (data.trim() === '[DONE]') {
       this.#sawDone = true
-      return []
+      return this.end()
     }
     let json: unknown
     try {
@@ -127,10 +152,11 @@ export class OpenAiDecoder {
     }
     const parsed = Chunk.safeParse(json)
     if (!parsed.success) return [this.#fail('The provider sent an event of an unknown shape.')]
-    const { data: vectors, choices, usage, error } = parsed.data
+    const { data: vectors, choices, usage, usageMetadata, error } = parsed.data
     if ((error !== undefined && error !== null) || eventName === 'error') {
       return [this.#fail(`The provider broke off with an error: ${errorWords(error ?? json)}`)]
     }
+    this.#tierServed = parsed.data.service_tier ?? this.#tierServed
     const events: ProviderEvent[] = []
     for (const choice of choices ?? []) this.#choice(choice, events)
     for (const vector of vectors ?? []) {
@@ -140,13 +166,42 @@ export class OpenAiDecoder {
       this.#finished.add(vector.index)
       events.push({ type: 'embedding', choice: vector.index, values })
     }
-    const counted = usage === undefined || usage === null ? undefined : normaliseOpenAi(usage)
-    if (counted !== undefined) {
-      this.#hasInconsistentUsage ||= counted.inconsistent
-      const cost = counted.providerCostNanoUsd
-      events.push({ type: 'usage', usage: counted.usage, ...(cost === undefined ? {} : { providerCostNanoUsd: cost }) })
-    }
+    const seen = this.#usage.see(usage ?? usageMetadata)
+    if (seen !== undefined) events.push(this.#counted(seen))
     return events
+  }
+
+  /**
+   * What the end of the stream makes certain: a count that came before the last choice finished, and that covers every
+   * token seen, was the last word.
+   */
+  end(): ProviderEvent[] {
+    const seen = this.#running
+    if (seen === undefined || this.#mayGoOn) return []
+    this.#running = undefined
+    let seenTokens = 0
+    for (const tokens of this.#outputTokens.values()) seenTokens += tokens
+    return outputTokens(seen.usage) < seenTokens ? [] : [this.#counted(seen)]
+  }
+
+  /** Before every choice has finished a count is what stands so far: some servers send one with each chunk. */
+  #counted(seen: SeenUsage): ProviderEvent {
+    const { usage, providerCostNanoUsd, ...read } = withOtherModels(seen)
+    const isOtherTier =
+      this.#tierAsked !== undefined && this.#tierServed !== undefined && this.#tierServed !== this.#tierAsked
+    const inconsistent = read.inconsistent || isOtherTier
+    const rawUsage = rawUsageText(seen.raw, RAW_USAGE_CHARS_MAX)
+    const isRunning = this.#mayGoOn
+    this.#running = isRunning ? seen : undefined
+    this.#hasInconsistentUsage ||= inconsistent
+    return {
+      type: 'usage',
+      usage,
+      ...(isRunning ? { isRunning } : {}),
+      ...(rawUsage === undefined ? {} : { rawUsage }),
+      ...(inconsistent ? { inconsistent } : {}),
+      ...(providerCostNanoUsd === undefined ? {} : { providerCostNanoUsd }),
+    }
   }
 
   #choice(choice: z.infer<typeof Choice>, events: ProviderEvent[]): void {
@@ -155,17 +210,18 @@ export class OpenAiDecoder {
     if (index >= this.#choices) return
     const text = choice.delta?.content ?? choice.message?.content ?? choice.text ?? ''
     const logprobs = logprobsOf(choice)
-    if (text !== '' || (logprobs !== undefined && logprobs.length > 0)) {
-      const before = this.#outputTokens.get(index) ?? 0
-      const outputTokens = before + Math.max(1, logprobs?.length ?? 1)
-      this.#outputTokens.set(index, outputTokens)
-      events.push({ type: 'delta', choice: index, text, outputTokens, ...(logprobs === undefined ? {} : { logprobs }) })
+    // Thoughts are billed like text: whoever hangs up during them has had them computed.
+    if (text !== '' || hasThought(choice) || (logprobs !== undefined && logprobs.length > 0)) {
+      const tokens = (this.#outputTokens.get(index) ?? 0) + Math.max(1, logprobs?.length ?? 1)
+      this.#outputTokens.set(index, tokens)
+      const alternatives = logprobs === undefined ? {} : { logprobs }
+      events.push({ type: 'delta', choice: index, text, outputTokens: tokens, ...alternatives })
     }
     const reason = choice.finish_reason
     if (typeof reason === 'string' && reason !== '' && !this.#finished.has(index)) {
       this.#finished.add(index)
-      const outputTokens = this.#outputTokens.get(index) ?? 0
-      events.push({ type: 'finish', choice: index, reason: finishOf(reason), outputTokens })
+      const tokens = this.#outputTokens.get(index) ?? 0
+      events.push({ type: 'finish', choice: index, reason: finishOf(reason), outputTokens: tokens })
     }
   }
 
@@ -174,6 +230,10 @@ export class OpenAiDecoder {
     return { type: 'error', failure: { code: 'upstream_error', message } }
   }
 }
+
+const isText = (value: unknown): boolean => typeof value === 'string' && value !== ''
+const hasThought = ({ delta }: z.infer<typeof Choice>): boolean =>
+  isText(delta?.reasoning_content) || isText(delta?.reasoning)
 
 /** The human part of an error body, cut short; empty where there is none. */
 function errorWords(error: unknown): string {

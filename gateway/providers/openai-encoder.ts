@@ -2,6 +2,7 @@
 // defaults, since upstreams refuse parameters they do not know. Pure.
 import type { OutputFormat } from '../../protocol/output-format.ts'
 import type { InferenceRequest, Prompt } from '../../protocol/request.ts'
+import type { Target } from '../policy/plan.ts'
 
 export type EncodedRequest = {
   path: '/chat/completions' | '/completions' | '/embeddings'
@@ -14,10 +15,11 @@ export type EncodedRequest = {
  */
 export function encodeOpenAi(
   request: InferenceRequest,
-  model: string,
+  target: Pick<Target, 'model' | 'serviceTier'>,
   maxOutputTokens: number | undefined,
 ): EncodedRequest {
   const { sampling, input } = request
+  const { model, serviceTier } = target
   if (input.kind === 'embedding') {
     // Base64 is a third of the bytes and exact; servers that only know numbers answer with numbers.
     const asked = { model, input: promptField(input.prompts), encoding_format: 'base64' }
@@ -25,6 +27,7 @@ export function encodeOpenAi(
     return { path: '/embeddings', body: dimensions === undefined ? asked : { ...asked, dimensions } }
   }
   const body: Record<string, unknown> = { model, stream: true, stream_options: { include_usage: true } }
+  if (serviceTier !== undefined) body.service_tier = serviceTier
   if (maxOutputTokens !== undefined) body.max_tokens = maxOutputTokens
   if (request.n !== 1) body.n = request.n
   if (request.stop.length > 0) body.stop = request.stop

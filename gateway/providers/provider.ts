@@ -1,33 +1,11 @@
-// What every upstream looks like from inside: one call that opens a stream of events. Owns the interface and the event
-// types. Implementations: backend.ts (own fleet), openai-compatible.ts.
-import type { LogprobEntry } from '../../protocol/dispatch.ts'
+// What every upstream looks like from inside: one call that opens a stream of events. Owns the interface; the events are
+// event.ts. Implementations: backend.ts (own fleet), openai-compatible.ts.
 import type { Failure } from '../../protocol/errors.ts'
 import type { InferenceRequest } from '../../protocol/request.ts'
 import type { Result } from '../../protocol/result.ts'
-import type { NanoUsd } from '../../protocol/units.ts'
 import type { Env } from '../env.ts'
-import type { Usage } from '../meter/usage.ts'
-import type { Target } from '../policy/plan.ts'
-
-/** Own engines end with `stop` or `length`; vendors also withhold content. */
-export type FinishReason = 'stop' | 'length' | 'content_filter'
-
-/**
- * The order is `accepted`, any number of `delta`, one `finish` per choice, `usage`; for embeddings one `embedding` per
- * choice in place of both. An `error` may come at any place
- * and is the last event. A stream that ends without `usage` or `error` ended well, but its usage is only what was
- * counted on the way.
- */
-export type ProviderEvent =
-  /** The prompt was taken on; `usage` is what stands so far. */
-  | { type: 'accepted'; usage: Usage }
-  /** `outputTokens` counts this choice's tokens so far, text held back included. */
-  | { type: 'delta'; choice: number; text: string; outputTokens: number; logprobs?: LogprobEntry[] }
-  | { type: 'finish'; choice: number; reason: FinishReason; outputTokens: number }
-  /** A whole choice: little-endian 32-bit floats in base64. */
-  | { type: 'embedding'; choice: number; values: string }
-  | { type: 'usage'; usage: Usage; providerCostNanoUsd?: NanoUsd }
-  | { type: 'error'; failure: Failure; usage?: Usage }
+import type { CutoffPolicy, Target } from '../policy/plan.ts'
+import type { ProviderEvent } from './event.ts'
 
 export type OpenContext = {
   env: Env
@@ -60,6 +38,8 @@ export type Upstream = {
 }
 
 export interface Provider {
+  /** What becomes of an answer that nobody waits for any more. */
+  readonly cutoff: CutoffPolicy
   /**
    * Sends the request. `err` where nothing was computed: refused, unreachable, over a limit.
    * The network's own errors come out as a Failure; an abort of `signal` may throw.

@@ -1,6 +1,6 @@
 // A whole answer gathered from its events, for clients that do not stream. Owns the bound on its size. Pure.
 import type { LogprobEntry } from '../../protocol/dispatch.ts'
-import type { FinishReason, ProviderEvent } from '../providers/provider.ts'
+import type { FinishReason, ProviderEvent } from '../providers/event.ts'
 import { vectorLength } from './vector.ts'
 
 /** An isolate has 128 MB for all its requests; no window of real models fills this with text. */

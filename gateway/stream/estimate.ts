@@ -1,5 +1,6 @@
 // Bounds on what a request can use, before it is sent. Owns the reasoning; money is made of them elsewhere. Pure.
 import { choiceCount, type InferenceRequest } from '../../protocol/request.ts'
+import type { Estimate } from '../account/contract.ts'
 import type { Target } from '../policy/plan.ts'
 
 /** Role marks and separators that a chat template adds around one message. */
@@ -14,10 +15,11 @@ const BYTES_PER_TOKEN = 4
 const encoder = new TextEncoder()
 const utf8Bytes = (text: string): number => encoder.encode(text).byteLength
 
-/** Bytes of all prompt text, and tokens of all prompts given as ids. */
+/** Bytes of all text the model may be shown, and tokens of all prompts given as ids. */
 function promptSize(request: InferenceRequest): { textBytes: number; tokenIds: number; overheadTokens: number } {
   const { input } = request
-  let textBytes = 0
+  // Targets that keep answers to a schema may show it to the model.
+  let textBytes = request.outputFormat === undefined ? 0 : utf8Bytes(JSON.stringify(request.outputFormat))
   let tokenIds = 0
   if (input.kind === 'chat') {
     for (const message of input.messages) textBytes += utf8Bytes(message.content) + utf8Bytes(message.name ?? '')
@@ -49,16 +51,18 @@ export function maxOutputTokens(request: InferenceRequest, target: Target): numb
 
 /**
  * The most the request can use at a target. A byte-level tokenizer never makes more tokens than there are bytes, and
- * no prompt longer than the window is computed; each choice can fill what its bound or the window allows.
+ * no prompt longer than the window is computed; each choice can fill what its bound or the window allows. No request
+ * that can be expressed today makes a target do anything it bills by the call.
  */
-export function worstCase(request: InferenceRequest, target: Target): { inputTokens: number; outputTokens: number } {
+export function worstCase(request: InferenceRequest, target: Target): Estimate {
   const { textBytes, tokenIds, overheadTokens } = promptSize(request)
   const prompts = request.input.kind === 'chat' ? 1 : request.input.prompts.length
   const inputTokens = Math.min(textBytes + tokenIds + overheadTokens, target.contextTokens * prompts)
-  if (request.input.kind === 'embedding') return { inputTokens, outputTokens: 0 }
+  if (request.input.kind === 'embedding') return { inputTokens, outputTokens: 0, calls: 0 }
   return {
     inputTokens,
     outputTokens: (maxOutputTokens(request, target) ?? target.contextTokens) * choiceCount(request),
+    calls: 0,
   }
 }
 

@@ -1,22 +1,33 @@
-// One upstream stream, read batch by batch. Owns stopping the wait and letting go of the upstream exactly once.
-import type { ProviderEvent, Upstream } from '../providers/provider.ts'
-import type { Stop } from './stop.ts'
+// One upstream stream, read batch by batch. Owns stopping the wait, reading on where nobody waits any more, and letting go
+// of the upstream exactly once.
+import type { ProviderEvent } from '../providers/event.ts'
+import type { Upstream } from '../providers/provider.ts'
+import { Stop } from './stop.ts'
 import type { Tally } from './tally.ts'
+
+type Step = IteratorResult<ProviderEvent[]>
 
 export class EventReader {
   readonly label: string
   readonly #upstream: Upstream
   readonly #iterator: AsyncIterator<ProviderEvent[]>
   readonly #stop: Stop
+  readonly #call: Stop
   readonly #tally: Tally
+  /** A step that was asked for and not taken yet: a wait that was stopped leaves it to the next one. */
+  #pending: Promise<Step> | undefined
   #closed = false
 
-  /** @param stop Of the attempt: ends the waits here, and by its signal the upstream call. */
-  constructor(upstream: Upstream, stop: Stop, tally: Tally) {
+  /**
+   * @param stop Of the attempt: ends the waits here.
+   * @param call Of the upstream call; the same one where the call ends with the attempt.
+   */
+  constructor(upstream: Upstream, stop: Stop, tally: Tally, call: Stop = stop) {
     this.label = upstream.label
     this.#upstream = upstream
     this.#iterator = upstream.events[Symbol.asyncIterator]()
     this.#stop = stop
+    this.#call = call
     this.#tally = tally
   }
 
@@ -24,11 +35,22 @@ export class EventReader {
    * The next batch, already counted; undefined at the end.
    * @throws Stopped when the attempt's Stop ends the wait.
    */
-  async next(): Promise<ProviderEvent[] | undefined> {
-    const step = await this.#stop.race(this.#iterator.next())
-    if (step.done === true) return undefined
-    for (const event of step.value) this.#tally.see(event)
-    return step.value
+  next(): Promise<ProviderEvent[] | undefined> {
+    return this.#take(this.#stop)
+  }
+
+  /** Counts the rest without anybody waiting for it, for at most `ms`, and lets go. Never throws. */
+  async drain(ms: number): Promise<void> {
+    const patience = new Stop()
+    patience.arm(ms, 'deadline')
+    try {
+      while ((await this.#take(patience)) !== undefined);
+    } catch {
+      // Out of time, or the connection broke: what was counted until then stands.
+    } finally {
+      patience.stop('done')
+      this.close()
+    }
   }
 
   /** Lets go of the upstream: ends the call where it still runs. Safe to call again. */
@@ -36,8 +58,18 @@ export class EventReader {
     if (this.#closed) return
     this.#closed = true
     this.#stop.stop('done')
+    this.#call.stop('done')
     // A generator that waits for bytes ends by the signal; one that waits for us ends by this.
     this.#iterator.return?.().catch(() => {})
     this.#upstream.close()
+  }
+
+  async #take(stop: Stop): Promise<ProviderEvent[] | undefined> {
+    this.#pending ??= this.#iterator.next()
+    const step = await stop.race(this.#pending)
+    this.#pending = undefined
+    if (step.done === true) return undefined
+    for (const event of step.value) this.#tally.see(event)
+    return step.value
   }
 }

@@ -2,7 +2,7 @@
 // (streams), and all of it (whole answers). Until then the attempt can still be given up for another target.
 import type { Failure } from '../../protocol/errors.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
-import type { ProviderEvent } from '../providers/provider.ts'
+import type { ProviderEvent } from '../providers/event.ts'
 import { type CollectedChoice, Collector } from './collect.ts'
 import type { EventReader } from './reader.ts'
 import type { Stop } from './stop.ts'

@@ -1,25 +1,31 @@
 // Usage seen in passing. Owns what an attempt is known to have used at any moment of its stream. Pure.
 import type { NanoUsd } from '../../protocol/units.ts'
-import { NO_USAGE, type Usage, type UsageSource } from '../meter/usage.ts'
-import type { ProviderEvent } from '../providers/provider.ts'
+import { NO_USAGE, outputTokens, type Usage, type UsageSource } from '../meter/usage.ts'
+import type { ProviderEvent, Reported } from '../providers/event.ts'
 
-export type Counted = { usage: Usage; source: UsageSource }
+export type Counted = {
+  usage: Usage
+  source: UsageSource
+  /** The target's own usage object as JSON text, the newest. */
+  rawUsage?: string
+  inconsistent?: boolean
+}
 
 /**
- * Follows a stream's events. The target's own final count wins; before it, the accepted prompt and the tokens counted
- * in deltas are what can be proven.
+ * Follows a stream's events. The target's own final count wins; before it, the accepted prompt (or the target's count so
+ * far) and the tokens counted in deltas are what can be proven.
  */
 export class Tally {
-  #accepted: Usage = NO_USAGE
+  #base: Usage = NO_USAGE
   #final: Usage | undefined
-  #providerCostNanoUsd: NanoUsd | undefined
+  #reported: Partial<Reported> = {}
   readonly #finished = new Set<number>()
   readonly #outputByChoice = new Map<number, number>()
 
   see(event: ProviderEvent): void {
     switch (event.type) {
       case 'accepted':
-        this.#accepted = event.usage
+        this.#base = event.usage
         return
       case 'delta':
       case 'finish': {
@@ -32,11 +38,14 @@ export class Tally {
         this.#finished.add(event.choice)
         return
       case 'usage':
-        this.#final = event.usage
-        this.#providerCostNanoUsd = event.providerCostNanoUsd
+        if (event.isRunning === true) this.#base = event.usage
+        else this.#final = event.usage
+        this.#reported = event
         return
       case 'error':
-        if (event.usage !== undefined) this.#final = event.usage
+        if (event.usage === undefined) return
+        this.#final = event.usage
+        this.#reported = event
         return
       default:
         return event satisfies never
@@ -50,17 +59,20 @@ export class Tally {
 
   /** What the target says the attempt cost, where it does. */
   get providerCostNanoUsd(): NanoUsd | undefined {
-    return this.#providerCostNanoUsd
+    return this.#reported.providerCostNanoUsd
   }
 
   counted(): Counted {
-    if (this.#final !== undefined) return { usage: this.#final, source: 'provider' }
+    const { rawUsage, inconsistent } = this.#reported
+    const said = {
+      ...(rawUsage === undefined ? {} : { rawUsage }),
+      ...(inconsistent === true ? { inconsistent } : {}),
+    }
+    if (this.#final !== undefined) return { usage: this.#final, source: 'provider', ...said }
     let output = 0
     for (const tokens of this.#outputByChoice.values()) output += tokens
-    const known = this.#accepted.outputText + this.#accepted.outputReasoning
-    return {
-      usage: { ...this.#accepted, outputText: this.#accepted.outputText + Math.max(0, output - known) },
-      source: 'stream_partial',
-    }
+    const uncounted = Math.max(0, output - outputTokens(this.#base))
+    const usage = { ...this.#base, outputText: this.#base.outputText + uncounted }
+    return { usage, source: 'stream_partial', ...said }
   }
 }

@@ -6,7 +6,13 @@ import { connect } from '../../gateway/db/connect.ts'
 import { findPlan, findProvider, forgetCatalog, listModels } from '../../gateway/policy/catalog.ts'
 import { admin, type Json, newName, withoutDatabase } from './support/admin.ts'
 
-const anyone: Principal = { orgId: 'o', projectId: 'p', keyId: 'k', keyPrefix: 'psk_12345678', limits: [] }
+const anyone: Principal = {
+  orgId: crypto.randomUUID(),
+  projectId: 'p',
+  keyId: 'k',
+  keyPrefix: 'psk_12345678',
+  credential: 'key',
+}
 const only = (...models: string[]): Principal => ({ ...anyone, modelsAllowed: models })
 const errorOf = ({ status, body }: { status: number; body: Json }) => [status, body?.error?.param]
 const at = (nowMs: number) => new Date(nowMs).toISOString()
@@ -31,7 +37,7 @@ describe('models', () => {
     const provider = newName('up')
     await admin('PUT', `/providers/${provider}`, upstream())
     const targets = [
-      { provider, model: 'big', context_tokens: 8192, output_tokens_max: 1024 },
+      { provider, model: 'big', context_tokens: 8192, output_tokens_max: 1024, service_tier: 'flex' },
       { provider: 'fleet', model: 'small', context_tokens: 2048 },
     ]
     for (const path of [`/models/${name}`, `/models/${encodeURIComponent(name)}`]) {
@@ -42,7 +48,7 @@ describe('models', () => {
       value: {
         model: name,
         targets: [
-          { provider, model: 'big', contextTokens: 8192, outputTokensMax: 1024, price: undefined },
+          { provider, model: 'big', contextTokens: 8192, outputTokensMax: 1024, serviceTier: 'flex', price: undefined },
           { provider: 'fleet', model: 'small', contextTokens: 2048, price: undefined },
         ],
       },
@@ -191,7 +197,7 @@ describe('prices', () => {
     ['ten decimals', { usd_per_million: { output_text: '0.0000000001' } }, 'usd_per_million.output_text'],
     ['an exponent', { usd_per_million: { output_text: '1e3' } }, 'usd_per_million.output_text'],
     ['more than a dollar a token', { usd_per_million: { output_text: '1000000.1' } }, 'usd_per_million.output_text'],
-    ['an unknown part', { usd_per_million: { output_audio: '1' } }, 'usd_per_million.output_audio'],
+    ['an unknown part', { usd_per_million: { output_smell: '1' } }, 'usd_per_million.output_smell'],
     ['no part at all', { usd_per_million: {} }, 'usd_per_million'],
     ['a provider with capitals', { provider: 'OpenAI' }, 'provider'],
   ])('%s is refused with its path', async (_, wrong, param) => {
@@ -219,19 +225,21 @@ describe('providers', () => {
     ]
     for (const { text, status } of answers) {
       expect(status).toBe(200)
-      expect(text).not.toContain('canary')
+      expect(text.includes(SECRET)).toBe(false)
     }
     const { rows } = await connect(env).run({
       text: `select secret_ciphertext, (select string_agg(details, '') from audit_log) from providers where name = $1`,
       params: [name],
     })
-    expect(JSON.stringify(rows)).not.toContain('canary')
+    expect(JSON.stringify(rows).includes(SECRET)).toBe(false)
     expect(String(rows[0]?.[0])).not.toContain(btoa(SECRET).slice(0, 12))
     expect(await findProvider(name, env, Date.now())).toEqual({
       name,
       kind: 'openai_compatible',
       baseUrl: 'https://api.example.com/v1',
       secret: SECRET,
+      usageDialect: 'openai',
+      cutoff: 'cancel',
     })
     expect(await findProvider(newName('absent'), env, Date.now())).toBeUndefined()
     expect(await findProvider('fleet', env, Date.now())).toBeUndefined()
@@ -277,6 +285,8 @@ describe('providers', () => {
     ['a metadata address', { base_url: 'http://169.254.169.254', allow_private: true }, 'base_url'],
     ['a private address without leave', { base_url: 'http://127.0.0.1:8000/v1' }, 'base_url'],
     ['another kind', { kind: 'anything' }, 'kind'],
+    ['a dialect that nobody speaks', { usage_dialect: 'klingon' }, 'usage_dialect'],
+    ['a way to be cut off that there is not', { cutoff: 'explode' }, 'cutoff'],
     ['a secret with a line break', { secret: 'canary\r\nx-evil: 1' }, 'secret'],
     ['a secret of another type', { secret: { canary: 1 } }, 'secret'],
   ])('%s is refused by path, quoting nothing', async (_, wrong, param) => {
@@ -292,6 +302,18 @@ describe('providers', () => {
       base_url: 'http://127.0.0.1:8000/v1',
       allow_private: true,
     })
+  })
+
+  test('how it tells its usage and how it is cut off are kept, and go back to their defaults when left out', async () => {
+    const name = newName('up')
+    const given = upstream({ usage_dialect: 'deepseek', cutoff: 'drain' })
+    expect((await admin('PUT', `/providers/${name}`, given)).body).toMatchObject({
+      usage_dialect: 'deepseek',
+      cutoff: 'drain',
+    })
+    expect(await findProvider(name, env, Date.now())).toMatchObject({ usageDialect: 'deepseek', cutoff: 'drain' })
+    await admin('PUT', `/providers/${name}`, upstream())
+    expect(await findProvider(name, env, Date.now())).toMatchObject({ usageDialect: 'openai', cutoff: 'cancel' })
   })
 
   test('the name of the own backends cannot be taken', async () => {

@@ -1,9 +1,10 @@
 // Upstream answers into events: the fleet's lines at every cut, and the tolerant reading of other servers.
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
+import { NO_USAGE } from '../../../../gateway/meter/usage.ts'
 import { BadEvent, DispatchDecoder, plainDelta } from '../../../../gateway/providers/dispatch-decoder.ts'
+import type { ProviderEvent } from '../../../../gateway/providers/event.ts'
 import { OpenAiDecoder, retryAfter, statusFailure } from '../../../../gateway/providers/openai-decoder.ts'
-import type { ProviderEvent } from '../../../../gateway/providers/provider.ts'
 import { LineTooLong } from '../../../../gateway/stream/lines.ts'
 import { DispatchEvent, MAX_EVENT_BYTES } from '../../../../protocol/dispatch.ts'
 
@@ -130,6 +131,20 @@ describe('another server', () => {
     ])
   })
 
+  test('counts thoughts, under either name, and passes none of them on', () => {
+    const { events } = read(
+      1,
+      { choices: [{ delta: { content: null, reasoning_content: 'Well, ' } }] },
+      { choices: [{ delta: { content: '', reasoning: 'then' } }] },
+      { choices: [{ delta: { content: 'a', reasoning_content: '' } }] },
+    )
+    expect(events).toEqual([
+      { type: 'delta', choice: 0, text: '', outputTokens: 1 },
+      { type: 'delta', choice: 0, text: '', outputTokens: 2 },
+      { type: 'delta', choice: 0, text: 'a', outputTokens: 3 },
+    ])
+  })
+
   test.each([
     ['stop', 'stop'],
     ['length', 'length'],
@@ -160,6 +175,80 @@ describe('another server', () => {
     expect(read(2, finish(0), finish(1)).decoder.isComplete).toBe(true)
     expect(read(2, '[DONE]').decoder.isComplete).toBe(true)
     expect(read(1, { choices: [], usage: { prompt_tokens: 1, completion_tokens: 0 } }).decoder.isComplete).toBe(false)
+  })
+
+  describe('that tells its usage', () => {
+    const text = { choices: [{ index: 0, delta: { content: 'a' } }] }
+    const finish = { choices: [{ index: 0, delta: {}, finish_reason: 'stop' }] }
+    const counted = (completion_tokens: number, more = {}) => ({
+      ...more,
+      usage: { prompt_tokens: 3, completion_tokens },
+    })
+    const usageOf = (events: ProviderEvent[]) =>
+      events.flatMap((event) => (event.type === 'usage' ? [[event.usage.outputText, event.isRunning ?? false]] : []))
+
+    test('in a last chunk has it taken with its own words', () => {
+      const { events } = read(1, text, finish, { choices: [], ...counted(2) }, '[DONE]')
+      expect(events.at(-1)).toEqual({
+        type: 'usage',
+        usage: { ...NO_USAGE, inputUncached: 3, outputText: 2 },
+        rawUsage: '{"prompt_tokens":3,"completion_tokens":2}',
+      })
+    })
+
+    test('with every chunk has it taken for what stands so far, until the last choice has finished', () => {
+      const { events } = read(1, counted(1, text), counted(2, text), counted(2, finish), '[DONE]')
+      expect(usageOf(events)).toEqual([
+        [1, true],
+        [2, true],
+        [2, false],
+      ])
+    })
+
+    test('before the last finish has it believed at the end, where it covers every token seen', () => {
+      expect(usageOf(read(1, counted(1, text), finish, '[DONE]').events)).toEqual([
+        [1, true],
+        [1, false],
+      ])
+      expect(usageOf(read(1, counted(1, text), text, finish, '[DONE]').events)).toEqual([[1, true]])
+    })
+
+    test('that contradicts itself is flagged', () => {
+      const { events, decoder } = read(1, finish, { usage: { prompt_tokens: -1, completion_tokens: 2 } })
+      expect(events.at(-1)).toMatchObject({ inconsistent: true, usage: { outputText: 2 } })
+      expect(decoder.hasInconsistentUsage).toBe(true)
+    })
+
+    test('beyond reason has its words replaced, and its counts taken', () => {
+      const { events } = read(1, finish, { usage: { prompt_tokens: 1, padding: 'x'.repeat(5000) } })
+      expect(events.at(-1)).toMatchObject({
+        usage: { inputUncached: 1 },
+        rawUsage: expect.stringContaining('truncated'),
+      })
+    })
+
+    test.each([
+      ['flex', 'default', true],
+      ['flex', 'flex', false],
+      ['flex', undefined, false],
+      [undefined, 'default', false],
+    ])('for the service %s, served as %s, is flagged: %s', (asked, service_tier, flagged) => {
+      const decoder = new OpenAiDecoder(1, 'openai', asked)
+      const chunks = [
+        { ...finish, service_tier },
+        { choices: [], ...counted(2) },
+      ]
+      const events = chunks.flatMap((one) => decoder.read(JSON.stringify(one)))
+      expect(events.at(-1)).toMatchObject({ type: 'usage', ...(flagged ? { inconsistent: true } : {}) })
+      expect(decoder.hasInconsistentUsage).toBe(flagged)
+    })
+
+    test('in another dialect is read in that one', () => {
+      const decoder = new OpenAiDecoder(1, 'gemini')
+      const usageMetadata = { promptTokenCount: 9, candidatesTokenCount: 28, thoughtsTokenCount: 244 }
+      const events = [finish, { usageMetadata }].flatMap((one) => decoder.read(JSON.stringify(one)))
+      expect(events.at(-1)).toMatchObject({ usage: { inputUncached: 9, outputText: 28, outputReasoning: 244 } })
+    })
   })
 
   test.each([

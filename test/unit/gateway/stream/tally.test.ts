@@ -38,6 +38,19 @@ describe('the tally', () => {
     tally.see({ type: 'error', failure: { code: 'engine_lost', message: '' }, usage: { ...NO_USAGE, outputText: 4 } })
     expect(tally.counted().usage.outputText).toBe(4)
   })
+
+  test('takes a count so far as a base to which the tokens seen since are added', () => {
+    const tally = new Tally()
+    tally.see({ type: 'accepted', usage: { ...NO_USAGE, inputUncached: 5 } })
+    const soFar = { ...NO_USAGE, inputUncached: 7, outputReasoning: 3, outputText: 1 }
+    tally.see({ type: 'usage', usage: soFar, isRunning: true, rawUsage: '{"first":1}' })
+    expect(tally.counted()).toEqual({ usage: soFar, source: 'stream_partial', rawUsage: '{"first":1}' })
+    tally.see({ type: 'delta', choice: 0, text: 'a', outputTokens: 9 })
+    expect(tally.counted().usage).toEqual({ ...soFar, outputText: 6 })
+    tally.see({ type: 'usage', usage: soFar, rawUsage: '{"last":1}', inconsistent: true, providerCostNanoUsd: 8n })
+    expect(tally.counted()).toEqual({ usage: soFar, source: 'provider', rawUsage: '{"last":1}', inconsistent: true })
+    expect(tally.providerCostNanoUsd).toBe(8n)
+  })
 })
 
 describe('the worst case', () => {
