@@ -2,7 +2,8 @@
 // The codes themselves and whether another target may be tried are protocol/errors.ts.
 import type { ErrorCode, Failure } from '../protocol/errors.ts'
 import { formatUsd } from '../protocol/units.ts'
-import type { Denial, LimitRule } from './account/contract.ts'
+import type { Denial } from './account/contract.ts'
+import type { LimitRule, LimitScope, LimitWindow } from './account/limit.ts'
 
 /** Clients that honour Retry-After stop doing so above this and fall back to blind back-off: tell those not to retry. */
 const RETRY_WORTHWHILE_MS = 60_000
@@ -22,6 +23,7 @@ const SHAPES: Record<ErrorCode, Shape> = {
   invalid_api_key: { status: 401, type: 'invalid_request_error', code: 'invalid_api_key', retry: false },
   permission_denied: { status: 403, type: 'permission_error', code: 'permission_denied', retry: false },
   not_found: { status: 404, type: 'invalid_request_error', code: 'not_found', retry: false },
+  conflict: { status: 409, type: 'invalid_request_error', code: 'conflict', retry: false },
   model_not_found: { status: 404, type: 'invalid_request_error', code: 'model_not_found', retry: false },
   context_length_exceeded: {
     status: 400,
@@ -86,56 +88,77 @@ export function failureResponse(
     headers.set('retry-after', String(Math.ceil(wholeMs / 1000)))
     headers.set('retry-after-ms', String(wholeMs))
   }
-  const worthwhile = retryAfterMs === undefined || retryAfterMs <= RETRY_WORTHWHILE_MS
+  // A limit that says no time to come back at is one that waiting does not help with.
+  const worthwhile = retryAfterMs === undefined ? failure.code !== 'rate_limited' : retryAfterMs <= RETRY_WORTHWHILE_MS
   headers.set('x-should-retry', String(shape.retry && worthwhile))
   return new Response(JSON.stringify(failureBody(failure)), { status: options.status ?? shape.status, headers })
 }
 
-const SCOPE_NAMES = { org: 'organisation', project: 'project', key: 'API key' } as const
+const SCOPE_NAMES: Record<LimitScope, string> = {
+  org: 'organisation',
+  project: 'project',
+  team: 'team',
+  user: 'user',
+  key: 'API key',
+  end_user: 'end user',
+}
+const METER_NAMES = {
+  requests: 'requests',
+  input_tokens: 'input tokens',
+  output_tokens: 'output tokens',
+} as const
 
-const ruleOwner = (rule: LimitRule): string => `this ${SCOPE_NAMES[rule.scope]}`
+/** `this project`, `this API key and model small`. */
+const ownerOf = ({ scope, model }: Pick<LimitRule, 'scope' | 'model'>): string =>
+  `this ${SCOPE_NAMES[scope]}${model === undefined ? '' : ` and model ${model}`}`
+
+/** ` per month`, ` per day (Europe/Berlin)`; nothing for a lifetime. */
+function spanText({ window, timeZone }: { window: LimitWindow; timeZone: string }): string {
+  if (window === 'lifetime') return ' in total'
+  return ` per ${window}${window === 'minute' || timeZone === 'UTC' ? '' : ` (${timeZone})`}`
+}
 
 /** A duration for people: milliseconds below a second, else seconds rounded up. */
 const formatWait = (ms: number): string =>
   ms < 1000 ? `${Math.max(0, Math.ceil(ms))} ms` : `${Math.ceil(ms / 1000)} s`
 
-/** What an account's refusal means to the caller: which limit, how much of it, and when to come back. */
+/** What an account's refusal means to the caller: which limit, how much of it is gone, and when to come back. */
 export function denialToFailure(denial: Denial): Failure {
   switch (denial.reason) {
-    case 'rate_limited': {
-      const { rule, retryAfterMs } = denial
-      const limit = rule.meter === 'requests' ? `${rule.max} requests per ${rule.window}` : `the ${rule.meter} limit`
-      return {
-        code: 'rate_limited',
-        message: `Rate limit reached: ${limit} for ${ruleOwner(rule)}. Try again in ${formatWait(retryAfterMs)}.`,
-        retryAfterMs,
-      }
-    }
+    case 'rate_limited':
+      return rateLimited(denial)
     case 'concurrency_limited': {
       const { rule, running } = denial
       const limit = rule.meter === 'concurrency' ? ` of ${rule.max}` : ''
       return {
         code: 'concurrency_limited',
         message:
-          `Concurrency limit${limit} reached for ${ruleOwner(rule)}: ` +
+          `Concurrency limit${limit} reached for ${ownerOf(rule)}: ` +
           `${running} requests are running. Wait for one of them to end.`,
         // Nobody knows when one ends; a second keeps clients from asking in a loop.
-        retryAfterMs: 1000,
+        retryAfterMs: CONCURRENCY_RETRY_MS,
       }
     }
     case 'budget_exhausted': {
-      const { rule, settledNanoUsd, heldNanoUsd, askNanoUsd, resetAtMs } = denial
+      const { rule, resetAtMs } = denial
       const budget =
         rule.meter === 'money'
-          ? `$${formatUsd(rule.maxNanoUsd)}${rule.window === 'lifetime' ? '' : ` per ${rule.window}`}`
+          ? `$${formatUsd(rule.maxNanoUsd)}${rule.window === 'lifetime' ? '' : spanText(rule)}`
           : 'money'
       const reset = resetAtMs === undefined ? '' : ` The budget renews at ${new Date(resetAtMs).toISOString()}.`
       return {
         code: 'budget_exhausted',
+        message: `Budget of ${budget} exhausted for ${ownerOf(rule)}: ${spentText(denial)}.${reset}`,
+      }
+    }
+    case 'credit_exhausted': {
+      const { grantedNanoUsd, overdraftNanoUsd } = denial.credit
+      const overdraft = overdraftNanoUsd === 0n ? '' : ` and an overdraft of $${formatUsd(overdraftNanoUsd)}`
+      return {
+        code: 'budget_exhausted',
         message:
-          `Budget of ${budget} exhausted for ${ruleOwner(rule)}: $${formatUsd(settledNanoUsd)} spent, ` +
-          `$${formatUsd(heldNanoUsd)} held by running requests, and this request may cost up to ` +
-          `$${formatUsd(askNanoUsd)}.${reset}`,
+          `Prepaid credit of $${formatUsd(grantedNanoUsd)}${overdraft} is used up for this organisation: ` +
+          `${spentText(denial)}. Add credit, or ask for less.`,
       }
     }
     case 'price_unknown':
@@ -145,6 +168,30 @@ export function denialToFailure(denial: Denial): Failure {
       }
     case 'key_revoked':
       return { code: 'invalid_api_key', message: 'This API key was revoked.' }
+    case 'idempotency_conflict':
+      return {
+        code: 'conflict',
+        message: `This idempotency key belongs to request ${denial.requestId}, whose body is another one. Use a new key.`,
+      }
+    case 'idempotency_running':
+      return {
+        code: 'conflict',
+        message: `Request ${denial.requestId} under this idempotency key is still running; it is not run a second time.`,
+        retryAfterMs: RUNNING_RETRY_MS,
+      }
+    case 'idempotency_answered':
+      return {
+        code: 'conflict',
+        message:
+          `Request ${denial.requestId} under this idempotency key was answered and charged; it is not run again. ` +
+          'Use a new key for a new answer.',
+      }
+    case 'request_closed':
+      return {
+        code: 'unavailable',
+        message: 'The request took so long between two targets that it was closed; send it again.',
+        retryAfterMs: 1000,
+      }
     case 'outbox_full':
       return {
         code: 'unavailable',
@@ -161,3 +208,34 @@ export function denialToFailure(denial: Denial): Failure {
       return denial satisfies never
   }
 }
+
+const CONCURRENCY_RETRY_MS = 1_000
+/** A request that runs takes seconds; whoever repeats it under its key learns then how it ended. */
+const RUNNING_RETRY_MS = 2_000
+
+function rateLimited({ rule, used, held, asked, retryAfterMs }: Denial & { reason: 'rate_limited' }): Failure {
+  if (rule.meter === 'money' || rule.meter === 'concurrency') {
+    return { code: 'rate_limited', message: `Limit reached for ${ownerOf(rule)}.`, ...retry(retryAfterMs) }
+  }
+  const unit = METER_NAMES[rule.meter]
+  const limit = `${rule.max} ${unit}${spanText(rule)} for ${ownerOf(rule)}`
+  const spent =
+    rule.meter === 'requests'
+      ? `${used + held} made`
+      : `${used} used, ${held} held by running requests, and this request may use up to ${asked}`
+  if (asked > BigInt(rule.max) && rule.meter !== 'requests') {
+    const remedy = rule.meter === 'output_tokens' ? 'Lower max_tokens' : 'Shorten the input'
+    const message = `This request may use up to ${asked} ${unit}, and the limit is ${limit}. ${remedy}: waiting does not help.`
+    return { code: 'rate_limited', message }
+  }
+  const wait = retryAfterMs === undefined ? 'The limit does not renew.' : `Try again in ${formatWait(retryAfterMs)}.`
+  return { code: 'rate_limited', message: `Rate limit reached: ${limit}: ${spent}. ${wait}`, ...retry(retryAfterMs) }
+}
+
+const retry = (retryAfterMs: number | undefined): Pick<Failure, 'retryAfterMs'> =>
+  retryAfterMs === undefined ? {} : { retryAfterMs }
+
+type Spent = { settledNanoUsd: bigint; heldNanoUsd: bigint; askNanoUsd: bigint }
+const spentText = ({ settledNanoUsd, heldNanoUsd, askNanoUsd }: Spent): string =>
+  `$${formatUsd(settledNanoUsd)} spent, $${formatUsd(heldNanoUsd)} held by running requests, and this request may cost ` +
+  `up to $${formatUsd(askNanoUsd)}`

@@ -10,6 +10,7 @@ export const ERROR_CODES = [
   'invalid_api_key', // caller: unknown, malformed, revoked or expired key
   'permission_denied', // caller: the key's scopes do not cover this
   'not_found', // caller: no such route or object
+  'conflict', // caller: the state of things forbids it; the message says which
   'model_not_found', // caller: no such model, or not visible to this key
   'context_length_exceeded', // caller: shorten the prompt
   'request_too_large', // caller: body over the byte limit
@@ -54,6 +55,7 @@ export function mayFallOver(code: ErrorCode): boolean {
     case 'invalid_api_key':
     case 'permission_denied':
     case 'not_found':
+    case 'conflict':
     case 'model_not_found':
     case 'context_length_exceeded':
     case 'request_too_large':

@@ -64,6 +64,8 @@ export type InferenceRequest = {
   logprobs?: { top: number }
   /** Absent: any text. */
   outputFormat?: OutputFormat
+  /** The caller's own word for its customer, 1..MAX_END_USER_CHARS characters; for limits and reports. */
+  endUser?: string
 }
 
 export const NEUTRAL_SAMPLING: Sampling = {
@@ -85,6 +87,7 @@ export const MAX_CHOICES = 16
 export const MAX_LOGPROBS_TOP = 20
 /** Logits are divided by the penalty: a smaller one leaves no finite 32-bit float. */
 export const MIN_REPETITION_PENALTY = 0.01
+export const MAX_END_USER_CHARS = 256
 export const MAX_LOGIT_BIAS = 1024
 export const MAX_MESSAGES = 4096
 /** The dialect's own limit on the texts of one embedding request. */

@@ -15,14 +15,23 @@
 //
 // Every transition is conditional on the state, so that a repeated or late call can never charge twice.
 import type { AttemptKind, AttemptRow, Payer } from '../ledger/outbox.ts'
-import { charge, type Pricing } from '../meter/price.ts'
-import { isNoUsage, isUsage, NO_USAGE, subtractUsage, type Usage, type UsageSource } from '../meter/usage.ts'
+import { charge, listCost, type Pricing } from '../meter/price.ts'
+import {
+  isNoUsage,
+  isUsage,
+  NO_USAGE,
+  outputTokens,
+  subtractUsage,
+  type Usage,
+  type UsageSource,
+} from '../meter/usage.ts'
+import { FLEET } from '../policy/targets.ts'
 import type { AttemptStatus, Hold, ReserveAsk, SettleEnd } from './contract.ts'
 
 export type HoldState = 'held' | 'settled' | 'released' | 'expired_estimated' | 'settled_late'
 
-/** The ask without the rules it was checked against. */
-export type HoldTerms = Omit<ReserveAsk, 'limits'>
+/** What was asked for. */
+export type HoldTerms = ReserveAsk
 
 /** How an attempt ended, as far as anyone knows. */
 export type HoldEnd = {
@@ -50,13 +59,11 @@ export type HoldRecord = {
   dueAtMs: number
 }
 
-/** What a transition changes. */
+/** What a transition changes. What the rows count for is counters.ts. */
 export type Transition = {
   hold: HoldRecord
   /** Rows for the record, in order. */
   rows: AttemptRow[]
-  /** Change of what the customer has been charged, for the money counters. */
-  chargedNanoUsd: bigint
 }
 
 /**
@@ -93,10 +100,14 @@ export function openHold(terms: HoldTerms, granted: Hold, nowMs: number): HoldRe
   return { terms, granted, state: 'held', requestClosed: false, dueAtMs: deadlineMs + EXPIRY_GRACE_MS }
 }
 
-/** held → held with a newer proof of usage; unchanged in any other state. @throws RangeError on parts that are no counts. */
+/**
+ * held → held with a newer proof of usage; unchanged in any other state, and by a proof of less output, which is an older
+ * one that was overtaken. @throws RangeError on parts that are no counts.
+ */
 export function checkpointHold(hold: HoldRecord, usage: Usage): HoldRecord {
   if (!isUsage(usage)) throw new RangeError(`checkpoint of ${hold.granted.holdId} has parts that are no token counts`)
-  return hold.state === 'held' ? { ...hold, checkpoint: usage } : hold
+  const isNewer = hold.checkpoint === undefined || outputTokens(usage) >= outputTokens(hold.checkpoint)
+  return hold.state === 'held' && isNewer ? { ...hold, checkpoint: usage } : hold
 }
 
 /**
@@ -117,14 +128,15 @@ export function settleHold(hold: HoldRecord, end: SettleEnd, nowMs: number): Tra
     firstTokenAtMs: end.firstTokenAtMs,
     endedAtMs: end.endedAtMs,
   }
-  const base = { ...ended, pricing, usageSource: end.usageSource, providerCostNanoUsd: end.providerCostNanoUsd }
+  const { usageSource, rawUsage, inconsistent } = end
+  const providerCostNanoUsd = end.providerCostNanoUsd ?? likelyProviderCost(hold.terms, end.usage)
+  const base: RowEnd = { ...ended, pricing, usageSource, providerCostNanoUsd, rawUsage, inconsistent }
   switch (hold.state) {
     case 'held': {
       const unused = isNoUsage(end.usage) && end.status !== 'ok'
       return {
         hold: ending(hold, unused ? 'released' : 'settled', ended, nowMs),
         rows: [attemptRow(hold.terms, 'attempt', base, nowMs)],
-        chargedNanoUsd: customerShare(ended),
       }
     }
     case 'expired_estimated': {
@@ -132,7 +144,6 @@ export function settleHold(hold: HoldRecord, end: SettleEnd, nowMs: number): Tra
       return {
         hold: ending(hold, 'settled_late', ended, nowMs),
         rows: correction(hold.terms, guess, base, nowMs),
-        chargedNanoUsd: customerShare(ended) - customerShare(guess),
       }
     }
     case 'settled':
@@ -150,11 +161,12 @@ export function expireHold(hold: HoldRecord, nowMs: number): Transition | undefi
   const usage = hold.checkpoint ?? NO_USAGE
   const { costNanoUsd, pricing } = charge(usage, hold.terms.price)
   const ended: HoldEnd = { usage, costNanoUsd, charge: 'customer', status: 'deadline_exceeded', endedAtMs: nowMs }
-  const row = attemptRow(hold.terms, 'attempt', { ...ended, pricing, usageSource: 'estimated' }, nowMs)
+  const providerCostNanoUsd = likelyProviderCost(hold.terms, usage)
+  const rowEnd: RowEnd = { ...ended, pricing, usageSource: 'estimated', providerCostNanoUsd }
+  const row = attemptRow(hold.terms, 'attempt', rowEnd, nowMs)
   return {
     hold: ending(hold, 'expired_estimated', ended, nowMs),
     rows: [row],
-    chargedNanoUsd: costNanoUsd,
   }
 }
 
@@ -175,17 +187,30 @@ function ending(hold: HoldRecord, state: HoldState, end: HoldEnd, nowMs: number)
   return hold.requestClosed ? closeHold(ended, nowMs) : ended
 }
 
-const customerShare = (end: HoldEnd): bigint => (end.charge === 'customer' ? end.costNanoUsd : 0n)
+type RowEnd = HoldEnd & {
+  pricing: Pricing
+  usageSource: UsageSource
+  providerCostNanoUsd?: bigint | undefined
+  rawUsage?: string | undefined
+  inconsistent?: boolean | undefined
+}
 
-type RowEnd = HoldEnd & { pricing: Pricing; usageSource: UsageSource; providerCostNanoUsd?: bigint | undefined }
+/** The provider's list price of what was used, where it does not say itself; own machines send no bill. */
+const likelyProviderCost = (terms: HoldTerms, usage: Usage): bigint | undefined =>
+  terms.provider === FLEET ? undefined : listCost(usage, terms.price)
 
 /** Rows that turn an estimate into the truth. */
 function correction(terms: HoldTerms, guess: HoldEnd, truth: RowEnd, nowMs: number): AttemptRow[] {
+  const guessed = likelyProviderCost(terms, guess.usage)
   if (guess.charge === truth.charge) {
-    const usage = subtractUsage(truth.usage, guess.usage)
-    return [
-      attemptRow(terms, 'adjustment', { ...truth, usage, costNanoUsd: truth.costNanoUsd - guess.costNanoUsd }, nowMs),
-    ]
+    const { providerCostNanoUsd = guessed } = truth
+    const difference: RowEnd = {
+      ...truth,
+      usage: subtractUsage(truth.usage, guess.usage),
+      costNanoUsd: truth.costNanoUsd - guess.costNanoUsd,
+      providerCostNanoUsd: providerCostNanoUsd === undefined ? undefined : providerCostNanoUsd - (guessed ?? 0n),
+    }
+    return [attemptRow(terms, 'adjustment', difference, nowMs)]
   }
   const takenBack: RowEnd = {
     ...guess,
@@ -193,6 +218,7 @@ function correction(terms: HoldTerms, guess: HoldEnd, truth: RowEnd, nowMs: numb
     costNanoUsd: -guess.costNanoUsd,
     pricing: truth.pricing,
     usageSource: 'estimated',
+    providerCostNanoUsd: guessed === undefined ? undefined : -guessed,
   }
   return [attemptRow(terms, 'reversal', takenBack, nowMs), attemptRow(terms, 'adjustment', truth, nowMs)]
 }
@@ -205,6 +231,10 @@ function attemptRow(terms: HoldTerms, kind: AttemptKind, end: RowEnd, nowMs: num
     kind,
     projectId: terms.projectId,
     keyId: terms.keyId,
+    keyLineId: terms.keyLineId,
+    userId: terms.userId,
+    teamId: terms.teamId,
+    endUser: terms.endUser,
     provider: terms.provider,
     modelRequested: terms.modelRequested,
     modelServed: terms.modelServed,
@@ -218,6 +248,8 @@ function attemptRow(terms: HoldTerms, kind: AttemptKind, end: RowEnd, nowMs: num
     pricing: end.pricing,
     price: terms.price,
     providerCostNanoUsd: end.providerCostNanoUsd,
+    rawUsage: end.rawUsage,
+    inconsistent: end.inconsistent,
     startedAtMs: terms.startedAtMs,
     firstTokenAtMs: end.firstTokenAtMs,
     endedAtMs: end.endedAtMs,

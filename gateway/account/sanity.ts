@@ -1,19 +1,20 @@
 // What callers of the account must never get wrong. Owns the assertions at the object's door: callers are our own code,
 // so a violation is a bug and throws; nothing a client sends reaches these. They stand in production too, because a row
 // that Postgres cannot take, or counters of two organisations in one object, would be found out much later. Pure.
-import { MAX_CHOICES } from '../../protocol/request.ts'
+import { MAX_CHOICES, MAX_END_USER_CHARS } from '../../protocol/request.ts'
 import { TOKENS_MAX } from '../policy/targets.ts'
-import type { ReserveAsk, SettleEnd } from './contract.ts'
+import { RAW_USAGE_CHARS_MAX, type ReserveAsk, type SettleEnd } from './contract.ts'
 import type { HoldRecord } from './holds.ts'
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/
+const SHA256 = /^[0-9a-f]{64}$/
 /** More targets than any plan names. */
 const ATTEMPTS_MAX = 1_000
 /** Year 2000 to 2200: an instant in seconds or microseconds is a mistake. */
 const INSTANT_MIN_MS = 946_684_800_000
 const INSTANT_MAX_MS = 7_258_118_400_000
 /** The longest window in the catalog, once per choice; with `PRICE_MAX` a hold still fits a 64-bit integer. */
-const ESTIMATE_TOKENS_MAX = TOKENS_MAX * MAX_CHOICES
+const ESTIMATE_MAX = TOKENS_MAX * MAX_CHOICES
 
 /** @throws RangeError naming what is wrong. */
 export function assertAsk(ask: ReserveAsk): void {
@@ -21,11 +22,20 @@ export function assertAsk(ask: ReserveAsk): void {
     if (!UUID.test(ask[name])) throw new RangeError(`${name} of a reservation is not a lower-case uuid`)
   if (!Number.isInteger(ask.attempt) || ask.attempt < 1 || ask.attempt > ATTEMPTS_MAX)
     throw new RangeError(`attempt ${ask.attempt} of request ${ask.requestId} is not in 1..${ATTEMPTS_MAX}`)
-  for (const tokens of [ask.estimate.inputTokens, ask.estimate.outputTokens])
-    if (!Number.isInteger(tokens) || tokens < 0 || tokens > ESTIMATE_TOKENS_MAX)
-      throw new RangeError(
-        `estimate of ${tokens} tokens for request ${ask.requestId} is not in 0..${ESTIMATE_TOKENS_MAX}`,
-      )
+  for (const id of [ask.keyLineId, ask.userId, ask.teamId])
+    if (id !== undefined && !UUID.test(id))
+      throw new RangeError(`a key line, user or team of request ${ask.requestId} is not a lower-case uuid`)
+  if (ask.endUser !== undefined && (ask.endUser === '' || ask.endUser.length > MAX_END_USER_CHARS))
+    throw new RangeError(`the end user of request ${ask.requestId} has not 1..${MAX_END_USER_CHARS} characters`)
+  const { inputTokens, outputTokens, calls } = ask.estimate
+  for (const units of [inputTokens, outputTokens, calls])
+    if (!Number.isInteger(units) || units < 0 || units > ESTIMATE_MAX)
+      throw new RangeError(`estimate of ${units} for request ${ask.requestId} is not in 0..${ESTIMATE_MAX}`)
+  if (ask.idempotency !== undefined) {
+    if (ask.attempt > 1) throw new RangeError(`a fallback of request ${ask.requestId} brings an idempotency key`)
+    for (const hash of [ask.idempotency.keyHash, ask.idempotency.bodyHash])
+      if (!SHA256.test(hash)) throw new RangeError(`a hash of request ${ask.requestId} is no SHA-256 in hex`)
+  }
   assertInstant(ask.startedAtMs, 'startedAtMs')
   assertInstant(ask.deadlineAtMs, 'deadlineAtMs')
 }
@@ -38,6 +48,8 @@ export function assertEnd(end: SettleEnd): void {
     throw new RangeError(`httpStatus ${end.httpStatus} of ${end.holdId} is no HTTP status`)
   if (end.providerCostNanoUsd !== undefined && end.providerCostNanoUsd < 0n)
     throw new RangeError(`the provider cost of ${end.holdId} is negative`)
+  if (end.rawUsage !== undefined && end.rawUsage.length > RAW_USAGE_CHARS_MAX)
+    throw new RangeError(`the raw usage of ${end.holdId} is longer than ${RAW_USAGE_CHARS_MAX} characters`)
 }
 
 /**

@@ -1,12 +1,11 @@
-// The account's SQLite: holds, counters, outbox, revoked keys, meta. Owns the tables and every statement on them;
-// decisions are admission.ts and holds.ts, transactions are account.ts. Money is stored as decimal text and added in
-// bigint: SQLite turns an integer that overflows into a float, and reading a large integer as a JS number loses
-// nano-dollars.
+// The account's SQLite: holds, outbox, revoked keys, meta. Owns these tables and every statement on them; counters are
+// counts.ts, decisions admission.ts and holds.ts, transactions account-core.ts. Money is stored as decimal text: reading
+// a large integer as a JS number loses nano-dollars.
 import { CONFLICT, type OutboxRow } from '../ledger/drain.ts'
 import { encodeText, type OutboxEntry } from '../ledger/outbox.ts'
-import type { AccountState, LimitScope } from './contract.ts'
-import { type CounterKey, MONEY_BASE_KEY, oldestDayKept } from './counters.ts'
+import type { AccountState } from './contract.ts'
 import type { HoldRecord, HoldState } from './holds.ts'
+import type { Sql } from './ports.ts'
 import { decodeHold, encodeHold, type StoredHold } from './stored-hold.ts'
 
 const TABLES = [
@@ -16,9 +15,6 @@ const TABLES = [
     due_at_ms INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (request_id, attempt)) WITHOUT ROWID`,
   // Serves: the open holds at start, the next due hold, the holds due by now.
   'CREATE INDEX IF NOT EXISTS holds_by_due ON holds (state, due_at_ms)',
-  `CREATE TABLE IF NOT EXISTS counters (
-    scope TEXT NOT NULL, scope_id TEXT NOT NULL, meter TEXT NOT NULL, window_key TEXT NOT NULL,
-    value TEXT NOT NULL, drop_after_ms INTEGER, PRIMARY KEY (scope, scope_id, meter, window_key)) WITHOUT ROWID`,
   `CREATE TABLE IF NOT EXISTS outbox (
     id INTEGER PRIMARY KEY AUTOINCREMENT, payload TEXT NOT NULL,
     retry_at_ms INTEGER NOT NULL DEFAULT 0, rejection TEXT)`,
@@ -31,13 +27,10 @@ const HOLD_STATES: HoldState[] = ['held', 'settled', 'released', 'expired_estima
 const INSPECT_ROWS_MAX = 1_000
 const REJECTION_TEXT_MAX = 500
 
-/** Charged money of one scope on one UTC day. */
-export type DaySum = { scope: LimitScope; scopeId: string; day: string; amountNanoUsd: bigint }
-
 export class Store {
-  readonly #sql: SqlStorage
+  readonly #sql: Sql
 
-  constructor(sql: SqlStorage) {
+  constructor(sql: Sql) {
     this.#sql = sql
     for (const statement of TABLES) sql.exec(statement)
   }
@@ -100,66 +93,6 @@ export class Store {
     this.#sql.exec('DELETE FROM holds WHERE request_id = ? AND attempt = ?', requestId, attempt)
   }
 
-  // Counters
-
-  requests(counter: CounterKey): number {
-    return Number(this.#counter(counter.scope, counter.scopeId, 'requests', counter.windowKey))
-  }
-
-  countRequest(counter: CounterKey): void {
-    const value = this.#counter(counter.scope, counter.scopeId, 'requests', counter.windowKey) + 1n
-    this.#putCounter(counter.scope, counter.scopeId, 'requests', counter.windowKey, value, counter.dropAfterMs)
-  }
-
-  /** Charged money of a scope by `day:` key, and `base` for the days that were folded. */
-  moneyDays(scope: LimitScope, scopeId: string): Map<string, bigint> {
-    const query = "SELECT window_key, value FROM counters WHERE scope = ? AND scope_id = ? AND meter = 'money'"
-    const days = new Map<string, bigint>()
-    for (const row of this.#sql.exec<{ window_key: string; value: string }>(query, scope, scopeId))
-      days.set(row.window_key, BigInt(row.value))
-    return days
-  }
-
-  addMoney(scope: LimitScope, scopeId: string, windowKey: string, amountNanoUsd: bigint): void {
-    if (amountNanoUsd === 0n) return
-    const value = this.#counter(scope, scopeId, 'money', windowKey) + amountNanoUsd
-    this.#putCounter(scope, scopeId, 'money', windowKey, value, null)
-  }
-
-  /** Starts the money counters anew from complete daily sums. */
-  replaceMoney(sums: DaySum[], nowMs: number): void {
-    this.#sql.exec("DELETE FROM counters WHERE meter = 'money'")
-    const oldest = oldestDayKept(nowMs)
-    for (const { scope, scopeId, day, amountNanoUsd } of sums) {
-      const key = `day:${day}`
-      this.addMoney(scope, scopeId, key < oldest ? MONEY_BASE_KEY : key, amountNanoUsd)
-    }
-  }
-
-  /** Drops request counters of past windows and folds old money days, at most `rowsMax` of each. Answers how many went. */
-  sweepCounters(nowMs: number, rowsMax: number): number {
-    const dropped = this.#sql.exec(
-      `DELETE FROM counters WHERE (scope, scope_id, meter, window_key) IN
-        (SELECT scope, scope_id, meter, window_key FROM counters WHERE drop_after_ms <= ? LIMIT ?)`,
-      nowMs,
-      rowsMax,
-    ).rowsWritten
-    const old = this.#sql
-      .exec<{ scope: LimitScope; scope_id: string; window_key: string; value: string }>(
-        `SELECT scope, scope_id, window_key, value FROM counters
-         WHERE meter = 'money' AND window_key >= 'day:' AND window_key < ? LIMIT ?`,
-        oldestDayKept(nowMs),
-        rowsMax,
-      )
-      .toArray()
-    for (const row of old) {
-      this.addMoney(row.scope, row.scope_id, MONEY_BASE_KEY, BigInt(row.value))
-      const query = "DELETE FROM counters WHERE scope = ? AND scope_id = ? AND meter = 'money' AND window_key = ?"
-      this.#sql.exec(query, row.scope, row.scope_id, row.window_key)
-    }
-    return dropped + old.length
-  }
-
   // Outbox
 
   append(entry: OutboxEntry): void {
@@ -216,20 +149,6 @@ export class Store {
     this.#sql.exec(query, name, value)
   }
 
-  countersShown(): AccountState['counters'] {
-    type Row = { scope: LimitScope; scope_id: string; meter: string; window_key: string; value: string }
-    return this.#sql
-      .exec<Row>('SELECT scope, scope_id, meter, window_key, value FROM counters LIMIT ?', INSPECT_ROWS_MAX)
-      .toArray()
-      .map((row) => ({
-        scope: row.scope,
-        scopeId: row.scope_id,
-        meter: row.meter,
-        windowKey: row.window_key,
-        value: BigInt(row.value),
-      }))
-  }
-
   openHoldsShown(): AccountState['openHolds'] {
     const query = "SELECT * FROM holds WHERE state = 'held' ORDER BY due_at_ms LIMIT ?"
     return this.#holds(query, INSPECT_ROWS_MAX).map(({ granted, terms }) => ({
@@ -246,36 +165,7 @@ export class Store {
       .toArray()
       .map(decodeHold)
   }
-
-  #counter(scope: LimitScope, scopeId: string, meter: 'requests' | 'money', windowKey: string): bigint {
-    const query = 'SELECT value FROM counters WHERE scope = ? AND scope_id = ? AND meter = ? AND window_key = ?'
-    const [row] = this.#sql.exec<{ value: string }>(query, scope, scopeId, meter, windowKey).toArray()
-    return BigInt(row?.value ?? 0)
-  }
-
-  #putCounter(
-    scope: LimitScope,
-    scopeId: string,
-    meter: 'requests' | 'money',
-    windowKey: string,
-    value: bigint,
-    dropAfterMs: number | null,
-  ): void {
-    this.#sql.exec(
-      `INSERT INTO counters (scope, scope_id, meter, window_key, value, drop_after_ms) VALUES (?, ?, ?, ?, ?, ?)
-       ON CONFLICT DO UPDATE SET value = excluded.value`,
-      scope,
-      scopeId,
-      meter,
-      windowKey,
-      value.toString(),
-      dropAfterMs,
-    )
-  }
 }
 
-/**
- * `org_id`: whose account this is. `money_ready`: the money counters are complete (set once they were rebuilt from
- * Postgres). `sweep_at_ms`: when old counters are cleared away next.
- */
-export type MetaName = 'org_id' | 'money_ready' | 'sweep_at_ms'
+/** `org_id`: whose account this is. `sweep_at_ms`: when old counters, notices and keys are cleared away next. */
+export type MetaName = 'org_id' | 'sweep_at_ms'

@@ -8,6 +8,8 @@ import type { HoldRecord, HoldState } from './holds.ts'
 const { money, usage, price, payer } = storedShapes
 const status = z.enum(['ok', 'client_cancelled', ...ERROR_CODES])
 
+const limitState = z.object({ limit: z.number(), remaining: z.number(), resetAtMs: z.number().exactOptional() })
+
 const body = z.object({
   terms: z.object({
     requestId: z.string(),
@@ -15,20 +17,27 @@ const body = z.object({
     orgId: z.string(),
     projectId: z.string(),
     keyId: z.string(),
+    keyLineId: z.string().optional(),
+    userId: z.string().optional(),
+    teamId: z.string().optional(),
+    endUser: z.string().optional(),
     modelRequested: z.string(),
     provider: z.string(),
     modelServed: z.string(),
-    estimate: z.object({ inputTokens: z.number(), outputTokens: z.number() }),
+    estimate: z.object({ inputTokens: z.number(), outputTokens: z.number(), calls: z.number().default(0) }),
     // JSON has no undefined: an unknown price is an absent one.
     price: price.optional().transform((quote) => quote),
     startedAtMs: z.number(),
     deadlineAtMs: z.number(),
     stream: z.boolean(),
+    idempotency: z.object({ keyHash: z.string(), bodyHash: z.string() }).optional(),
   }),
   granted: z.object({
     holdId: z.string(),
     heldNanoUsd: money,
-    requests: z.object({ limit: z.number(), remaining: z.number(), resetAtMs: z.number() }).optional(),
+    requests: limitState.exactOptional(),
+    tokens: limitState.exactOptional(),
+    warnings: z.array(z.string()).exactOptional(),
   }),
   checkpoint: usage.optional(),
   end: z
@@ -79,10 +88,9 @@ export function encodeHold(hold: HoldRecord): StoredHold {
 export function decodeHold(row: StoredHold): HoldRecord {
   if (!isHoldState(row.state)) throw new Error(`hold of request ${row.request_id} is in unknown state ${row.state}`)
   const { terms, granted, checkpoint, end } = parseStored(row.body, body, 'a hold')
-  const { requests, ...bare } = granted
   return {
     terms: { ...terms, price: terms.price },
-    granted: requests === undefined ? bare : { ...bare, requests },
+    granted,
     state: row.state,
     checkpoint,
     end,

@@ -1,17 +1,12 @@
-// Tells the copies of a key that it changed. Owns the order: the change is committed first, then every durable copy is
+// Tells the copies of keys and rules that they changed. Owns the order: the change is committed first, then every durable copy is
 // told, then this isolate's; other isolates follow within their own bound. All of it is safe to repeat.
-import { and, asc, eq, gt, isNull, type SQL } from 'drizzle-orm'
 import { forgetKeys } from '../auth/authenticate.ts'
 import { directoryName } from '../auth/directory.ts'
-import { query } from '../db/orm.ts'
-import type { Database } from '../db/port.ts'
-import { apiKeys } from '../db/schema/tenancy.ts'
+import { connect } from '../db/connect.ts'
+import type { Statement } from '../db/port.ts'
 import type { Env } from '../env.ts'
+import { PostgresRecord } from '../ledger/postgres-record.ts'
 import { Refusal } from './context.ts'
-
-const KEYS_PER_PAGE = 1_000
-/** Beyond this many keys under one limit the rest notices by itself, within the directory's minute. */
-const KEYS_TOLD_MAX = 20_000
 
 export type KeyIdentity = { orgId: string; keyId: string; hash: string }
 
@@ -31,30 +26,32 @@ export async function announceChanged(env: Env, hashes: readonly string[]): Prom
   forgetKeys(hashes)
 }
 
-/** Everything under a scope changed: all its live keys are told. @param scope Condition on `api_keys`. */
-export async function announceScopeChanged(env: Env, database: Database, scope: SQL | undefined): Promise<void> {
-  let last: string | undefined
-  for (let count = 0; count < KEYS_TOLD_MAX; count += KEYS_PER_PAGE) {
-    const unseen = last === undefined ? undefined : gt(apiKeys.keyId, last)
-    const page = await query(database, (db) =>
-      db
-        .select({ keyId: apiKeys.keyId, hash: apiKeys.hash })
-        .from(apiKeys)
-        .where(and(scope, isNull(apiKeys.revokedAt), unseen))
-        .orderBy(asc(apiKeys.keyId))
-        .limit(KEYS_PER_PAGE),
-    )
-    const hashes = page.map(({ hash }) => hash)
-    await announceChanged(env, hashes)
-    last = page.at(-1)?.keyId
-    if (page.length < KEYS_PER_PAGE) return
+/**
+ * Limits or credit changed: the account has the new rules before the answer goes out. Where it cannot be told it finds
+ * them by itself within a minute.
+ * @throws Refusal as above
+ */
+export async function announceRules(env: Env, orgId: string): Promise<void> {
+  const tell = async () => {
+    const book = await new PostgresRecord(connect(env)).readRules(orgId)
+    await env.ACCOUNT.getByName(orgId).setRules(book)
   }
+  await told([tell()])
 }
 
-/** Condition for `announceScopeChanged`: the keys of an organisation. */
-export const keysOfOrg = (orgId: string): SQL => eq(apiKeys.orgId, orgId)
+/**
+ * The rules of an organisation have a new version: belongs, as the first statement, into every batch that changes its
+ * limits or its credit. It also makes such batches wait for each other. A version is at least the time in milliseconds, so
+ * that a change made after an older state of the database was restored is newer than all that accounts have seen.
+ */
+export const bumpRules = (orgId: string): Statement => ({
+  text: `INSERT INTO rule_books (org_id, version) VALUES ($1, $2)
+    ON CONFLICT (org_id) DO UPDATE SET version = greatest(rule_books.version + 1, excluded.version)`,
+  params: [orgId, Date.now()],
+})
 
-async function told(messages: Promise<void>[]): Promise<void> {
+/** @throws Refusal where one of them failed. */
+export async function told(messages: Promise<void>[]): Promise<void> {
   const outcomes = await Promise.allSettled(messages)
   if (outcomes.every(({ status }) => status === 'fulfilled')) return
   throw new Refusal({

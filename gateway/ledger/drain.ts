@@ -1,9 +1,9 @@
-// Empties an outbox into Postgres. Owns what happens to an entry that cannot be written: a database that does not work
+// Empties an outbox into the system of record. Owns what happens to an entry that cannot be written: a database that does not work
 // stops the drain and keeps everything; an entry that Postgres refuses for its contents is set aside, so that it holds
 // up nothing behind it. Storage comes in as a port.
-import { type Database, DatabaseUnavailable, QueryFailed } from '../db/port.ts'
-import { concerns, writeEntries } from './flush.ts'
+import { DatabaseUnavailable, QueryFailed } from '../db/port.ts'
 import { decodeEntry, type OutboxEntry } from './outbox.ts'
+import { type AccountRecord, concerns } from './record.ts'
 
 /** A stored entry; the payload is text of `encodeText`. */
 export type OutboxRow = { id: number; payload: string }
@@ -28,11 +28,15 @@ const REFUSED_STATE = /^(22|23)/
  * Writes entries in batches until none is due or `roundsMax` batches went; answers whether none is left.
  * @throws DatabaseUnavailable, QueryFailed where the database as a whole does not take entries; what was confirmed stays so.
  */
-export async function drain(database: Database, outbox: OutboxStorage, roundsMax: number): Promise<boolean> {
+export async function drain(
+  record: Pick<AccountRecord, 'write'>,
+  outbox: OutboxStorage,
+  roundsMax: number,
+): Promise<boolean> {
   for (let round = 0; round < roundsMax; round++) {
     const rows = outbox.batch(BATCH_ROWS_MAX)
     if (rows.length === 0) return true
-    await write(database, outbox, readable(outbox, rows))
+    await write(record, outbox, readable(outbox, rows))
   }
   return outbox.batch(1).length === 0
 }
@@ -52,13 +56,10 @@ function readable(outbox: OutboxStorage, rows: OutboxRow[]): Readable[] {
 }
 
 /** One transaction for all; where Postgres refuses what is in it, halves, down to the entry that is at fault. */
-async function write(database: Database, outbox: OutboxStorage, entries: Readable[]): Promise<void> {
+async function write(record: Pick<AccountRecord, 'write'>, outbox: OutboxStorage, entries: Readable[]): Promise<void> {
   if (entries.length === 0) return
   try {
-    const conflicts = await writeEntries(
-      database,
-      entries.map(({ entry }) => entry),
-    )
+    const conflicts = await record.write(entries.map(({ entry }) => entry))
     const [kept, written] = partition(entries, ({ entry }) => conflicts.some((conflict) => concerns(conflict, entry)))
     outbox.confirm(written.map(({ id }) => id))
     for (const { id } of kept) outbox.reject(id, CONFLICT)
@@ -68,8 +69,8 @@ async function write(database: Database, outbox: OutboxStorage, entries: Readabl
     const [first] = entries
     if (entries.length === 1 && first !== undefined) return outbox.reject(first.id, String(error))
     const middle = entries.length >> 1
-    await write(database, outbox, entries.slice(0, middle))
-    await write(database, outbox, entries.slice(middle))
+    await write(record, outbox, entries.slice(0, middle))
+    await write(record, outbox, entries.slice(middle))
   }
 }
 

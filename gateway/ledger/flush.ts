@@ -3,21 +3,23 @@
 // make the effect exactly once, also where a commit happened and its answer was lost.
 import { getTableColumns, getTableName } from 'drizzle-orm'
 import type { PgTable } from 'drizzle-orm/pg-core'
-import { utcDay } from '../account/counters.ts'
+import { utcDay } from '../account/windows.ts'
 import type { Database, SqlValue, Statement } from '../db/port.ts'
 import { ledgerAccounts } from '../db/schema/ledger.ts'
+import { limitEvents } from '../db/schema/limits.ts'
 import { usageAttempts, usageRequests } from '../db/schema/usage.ts'
-import { type AttemptRow, encodeText, type OutboxEntry, type RequestRow } from './outbox.ts'
+import type { PriceQuote } from '../meter/price.ts'
+import { mapParts } from '../meter/usage.ts'
+import { type AttemptRow, encodeText, type LimitEvent, type OutboxEntry, type RequestRow } from './outbox.ts'
 import { assertBalanced, type LedgerAccount } from './postings.ts'
+import { attemptIdentity, type Conflict } from './record.ts'
+import { dirtyBuckets } from './rollups.ts'
 
 /** Rows per statement, largest first: a batch is cut into powers of two, so few distinct statements get prepared. */
 const CHUNK_ROWS_MAX = 64
 
 type AttemptInsert = typeof usageAttempts.$inferInsert
 type RequestInsert = typeof usageRequests.$inferInsert
-
-/** A fact that Postgres already has under the same identity with other contents. */
-export type Conflict = { table: 'usage_attempts' | 'usage_requests'; identity: string }
 
 /**
  * Writes all entries in one transaction; entries that are there already change nothing. Ledger entries are written only
@@ -34,6 +36,10 @@ export async function writeEntries(database: Database, entries: OutboxEntry[]): 
     ...chunks(requests).map((rows) => insertStatement(REQUESTS, rows)),
     ...chunks(ledger.accounts).map((rows) => insertStatement(ACCOUNTS, rows)),
     ...chunks(ledger.entries).map(entriesStatement),
+    ...chunks(entries.flatMap((entry) => entry.events ?? []).map(eventInsert)).map((rows) =>
+      insertStatement(EVENTS, rows),
+    ),
+    ...dirtyBuckets(entries),
   ]
   if (statements.length === 0) return []
   const results = await database.batch(statements)
@@ -50,12 +56,6 @@ export async function writeEntries(database: Database, entries: OutboxEntry[]): 
     )
   return conflicts
 }
-
-/** Whether a conflict is about a row of this entry. */
-export const concerns = (conflict: Conflict, entry: OutboxEntry): boolean =>
-  conflict.table === 'usage_attempts'
-    ? entry.attempts.some((row) => attemptIdentity(row) === conflict.identity)
-    : entry.request?.requestId === conflict.identity
 
 const requestsOf = (entry: OutboxEntry): RequestRow[] => (entry.request === undefined ? [] : [entry.request])
 
@@ -83,6 +83,7 @@ const target = (table: PgTable): Target => ({
 const ATTEMPTS = target(usageAttempts)
 const REQUESTS = target(usageRequests)
 const ACCOUNTS = target(ledgerAccounts)
+const EVENTS = target(limitEvents)
 
 /**
  * Rows into a table, known ones skipped. Written out here, because the query builder takes milliseconds for a batch of
@@ -120,18 +121,16 @@ function sharedColumns(row: AttemptRow | RequestRow) {
     requestId: row.requestId,
     projectId: row.projectId,
     keyId: row.keyId,
+    userId: row.userId ?? null,
+    teamId: row.teamId ?? null,
+    endUser: row.endUser ?? null,
     provider: row.provider,
     modelRequested: row.modelRequested,
     modelServed: row.modelServed,
     stream: row.stream,
     status: row.status,
     httpStatus: row.httpStatus ?? null,
-    inputUncached: BigInt(row.usage.inputUncached),
-    inputCacheRead: BigInt(row.usage.inputCacheRead),
-    inputCacheWrite5m: BigInt(row.usage.inputCacheWrite5m),
-    inputCacheWrite1h: BigInt(row.usage.inputCacheWrite1h),
-    outputText: BigInt(row.usage.outputText),
-    outputReasoning: BigInt(row.usage.outputReasoning),
+    ...mapParts((part) => BigInt(row.usage[part])),
     costNanoUsd: row.costNanoUsd,
     usageDay: utcDay(row.startedAtMs),
     startedAt: iso(row.startedAtMs),
@@ -144,19 +143,31 @@ function sharedColumns(row: AttemptRow | RequestRow) {
 function attemptInsert(row: AttemptRow): Promise<AttemptInsert> {
   return withHash({
     ...sharedColumns(row),
+    keyLineId: row.keyLineId ?? row.keyId,
     attempt: row.attempt,
     kind: row.kind,
     charge: row.charge,
     usageSource: row.usageSource,
     pricing: row.pricing,
     priceVersionId: row.price?.priceVersionId ?? null,
-    unitPrices: row.price === undefined ? null : encodeText(row.price.perMillion),
+    unitPrices: row.price === undefined ? null : encodeText(unitPrices(row.price)),
     providerCostNanoUsd: row.providerCostNanoUsd ?? null,
+    rawUsage: row.rawUsage ?? null,
+    inconsistent: row.inconsistent ?? false,
   })
 }
 
+/** The prices themselves; the version's id has a column of its own. */
+const unitPrices = ({ priceVersionId: _id, ...prices }: PriceQuote) => prices
+
 function requestInsert(row: RequestRow): Promise<RequestInsert> {
   return withHash({ ...sharedColumns(row), attempts: row.attempts })
+}
+
+/** One that is known already says the same thing again: only its value and time can differ. */
+function eventInsert(event: LimitEvent): typeof limitEvents.$inferInsert {
+  const { orgId, limitId, subject, windowKey, kind, max, value, occurredAtMs } = event
+  return { orgId, limitId, subject, windowKey, kind, maxValue: max, value, occurredAt: iso(occurredAtMs) }
 }
 
 /** The hash covers every column in the order of their names, so that it does not depend on how the row was built. */
@@ -218,9 +229,6 @@ function entriesStatement(rows: EntryRow[]): Statement {
   return { text, params }
 }
 
-const attemptIdentity = (row: { requestId: string; attempt: number; kind: string }): string =>
-  `${row.requestId}/${row.attempt}/${row.kind}`
-
 /** Compares hashes of all rows with what stands in Postgres; runs only after a row was not new. */
 async function conflictsIn<T extends AttemptInsert | RequestInsert>(
   database: Database,
@@ -250,7 +258,7 @@ async function sha256(text: string): Promise<Uint8Array> {
 const hex = (bytes: Uint8Array): string => Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('')
 
 /** A version 8 UUID (RFC 9562) made of a hash: the same names always give the same id. */
-async function derivedUuid(names: string[]): Promise<string> {
+export async function derivedUuid(names: string[]): Promise<string> {
   const bytes = (await sha256(names.join('/'))).slice(0, 16)
   bytes[6] = ((bytes[6] ?? 0) & 0x0f) | 0x80
   bytes[8] = ((bytes[8] ?? 0) & 0x3f) | 0x80

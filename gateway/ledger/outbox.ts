@@ -4,8 +4,8 @@
 import { z } from 'zod'
 import { parseStored } from '../db/json.ts'
 import type { PriceQuote, Pricing } from '../meter/price.ts'
-import { USAGE_PARTS, type Usage, type UsageSource } from '../meter/usage.ts'
-import type { Transfer } from './postings.ts'
+import { mapParts, USAGE_PARTS, type Usage, type UsageSource } from '../meter/usage.ts'
+import { LEDGER_ACCOUNTS, type Transfer } from './postings.ts'
 
 /**
  * `attempt`: how an upstream attempt ended, once each. Usage that comes after a hold expired changes no row: an
@@ -23,6 +23,9 @@ type Facts = {
   requestId: string
   projectId: string
   keyId: string
+  userId?: string | undefined
+  teamId?: string | undefined
+  endUser?: string | undefined
   provider: string
   modelRequested: string
   modelServed: string
@@ -39,6 +42,8 @@ type Facts = {
 
 /** One row of `usage_attempts`. Identity: (org, request, attempt, kind). */
 export type AttemptRow = Facts & {
+  /** The first key of the line of rotations; absent: `keyId` itself. */
+  keyLineId?: string | undefined
   attempt: number
   kind: AttemptKind
   charge: Payer
@@ -46,35 +51,55 @@ export type AttemptRow = Facts & {
   pricing: Pricing
   price?: PriceQuote | undefined
   providerCostNanoUsd?: bigint | undefined
+  /** The target's own usage object as JSON text. */
+  rawUsage?: string | undefined
+  inconsistent?: boolean | undefined
   recordedAtMs: number
 }
 
 /** One row of `usage_requests`. Usage and cost are what the customer was charged when the request ended. */
 export type RequestRow = Facts & { attempts: number; recordedAtMs: number }
 
-export type OutboxEntry = { attempts: AttemptRow[]; transfers: Transfer[]; request?: RequestRow | undefined }
+/** One row of `limit_events`: a limit that was passed or first refused in a window. Identity: all but values and time. */
+export type LimitEvent = {
+  orgId: string
+  limitId: string
+  subject: string
+  windowKey: string
+  kind: 'passed' | 'refused'
+  /** Requests, tokens or nano-USD. */
+  max: bigint
+  value: bigint
+  occurredAtMs: number
+}
+
+export type OutboxEntry = {
+  attempts: AttemptRow[]
+  transfers: Transfer[]
+  request?: RequestRow | undefined
+  events?: LimitEvent[] | undefined
+}
 
 const money = z
   .string()
   .regex(/^-?\d+$/)
   .transform(BigInt)
-const usage = z.object({
-  inputUncached: z.number(),
-  inputCacheRead: z.number(),
-  inputCacheWrite5m: z.number(),
-  inputCacheWrite1h: z.number(),
-  outputText: z.number(),
-  outputReasoning: z.number(),
-}) satisfies z.ZodType<Usage>
+const usage = z.object(mapParts(() => z.number().default(0))) satisfies z.ZodType<Usage>
+const priceTable = z.partialRecord(z.enum(USAGE_PARTS), money)
 const price = z.object({
   priceVersionId: z.string(),
-  perMillion: z.partialRecord(z.enum(USAGE_PARTS), money),
+  perMillion: priceTable,
+  contextTiers: z.array(z.object({ aboveInputTokens: z.number(), perMillion: priceTable })).optional(),
+  basisPoints: z.number().optional(),
 })
 const facts = {
   orgId: z.string(),
   requestId: z.string(),
   projectId: z.string(),
   keyId: z.string(),
+  userId: z.string().optional(),
+  teamId: z.string().optional(),
+  endUser: z.string().optional(),
   provider: z.string(),
   modelRequested: z.string(),
   modelServed: z.string(),
@@ -93,6 +118,7 @@ const entry = z.object({
   attempts: z.array(
     z.object({
       ...facts,
+      keyLineId: z.string().optional(),
       attempt: z.number(),
       kind: z.enum(['attempt', 'adjustment', 'reversal']),
       charge: payer,
@@ -100,6 +126,8 @@ const entry = z.object({
       pricing: z.enum(['priced', 'part_missing', 'price_missing']),
       price: price.optional(),
       providerCostNanoUsd: money.optional(),
+      rawUsage: z.string().optional(),
+      inconsistent: z.boolean().optional(),
     }),
   ),
   transfers: z.array(
@@ -112,19 +140,27 @@ const entry = z.object({
       occurredAtMs: z.number(),
       entries: z.array(
         z.object({
-          account: z.enum([
-            'customer_credit',
-            'usage_revenue',
-            'provider_cost',
-            'provider_payable',
-            'gateway_absorbed',
-          ]),
+          account: z.enum(LEDGER_ACCOUNTS),
           amountNanoUsd: money,
         }),
       ),
     }),
   ),
   request: z.object({ ...facts, attempts: z.number() }).optional(),
+  events: z
+    .array(
+      z.object({
+        orgId: z.string(),
+        limitId: z.string(),
+        subject: z.string(),
+        windowKey: z.string(),
+        kind: z.enum(['passed', 'refused']),
+        max: money,
+        value: money,
+        occurredAtMs: z.number(),
+      }),
+    )
+    .optional(),
 })
 
 /** Stored parts of a hold share these shapes. */

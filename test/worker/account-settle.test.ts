@@ -1,13 +1,16 @@
 // Ends of holds: settled, released, expired and settled late, each charged once; and the rows each leaves in Postgres.
-import { evictDurableObject, runInDurableObject } from 'cloudflare:test'
+import { env, evictDurableObject } from 'cloudflare:test'
 import { describe, expect, test } from 'vitest'
-import type { Account } from '../../gateway/account/account.ts'
 import type { ReserveAsk } from '../../gateway/account/contract.ts'
 import { ENDED_HOLD_KEPT_MS, EXPIRY_GRACE_MS, REQUEST_CLOSE_GRACE_MS } from '../../gateway/account/holds.ts'
+import { connect } from '../../gateway/db/connect.ts'
 import { NO_USAGE } from '../../gateway/meter/usage.ts'
 import { endOf, newAccount, PRICE, type TestAccount, used } from './support/account.ts'
 
+/** A first attempt, counted against a limit that it is far from. */
 async function start(account: TestAccount, change: Partial<ReserveAsk> = {}) {
+  if ((await account.stub.inspect()).rulesVersion === undefined)
+    await account.setLimits(...(change.price === undefined && 'price' in change ? [] : [account.money(1_000_000n)]))
   const ask = account.ask(change)
   const result = await account.stub.reserve(ask)
   if (!result.ok) throw new Error(`refused: ${result.error.reason}`)
@@ -17,7 +20,7 @@ async function start(account: TestAccount, change: Partial<ReserveAsk> = {}) {
 describe('settled', () => {
   test('charges what was used, gives the rest back, and writes attempt, request and ledger', async () => {
     const account = newAccount()
-    const { ask, holdId } = await start(account, { limits: [account.money(10_000n)] })
+    const { ask, holdId } = await start(account)
     expect(await account.stub.settle(endOf(holdId, used(90, 10)))).toEqual({ costNanoUsd: 110n, repeated: false })
     expect((await account.stub.inspect()).openHolds).toEqual([])
     expect(await account.charged()).toBe(110n)
@@ -66,10 +69,10 @@ describe('settled', () => {
 
   test('cost above the hold is recorded in full and counts as debt against the cap', async () => {
     const account = newAccount()
-    const limits = [account.money(1_000n)]
-    const { holdId } = await start(account, { limits })
+    await account.setLimits(account.money(1_000n))
+    const { holdId } = await start(account)
     expect((await account.stub.settle(endOf(holdId, used(100, 5_000)))).costNanoUsd).toBe(10_100n)
-    const refused = await account.stub.reserve(account.ask({ limits, estimate: { inputTokens: 0, outputTokens: 0 } }))
+    const refused = await account.stub.reserve(account.ask({ estimate: { inputTokens: 0, outputTokens: 0, calls: 0 } }))
     expect(refused).toMatchObject({ ok: false, error: { reason: 'budget_exhausted', settledNanoUsd: 10_100n } })
   })
 
@@ -105,11 +108,10 @@ describe('settled', () => {
     const { holdId } = await start(account)
     await account.stub.settle(endOf(holdId, used(1, 1), { providerCostNanoUsd: 2n }))
     await account.stub.flush()
-    const row = await runInDurableObject(account.stub, async (object: Account) => {
-      const text = 'SELECT price_version_id, unit_prices, provider_cost_nanousd FROM usage_attempts WHERE org_id = $1'
-      return (await object.database.run({ text, params: [account.orgId] })).rows[0]
-    })
-    expect(row).toEqual([PRICE.priceVersionId, '{"inputUncached":"1000000","outputText":"2000000"}', '2'])
+    const text = 'SELECT price_version_id, unit_prices, provider_cost_nanousd FROM usage_attempts WHERE org_id = $1'
+    const { rows } = await connect(env).run({ text, params: [account.orgId] })
+    const prices = '{"perMillion":{"inputUncached":"1000000","outputText":"2000000"}}'
+    expect(rows[0]).toEqual([PRICE.priceVersionId, prices, '2'])
     expect(await account.balances()).toEqual({
       customer_credit: -3n,
       usage_revenue: 3n,
@@ -141,12 +143,12 @@ describe('settled', () => {
 describe('released', () => {
   test('a failure without usage costs nothing, frees the money, and stands in the record once', async () => {
     const account = newAccount()
-    const limits = [account.money(1_000n)]
-    const { holdId } = await start(account, { limits })
+    await account.setLimits(account.money(1_000n))
+    const { holdId } = await start(account)
     const failed = { status: 'upstream_error', httpStatus: 502 } as const
     expect(await account.stub.settle(endOf(holdId, NO_USAGE, failed))).toEqual({ costNanoUsd: 0n, repeated: false })
     expect((await account.stub.settle(endOf(holdId, used(100, 1)))).repeated).toBe(true)
-    await start(account, { limits })
+    await start(account)
     await account.stub.flush()
     expect(await account.attempts()).toMatchObject([{ status: 'upstream_error', input: 0, output: 0, cost: 0n }])
     expect(await account.requests()).toMatchObject([{ status: 'upstream_error', httpStatus: 502, cost: 0n }])
@@ -156,7 +158,7 @@ describe('released', () => {
 describe('fallback', () => {
   test('each attempt stands in the record, the customer pays the winner, the gateway absorbs the rest', async () => {
     const account = newAccount()
-    const { ask, holdId } = await start(account, { limits: [account.money(1_100n)] })
+    const { ask, holdId } = await start(account)
     const lost = { status: 'engine_lost', charge: 'absorbed', final: false, httpStatus: 502 } as const
     await account.stub.settle(endOf(holdId, used(100, 3), lost))
     const second = await account.stub.reserve({ ...ask, attempt: 2, provider: 'vendor' })
@@ -170,7 +172,14 @@ describe('fallback', () => {
     expect(await account.requests()).toMatchObject([
       { attempts: 2, status: 'ok', input: 100, output: 20, cost: 140n, provider: 'vendor' },
     ])
-    expect(await account.balances()).toEqual({ customer_credit: -140n, gateway_absorbed: -106n, usage_revenue: 246n })
+    // The vendor says nothing of its bill: its list price stands in.
+    expect(await account.balances()).toEqual({
+      customer_credit: -140n,
+      gateway_absorbed: -106n,
+      usage_revenue: 246n,
+      provider_cost: -140n,
+      provider_payable: 140n,
+    })
     expect(await account.charged()).toBe(140n)
   })
 
@@ -216,7 +225,7 @@ describe('expired', () => {
 
   test('waits for its grace, then charges the last checkpoint and frees money and place', async () => {
     const account = newAccount()
-    const { ask, holdId } = await start(account, { limits: [account.money(1_000n)] })
+    const { ask, holdId } = await start(account)
     await account.stub.checkpoint(holdId, used(100, 0))
     await account.stub.checkpoint(holdId, used(100, 7))
     await account.alarmAt(ask.deadlineAtMs + EXPIRY_GRACE_MS - 1)
@@ -313,31 +322,24 @@ describe('expired', () => {
 })
 
 describe('retention', () => {
-  test('ended holds answer repeats for a stated time and are then forgotten; old counters go, old money stays', async () => {
+  test('ended holds answer repeats for a stated time and are then forgotten; old counters go, those without an end stay', async () => {
     const account = newAccount()
-    const longAgoMs = Date.UTC(2026, 0, 15)
-    const old = await start(account, {
-      startedAtMs: longAgoMs,
-      deadlineAtMs: Date.now() + 1_000,
-      limits: [
-        account.money(10_000n, 'lifetime'),
-        { scope: 'org', scopeId: account.orgId, meter: 'requests', window: 'day', max: 5 },
-      ],
-    })
+    const requests = account.requestLimit(5, 'day')
+    await account.setLimits(account.money(10_000n, 'lifetime'), requests)
+    const old = await start(account, { deadlineAtMs: Date.now() + 1_000 })
     await account.stub.settle(endOf(old.holdId, used(50, 0)))
+    expect((await account.stub.inspect()).counters).toHaveLength(2)
     const nowMs = Date.now()
     await account.alarmAt(nowMs + ENDED_HOLD_KEPT_MS - 3_600_000)
     expect((await account.stub.settle(endOf(old.holdId, used(50, 0)))).repeated).toBe(true)
-    await account.alarmAt(nowMs + ENDED_HOLD_KEPT_MS + 3_600_000)
+    await account.alarmAt(nowMs + ENDED_HOLD_KEPT_MS + 3_600_000 + 24 * 3_600_000)
     await account.inside((object) => expect(object.settle(endOf(old.holdId, used(50, 0)))).rejects.toThrow('no hold'))
     const { counters } = await account.stub.inspect()
-    expect(counters.map(({ scope, meter, windowKey, value }) => [scope, meter, windowKey, value])).toEqual([
-      ['key', 'money', 'base', 50n],
-      ['org', 'money', 'base', 50n],
-      ['project', 'money', 'base', 50n],
-    ])
-    const refused = await account.stub.reserve(account.ask({ limits: [account.money(1_049n, 'lifetime')] }))
-    expect(refused).toMatchObject({ ok: false, error: { settledNanoUsd: 50n } })
-    expect((await account.stub.reserve(account.ask({ limits: [account.money(1_050n, 'lifetime')] }))).ok).toBe(true)
+    expect(counters).toMatchObject([{ subject: account.orgId, windowKey: 'lifetime', value: 50n }])
+    await account.setNow(Date.now())
+    await account.setLimits(account.money(1_049n, 'lifetime'), requests)
+    expect(await account.stub.reserve(account.ask())).toMatchObject({ ok: false, error: { settledNanoUsd: 50n } })
+    await account.setLimits(account.money(1_050n, 'lifetime'))
+    expect((await account.stub.reserve(account.ask())).ok).toBe(true)
   })
 })

@@ -3,10 +3,12 @@ import { env, evictDurableObject, runInDurableObject } from 'cloudflare:test'
 import { describe, expect, test } from 'vitest'
 import type { Account } from '../../gateway/account/account.ts'
 import { connect } from '../../gateway/db/connect.ts'
-import { type Database, QueryFailed } from '../../gateway/db/port.ts'
+import { type Database, DatabaseUnavailable, QueryFailed, type Statement } from '../../gateway/db/port.ts'
 import { chunks, writeEntries } from '../../gateway/ledger/flush.ts'
 import type { AttemptRow, OutboxEntry } from '../../gateway/ledger/outbox.ts'
+import { PostgresRecord } from '../../gateway/ledger/postgres-record.ts'
 import { transfersOf } from '../../gateway/ledger/postings.ts'
+import type { SumQuestion } from '../../gateway/ledger/record.ts'
 import {
   deadDatabase,
   endOf,
@@ -19,6 +21,7 @@ import {
 } from './support/account.ts'
 
 async function serve(account: TestAccount, requests: number, change: Partial<ReturnType<TestAccount['ask']>> = {}) {
+  if ((await account.stub.inspect()).rulesVersion === undefined) await account.setLimits()
   await Promise.all(
     Array.from({ length: requests }, async () => {
       const hold = await account.stub.reserve(account.ask(change))
@@ -87,6 +90,7 @@ describe('flush', () => {
 
   test('an object that is aborted in the middle of its work comes back with everything it had answered', async () => {
     const account = newAccount()
+    await account.setLimits()
     await account.setDatabase(deadDatabase)
     const open = await account.stub.reserve(account.ask())
     await serve(account, 2)
@@ -98,10 +102,10 @@ describe('flush', () => {
 
   test('while Postgres is away requests go on and wait in the outbox; when it is back they arrive', async () => {
     const account = newAccount()
-    const limits = [account.money(1_000_000n)]
-    await serve(account, 1, { limits })
+    await account.setLimits(account.money(1_000_000n))
+    await serve(account, 1)
     await account.setDatabase(deadDatabase)
-    await serve(account, 20, { limits })
+    await serve(account, 20)
     const { outboxRows } = await account.stub.flush()
     expect(outboxRows).toBeGreaterThanOrEqual(20)
     expect(await account.charged()).toBe(420n)
@@ -201,8 +205,14 @@ describe('writing entries', () => {
   })
 })
 
-describe('the money counters of a lost object', () => {
-  test('are rebuilt from Postgres before the first money check: days, months, lifetime, each scope', async () => {
+describe('the record as an account reads it', () => {
+  /** Sums by subject. */
+  const sums = async (account: TestAccount, question: SumQuestion) => {
+    const found = await new PostgresRecord(connect(env)).sum(account.orgId, question)
+    return Object.fromEntries(found.map(({ subject, value }) => [subject, value]))
+  }
+
+  test('sums days, months and everything, of each scope, meter and model', async () => {
     const account = newAccount()
     const days = [
       Date.UTC(2024, 1, 29, 23, 59, 59, 999),
@@ -210,74 +220,191 @@ describe('the money counters of a lost object', () => {
       Date.UTC(2026, 10, 1),
       Date.UTC(2026, 10, 22, 12),
     ]
-    const entries = days.map((startedAtMs, index) => entry(account, { startedAtMs, costNanoUsd: 10n ** BigInt(index) }))
-    const foreign = entry(account, { keyId: crypto.randomUUID(), startedAtMs: days[3] ?? 0, costNanoUsd: 50_000n })
-    const absorbed = entry(account, { charge: 'absorbed', costNanoUsd: 9n })
-    await writeEntries(connect(env), [...entries, foreign, absorbed])
-    const spent = async (scope: 'org' | 'key', window: 'day' | 'month' | 'lifetime') => {
-      const scopeId = scope === 'org' ? account.orgId : account.keyId
-      const limits = [{ scope, scopeId, meter: 'money', window, maxNanoUsd: 0n } as const]
-      const refused = await account.stub.reserve(account.ask({ limits, startedAtMs: Date.UTC(2026, 10, 22, 13) }))
-      return refused.ok || refused.error.reason !== 'budget_exhausted' ? undefined : refused.error.settledNanoUsd
-    }
-    await account.setNow(Date.UTC(2026, 10, 22, 13))
-    expect(await spent('key', 'day')).toBe(1_000n)
-    expect(await spent('key', 'month')).toBe(1_100n)
-    expect(await spent('key', 'lifetime')).toBe(1_111n)
-    expect(await spent('org', 'lifetime')).toBe(51_111n)
-  })
-
-  test('count what waits in the outbox and what has arrived exactly once', async () => {
-    const account = newAccount()
-    await serve(account, 3)
-    await account.stub.flush()
-    await account.setDatabase(forgetfulDatabase(1))
-    // Without a money limit nothing was rebuilt yet; these wait, or are committed without the object knowing.
-    await serve(account, 4)
-    await account.stub.flush()
-    await serve(account, 2)
-    const limits = [account.money(0n, 'lifetime')]
-    await eventually('the sums to be known', async () => {
-      const answer = await account.stub.reserve(account.ask({ limits }))
-      return !answer.ok && answer.error.reason === 'budget_exhausted' && answer.error.settledNanoUsd === 180n
+    const userId = crypto.randomUUID()
+    const teamId = crypto.randomUUID()
+    const entries = days.map((startedAtMs, index) =>
+      entry(account, { startedAtMs, costNanoUsd: 10n ** BigInt(index), userId, endUser: 'anna' }),
+    )
+    const other = crypto.randomUUID()
+    const last = days[3] ?? 0
+    const foreign = entry(account, {
+      keyId: other,
+      startedAtMs: last,
+      costNanoUsd: 50_000n,
+      endUser: "bert's",
+      modelRequested: 'large',
+      teamId,
     })
-    await account.stub.flush()
-    expect(await account.charged()).toBe(180n)
-  })
-
-  test('stay right when settles arrive while the sums are being read', async () => {
-    const account = newAccount()
-    await serve(account, 2)
-    await account.stub.flush()
+    const absorbed = entry(account, { charge: 'absorbed', costNanoUsd: 9n, startedAtMs: last })
+    const fallback = entry(account, { attempt: 2, startedAtMs: last, costNanoUsd: 1n })
+    const correction = entry(account, { kind: 'adjustment', startedAtMs: last, costNanoUsd: -1n, usage: used(-4, 2) })
+    await writeEntries(connect(env), [...entries, foreign, absorbed, fallback, correction])
+    const { orgId, projectId, keyId } = account
+    const month = { fromMs: Date.UTC(2026, 10), toMs: Date.UTC(2026, 11) }
+    const today = { fromMs: Date.UTC(2026, 10, 22), toMs: Date.UTC(2026, 10, 23) }
+    const key = { scope: 'key', scopeId: keyId, meter: 'money' } as const
+    expect(await sums(account, { ...key, ...today })).toEqual({ [keyId]: 1_000n })
+    expect(await sums(account, { ...key, ...month })).toEqual({ [keyId]: 1_100n })
+    expect(await sums(account, key)).toEqual({ [keyId]: 1_111n })
+    expect(await sums(account, { ...key, scopeId: '*' })).toEqual({ [keyId]: 1_111n, [other]: 50_000n })
+    expect(await sums(account, { scope: 'org', scopeId: orgId, meter: 'money' })).toEqual({ [orgId]: 51_111n })
+    expect(await sums(account, { scope: 'project', scopeId: '*', meter: 'requests' })).toEqual({ [projectId]: 6n })
+    expect(await sums(account, { scope: 'key', scopeId: '*', meter: 'input_tokens', ...today })).toEqual({
+      [keyId]: 16n,
+      [other]: 10n,
+    })
+    expect(await sums(account, { scope: 'org', scopeId: orgId, meter: 'output_tokens', ...today })).toEqual({
+      [orgId]: 17n,
+    })
+    expect(await sums(account, { scope: 'user', scopeId: userId, meter: 'requests' })).toEqual({ [userId]: 4n })
+    expect(await sums(account, { scope: 'team', scopeId: '*', meter: 'requests' })).toEqual({ [teamId]: 1n })
+    expect(await sums(account, { scope: 'end_user', scopeId: '*', meter: 'requests', ...month })).toEqual({
+      anna: 2n,
+      "bert's": 1n,
+    })
+    expect(await sums(account, { scope: 'org', scopeId: orgId, meter: 'money', model: 'large' })).toEqual({
+      [orgId]: 50_000n,
+    })
+    expect(await sums(account, { scope: 'team', scopeId: crypto.randomUUID(), meter: 'money' })).toEqual({})
+    expect(await sums(newAccount(), { scope: 'end_user', scopeId: '*', meter: 'money' })).toEqual({})
+    // A history too long for one statement is summed in pieces.
     const real = connect(env)
-    // Flags, not promises: the runtime lets no object wait on another's promise.
-    const seen = { reading: false, written: false }
     const slow: Database = {
       batch: (statements) => real.batch(statements),
-      run: async (statement) => {
-        const result = await real.run(statement)
-        if (statement.text.includes('GROUP BY')) {
-          seen.reading = true
-          while (!seen.written) await new Promise((resolve) => setTimeout(resolve, 5))
-        }
-        return result
+      async run(statement) {
+        const [from, to] = statement.params.filter((param) => String(param).includes('T'))
+        const days = (Date.parse(String(to)) - Date.parse(String(from))) / 86_400_000
+        if (days > 9) throw new DatabaseUnavailable('canceling statement due to statement timeout (57014)')
+        return real.run(statement)
       },
     }
-    await account.setDatabase(slow)
-    const limits = [account.money(0n)]
-    const refused = account.stub.reserve(account.ask({ limits }))
-    await eventually('the sums to be read', async () => seen.reading)
-    await serve(account, 3)
-    seen.written = true
-    expect(await refused).toMatchObject({ ok: false, error: { settledNanoUsd: 100n } })
+    const found = await new PostgresRecord(slow).sum(orgId, { scope: 'org', scopeId: orgId, meter: 'money' })
+    expect(found).toEqual([{ subject: orgId, value: 51_111n }])
   })
+
+  test('an object that lost its storage knows every counter again', async () => {
+    const account = newAccount()
+    await account.setLimits(account.money(1_000n), account.requestLimit(6, 'day'))
+    await serve(account, 6, { estimate: { inputTokens: 10, outputTokens: 5, calls: 0 } })
+    await account.stub.flush()
+    const before = await account.stub.inspect()
+    await runInDurableObject(account.stub, (_: Account, state) => {
+      for (const table of ['series', 'counts', 'holds', 'meta']) state.storage.sql.exec(`DELETE FROM ${table}`)
+    })
+    await evictDurableObject(account.stub)
+    expect(await account.stub.reserve(account.ask())).toMatchObject({ ok: false })
+    expect((await account.stub.inspect()).counters).toEqual(before.counters)
+  })
+
+  test('prepaid credit comes with the rules', async () => {
+    const account = newAccount()
+    const { orgId } = account
+    await connect(env).batch([
+      {
+        text: `INSERT INTO organisations (org_id, slug, name, created_at, billing_mode, overdraft_nanousd)
+          VALUES ($1, $2, 'n', now(), 'prepaid', 7)`,
+        params: [orgId, `credit-${orgId}`],
+      },
+      ...[9_000_000_000_000_000_000n, 5n, -3n].map((amount) => ({
+        text: `INSERT INTO credit_grants (org_id, grant_id, kind, amount_nanousd, note, occurred_at)
+          VALUES ($1, $2, 'payment', $3, '', now())`,
+        params: [orgId, crypto.randomUUID(), amount.toString()],
+      })),
+    ])
+    expect(await new PostgresRecord(connect(env)).readRules(orgId)).toEqual({
+      version: 0,
+      limits: [],
+      credit: { grantedNanoUsd: 9_000_000_000_000_000_002n, overdraftNanoUsd: 7n },
+    })
+  })
+
+  test('events of limits stand there once, however often they come', async () => {
+    const account = newAccount()
+    const event = {
+      orgId: account.orgId,
+      limitId: crypto.randomUUID(),
+      subject: 'anna',
+      windowKey: 'day@2026-11-22T00:00Z',
+      kind: 'passed',
+      max: 5n,
+      value: 2n ** 63n - 1n,
+      occurredAtMs: Date.UTC(2026, 10, 22),
+    } as const
+    const withEvent = { attempts: [], transfers: [], events: [event] }
+    expect(await writeEntries(connect(env), [withEvent, withEvent, entry(account)])).toEqual([])
+    expect(await writeEntries(connect(env), [withEvent])).toEqual([])
+    const { rows } = await connect(env).run({
+      text: 'SELECT subject, kind, max_value, value FROM limit_events WHERE org_id = $1',
+      params: [account.orgId],
+    })
+    expect(rows).toEqual([['anna', 'passed', '5', '9223372036854775807']])
+  })
+})
+
+describe('a serialisation failure', () => {
+  /** While broken, Postgres itself raises 40001 in place of the statement at this index of every batch. */
+  class Failing implements Database {
+    isBroken = true
+    statements = 0
+    readonly #at: number
+    readonly #real = connect(env)
+
+    constructor(at: number) {
+      this.#at = at
+    }
+
+    run(statement: Statement) {
+      return this.#real.run(statement)
+    }
+
+    batch(statements: Statement[]) {
+      this.statements = statements.length
+      if (!this.isBroken) return this.#real.batch(statements)
+      const raise = { text: "DO $$ BEGIN RAISE EXCEPTION 'test' USING ERRCODE = '40001'; END $$", params: [] }
+      return this.#real.batch(statements.map((statement, index) => (index === this.#at ? raise : statement)))
+    }
+  }
+
+  test('at any statement of a flush leaves nothing half written, and the next flush writes it all', async () => {
+    const events = async (account: TestAccount) => {
+      const text = 'SELECT kind FROM limit_events WHERE org_id = $1'
+      return (await connect(env).run({ text, params: [account.orgId] })).rows.length
+    }
+    for (let at = 0; ; at++) {
+      const account = newAccount()
+      await account.setLimits(account.requestLimit(2, 'day'))
+      const first = await account.stub.reserve(account.ask())
+      await account.setDatabase(deadDatabase)
+      await account.stub.settle(endOf(first.ok ? first.value.holdId : '', used(10, 5)))
+      await serve(account, 1)
+      expect((await account.stub.reserve(account.ask())).ok).toBe(false)
+      const database = new Failing(at)
+      await account.setDatabase(database)
+      expect(await account.stub.flush()).toEqual({ outboxRows: 3 })
+      expect([await account.attempts(), await account.requests(), await account.balances()]).toEqual([[], [], {}])
+      expect(await events(account)).toBe(0)
+      database.isBroken = false
+      expect(await account.stub.flush()).toEqual({ outboxRows: 0 })
+      expect(await account.attempts()).toHaveLength(2)
+      expect(await account.requests()).toHaveLength(2)
+      expect(await account.balances()).toEqual({ customer_credit: -40n, usage_revenue: 40n })
+      expect(await events(account)).toBe(1)
+      expect(await account.stub.inspect()).toMatchObject({ rejectedRows: 0, conflicts: 0 })
+      if (at === database.statements - 1) {
+        expect(at).toBeGreaterThan(3)
+        return
+      }
+    }
+  }, 60_000)
 })
 
 test('the tables as the code sees them are the tables of the migrations', async () => {
   const { getTableColumns, getTableName } = await import('drizzle-orm')
   const { usageAttempts, usageRequests } = await import('../../gateway/db/schema/usage.ts')
-  const { ledgerAccounts, ledgerEntries } = await import('../../gateway/db/schema/ledger.ts')
-  for (const table of [usageAttempts, usageRequests, ledgerAccounts, ledgerEntries]) {
+  const { creditGrants, ledgerAccounts, ledgerEntries } = await import('../../gateway/db/schema/ledger.ts')
+  const { limitEvents, limitRules, ruleBooks } = await import('../../gateway/db/schema/limits.ts')
+  const ledger = [ledgerAccounts, ledgerEntries, creditGrants]
+  for (const table of [usageAttempts, usageRequests, ...ledger, limitRules, ruleBooks, limitEvents]) {
     const seen = Object.values(getTableColumns(table)).map((column) => [
       column.name,
       column.getSQLType(),

@@ -1,4 +1,4 @@
-// Tables of migrations/0003_usage.sql, which owns their meaning and constraints, as drizzle sees them.
+// Tables of migrations/0003_usage.sql and 0008_usage_dimensions.sql, which own their meaning and constraints, as drizzle sees them.
 import { bigint, boolean, date, integer, pgTable, primaryKey, text, timestamp, uuid } from 'drizzle-orm/pg-core'
 
 const instant = (name: string) => timestamp(name, { withTimezone: true, mode: 'string' })
@@ -10,8 +10,15 @@ const parts = () => ({
   inputCacheRead: int8('input_cache_read').notNull(),
   inputCacheWrite5m: int8('input_cache_write_5m').notNull(),
   inputCacheWrite1h: int8('input_cache_write_1h').notNull(),
+  inputAudio: int8('input_audio').notNull(),
+  inputImage: int8('input_image').notNull(),
   outputText: int8('output_text').notNull(),
   outputReasoning: int8('output_reasoning').notNull(),
+  outputAudio: int8('output_audio').notNull(),
+  outputImage: int8('output_image').notNull(),
+  webSearchCalls: int8('web_search_calls').notNull(),
+  imageCalls: int8('image_calls').notNull(),
+  toolCalls: int8('tool_calls').notNull(),
 })
 
 export const usageAttempts = pgTable(
@@ -23,6 +30,10 @@ export const usageAttempts = pgTable(
     kind: text('kind', { enum: ['attempt', 'adjustment', 'reversal'] }).notNull(),
     projectId: uuid('project_id').notNull(),
     keyId: uuid('key_id').notNull(),
+    keyLineId: uuid('key_line_id'),
+    userId: uuid('user_id'),
+    teamId: uuid('team_id'),
+    endUser: text('end_user'),
     provider: text('provider').notNull(),
     modelRequested: text('model_requested').notNull(),
     modelServed: text('model_served').notNull(),
@@ -37,6 +48,8 @@ export const usageAttempts = pgTable(
     priceVersionId: text('price_version_id'),
     unitPrices: text('unit_prices'),
     providerCostNanoUsd: int8('provider_cost_nanousd'),
+    rawUsage: text('raw_usage'),
+    inconsistent: boolean('inconsistent').notNull(),
     usageDay: date('usage_day', { mode: 'string' }).notNull(),
     startedAt: instant('started_at').notNull(),
     firstTokenAt: instant('first_token_at'),
@@ -54,6 +67,9 @@ export const usageRequests = pgTable(
     requestId: uuid('request_id').notNull(),
     projectId: uuid('project_id').notNull(),
     keyId: uuid('key_id').notNull(),
+    userId: uuid('user_id'),
+    teamId: uuid('team_id'),
+    endUser: text('end_user'),
     provider: text('provider').notNull(),
     modelRequested: text('model_requested').notNull(),
     modelServed: text('model_served').notNull(),

@@ -2,6 +2,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import type { SettleEnd } from '../../../gateway/account/contract.ts'
+import { type Amounts, amountsOfRow } from '../../../gateway/account/counters.ts'
 import {
   checkpointHold,
   closeHold,
@@ -14,10 +15,14 @@ import {
   openHold,
   parseHoldId,
   settleHold,
+  type Transition,
 } from '../../../gateway/account/holds.ts'
+import { COUNTED_METERS } from '../../../gateway/account/limit.ts'
 import { OpenHolds } from '../../../gateway/account/open-holds.ts'
 import { canClose, requestRow } from '../../../gateway/account/requests.ts'
+import { RuleIndex } from '../../../gateway/account/rule-index.ts'
 import { decodeHold, encodeHold } from '../../../gateway/account/stored-hold.ts'
+import { windowOf } from '../../../gateway/account/windows.ts'
 import { NO_USAGE, type Usage } from '../../../gateway/meter/usage.ts'
 
 const REQUEST = '00000000-0000-4000-8000-000000000001'
@@ -32,7 +37,7 @@ const terms = (change: Partial<HoldTerms> = {}): HoldTerms => ({
   modelRequested: 'small',
   provider: 'fleet',
   modelServed: 'smollm2',
-  estimate: { inputTokens: 10, outputTokens: 10 },
+  estimate: { inputTokens: 10, outputTokens: 10, calls: 0 },
   price: { priceVersionId: 'v', perMillion: { inputUncached: 1_000_000n, outputText: 2_000_000n } },
   startedAtMs: NOW_MS,
   deadlineAtMs: NOW_MS + 10_000,
@@ -56,12 +61,22 @@ const end = (usage: Usage, change: Partial<SettleEnd> = {}): SettleEnd => ({
   ...change,
 })
 
+/** What the rows of a transition count for. */
+function counted(transition: Transition | undefined): Amounts {
+  const sum: Amounts = { requests: 0n, input_tokens: 0n, output_tokens: 0n, money: 0n }
+  for (const row of transition?.rows ?? []) {
+    const amounts = amountsOfRow(row)
+    for (const meter of COUNTED_METERS) sum[meter] += amounts[meter]
+  }
+  return sum
+}
+
 describe('transitions', () => {
   test('held → settled leaves one attempt row and charges it', () => {
     const settled = settleHold(open(), end(used(3, 4)), NOW_MS)
     expect(settled?.hold.state).toBe('settled')
     expect(settled?.rows.map(({ kind, costNanoUsd }) => [kind, costNanoUsd])).toEqual([['attempt', 11n]])
-    expect(settled?.chargedNanoUsd).toBe(11n)
+    expect(counted(settled)).toEqual({ requests: 1n, input_tokens: 3n, output_tokens: 4n, money: 11n })
   })
   test.each([
     ['ok', 'settled'],
@@ -75,7 +90,7 @@ describe('transitions', () => {
   })
   test('an absorbed attempt charges the customer nothing', () => {
     const settled = settleHold(open(), end(used(3, 4), { charge: 'absorbed' }), NOW_MS)
-    expect(settled?.chargedNanoUsd).toBe(0n)
+    expect(counted(settled)).toEqual({ requests: 1n, input_tokens: 0n, output_tokens: 0n, money: 0n })
     expect(settled?.rows[0]).toMatchObject({ charge: 'absorbed', costNanoUsd: 11n })
   })
   test('final states take no further end and do not expire', () => {
@@ -90,6 +105,11 @@ describe('transitions', () => {
       expect(checkpointHold(hold, used(9, 9))).toBe(hold)
     }
     expect(late?.state).toBe('settled_late')
+  })
+  test('a proof of usage that was overtaken by a newer one changes nothing', () => {
+    const newer = checkpointHold(open(), used(5, 9))
+    expect(checkpointHold(newer, used(5, 8))).toBe(newer)
+    expect(checkpointHold(newer, used(5, 10)).checkpoint).toEqual(used(5, 10))
   })
   test('an end of another hold is a bug', () => {
     expect(() => settleHold(open(), end(used(1, 1), { holdId: `${REQUEST}.2` }), NOW_MS)).toThrow(RangeError)
@@ -111,7 +131,10 @@ describe('transitions', () => {
           rows.filter((row) => row.charge === who).reduce((total, row) => total + row.costNanoUsd, 0n)
         expect(sum('customer')).toBe(absorbed ? 0n : cost)
         expect(sum('absorbed')).toBe(absorbed ? cost : 0n)
-        expect(expired.chargedNanoUsd + late.chargedNanoUsd).toBe(absorbed ? 0n : cost)
+        const [first, second] = [counted(expired), counted(late)]
+        expect(first.money + second.money).toBe(absorbed ? 0n : cost)
+        expect(first.output_tokens + second.output_tokens).toBe(absorbed ? 0n : BigInt(truth.output))
+        expect([first.requests, second.requests]).toEqual([1n, 0n])
         expect(rows.reduce((total, row) => total + row.usage.outputText, 0)).toBe(truth.output)
         expect(new Set(rows.map(({ kind }) => kind)).size).toBe(rows.length)
       }),
@@ -136,7 +159,17 @@ test('a stored hold reads back as it was, to the nano-dollar', () => {
   const price = { priceVersionId: 'v', perMillion: { inputUncached: 9_007_199_254_740_993n } }
   const held = checkpointHold(open({ price }), used(1, 2))
   const settled = settleHold(open(), end(used(3, 4), { firstTokenAtMs: NOW_MS + 1 }), NOW_MS)?.hold ?? held
-  for (const hold of [open(), open({ price: undefined }), held, settled])
+  const full = open({
+    userId: 'u',
+    teamId: 't',
+    endUser: 'e',
+    idempotency: { keyHash: 'k', bodyHash: 'b' },
+    price: { ...price, contextTiers: [{ aboveInputTokens: 5, perMillion: { outputText: 2n } }], basisPoints: 12_000 },
+  })
+  full.granted.requests = { limit: 5, remaining: 4, resetAtMs: NOW_MS }
+  full.granted.tokens = { limit: 5, remaining: 4 }
+  full.granted.warnings = ['org money $5 per month']
+  for (const hold of [open(), open({ price: undefined }), held, settled, full])
     expect(decodeHold(encodeHold(hold))).toEqual(hold)
   expect(() => decodeHold({ ...encodeHold(held), state: 'lost' })).toThrow('unknown state')
   expect(() => decodeHold({ ...encodeHold(held), body: '{}' })).toThrow('another shape')
@@ -176,12 +209,27 @@ describe('the row of a request', () => {
 })
 
 test('the sums of open holds equal those counted one by one, in any order of coming and going', () => {
+  const where = { limitId: 'l', hard: true, timeZone: 'Asia/Kolkata' } as const
+  const rules = new RuleIndex(
+    {
+      version: 1,
+      limits: [
+        { ...where, scope: 'org', scopeId: 'o', meter: 'money', window: 'day', maxNanoUsd: 0n },
+        { ...where, scope: 'org', scopeId: 'o', meter: 'money', window: 'day', maxNanoUsd: 9n, hard: false },
+        { ...where, scope: 'key', scopeId: '*', meter: 'money', window: 'month', maxNanoUsd: 0n },
+        { ...where, scope: 'key', scopeId: 'k0', meter: 'requests', window: 'lifetime', max: 0 },
+        { ...where, scope: 'key', scopeId: '*', meter: 'concurrency', max: 0, model: 'small' },
+      ],
+    },
+    'o',
+  )
   const holds = Array.from({ length: 12 }, (_, index) =>
     openHold(
       terms({
         requestId: `r${index % 5}`,
-        attempt: index + 1,
+        attempt: index < 5 ? 1 : 2,
         keyId: `k${index % 2}`,
+        modelRequested: index % 3 === 0 ? 'large' : 'small',
         startedAtMs: NOW_MS + (index % 3) * 86_400_000 * 10,
       }),
       { holdId: `h${index}`, heldNanoUsd: BigInt(index) },
@@ -189,9 +237,11 @@ test('the sums of open holds equal those counted one by one, in any order of com
     ),
   )
   const moves = fc.array(fc.record({ add: fc.boolean(), index: fc.nat(holds.length - 1) }), { maxLength: 60 })
+  const local = (atMs: number) => new Date(atMs + 5.5 * 3_600_000).toISOString()
   fc.assert(
-    fc.property(moves, (steps) => {
+    fc.property(moves, fc.boolean(), (steps, regroups) => {
       const fast = new OpenHolds()
+      fast.rebuild(regroups ? undefined : rules, [])
       const slow = new Set<HoldRecord>()
       for (const { add, index } of steps) {
         const hold = holds[index]
@@ -204,29 +254,33 @@ test('the sums of open holds equal those counted one by one, in any order of com
           slow.delete(hold)
         }
       }
+      if (regroups) fast.regroup(rules)
       expect(fast.count).toBe(slow.size)
-      const scopes = [
-        ['org', 'o', () => true],
-        ['key', 'k0', (hold: HoldRecord) => hold.terms.keyId === 'k0'],
-        ['key', 'k1', (hold: HoldRecord) => hold.terms.keyId === 'k1'],
-      ] as const
-      for (const [scope, id, belongs] of scopes) {
-        const own = [...slow].filter(belongs)
-        const sum = (length: number, atMs: number) =>
-          own
-            .filter((hold) => iso(hold.terms.startedAtMs).slice(0, length) === iso(atMs).slice(0, length))
-            .reduce((total, hold) => total + hold.granted.heldNanoUsd, 0n)
-        for (const atMs of [NOW_MS, NOW_MS + 86_400_000 * 10]) {
-          expect(fast.held(scope, id, 'day', atMs)).toBe(sum(10, atMs))
-          expect(fast.held(scope, id, 'month', atMs)).toBe(sum(7, atMs))
-          expect(fast.held(scope, id, 'lifetime', atMs)).toBe(sum(0, atMs))
+      expect(fast.heldNanoUsd).toBe([...slow].reduce((sum, { granted }) => sum + granted.heldNanoUsd, 0n))
+      for (const keyId of ['k0', 'k1']) {
+        const { gauges, places } = rules.applying(terms({ keyId }), 'small')
+        for (const { series, subject } of gauges) {
+          const own = [...slow].filter(({ terms: of }) => series.scope === 'org' || of.keyId === keyId)
+          for (const atMs of [NOW_MS, NOW_MS + 86_400_000 * 10]) {
+            const length = { minute: 16, hour: 13, day: 10, month: 7, lifetime: 0 }[series.window]
+            const expected = own
+              .filter(({ terms: of }) => local(of.startedAtMs).slice(0, length) === local(atMs).slice(0, length))
+              .map(({ terms: of, granted }) => {
+                if (series.meter === 'money') return granted.heldNanoUsd
+                return of.attempt === 1 ? 1n : 0n
+              })
+              .reduce((total, amount) => total + amount, 0n)
+            const span = windowOf(series.window, series.timeZone, atMs)
+            expect(fast.held(series.name, subject, span.key)).toBe(expected)
+          }
         }
-        const others = new Set(own.map((hold) => hold.terms.requestId))
-        others.delete('r0')
-        expect(fast.running(scope, id, 'r0')).toBe(others.size)
+        for (const { name, subject } of places) {
+          const own = [...slow].filter(({ terms: of }) => of.keyId === keyId && of.modelRequested === 'small')
+          const others = new Set(own.map((hold) => hold.terms.requestId))
+          others.delete('r0')
+          expect(fast.running(name, subject, 'r0')).toBe(others.size)
+        }
       }
     }),
   )
 })
-
-const iso = (atMs: number) => new Date(atMs).toISOString()

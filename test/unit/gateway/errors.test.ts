@@ -1,9 +1,18 @@
 import { describe, expect, test } from 'vitest'
-import type { LimitRule } from '../../../gateway/account/contract.ts'
+import type { LimitRule } from '../../../gateway/account/limit.ts'
 import { denialToFailure, failureResponse } from '../../../gateway/errors.ts'
 import { ERROR_CODES } from '../../../protocol/errors.ts'
 
-const money: LimitRule = { scope: 'project', scopeId: 'p', meter: 'money', window: 'month', maxNanoUsd: 5_000_000_000n }
+const where = { limitId: 'l', hard: true, timeZone: 'UTC' } as const
+const money: LimitRule = {
+  ...where,
+  scope: 'project',
+  scopeId: 'p',
+  meter: 'money',
+  window: 'month',
+  maxNanoUsd: 5_000_000_000n,
+}
+const spent = { settledNanoUsd: 4_000_000_000n, heldNanoUsd: 500_000_000n, askNanoUsd: 600_000_000n }
 
 describe('a failure as a response', () => {
   test.each(ERROR_CODES.map((code) => [code]))('%s has a status of 400 or more and the OpenAI shape', async (code) => {
@@ -45,16 +54,96 @@ describe('a failure as a response', () => {
 
 describe('a denial in words', () => {
   test('says which limit, how much and when again', () => {
-    const rule: LimitRule = { scope: 'key', scopeId: 'k', meter: 'requests', window: 'minute', max: 3 }
-    expect(denialToFailure({ reason: 'rate_limited', rule, retryAfterMs: 1500 })).toEqual({
+    const rule: LimitRule = { ...where, scope: 'key', scopeId: 'k', meter: 'requests', window: 'minute', max: 3 }
+    const counts = { used: 1n, held: 2n, asked: 1n }
+    expect(denialToFailure({ reason: 'rate_limited', rule, ...counts, retryAfterMs: 1500 })).toEqual({
       code: 'rate_limited',
-      message: 'Rate limit reached: 3 requests per minute for this API key. Try again in 2 s.',
+      message: 'Rate limit reached: 3 requests per minute for this API key: 3 made. Try again in 2 s.',
       retryAfterMs: 1500,
     })
-    const concurrency: LimitRule = { scope: 'org', scopeId: 'o', meter: 'concurrency', max: 2 }
+    expect(denialToFailure({ reason: 'rate_limited', rule: { ...rule, window: 'lifetime' }, ...counts })).toEqual({
+      code: 'rate_limited',
+      message: 'Rate limit reached: 3 requests in total for this API key: 3 made. The limit does not renew.',
+    })
+    const concurrency: LimitRule = { ...where, scope: 'org', scopeId: 'o', meter: 'concurrency', max: 2 }
     expect(denialToFailure({ reason: 'concurrency_limited', rule: concurrency, running: 2 }).message).toBe(
       'Concurrency limit of 2 reached for this organisation: 2 requests are running. Wait for one of them to end.',
     )
+  })
+
+  test('of tokens tells a window that is used up from a request that never fits', () => {
+    const rule: LimitRule = {
+      ...where,
+      scope: 'end_user',
+      scopeId: '*',
+      model: 'small',
+      meter: 'output_tokens',
+      window: 'day',
+      timeZone: 'Europe/Berlin',
+      max: 1_000,
+    }
+    const denial = { reason: 'rate_limited', rule, used: 700n, held: 100n } as const
+    expect(denialToFailure({ ...denial, asked: 500n, retryAfterMs: 61_000 })).toEqual({
+      code: 'rate_limited',
+      message:
+        'Rate limit reached: 1000 output tokens per day (Europe/Berlin) for this end user and model small: 700 used, ' +
+        '100 held by running requests, and this request may use up to 500. Try again in 61 s.',
+      retryAfterMs: 61_000,
+    })
+    const never = denialToFailure({ ...denial, asked: 1_001n })
+    expect(never.message).toContain('Lower max_tokens: waiting does not help.')
+    expect(never.retryAfterMs).toBeUndefined()
+    const { headers, status } = failureResponse(never, 'id')
+    expect([status, headers.get('retry-after'), headers.get('x-should-retry')]).toEqual([429, null, 'false'])
+    const input = denialToFailure({ ...denial, rule: { ...rule, meter: 'input_tokens' }, asked: 1_001n })
+    expect(input.message).toContain('Shorten the input')
+  })
+
+  test.each(['org', 'project', 'team', 'user', 'key', 'end_user'] as const)('names whose limit it is: %s', (scope) => {
+    const rule: LimitRule = { ...where, scope, scopeId: 'x', meter: 'requests', window: 'hour', max: 1 }
+    const names = {
+      org: 'organisation',
+      project: 'project',
+      team: 'team',
+      user: 'user',
+      key: 'API key',
+      end_user: 'end user',
+    }
+    const { message } = denialToFailure({
+      reason: 'rate_limited',
+      rule,
+      used: 1n,
+      held: 0n,
+      asked: 1n,
+      retryAfterMs: 1,
+    })
+    expect(message).toContain(`for this ${names[scope]}:`)
+  })
+
+  test('of credit says what was granted and that waiting does not help', () => {
+    const credit = { grantedNanoUsd: 5_000_000_000n, overdraftNanoUsd: 0n }
+    const failure = denialToFailure({ reason: 'credit_exhausted', credit, ...spent })
+    expect(failure).toEqual({
+      code: 'budget_exhausted',
+      message:
+        'Prepaid credit of $5 is used up for this organisation: $4 spent, $0.5 held by running requests, and this ' +
+        'request may cost up to $0.6. Add credit, or ask for less.',
+    })
+    expect(failureResponse(failure, 'id').headers.get('x-should-retry')).toBe('false')
+    const overdrawn = { reason: 'credit_exhausted', credit: { ...credit, overdraftNanoUsd: 1n }, ...spent } as const
+    expect(denialToFailure(overdrawn).message).toContain('$5 and an overdraft of $0.000000001')
+  })
+
+  test.each([
+    ['idempotency_conflict', 'another'],
+    ['idempotency_running', 'still running'],
+    ['idempotency_answered', 'answered and charged'],
+  ] as const)('of %s is a conflict that names the earlier request', (reason, words) => {
+    const failure = denialToFailure({ reason, requestId: 'r-1' })
+    expect(failure.code).toBe('conflict')
+    expect(failure.message).toContain('r-1')
+    expect(failure.message).toContain(words)
+    expect(failureResponse(failure, 'id').status).toBe(409)
   })
 
   test('shows money exactly, down to the nano-dollar', () => {
@@ -81,6 +170,7 @@ describe('a denial in words', () => {
       retryAfterMs: 5,
     })
     expect(denialToFailure({ reason: 'outbox_full', retryAfterMs: 5 })).toMatchObject({ code: 'unavailable' })
+    expect(denialToFailure({ reason: 'request_closed' })).toMatchObject({ code: 'unavailable', retryAfterMs: 1000 })
     expect(denialToFailure({ reason: 'price_unknown', model: 'm' }).code).toBe('price_unknown')
   })
 })

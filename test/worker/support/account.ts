@@ -2,9 +2,11 @@
 // command. Each account is a new organisation: the tests of one run share a database.
 import { env, runInDurableObject } from 'cloudflare:test'
 import type { Account } from '../../../gateway/account/account.ts'
-import type { LimitRule, ReserveAsk, SettleEnd } from '../../../gateway/account/contract.ts'
+import type { ReserveAsk, SettleEnd } from '../../../gateway/account/contract.ts'
+import type { LimitRule } from '../../../gateway/account/limit.ts'
 import { connect } from '../../../gateway/db/connect.ts'
 import { type Database, DatabaseUnavailable } from '../../../gateway/db/port.ts'
+import { PostgresRecord } from '../../../gateway/ledger/postgres-record.ts'
 import type { PriceQuote } from '../../../gateway/meter/price.ts'
 import { NO_USAGE, type Usage } from '../../../gateway/meter/usage.ts'
 
@@ -27,6 +29,7 @@ export function newAccount() {
   const projectId = crypto.randomUUID()
   const keyId = crypto.randomUUID()
   const stub = env.ACCOUNT.getByName(orgId)
+  let version = 0
   return {
     orgId,
     projectId,
@@ -41,11 +44,10 @@ export function newAccount() {
         orgId,
         projectId,
         keyId,
-        limits: [],
         modelRequested: 'small',
         provider: 'fleet',
         modelServed: 'smollm2',
-        estimate: { inputTokens: 100, outputTokens: 450 },
+        estimate: { inputTokens: 100, outputTokens: 450, calls: 0 },
         price: PRICE,
         startedAtMs,
         deadlineAtMs: startedAtMs + 600_000,
@@ -53,8 +55,18 @@ export function newAccount() {
         ...change,
       }
     },
-    money(maxNanoUsd: bigint, window: 'day' | 'month' | 'lifetime' = 'month'): LimitRule {
-      return { scope: 'org', scopeId: orgId, meter: 'money', window, maxNanoUsd }
+    money(maxNanoUsd: bigint, window: 'day' | 'month' | 'lifetime' = 'lifetime'): LimitRule {
+      const where = { limitId: crypto.randomUUID(), scope: 'org', scopeId: orgId, hard: true } as const
+      return { ...where, meter: 'money', window, timeZone: 'UTC', maxNanoUsd }
+    },
+    requestLimit(max: number, window: 'minute' | 'hour' | 'day'): LimitRule {
+      const where = { limitId: crypto.randomUUID(), scope: 'key', scopeId: keyId, hard: true } as const
+      return { ...where, meter: 'requests', window, timeZone: 'UTC', max }
+    },
+    /** Puts limits in force in place of those before. */
+    async setLimits(...limits: LimitRule[]) {
+      version++
+      await stub.setRules({ version, limits })
     },
     /** Calls the object from inside: an error that crosses RPC is also reported by the runtime as uncaught. */
     inside: <T>(call: (account: Account) => Promise<T>): Promise<T> => runInDurableObject(stub, call),
@@ -66,7 +78,7 @@ export function newAccount() {
     },
     async setDatabase(database: Database) {
       await runInDurableObject(stub, (account: Account) => {
-        account.database = database
+        account.record = new PostgresRecord(database)
       })
     },
     /** Runs the alarm as if the given time had come. */
@@ -123,11 +135,11 @@ export function newAccount() {
       })
       return Object.fromEntries(rows.map(([name, sum]) => [String(name), BigInt(String(sum))]))
     },
-    /** Money charged so far as the account's own counters have it. */
+    /** Money charged so far as the account's own counters have it, where a lifetime limit counts it. */
     async charged(): Promise<bigint> {
       const { counters } = await stub.inspect()
       return counters
-        .filter(({ meter, scope }) => meter === 'money' && scope === 'org')
+        .filter(({ series }) => series.startsWith('org|') && series.includes('|money|lifetime|'))
         .reduce((sum, { value }) => sum + value, 0n)
     },
   }

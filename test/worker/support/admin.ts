@@ -1,8 +1,9 @@
 // Calls the admin API inside workerd, and makes the tenants that tests need. Names are new in each call: the tests of
 // one run share a database.
 import { env } from 'cloudflare:test'
+import type { ReserveAsk, Subject } from '../../../gateway/account/contract.ts'
 import { adminApp } from '../../../gateway/admin/index.ts'
-import { authenticate } from '../../../gateway/auth/authenticate.ts'
+import { type AuthOptions, authenticate } from '../../../gateway/auth/authenticate.ts'
 import type { Env } from '../../../gateway/env.ts'
 
 // biome-ignore lint/suspicious/noExplicitAny: answers are JSON of many shapes, which the assertions check
@@ -49,12 +50,29 @@ export async function newTenant(key: Record<string, unknown> = {}): Promise<Tena
   return { orgId: org.id, projectId: project.id, keyId: made.body.id, key: made.body.key }
 }
 
-/** Authenticates a key as a request would; background work is awaited. */
-export async function present(key: string, nowMs = Date.now(), on: Env = env) {
+/** What a first attempt asks of an account, worth nothing. */
+export function newAsk(subject: Subject): ReserveAsk {
+  const startedAtMs = Date.now()
+  return {
+    ...subject,
+    requestId: crypto.randomUUID(),
+    attempt: 1,
+    modelRequested: 'm',
+    provider: 'fleet',
+    modelServed: 'm',
+    estimate: { inputTokens: 1, outputTokens: 1, calls: 0 },
+    price: undefined,
+    startedAtMs,
+    deadlineAtMs: startedAtMs + 10_000,
+    stream: false,
+  }
+}
+
+/** Authenticates a key or a token as a request would; background work is awaited. */
+export async function present(key: string, nowMs = Date.now(), on: Env = env, options: AuthOptions = {}) {
   const background: Promise<unknown>[] = []
-  const result = await authenticate(new Headers({ authorization: `Bearer ${key}` }), on, nowMs, (work) => {
-    background.push(work)
-  })
+  const headers = new Headers({ authorization: `Bearer ${key}` })
+  const result = await authenticate(headers, on, nowMs, (work) => background.push(work), options)
   await Promise.all(background)
   return result
 }
