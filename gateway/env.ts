@@ -17,6 +17,11 @@ export type Env = {
   HYPERDRIVE?: Hyperdrive
   /** Set off Cloudflare only: postgres:// address for the pool. Secret. */
   DATABASE_URL?: string
+  /**
+   * Where a client's address is read: `peer` for the other end of the connection (workerd that clients reach directly), or
+   * the name of a header that the proxy in front sets and overwrites, `cf-connecting-ip` on Cloudflare. Absent: nowhere.
+   */
+  CLIENT_ADDRESS?: string
   /** Guards /admin. At least 32 characters. Secret. */
   ADMIN_TOKEN: string
   /** Private Ed25519 JWK (with `kid`) that signs dispatches. Secret. */

@@ -1,6 +1,7 @@
 // What the admin API's handlers share. Owns the types of their context and the refusal they throw to end a request.
 import type { Context } from 'hono'
 import type { Failure } from '../../protocol/errors.ts'
+import type { Actor } from '../auth/actor.ts'
 import type { Env } from '../env.ts'
 
 export type AdminEnv = {
@@ -8,6 +9,10 @@ export type AdminEnv = {
   Variables: {
     /** uuid of this request, on its response, in the logs and in the audit row. */
     requestId: string
+    /** Who calls; set by the guard in front of every route. */
+    actor: Actor
+    /** Where the call came from, where the deployment can know it. */
+    clientAddress: string | undefined
   }
 }
 
@@ -22,6 +27,11 @@ export class Refusal extends Error {
     super(failure.message)
     this.failure = failure
   }
+}
+
+/** Something stands in the way that the administrator has to change first. */
+export function conflict(message: string): Refusal {
+  return new Refusal({ code: 'conflict', message })
 }
 
 /** The administrator's fault, with the path of the field. */

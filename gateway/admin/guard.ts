@@ -1,23 +1,86 @@
-// The door of the admin API. Owns who passes; every route behind it is an administrator's, none is open by default.
+// The door of the admin API. Owns which credentials open it and who then calls; what the caller may do is permissions.ts.
+// No route behind it is open by default.
 import { createMiddleware } from 'hono/factory'
-import { type AdminEnv, Refusal } from './context.ts'
+import type { Failure } from '../../protocol/errors.ts'
+import type { Actor, KeyCredential } from '../auth/actor.ts'
+import { authenticate, presentedCredential } from '../auth/authenticate.ts'
+import { clientAddress } from '../auth/client-address.ts'
+import { parseKey } from '../auth/keys.ts'
+import type { Principal } from '../auth/principal.ts'
+import { scopeRefusal } from '../auth/scopes.ts'
+import { looksLikeToken } from '../auth/token.ts'
+import { type AdminContext, type AdminEnv, Refusal } from './context.ts'
 
 const TOKEN_CHARS_MIN = 32
 
-/** Passes `Authorization: Bearer ADMIN_TOKEN` and nothing else. A token too short to be a secret opens nothing. */
+/**
+ * Passes `Authorization: Bearer` with ADMIN_TOKEN (the operator), with a user's token, or with a user's API key whose
+ * scopes name administration. An ADMIN_TOKEN too short to be a secret opens nothing.
+ */
 export const guard = createMiddleware<AdminEnv>(async (c, next) => {
-  const expected = c.env.ADMIN_TOKEN
-  if (typeof expected !== 'string' || expected.length < TOKEN_CHARS_MIN) {
-    const message = `The admin API is closed: ADMIN_TOKEN has fewer than ${TOKEN_CHARS_MIN} characters.`
-    throw new Refusal({ code: 'unavailable', message })
-  }
-  const presented = /^bearer +(\S+) *$/i.exec(c.req.header('authorization') ?? '')?.[1] ?? ''
-  if (!(await sameText(presented, expected))) {
-    const message = 'The admin API needs "Authorization: Bearer <ADMIN_TOKEN>".'
-    throw new Refusal({ code: 'invalid_api_key', message })
-  }
+  c.set('clientAddress', clientAddress(c.req.raw, c.env))
+  c.set('actor', await actorOf(c))
   await next()
 })
+
+async function actorOf(c: AdminContext): Promise<Actor> {
+  const presented = presentedCredential(c.req.raw.headers) ?? ''
+  // The operator's secret may have any form, that of a token too.
+  if (await isOperator(presented, c.env.ADMIN_TOKEN)) return { kind: 'operator' }
+  if (parseKey(presented) === undefined && !looksLikeToken(presented)) {
+    requireUsableToken(c.env.ADMIN_TOKEN)
+    const message =
+      'The admin API needs "Authorization: Bearer" with ADMIN_TOKEN, a user\'s token, or an API key that administers.'
+    throw new Refusal({ code: 'invalid_api_key', message })
+  }
+  const waitUntil = (work: Promise<unknown>) => c.executionCtx.waitUntil(work)
+  const found = await authenticate(c.req.raw.headers, c.env, Date.now(), waitUntil, { fresh: true })
+  if (!found.ok) throw new Refusal(found.error)
+  const refusal = scopeRefusal(found.value, 'admin', c.get('clientAddress'))
+  if (refusal !== undefined) throw new Refusal(refusal)
+  return memberOf(found.value)
+}
+
+/** @throws Refusal for a key that belongs to nobody: it has no role to administer with. */
+function memberOf(principal: Principal): Actor {
+  const { orgId, userId, roles, projects } = principal
+  if (userId === undefined || roles === undefined || roles.length === 0) {
+    const failure: Failure = {
+      code: 'permission_denied',
+      message: 'This API key belongs to no user and cannot administer.',
+    }
+    throw new Refusal(failure)
+  }
+  return { kind: 'member', orgId, userId, roles, projects, key: keyOf(principal) }
+}
+
+function keyOf(principal: Principal): KeyCredential | undefined {
+  if (principal.credential !== 'key') return undefined
+  const {
+    keyId,
+    projectId,
+    teamId,
+    endUser,
+    modelsAllowed,
+    routesAllowed = [],
+    addressesAllowed,
+    expiresAtMs,
+  } = principal
+  return { keyId, projectId, teamId, endUser, modelsAllowed, routesAllowed, addressesAllowed, expiresAtMs }
+}
+
+function isUsable(adminToken: unknown): adminToken is string {
+  return typeof adminToken === 'string' && adminToken.length >= TOKEN_CHARS_MIN
+}
+
+function requireUsableToken(adminToken: unknown): void {
+  if (isUsable(adminToken)) return
+  const message = `The admin API is closed: ADMIN_TOKEN has fewer than ${TOKEN_CHARS_MIN} characters.`
+  throw new Refusal({ code: 'unavailable', message })
+}
+
+const isOperator = async (presented: string, adminToken: unknown): Promise<boolean> =>
+  isUsable(adminToken) && (await sameText(presented, adminToken))
 
 /** Compares digests, in a time that depends on neither text: how much of a guess is right does not show. */
 async function sameText(left: string, right: string): Promise<boolean> {

@@ -1,22 +1,43 @@
-// The admin API, mounted at /admin/v1. Owns the list of its routes, the guard before all of them and the form of its
-// errors; there is no CORS: browsers reach it from its own origin alone.
+// The admin API, mounted at /admin/v1. Owns the list of its routes, the layers before all of them (guard.ts: who calls;
+// permissions.ts: who may) and the form of its errors; there is no CORS: browsers reach it from its own origin alone.
 //
 //   POST   /organisations                                {slug, name?, id?}              safe to repeat by slug
 //   GET    /organisations  /organisations/:org
 //   POST   /organisations/:org/projects                  {slug, name?, id?}              safe to repeat by slug
 //   GET    /organisations/:org/projects  …/projects/:project
-//   POST   /organisations/:org/keys                      {project_id, name, models?, expires_at?}   answers `key`, once
-//   GET    /organisations/:org/keys?name=&project_id=    …/keys/:key
-//   PATCH  /organisations/:org/keys/:key                 {models?, expires_at?}
+//   POST   /organisations/:org/keys                      {project_id, name, models?, routes?, addresses?, expires_at?, end_user?,
+//                                                         user_id?, team_id?}   answers `key`, once
+//   GET    /organisations/:org/keys?name=&project_id=&user_id=&team_id=    …/keys/:key
+//   PATCH  /organisations/:org/keys/:key                 {name?, models?, routes?, addresses?, expires_at?, end_user?, team_id?}
+//   POST   /organisations/:org/keys/:key/rotate          {overlap_seconds}   answers the new `key`, once
 //   DELETE /organisations/:org/keys/:key                 revokes; also POST …/revoke
-//   PUT    /organisations/:org/limits                    {limits: [{meter, window?, max | max_usd}]}; GET
-//          also …/projects/:project/limits and …/keys/:key/limits
+//   POST   /organisations/:org/users                     {email, name?, id?, role?, projects?, issuer_id?, subject?}   by email
+//   GET    /organisations/:org/users?kind=  …/users/:user
+//   PATCH  /organisations/:org/users/:user               {name?, suspended?, issuer_id?, subject?}
+//   PUT    /organisations/:org/users/:user/membership    {role, projects?}; DELETE
+//   POST   /organisations/:org/service-accounts          {slug, name?, id?, role?, projects?, issuer_id?, subject?}; GET
+//   POST   /organisations/:org/teams                     {slug, name?, id?}              safe to repeat by slug
+//   GET    /organisations/:org/teams  …/teams/:team  …/teams/:team/members
+//   PATCH  /organisations/:org/teams/:team               {name}; DELETE
+//   PUT    /organisations/:org/teams/:team/members/:user ; DELETE
+//   POST   /organisations/:org/issuers                   {issuer, audience, jwks_uri | jwks, algorithms, max_role, project_id, …}
+//   GET    /organisations/:org/issuers  …/issuers/:issuer; PATCH, DELETE
+//   PUT    /organisations/:org/limits                    {limits: [{meter, window?, time_zone?, max | max_usd, model?, hard?}]}; GET
+//          also …/projects/:project/limits, …/teams/:team/…, …/users/:user/…, …/keys/:key/…, …/end-users/:end_user/…;
+//          `*` for the id: one for each of them
 //   PUT    /models/:name               {targets: [{provider, model, context_tokens, output_tokens_max?}]}
 //   GET    /models  /models/:name      DELETE /models/:name
-//   POST   /prices                     {provider, model, usd_per_million: {part: "0.05"}, effective_from?}
-//   GET    /prices?provider=&model=
-//   PUT    /providers/:name                              {kind, base_url, secret?, allow_private?}; GET, GET list
-//   GET    /audit?org_id=
+//   POST   /organisations/:org/markups                   {basis_points, provider?, model?, effective_from?}; GET
+//   POST   /prices                     {provider, model, usd_per_million: {part: "0.05"}, context_tiers?, service_tier?,
+//                                       effective_from?, effective_to?, source?, source_date?, supersede?}
+//   POST   /prices/import              {entries: [a price each], source?, source_date?, dry_run?, supersede?}
+//   POST   /prices/self-hosted         {model, gpu_hour_usd, gpus, input_tokens_per_second, output_tokens_per_second,
+//                                       cached_input_tokens_per_second?, utilisation?, dry_run?}
+//   GET    /prices?provider=&model=&service_tier=
+//   PUT    /providers/:name            {kind, base_url, secret?, allow_private?, usage_dialect?, cutoff?}; GET, GET list
+//   GET    /audit?org_id=&actor=&action=
+//          /organisations/:org/credit, …/billing         admin/credit.ts
+//   GET    /organisations/:org/limit-events
 //          /usage                                        admin/usage.ts
 //          /ledger                                       admin/ledger.ts
 //          /backends                                     fleet/admin.ts
@@ -29,14 +50,22 @@ import { fleetAdminRoutes } from '../fleet/admin.ts'
 import { errorText, log } from '../observe/log.ts'
 import { auditRoutes } from './audit.ts'
 import { type AdminEnv, Refusal } from './context.ts'
+import { creditRoutes } from './credit.ts'
 import { guard } from './guard.ts'
+import { issuerRoutes } from './issuers.ts'
 import { keyRoutes } from './keys.ts'
 import { ledgerRoutes } from './ledger.ts'
+import { limitEventRoutes } from './limit-events.ts'
 import { limitRoutes } from './limits.ts'
+import { markupRoutes } from './markups.ts'
 import { modelRoutes } from './models.ts'
 import { organisationRoutes } from './organisations.ts'
+import { peopleRoutes } from './people.ts'
+import { authorise } from './permissions.ts'
 import { priceRoutes } from './prices.ts'
 import { providerRoutes } from './providers.ts'
+import { serviceAccountRoutes } from './service-accounts.ts'
+import { teamRoutes } from './teams.ts'
 import { usageRoutes } from './usage.ts'
 
 /** SQLSTATE class of values that a type cannot hold. */
@@ -51,10 +80,18 @@ adminApp.use(async (c, next) => {
   c.header('x-request-id', c.get('requestId'))
 })
 adminApp.use(guard)
+adminApp.use(authorise)
 
 adminApp.route('/organisations', organisationRoutes)
 adminApp.route('/organisations', keyRoutes)
+adminApp.route('/organisations', peopleRoutes)
+adminApp.route('/organisations', serviceAccountRoutes)
+adminApp.route('/organisations', teamRoutes)
+adminApp.route('/organisations', issuerRoutes)
 adminApp.route('/organisations', limitRoutes)
+adminApp.route('/organisations', limitEventRoutes)
+adminApp.route('/organisations', creditRoutes)
+adminApp.route('/organisations', markupRoutes)
 adminApp.route('/models', modelRoutes)
 adminApp.route('/prices', priceRoutes)
 adminApp.route('/providers', providerRoutes)

@@ -8,9 +8,9 @@ import { type AdminContext, invalid, notFound, Refusal } from './context.ts'
 /** A model with all its targets is 4 KB. */
 const BODY_BYTES_MAX = 64 * 1024
 
-/** The body as the schema's type. @throws Refusal */
-export async function readInput<T>(c: AdminContext, schema: z.ZodType<T>): Promise<T> {
-  const body = await readBody(c.req.raw, BODY_BYTES_MAX)
+/** The body, of at most `bytesMax` bytes, as the schema's type. @throws Refusal */
+export async function readInput<T>(c: AdminContext, schema: z.ZodType<T>, bytesMax = BODY_BYTES_MAX): Promise<T> {
+  const body = await readBody(c.req.raw, bytesMax)
   if (!body.ok) throw new Refusal(body.error)
   const json = parseJson(body.value)
   if (!json.ok) throw new Refusal(json.error)
@@ -63,6 +63,15 @@ export const DisplayName = z
   .min(1)
   .max(200)
   .regex(/^[^\p{Cc}]*$/u, 'must not hold control characters')
+
+/** What is made under a unique slug: an organisation, a project, a team. */
+export const NewNamed = z.strictObject({
+  /** Default: a new uuid. */
+  id: z.uuid().toLowerCase().optional(),
+  slug: Slug,
+  /** Default: the slug. */
+  name: DisplayName.optional(),
+})
 
 /** An ISO 8601 instant with a zone, as UTC with milliseconds. */
 export const Instant = z.iso

@@ -1,23 +1,16 @@
 // Organisations and their projects in the admin API. Owns their HTTP form; migrations/0001_tenancy.sql their meaning.
 import { and, desc, eq } from 'drizzle-orm'
 import { Hono } from 'hono'
-import { z } from 'zod'
 import { connect } from '../db/connect.ts'
 import { builder, query, toStatement } from '../db/orm.ts'
-import { type Database, QueryFailed, UNIQUE_VIOLATION } from '../db/port.ts'
+import type { Database } from '../db/port.ts'
 import { organisations, projects } from '../db/schema/tenancy.ts'
 import { audited } from './audit.ts'
-import { type AdminEnv, invalid, notFound } from './context.ts'
-import { DisplayName, idParam, readInput, readQuery, Slug } from './input.ts'
+import { type AdminEnv, notFound } from './context.ts'
+import { createOnce } from './create-once.ts'
+import { idParam, NewNamed, readInput, readQuery } from './input.ts'
 import { olderThan, PageQuery, pageOf } from './paging.ts'
-
-const NewNamed = z.strictObject({
-  /** Default: a new uuid. */
-  id: z.uuid().toLowerCase().optional(),
-  slug: Slug,
-  /** Default: the slug. */
-  name: DisplayName.optional(),
-})
+import { boundTo } from './permissions.ts'
 
 type Organisation = typeof organisations.$inferSelect
 type Project = typeof projects.$inferSelect
@@ -54,36 +47,13 @@ async function projectBySlug(database: Database, orgId: string, slug: string): P
   return row
 }
 
-/**
- * Creates under a unique slug, safe to repeat: where the slug is taken, the one that has it is the answer.
- * @throws Refusal where the id asked for belongs to another slug, or the slug to another id.
- */
-async function createOnce<Row>(
-  askedId: string | undefined,
-  tools: { find(): Promise<Row | undefined>; idOf(row: Row): string; create(): Promise<Row> },
-): Promise<{ row: Row; status: 200 | 201 }> {
-  const known = (row: Row) => {
-    if (askedId !== undefined && tools.idOf(row) !== askedId) throw invalid('slug', 'is taken under another id')
-    return { row, status: 200 as const }
-  }
-  const existing = await tools.find()
-  if (existing !== undefined) return known(existing)
-  try {
-    return { row: await tools.create(), status: 201 }
-  } catch (error) {
-    if (!(error instanceof QueryFailed) || error.sqlState !== UNIQUE_VIOLATION) throw error
-    // Somebody else was faster, or the id is taken.
-    const winner = await tools.find()
-    if (winner === undefined) throw invalid('id', 'is taken under another slug')
-    return known(winner)
-  }
-}
-
 export const organisationRoutes = new Hono<AdminEnv>()
   .post('/', async (c) => {
     const input = await readInput(c, NewNamed)
     const database = connect(c.env)
-    const { row, status } = await createOnce(input.id, {
+    const { row, status } = await createOnce({
+      nameField: 'slug',
+      askedId: input.id,
       find: () => organisationBySlug(database, input.slug),
       idOf: (found) => found.orgId,
       create: async () => {
@@ -92,6 +62,8 @@ export const organisationRoutes = new Hono<AdminEnv>()
           slug: input.slug,
           name: input.name ?? input.slug,
           createdAt: new Date().toISOString(),
+          billingMode: 'postpaid',
+          overdraftNanoUsd: 0n,
         }
         const { orgId, slug, name } = made
         await database.batch([
@@ -105,11 +77,14 @@ export const organisationRoutes = new Hono<AdminEnv>()
   })
   .get('/', async (c) => {
     const { limit, cursor } = readQuery(c, PageQuery)
+    const actor = c.get('actor')
+    // A member sees its own; the operator sees all.
+    const own = actor.kind === 'operator' ? undefined : eq(organisations.orgId, actor.orgId)
     const rows = await query(connect(c.env), (db) =>
       db
         .select()
         .from(organisations)
-        .where(olderThan(cursor, organisations.createdAt, organisations.orgId))
+        .where(and(own, olderThan(cursor, organisations.createdAt, organisations.orgId)))
         .orderBy(desc(organisations.createdAt), desc(organisations.orgId))
         .limit(limit + 1),
     )
@@ -123,7 +98,9 @@ export const organisationRoutes = new Hono<AdminEnv>()
     const input = await readInput(c, NewNamed)
     const database = connect(c.env)
     await requireOrganisation(database, orgId)
-    const { row, status } = await createOnce(input.id, {
+    const { row, status } = await createOnce({
+      nameField: 'slug',
+      askedId: input.id,
       find: () => projectBySlug(database, orgId, input.slug),
       idOf: (found) => found.projectId,
       create: async () => {
@@ -149,11 +126,12 @@ export const organisationRoutes = new Hono<AdminEnv>()
     const { limit, cursor } = readQuery(c, PageQuery)
     const database = connect(c.env)
     await requireOrganisation(database, orgId)
+    const bound = boundTo(c.get('actor'), projects.projectId)
     const rows = await query(database, (db) =>
       db
         .select()
         .from(projects)
-        .where(and(eq(projects.orgId, orgId), olderThan(cursor, projects.createdAt, projects.projectId)))
+        .where(and(eq(projects.orgId, orgId), bound, olderThan(cursor, projects.createdAt, projects.projectId)))
         .orderBy(desc(projects.createdAt), desc(projects.projectId))
         .limit(limit + 1),
     )

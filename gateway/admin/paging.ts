@@ -7,6 +7,8 @@ import { invalid } from './context.ts'
 
 const PAGE_DEFAULT = 50
 const PAGE_MAX = 200
+/** A cursor may name a row by a text of a caller's: 256 characters, escaped and encoded. */
+const CURSOR_CHARS_MAX = 4_000
 
 /** Query parameters of every list. */
 export const pageParameters = {
@@ -16,21 +18,35 @@ export const pageParameters = {
     .transform(Number)
     .pipe(z.number().min(1).max(PAGE_MAX))
     .default(PAGE_DEFAULT),
-  cursor: z.string().max(500).optional(),
+  cursor: z.string().max(CURSOR_CHARS_MAX).optional(),
 }
 export const PageQuery = z.strictObject(pageParameters)
 export type PageQuery = z.infer<typeof PageQuery>
 
 export type Page<T> = { data: T[]; next_cursor?: string }
 
-const TimeCursor = z.tuple([z.iso.datetime(), z.uuid()])
+const TimeCursor = z.tuple([z.iso.datetime(), z.uuid()]).rest(z.string().max(CURSOR_CHARS_MAX))
 const NameCursor = z.tuple([z.string().max(200)])
 
-/** Rows of a list that runs from the newest to the oldest: those before the cursor. @throws Refusal */
-export function olderThan(cursor: string | undefined, time: AnyColumn, id: AnyColumn): SQL | undefined {
+/**
+ * Rows of a list that runs from the newest to the oldest: those before the cursor.
+ * @param more Further columns where time and id do not name a row; the list is ordered by all of them, descending.
+ * @throws Refusal
+ */
+export function olderThan(
+  cursor: string | undefined,
+  time: AnyColumn,
+  id: AnyColumn,
+  ...more: AnyColumn[]
+): SQL | undefined {
   if (cursor === undefined) return undefined
-  const [lastTime, lastId] = decode(cursor, TimeCursor)
-  return sql`(${time}, ${id}) < (${lastTime}, ${lastId})`
+  const last = decode(cursor, TimeCursor)
+  const columns = [time, id, ...more]
+  if (last.length !== columns.length) throw invalid('cursor', 'is not a cursor of this list')
+  return sql`(${sql.join(columns, sql`, `)}) < (${sql.join(
+    last.map((value) => sql`${value}`),
+    sql`, `,
+  )})`
 }
 
 /** Rows of a list by name: those after the cursor. @throws Refusal */

@@ -4,29 +4,26 @@ import { z } from 'zod'
 import { formatUsd } from '../../protocol/units.ts'
 import { parseStored } from '../db/json.ts'
 import type { usageAttempts, usageRequests } from '../db/schema/usage.ts'
+import type { SumField } from '../ledger/usage-facts.ts'
+import { mapParts, PART_NAMES, sideOf, USAGE_PARTS, type UsagePart } from '../meter/usage.ts'
 
 type AttemptRow = typeof usageAttempts.$inferSelect
 type RequestRow = typeof usageRequests.$inferSelect
 
-const UnitPrices = z.record(z.string(), z.string())
+/** As ledger/flush.ts stores them: amounts are decimal strings. Rows from before context tiers hold the table alone. */
+const PriceTable = z.partialRecord(z.enum(USAGE_PARTS), z.string())
+const UnitPrices = z.union([
+  z.object({
+    perMillion: PriceTable,
+    contextTiers: z.array(z.object({ aboveInputTokens: z.number(), perMillion: PriceTable })).optional(),
+    basisPoints: z.number().optional(),
+  }),
+  PriceTable.transform((perMillion) => ({ perMillion, contextTiers: undefined, basisPoints: undefined })),
+])
+type PriceTable = z.infer<typeof PriceTable>
 
-/** Sums as Postgres answers them: decimal text. */
-export type SumRow = {
-  attempts: string
-  inputUncached: string
-  inputCacheRead: string
-  inputCacheWrite5m: string
-  inputCacheWrite1h: string
-  outputText: string
-  outputReasoning: string
-  costNanoUsd: string
-  absorbedNanoUsd: string
-}
-
-type Parts = Pick<
-  AttemptRow,
-  'inputUncached' | 'inputCacheRead' | 'inputCacheWrite5m' | 'inputCacheWrite1h' | 'outputText' | 'outputReasoning'
->
+/** Sums over a request's attempts as Postgres answers them: decimal text. */
+type RequestSums = Record<UsagePart | 'costNanoUsd' | 'absorbedNanoUsd', string>
 
 /** Money under two names: `<name>_nanousd` and `<name>_usd`. */
 export const moneyJson = (name: string, amountNanoUsd: bigint) => ({
@@ -34,44 +31,37 @@ export const moneyJson = (name: string, amountNanoUsd: bigint) => ({
   [`${name}_usd`]: formatUsd(amountNanoUsd),
 })
 
-function partsJson(parts: Record<keyof Parts, bigint>) {
-  const input = parts.inputUncached + parts.inputCacheRead + parts.inputCacheWrite5m + parts.inputCacheWrite1h
-  const output = parts.outputText + parts.outputReasoning
+function partsJson(parts: Record<UsagePart, bigint>) {
+  const side = (wanted: 'input' | 'output') =>
+    USAGE_PARTS.reduce((sum, part) => (sideOf(part) === wanted ? sum + parts[part] : sum), 0n)
   return {
-    usage: {
-      input_uncached: Number(parts.inputUncached),
-      input_cache_read: Number(parts.inputCacheRead),
-      input_cache_write_5m: Number(parts.inputCacheWrite5m),
-      input_cache_write_1h: Number(parts.inputCacheWrite1h),
-      output_text: Number(parts.outputText),
-      output_reasoning: Number(parts.outputReasoning),
-    },
-    input_tokens: Number(input),
-    output_tokens: Number(output),
+    usage: Object.fromEntries(USAGE_PARTS.map((part) => [PART_NAMES[part], Number(parts[part])])),
+    input_tokens: Number(side('input')),
+    output_tokens: Number(side('output')),
   }
 }
 
-const bigParts = (row: SumRow | undefined) => ({
-  inputUncached: BigInt(row?.inputUncached ?? 0),
-  inputCacheRead: BigInt(row?.inputCacheRead ?? 0),
-  inputCacheWrite5m: BigInt(row?.inputCacheWrite5m ?? 0),
-  inputCacheWrite1h: BigInt(row?.inputCacheWrite1h ?? 0),
-  outputText: BigInt(row?.outputText ?? 0),
-  outputReasoning: BigInt(row?.outputReasoning ?? 0),
-})
-
-/** One line of a breakdown; a group without rows is zeros. */
-export const sumsJson = (row: SumRow | undefined, requests: string | undefined) => ({
-  requests: Number(requests ?? 0),
-  attempts: Number(row?.attempts ?? 0),
-  ...partsJson(bigParts(row)),
-  ...moneyJson('cost', BigInt(row?.costNanoUsd ?? 0)),
-  ...moneyJson('absorbed', BigInt(row?.absorbedNanoUsd ?? 0)),
+/** One line of a breakdown. */
+export const sumsJson = (sums: Record<SumField, bigint>) => ({
+  requests: Number(sums.requests),
+  attempts: Number(sums.attempts),
+  ...partsJson(sums),
+  ...moneyJson('cost', sums.costNanoUsd),
+  ...moneyJson('absorbed', sums.absorbedNanoUsd),
+  /** What providers charge for it, of those that say so. */
+  ...moneyJson('provider_cost', sums.providerCostNanoUsd),
+  estimated_attempts: Number(sums.estimatedAttempts),
+  partial_attempts: Number(sums.partialAttempts),
+  inconsistent_attempts: Number(sums.inconsistentAttempts),
+  unpriced_attempts: Number(sums.unpricedAttempts),
 })
 
 const sharedJson = (row: AttemptRow | RequestRow) => ({
   project_id: row.projectId,
   key_id: row.keyId,
+  user_id: row.userId,
+  team_id: row.teamId,
+  end_user: row.endUser,
   provider: row.provider,
   model: row.modelRequested,
   model_served: row.modelServed,
@@ -84,12 +74,12 @@ const sharedJson = (row: AttemptRow | RequestRow) => ({
 })
 
 /** @param sums over the request's attempts: they know of corrections that came after the request's own row. */
-export const requestJson = (row: RequestRow, sums: SumRow | undefined) => ({
+export const requestJson = (row: RequestRow, sums: RequestSums | undefined) => ({
   id: row.requestId,
   org_id: row.orgId,
   ...sharedJson(row),
   attempts: row.attempts,
-  ...partsJson(sums === undefined ? row : bigParts(sums)),
+  ...partsJson(sums === undefined ? row : mapParts((part) => BigInt(sums[part]))),
   ...moneyJson('cost', sums === undefined ? row.costNanoUsd : BigInt(sums.costNanoUsd)),
   ...moneyJson('absorbed', BigInt(sums?.absorbedNanoUsd ?? 0)),
 })
@@ -100,12 +90,37 @@ export const attemptJson = (row: AttemptRow) => ({
   ...sharedJson(row),
   charge: row.charge,
   usage_source: row.usageSource,
+  inconsistent: row.inconsistent,
   ...partsJson(row),
   ...moneyJson('cost', row.costNanoUsd),
   ...(row.providerCostNanoUsd === null ? {} : moneyJson('provider_cost', row.providerCostNanoUsd)),
   pricing: row.pricing,
   price_version_id: row.priceVersionId,
-  /** Nano-USD per million units, as decimal strings. */
-  unit_prices: row.unitPrices === null ? null : parseStored(row.unitPrices, UnitPrices, 'usage_attempts.unit_prices'),
+  unit_prices: unitPricesJson(row.unitPrices),
+  /** The provider's own usage object, as it came. */
+  raw_usage: row.rawUsage,
   recorded_at: row.recordedAt,
 })
+
+/** The prices a row was computed with: nano-USD per million units, as decimal strings. */
+export function unitPricesJson(stored: string | null) {
+  if (stored === null) return null
+  const { perMillion, contextTiers, basisPoints } = parseStored(stored, UnitPrices, 'usage_attempts.unit_prices')
+  return {
+    nanousd_per_million: tableJson(perMillion),
+    ...(contextTiers === undefined
+      ? {}
+      : {
+          context_tiers: contextTiers.map((tier) => ({
+            above_input_tokens: tier.aboveInputTokens,
+            nanousd_per_million: tableJson(tier.perMillion),
+          })),
+        }),
+    ...(basisPoints === undefined ? {} : { basis_points: basisPoints }),
+  }
+}
+
+const tableJson = (table: PriceTable): Record<string, string> =>
+  Object.fromEntries(
+    USAGE_PARTS.flatMap((part) => (table[part] === undefined ? [] : [[PART_NAMES[part], table[part]]])),
+  )

@@ -1,13 +1,15 @@
-// From a request's headers to the caller. Owns where the key stands, the isolate's copy and the words of a refusal;
-// the durable copy is directory.ts.
+// From a request's headers to the caller. Owns where the credential stands, the isolate's copy of a key and the words of a
+// refusal; the durable copy is directory.ts, tokens are token.ts.
 import type { Failure } from '../../protocol/errors.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
 import { FactCache } from '../db/cache.ts'
 import type { Env } from '../env.ts'
 import { directoryName, type Lookup } from './directory.ts'
 import type { KeyRecord } from './key-record.ts'
+import type { Fetch } from './key-sets.ts'
 import { hashKey, parseKey } from './keys.ts'
 import type { Principal } from './principal.ts'
+import { looksLikeToken, verifyToken } from './token.ts'
 
 /** How long a change can stay unseen in this isolate; a revoked key is refused earlier, by the account. */
 const CACHE_MS = 10_000
@@ -22,9 +24,19 @@ const CACHED_KEYS_MAX = 5_000
 
 const cache = new FactCache<KeyRecord | 'unknown'>(CACHED_KEYS_MAX)
 
+export type AuthOptions = {
+  /** How issuers' public keys are fetched. Default: the network. */
+  fetch?: Fetch
+  /** Takes no copy of this isolate and none that may be old: for what is rare and must see a change at once. Default: false. */
+  fresh?: boolean
+}
+
+const systemFetch: Fetch = (url, init) => globalThis.fetch(url, init)
+
 /**
- * Who is calling: `Authorization: Bearer KEY`, or `x-api-key: KEY`. The key is hashed first and only the hash goes
- * further. An unknown key and a revoked one cost the same look-ups and get the same answer.
+ * Who is calling: `Authorization: Bearer KEY`, `x-api-key: KEY`, or `Authorization: Bearer TOKEN` with a JWT of a
+ * registered issuer. The key is hashed first and only the hash goes further. An unknown key and a revoked one cost the
+ * same look-ups and get the same answer.
  * @param nowMs Epoch milliseconds.
  * @param waitUntil Keeps background work alive after the response.
  * @returns Failure `invalid_api_key`, or `unavailable` where nobody can tell now whether the key is good.
@@ -34,16 +46,20 @@ export async function authenticate(
   env: Env,
   nowMs: number,
   waitUntil: (work: Promise<unknown>) => void,
+  { fetch = systemFetch, fresh = false }: AuthOptions = {},
 ): Promise<Result<Principal, Failure>> {
-  const presented = presentedKey(headers)
+  const presented = presentedCredential(headers)
   if (presented === undefined) {
-    return refuse('No API key given. Send it as "Authorization: Bearer <key>" or in the x-api-key header.')
+    return refuse(
+      'No API key given. Send it, or a token, as "Authorization: Bearer <key>", or a key in the x-api-key header.',
+    )
   }
+  if (looksLikeToken(presented)) return verifyToken(presented, { env, nowMs, fetch, fresh })
   const hash = await hashKey(presented)
   if (parseKey(presented) === undefined) {
     return refuse('This is not an API key of this service: a character is missing, added or mistyped.')
   }
-  const cached = cache.get(hash, nowMs)
+  const cached = fresh ? undefined : cache.get(hash, nowMs)
   if (cached !== undefined) {
     if (!cached.fresh) {
       cache.postpone(hash, nowMs + RENEWAL_MS)
@@ -51,7 +67,7 @@ export async function authenticate(
     }
     return judge(cached.value, nowMs)
   }
-  const lookup = await askDirectory(hash, env, nowMs)
+  const lookup = await askDirectory(hash, env, nowMs, fresh)
   switch (lookup.found) {
     case 'key':
       return judge(lookup.record, nowMs)
@@ -75,9 +91,9 @@ export function forgetKeys(hashes?: readonly string[]): void {
 }
 
 /** Asks, and keeps the answer in this isolate. */
-async function askDirectory(hash: string, env: Env, nowMs: number): Promise<Lookup> {
+async function askDirectory(hash: string, env: Env, nowMs: number, fresh = false): Promise<Lookup> {
   const lookup = await env.DIRECTORY.getByName(directoryName(hash))
-    .lookup(hash, nowMs)
+    .lookup(hash, nowMs, fresh)
     // The object restarts or is overloaded; the caller may be a good one.
     .catch((): Lookup => ({ found: 'unavailable', retryAfterMs: 1_000 }))
   if (lookup.found === 'key') cache.set(hash, lookup.record, nowMs + RENEW_AFTER_MS, nowMs + CACHE_MS)
@@ -94,7 +110,8 @@ function judge(found: KeyRecord | 'unknown', nowMs: number): Result<Principal, F
   return ok(principal)
 }
 
-function presentedKey(headers: Headers): string | undefined {
+/** The text of the credential, whatever it is. */
+export function presentedCredential(headers: Headers): string | undefined {
   const bearer = /^bearer +(\S+) *$/i.exec(headers.get('authorization') ?? '')?.[1]
   const plain = headers.get('x-api-key')?.trim()
   return bearer ?? (plain === '' ? undefined : plain)

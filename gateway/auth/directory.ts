@@ -45,12 +45,17 @@ export class Directory extends DurableObject<Env> {
     ) WITHOUT ROWID`)
   }
 
-  /** Who the key with this hash belongs to. @param hash SHA-256 of the key, hex. @param nowMs Epoch milliseconds. */
-  async lookup(hash: string, nowMs: number): Promise<Lookup> {
-    const copy = this.#read(hash)
-    if (copy !== undefined && nowMs < copy.freshUntilMs) return { found: 'key', record: copy.record }
+  /**
+   * Who the key with this hash belongs to. @param hash SHA-256 of the key, hex. @param nowMs Epoch milliseconds.
+   * @param upToDate A copy that is stale serves nobody, also while Postgres is away. Default: false.
+   */
+  async lookup(hash: string, nowMs: number, upToDate = false): Promise<Lookup> {
+    const known = this.#read(hash)
+    if (known !== undefined && nowMs < known.freshUntilMs) return { found: 'key', record: known.record }
+    const copy = upToDate ? undefined : known
     if (nowMs < this.#databaseDownUntilMs) return this.#withoutDatabase(copy, nowMs)
-    if (this.#questions.size >= QUESTIONS_MAX && !this.#questions.has(hash)) return this.#withoutDatabase(copy, nowMs)
+    const isKnown = this.#questions.has(hash) || (upToDate && known !== undefined)
+    if (this.#questions.size >= QUESTIONS_MAX && !isKnown) return this.#withoutDatabase(copy, nowMs)
     try {
       const question = this.#ask(hash, nowMs)
       const answer = copy === undefined ? { value: await question } : await withPatience(question, PATIENCE_MS)
@@ -61,7 +66,7 @@ export class Directory extends DurableObject<Env> {
       if (!(error instanceof DatabaseUnavailable)) throw error
       this.#databaseDownUntilMs = nowMs + RETRY_AFTER_MS
       // Read again: an invalidation may have come while the question was under way.
-      return this.#withoutDatabase(this.#read(hash), nowMs)
+      return this.#withoutDatabase(upToDate ? undefined : this.#read(hash), nowMs)
     }
   }
 

@@ -1,16 +1,26 @@
 // Who is calling and what they may use. Owns the type; authenticate.ts makes it.
-import type { LimitRule } from '../account/contract.ts'
+import type { Subject } from '../account/contract.ts'
+import type { Role } from './roles.ts'
 
-export type Principal = {
-  orgId: string
-  projectId: string
-  keyId: string
-  /** First characters of the key, safe to show and to log. */
+/** `endUser` is set where the credential is bound to one; else a request may name its own. */
+export type Principal = Subject & {
+  credential: 'key' | 'token'
+  /** First characters of the key, or the word `token`: safe to show and to log. */
   keyPrefix: string
-  /** Model names the key may use; absent: every model. */
+  /** Of the user the credential belongs to; they bound each other. Absent: it belongs to nobody, a project's own key. */
+  roles?: Role[]
+  /** Projects that user is bound to; absent: all. */
+  projects?: string[]
+  /** Model names the caller may use; absent: every model. */
   modelsAllowed?: string[]
+  /** Routes the caller may use; absent: all that are not administration. */
+  routesAllowed?: RouteScope[]
+  /** Networks in CIDR form that the caller may come from; absent: any. */
+  addressesAllowed?: string[]
   /** Epoch milliseconds; absent: never. */
   expiresAtMs?: number
-  /** Every limit that applies to this caller, of all scopes (organisation, project, key). */
-  limits: LimitRule[]
 }
+
+/** What a credential can be restricted to. */
+export const ROUTE_SCOPES = ['chat', 'completions', 'embeddings', 'models', 'admin'] as const
+export type RouteScope = (typeof ROUTE_SCOPES)[number]

@@ -1,8 +1,12 @@
-// Who may call which route. Owns the one list of routes that need no API key, each with its reason, and the guard in
-// front of all others: a route that is added and listed nowhere needs a key.
+// Who may call which route. Owns the one list of routes that need no API key, each with its reason, the scope of each
+// other route, and the guard in front of them: a route that is added and listed nowhere is closed to everybody.
 import { createMiddleware } from 'hono/factory'
+import { matchedRoutes } from 'hono/route'
 import { JOIN_PATH, JWKS_PATH, LEAVE_PATH, REPORT_PATH } from '../../protocol/report.ts'
 import { authenticate } from '../auth/authenticate.ts'
+import { clientAddress } from '../auth/client-address.ts'
+import type { RouteScope } from '../auth/principal.ts'
+import { scopeRefusal } from '../auth/scopes.ts'
 import { failureResponse } from '../errors.ts'
 import type { AppEnv } from './context.ts'
 
@@ -19,14 +23,17 @@ export const PUBLIC_ROUTES: Readonly<Record<string, string>> = {
 export const ADMIN_PREFIX = '/admin/v1'
 
 /** Routes that use tokens; each goes through lifecycle.ts, which takes a hold before anything else. */
-export const METERED_ROUTES: ReadonlySet<string> = new Set([
-  'POST /v1/chat/completions',
-  'POST /v1/completions',
-  'POST /v1/embeddings',
+export const METERED_ROUTES: ReadonlyMap<string, RouteScope> = new Map([
+  ['POST /v1/chat/completions', 'chat'],
+  ['POST /v1/completions', 'completions'],
+  ['POST /v1/embeddings', 'embeddings'],
 ])
 
 /** Routes that need a key and use no tokens. */
-export const UNMETERED_ROUTES: ReadonlySet<string> = new Set(['GET /v1/models', 'GET /v1/models/:id{.+}'])
+export const UNMETERED_ROUTES: ReadonlyMap<string, RouteScope> = new Map([
+  ['GET /v1/models', 'models'],
+  ['GET /v1/models/:id{.+}', 'models'],
+])
 
 export const isAdminPath = (path: string): boolean => path === ADMIN_PREFIX || path.startsWith(`${ADMIN_PREFIX}/`)
 
@@ -35,10 +42,25 @@ export const requireKey = createMiddleware<AppEnv>(async (c, next) => {
   const method = c.req.method === 'HEAD' ? 'GET' : c.req.method
   const { path } = c.req
   if (Object.hasOwn(PUBLIC_ROUTES, `${method} ${path}`) || isAdminPath(path)) return next()
+  const requestId = c.get('requestId')
   const found = await authenticate(c.req.raw.headers, c.env, c.get('receivedAtMs'), (work) =>
     c.executionCtx.waitUntil(work),
   )
-  if (!found.ok) return failureResponse(found.error, c.get('requestId'))
+  if (!found.ok) return failureResponse(found.error, requestId)
+  const address = clientAddress(c.req.raw, c.env)
+  for (const route of matchedRoutes(c)) {
+    if (route.method === 'ALL') continue
+    const name = `${route.method} ${route.path}`
+    const scope = METERED_ROUTES.get(name) ?? UNMETERED_ROUTES.get(name)
+    if (scope === undefined) {
+      return failureResponse(
+        { code: 'permission_denied', message: 'This route has no scope and is closed.' },
+        requestId,
+      )
+    }
+    const refusal = scopeRefusal(found.value, scope, address)
+    if (refusal !== undefined) return failureResponse(refusal, requestId)
+  }
   c.set('principal', found.value)
   return next()
 })

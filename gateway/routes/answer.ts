@@ -1,7 +1,7 @@
 // What the lifecycle needs of a dialect to answer in it. Owns the interface and what the OpenAI answers share.
 import type { Usage as WireUsage } from '../../protocol/dialects/openai.ts'
 import { inputTokens, outputTokens, type Usage } from '../meter/usage.ts'
-import type { ProviderEvent } from '../providers/provider.ts'
+import type { ProviderEvent } from '../providers/event.ts'
 import type { CollectedChoice } from '../stream/collect.ts'
 
 export type VectorFormat = 'float' | 'base64'

@@ -2,7 +2,7 @@
 import type { ChatCompletion, ChatCompletionChunk, ChatLogprobs } from '../../protocol/dialects/openai.ts'
 import type { LogprobEntry } from '../../protocol/dispatch.ts'
 import type { Usage } from '../meter/usage.ts'
-import type { ProviderEvent } from '../providers/provider.ts'
+import type { ProviderEvent } from '../providers/event.ts'
 import type { CollectedChoice } from '../stream/collect.ts'
 import { SSE_DONE, sseData } from '../stream/sse.ts'
 import { type AnswerEncoder, type AnswerMeta, answerId, createdSeconds, wireUsage } from './answer.ts'

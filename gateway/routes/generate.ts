@@ -4,6 +4,7 @@ import { type Context, Hono } from 'hono'
 import type { Failure } from '../../protocol/errors.ts'
 import { MAX_BODY_BYTES } from '../../protocol/request.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
+import { Lanes } from '../account/lane.ts'
 import { DEFAULT_TIMINGS, type Ports, type Timings } from '../attempts.ts'
 import { failureResponse } from '../errors.ts'
 import { tenantId } from '../fleet/signing-key.ts'
@@ -15,6 +16,7 @@ import { ChatAnswer } from './chat-answer.ts'
 import { CompletionAnswer } from './completion-answer.ts'
 import type { AppEnv } from './context.ts'
 import { EmbeddingAnswer } from './embedding-answer.ts'
+import { idempotencyOf } from './idempotency.ts'
 import { type ParsedRequest, parseChat, parseCompletion, parseEmbedding } from './openai-requests.ts'
 
 const DEADLINE_HEADER = 'x-penstock-deadline-ms'
@@ -39,7 +41,7 @@ const embedding: Dialect = {
   encoder: (meta) => new EmbeddingAnswer(meta),
 }
 
-/** The world as it is. One BackendProvider per app: its snapshot and in-flight counts serve the whole isolate. */
+/** The world as it is. One of each per app: snapshot, in-flight counts and lanes serve the whole isolate. */
 export function systemPorts(timings: Partial<Timings> = {}): Ports {
   return {
     fetch: (input, init) => globalThis.fetch(input, init),
@@ -49,6 +51,7 @@ export function systemPorts(timings: Partial<Timings> = {}): Ports {
     sleep: (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
     timings: { ...DEFAULT_TIMINGS, ...timings },
     fleet: new BackendProvider(),
+    lanes: new Lanes(),
   }
 }
 
@@ -79,6 +82,8 @@ async function generate(c: Context<AppEnv>, dialect: Dialect, ports: Ports): Pro
 
   const { request, delivery } = parsed.value
   const principal = c.get('principal')
+  const idempotency = await idempotencyOf(raw.headers, principal, c.req.path, body.value)
+  if (!idempotency.ok) return failureResponse(idempotency.error, requestId)
   const meta: AnswerMeta = {
     requestId,
     model: request.model,
@@ -97,6 +102,7 @@ async function generate(c: Context<AppEnv>, dialect: Dialect, ports: Ports): Pro
     request,
     isStream: delivery.stream,
     tenant: await tenantId(c.env, principal.orgId),
+    idempotency: idempotency.value,
     ports,
     encoder: dialect.encoder(meta),
     clientGone: raw.signal,

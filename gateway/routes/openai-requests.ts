@@ -8,6 +8,7 @@ import {
   type InferenceRequest,
   MAX_CHOICES,
   MAX_EMBEDDING_TOKENS,
+  MAX_END_USER_CHARS,
   NEUTRAL_SAMPLING,
   type Prompt,
   type Sampling,
@@ -116,6 +117,27 @@ function deliveryOf(body: Shared): Result<Delivery, Failure> {
   return ok({ stream, includeUsage: body.stream_options?.include_usage === true })
 }
 
+/** Fields in which the dialect names the caller's own customer, the one that counts first. */
+const END_USER_FIELDS = ['safety_identifier', 'user'] as const
+
+/**
+ * Whom the request is for; limits and reports know a customer by this word, so it is never cut: two could become one.
+ * What no database column can hold is refused here, before anything is spent on it.
+ */
+function endUserOf(body: Record<string, unknown>): Result<{ endUser?: string }, Failure> {
+  for (const field of END_USER_FIELDS) {
+    const value = body[field]
+    if (value === undefined || value === null || value === '') continue
+    if (typeof value !== 'string') return err(invalid(`Invalid value for '${field}': must be a string`, field))
+    if (value.length > MAX_END_USER_CHARS || /\p{Cc}/u.test(value) || !value.isWellFormed()) {
+      const message = `must have at most ${MAX_END_USER_CHARS} characters, none of them a control character`
+      return err(invalid(`Invalid value for '${field}': ${message}`, field))
+    }
+    return ok({ endUser: value })
+  }
+  return ok({})
+}
+
 const stopOf = (stop: Shared['stop']): string[] => (stop === undefined || stop === null ? [] : [stop].flat())
 
 function tooManyChoices(request: InferenceRequest): Failure | undefined {
@@ -145,6 +167,8 @@ export function parseChat(body: unknown): Result<ParsedRequest, Failure> {
   }
   const format = outputFormatOf(chat)
   if (!format.ok) return format
+  const endUser = endUserOf(object.value)
+  if (!endUser.ok) return endUser
   const maxOutputTokens = chat.max_completion_tokens ?? chat.max_tokens ?? undefined
   const request: InferenceRequest = {
     model: chat.model,
@@ -155,6 +179,7 @@ export function parseChat(body: unknown): Result<ParsedRequest, Failure> {
     stop: stopOf(chat.stop),
     ...(chat.logprobs === true ? { logprobs: { top: chat.top_logprobs ?? 0 } } : {}),
     ...(format.value === undefined ? {} : { outputFormat: format.value }),
+    ...endUser.value,
   }
   return ok({ request, delivery: delivery.value })
 }
@@ -196,6 +221,8 @@ export function parseCompletion(body: unknown): Result<ParsedRequest, Failure> {
   }
   const format = outputFormatOf(completion)
   if (!format.ok) return format
+  const endUser = endUserOf(object.value)
+  if (!endUser.ok) return endUser
   const request: InferenceRequest = {
     model: completion.model,
     input: { kind: 'completion', prompts: promptsOf(completion.prompt), echo: completion.echo === true },
@@ -205,6 +232,7 @@ export function parseCompletion(body: unknown): Result<ParsedRequest, Failure> {
     stop: stopOf(completion.stop),
     ...(typeof completion.logprobs === 'number' ? { logprobs: { top: completion.logprobs } } : {}),
     ...(format.value === undefined ? {} : { outputFormat: format.value }),
+    ...endUser.value,
   }
   const tooMany = tooManyChoices(request)
   return tooMany === undefined ? ok({ request, delivery: delivery.value }) : err(tooMany)
@@ -224,12 +252,15 @@ export function parseEmbedding(body: unknown): Result<ParsedRequest, Failure> {
   if (idCount > MAX_EMBEDDING_TOKENS) {
     return err(invalid(`The inputs have ${idCount} tokens; at most ${MAX_EMBEDDING_TOKENS} are allowed.`, 'input'))
   }
+  const endUser = endUserOf(object.value)
+  if (!endUser.ok) return endUser
   const request: InferenceRequest = {
     model,
     input: { kind: 'embedding', prompts, ...(typeof dimensions === 'number' ? { dimensions } : {}) },
     sampling: NEUTRAL_SAMPLING,
     n: 1,
     stop: [],
+    ...endUser.value,
   }
   const delivery: Delivery = { stream: false, includeUsage: false }
   if (typeof vectorFormat === 'string') delivery.vectorFormat = vectorFormat

@@ -274,10 +274,10 @@ describe('the audit log', () => {
     const actions = body.data.map((act: Json) => act.action)
     expect(actions).toEqual(['key.change', 'limits.replace', 'key.create', 'project.create', 'organisation.create'])
     expect(body.data[0]).toMatchObject({
-      actor: 'admin',
+      actor: 'operator',
       object_id: keyId,
       request_id: last.headers.get('x-request-id'),
-      details: { models: ['a'] },
+      details: { before: { models: null }, after: { models: ['a'] } },
     })
   })
 

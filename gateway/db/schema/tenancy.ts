@@ -1,4 +1,4 @@
-// Tables of migrations/0001_tenancy.sql, which owns their meaning and constraints, as drizzle sees them.
+// Tables of migrations/0001_tenancy.sql and of what later files added to it, which own their meaning and constraints, as drizzle sees them.
 import { bigint, pgTable, primaryKey, text, timestamp, uuid } from 'drizzle-orm/pg-core'
 
 const instant = (name: string) => timestamp(name, { withTimezone: true, mode: 'string' })
@@ -8,6 +8,8 @@ export const organisations = pgTable('organisations', {
   slug: text('slug').notNull(),
   name: text('name').notNull(),
   createdAt: instant('created_at').notNull(),
+  billingMode: text('billing_mode', { enum: ['prepaid', 'postpaid'] }).notNull(),
+  overdraftNanoUsd: bigint('overdraft_nanousd', { mode: 'bigint' }).notNull(),
 })
 
 export const projects = pgTable(
@@ -35,22 +37,13 @@ export const apiKeys = pgTable(
     createdAt: instant('created_at').notNull(),
     expiresAt: instant('expires_at'),
     revokedAt: instant('revoked_at'),
+    userId: uuid('user_id'),
+    teamId: uuid('team_id'),
+    rotatedFrom: uuid('rotated_from'),
+    lineId: uuid('line_id'),
+    madeBy: uuid('made_by'),
   },
   (table) => [primaryKey({ columns: [table.orgId, table.keyId] })],
-)
-
-export const limits = pgTable(
-  'limits',
-  {
-    orgId: uuid('org_id').notNull(),
-    scope: text('scope', { enum: ['org', 'project', 'key'] }).notNull(),
-    scopeId: uuid('scope_id').notNull(),
-    meter: text('meter', { enum: ['requests', 'concurrency', 'money'] }).notNull(),
-    timeWindow: text('time_window').notNull(),
-    maxCount: bigint('max_count', { mode: 'bigint' }),
-    maxNanoUsd: bigint('max_nanousd', { mode: 'bigint' }),
-  },
-  (table) => [primaryKey({ columns: [table.orgId, table.scope, table.scopeId, table.meter, table.timeWindow] })],
 )
 
 export const auditLog = pgTable('audit_log', {
@@ -62,4 +55,7 @@ export const auditLog = pgTable('audit_log', {
   objectId: text('object_id').notNull(),
   requestId: text('request_id').notNull(),
   details: text('details').notNull(),
+  actorUserId: uuid('actor_user_id'),
+  actorKeyId: uuid('actor_key_id'),
+  address: text('address'),
 })
