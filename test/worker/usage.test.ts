@@ -1,9 +1,12 @@
 // The admin API's view of usage and ledger: sums that equal the rows, pages, filters, bad parameters.
+import { env } from 'cloudflare:test'
 import { describe, expect, test } from 'vitest'
 import type { ReserveAsk, SettleEnd } from '../../gateway/account/contract.ts'
 import { EXPIRY_GRACE_MS } from '../../gateway/account/holds.ts'
+import { connect } from '../../gateway/db/connect.ts'
 import { endOf, newAccount, type TestAccount, used } from './support/account.ts'
 import { admin, type Json } from './support/admin.ts'
+import { rollAll, simpleEntry, write } from './support/usage-rows.ts'
 
 const NOON_MS = Date.UTC(2026, 10, 20, 12)
 
@@ -55,6 +58,7 @@ async function history() {
   await account.setNow(NOON_MS + 100_000)
   await account.stub.settle(endOf(hold.value.holdId, used(30, 9), { endedAtMs: NOON_MS + 100_000 }))
   expect(await account.stub.flush()).toEqual({ outboxRows: 0 })
+  await rollAll(account.orgId)
   return { account, otherKey, fallbackId: failed.requestId, lateId: late.requestId }
 }
 
@@ -80,7 +84,13 @@ describe('sums', () => {
     expect(expected).toMatchObject({ input_tokens: 207, output_tokens: 124, cost_nanousd: '455' })
     const none = await get(`/usage?org=${account.orgId}&${RANGE}`)
     expect(none.total).toMatchObject({ ...expected, cost_usd: '0.000000455', absorbed_usd: '0.000000022' })
-    for (const by of ['model', 'key', 'project', 'provider', 'day', 'none']) {
+    expect(none.total).toMatchObject({
+      estimated_attempts: 1,
+      inconsistent_attempts: 0,
+      provider_cost_usd: '0.000000037',
+    })
+    expect(none.data).toEqual([none.total])
+    for (const by of ['model', 'key', 'project', 'provider', 'day', 'none', 'status,user', 'hour,team', 'month']) {
       const { data, total, group_by } = await get(`/usage?org=${account.orgId}&${RANGE}&group_by=${by}`)
       expect(group_by).toBe(by)
       expect(total).toEqual(none.total)
@@ -103,6 +113,17 @@ describe('sums', () => {
       ['2026-11-20', '205'],
       ['2026-11-21', '250'],
     ])
+    expect(
+      (await lines('month,status')).map((line: Json) => [line.month, line.status, line.cost_nanousd, line.requests]),
+    ).toEqual([
+      ['2026-11', 'ok', '421', 4],
+      ['2026-11', 'deadline_exceeded', '34', 1],
+      ['2026-11', 'engine_lost', '0', 0],
+    ])
+    expect((await lines('user,model')).map((line: Json) => [line.user_id, line.model])).toEqual([
+      [null, 'large'],
+      [null, 'small'],
+    ])
     expect(new Set((await lines('key')).map((line: Json) => line.key_id))).toEqual(new Set([account.keyId, otherKey]))
     expect((await lines('project')).map((line: Json) => line.project_id)).toEqual([account.projectId])
   })
@@ -115,6 +136,75 @@ describe('sums', () => {
     expect(await cost(`${RANGE}&project=${crypto.randomUUID()}`)).toBe('0')
     expect(await cost('from=2026-11-20T12:00:00Z&to=2026-11-21T12:00:00Z')).toBe('205')
     expect(await cost('from=2026-11-20T12:00:00.001Z&to=2026-11-21T12:00:00.001Z')).toBe('250')
+  })
+
+  test('cut days, and ranges given in days, in the zone that is asked for', async () => {
+    const orgId = crypto.randomUUID()
+    const minutes = [18 * 60 + 14, 18 * 60 + 15, 18 * 60 + 30, 23 * 60]
+    await write(minutes.map((minute) => simpleEntry(orgId, { startedAtMs: Date.UTC(2026, 10, 20) + minute * 60_000 })))
+    await rollAll(orgId)
+    const days = async (more: string) => {
+      const answer = await get(`/usage?org=${orgId}&group_by=day&${more}`)
+      return answer.data.map((line: Json) => [line.day, line.requests])
+    }
+    expect(await days(RANGE)).toEqual([['2026-11-20', 4]])
+    expect(await days(`${RANGE}&time_zone=Asia/Kathmandu`)).toEqual([
+      ['2026-11-20', 1],
+      ['2026-11-21', 3],
+    ])
+    expect(await days('from=2026-11-21&to=2026-11-22&time_zone=Asia/Kathmandu')).toEqual([['2026-11-21', 3]])
+    expect((await get(`/usage?org=${orgId}&from=2026-11-21&to=2026-11-22&time_zone=Asia/Kolkata`)).from).toBe(
+      '2026-11-20T18:30:00.000Z',
+    )
+  })
+
+  test('show the dearest groups and add up the rest', async () => {
+    const { account } = await history()
+    const { data, total, truncated } = await get(`/usage?org=${account.orgId}&${RANGE}&group_by=model&top=1`)
+    expect(truncated).toBe(true)
+    expect(data.map((line: Json) => [line.model, line.other, line.cost_nanousd])).toEqual([
+      ['large', undefined, '257'],
+      [null, true, '198'],
+    ])
+    expect(total.cost_nanousd).toBe('455')
+  })
+
+  test('have percentiles of the requests that ended well', async () => {
+    const { account } = await history()
+    const { total, latency_error } = await get(`/usage?org=${account.orgId}&${RANGE}`)
+    expect(latency_error).toBeLessThan(0.1)
+    expect(total.latency.total.count).toBe(4)
+    expect(Math.abs(total.latency.total.p50_ms - 2_000)).toBeLessThan(2_000 * latency_error)
+    expect(total.latency.first_token.count).toBe(1)
+    expect(Math.abs(total.latency.first_token.p99_ms - 300)).toBeLessThan(300 * latency_error)
+    const { data } = await get(`/usage?org=${account.orgId}&${RANGE}&group_by=status&latency=lines`)
+    expect(data.map((line: Json) => [line.status, line.latency.total?.count ?? 0])).toEqual([
+      ['ok', 4],
+      ['deadline_exceeded', 1],
+      ['engine_lost', 0],
+    ])
+  })
+
+  test('say until when they are whole, and rolling by hand makes them whole', async () => {
+    const orgId = crypto.randomUUID()
+    await write([
+      simpleEntry(orgId, { startedAtMs: NOON_MS }),
+      simpleEntry(orgId, { startedAtMs: NOON_MS + 3_600_000 }),
+    ])
+    const before = await get(`/usage?org=${orgId}&${RANGE}`)
+    expect(before).toMatchObject({ data_until: '2026-11-20T12:00:00.000Z', total: { requests: 0 } })
+    expect(await get(`/usage/rollup?org=${orgId}`)).toMatchObject({
+      dirty_buckets: 2,
+      oldest_start: '2026-11-20T12:00:00.000Z',
+    })
+    const rolled = await admin('POST', '/usage/rollup', { org: orgId })
+    expect(rolled.body.data).toEqual([{ org_id: orgId, buckets: 2, failed: 0, left: false }])
+    const after = await get(`/usage?org=${orgId}&${RANGE}`)
+    expect(after.total.requests).toBe(2)
+    expect(Date.parse(after.data_until)).toBeGreaterThan(Date.now() - 60_000)
+    const again = await admin('POST', '/usage/rollup', { org: orgId, from: '2026-11-20', to: '2026-11-21' })
+    expect(again.body.data).toEqual([{ org_id: orgId, buckets: 2, failed: 0, left: false }])
+    expect((await get(`/usage?org=${orgId}&${RANGE}`)).total).toEqual(after.total)
   })
 
   test('of an organisation without usage are zeros', async () => {
@@ -177,7 +267,7 @@ describe('requests', () => {
     expect(fallback.attempt_rows[1]).toMatchObject({
       attempt: 2,
       charge: 'customer',
-      unit_prices: { inputUncached: '1000000', outputText: '2000000' },
+      unit_prices: { nanousd_per_million: { input_uncached: '1000000', output_text: '2000000' } },
     })
   })
 
@@ -193,26 +283,32 @@ test('the ledger check adds up every account and compares the ledger with the us
   const { account } = await history()
   expect(await get(`/ledger/check?org=${account.orgId}`)).toEqual({
     org_id: account.orgId,
+    ok: true,
     balanced: true,
+    complete: true,
     matches_usage: true,
     sum_nanousd: '0',
     sum_usd: '0',
     accounts: [
       { name: 'customer_credit', balance_nanousd: '-455', balance_usd: '-0.000000455' },
       { name: 'gateway_absorbed', balance_nanousd: '-22', balance_usd: '-0.000000022' },
+      { name: 'provider_cost', balance_nanousd: '-37', balance_usd: '-0.000000037' },
+      { name: 'provider_payable', balance_nanousd: '37', balance_usd: '0.000000037' },
       { name: 'usage_revenue', balance_nanousd: '477', balance_usd: '0.000000477' },
     ],
+    differences: [],
     unbalanced_transfers: [],
+    orphan_entries: [],
+    missing_entries: [],
+    faults_shown_max: 20,
   })
 })
 
 test('canary: the ledger check notices an entry without its other half', async () => {
   const { account } = await history()
-  await account.inside(async (object) => {
-    await object.database.run({
-      text: `DELETE FROM ledger_entries WHERE org_id = $1 AND amount_nanousd = 250`,
-      params: [account.orgId],
-    })
+  await connect(env).run({
+    text: `DELETE FROM ledger_entries WHERE org_id = $1 AND amount_nanousd = 250`,
+    params: [account.orgId],
   })
   const checked = await get(`/ledger/check?org=${account.orgId}`)
   expect(checked).toMatchObject({ balanced: false, sum_nanousd: '-250' })
@@ -223,6 +319,14 @@ test.each([
   ['no organisation', '/usage', 'org'],
   ['an organisation that is no uuid', '/usage?org=me', 'org'],
   ['an unknown group', `/usage?org=${crypto.randomUUID()}&group_by=colour`, 'group_by'],
+  ['a group with itself', `/usage?org=${crypto.randomUUID()}&group_by=model,model`, 'group_by'],
+  ['three groups', `/usage?org=${crypto.randomUUID()}&group_by=model,key,user`, 'group_by'],
+  ['two steps of time', `/usage?org=${crypto.randomUUID()}&group_by=day,hour`, 'group_by'],
+  ['no group', `/usage?org=${crypto.randomUUID()}&group_by=`, 'group_by'],
+  ['an unknown time zone', `/usage?org=${crypto.randomUUID()}&time_zone=Mars/Olympus`, 'time_zone'],
+  ['an offset for a time zone', `/usage?org=${crypto.randomUUID()}&time_zone=%2B01:00`, 'time_zone'],
+  ['no lines at all', `/usage?org=${crypto.randomUUID()}&group_by=model&top=0`, 'top'],
+  ['too many lines', `/usage?org=${crypto.randomUUID()}&group_by=hour,key&top=1000`, 'top'],
   ['an unknown parameter', `/usage?org=${crypto.randomUUID()}&since=1`, 'since'],
   ['a time that is none', `/usage?org=${crypto.randomUUID()}&from=yesterday`, 'from'],
   ['a range that ends before it begins', `/usage?org=${crypto.randomUUID()}&from=2026-02-02&to=2026-02-01`, 'from'],

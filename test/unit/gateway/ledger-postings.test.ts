@@ -1,10 +1,11 @@
 // Double entry: which accounts an attempt moves, and that nothing is made or lost.
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { type Database, DatabaseUnavailable, QueryFailed } from '../../../gateway/db/port.ts'
+import { DatabaseUnavailable, QueryFailed } from '../../../gateway/db/port.ts'
 import { drain, type OutboxRow, type OutboxStorage } from '../../../gateway/ledger/drain.ts'
 import { type AttemptRow, decodeEntry, encodeText, type OutboxEntry } from '../../../gateway/ledger/outbox.ts'
-import { assertBalanced, type Transfer, transfersOf } from '../../../gateway/ledger/postings.ts'
+import { assertBalanced, grantEntries, type Transfer, transfersOf } from '../../../gateway/ledger/postings.ts'
+import type { AccountRecord } from '../../../gateway/ledger/record.ts'
 import { NO_USAGE } from '../../../gateway/meter/usage.ts'
 
 const row = (change: Partial<AttemptRow> = {}): AttemptRow => ({
@@ -65,6 +66,17 @@ describe('postings', () => {
         ['usage_revenue', -3n],
       ],
     ])
+  })
+  test('a grant comes from where the money came from, and a correction goes back there', () => {
+    expect(grantEntries('payment', 50n)).toEqual([
+      { account: 'payment_clearing', amountNanoUsd: -50n },
+      { account: 'customer_credit', amountNanoUsd: 50n },
+    ])
+    expect(grantEntries('promotion', -7n)).toEqual([
+      { account: 'promotions', amountNanoUsd: 7n },
+      { account: 'customer_credit', amountNanoUsd: -7n },
+    ])
+    expect(() => grantEntries('payment', 0n)).toThrow('empty entry')
   })
   test('no money, no transfer', () => {
     expect(moves({ costNanoUsd: 0n })).toEqual([])
@@ -158,11 +170,10 @@ describe('draining', () => {
     return { storage, rejected, rows }
   }
   /** Refuses every transaction with a row of the request `bad one`. */
-  const picky = (error: Error): Database => ({
-    run: () => Promise.resolve({ rows: [], count: 0 }),
-    batch: async (statements) => {
-      if (statements.some(({ params }) => params.some((value) => value === 'bad one'))) throw error
-      return statements.map(({ text }) => ({ rows: [], count: (text.match(/\(\$/g) ?? []).length }))
+  const picky = (error: Error): Pick<AccountRecord, 'write'> => ({
+    write: async (entries) => {
+      if (entries.some(({ attempts }) => attempts.some(({ requestId }) => requestId === 'bad one'))) throw error
+      return []
     },
   })
 

@@ -1,0 +1,145 @@
+// Usage rows as what they count for. Owns the dimensions and measures of a rollup and how each is read from the rows of
+// attempts and requests: the roller writes them, the usage API reads them back, and cuts the ends of a range from the same
+// rows by the same words, so that nothing can count differently in the two. Pure.
+import { usageRollups } from '../db/schema/rollups.ts'
+import { mapParts, PART_NAMES, USAGE_PARTS } from '../meter/usage.ts'
+import { SLOT_BORDERS_MS } from './latency.ts'
+
+/** A rollup covers this much, because time zones are whole multiples of it away from UTC. */
+export const BUCKET_MS = 900_000
+
+/** Start of the bucket that an instant lies in. Epoch ms. */
+export const bucketStartMs = (atMs: number): number => Math.floor(atMs / BUCKET_MS) * BUCKET_MS
+
+/** What usage can be told apart by: the word of the API, and the column that rows and `rollup_dimensions` have in common. */
+export const DIMENSION_COLUMNS = {
+  project: 'project_id',
+  key: 'key_id',
+  user: 'user_id',
+  team: 'team_id',
+  model: 'model_requested',
+  model_served: 'model_served',
+  provider: 'provider',
+  status: 'status',
+} as const
+export type Dimension = keyof typeof DIMENSION_COLUMNS
+export const DIMENSIONS = [
+  'project',
+  'key',
+  'user',
+  'team',
+  'model',
+  'model_served',
+  'provider',
+  'status',
+] as const satisfies readonly Dimension[]
+/** By these usage is counted but not timed: they are many, and a histogram of few requests is as long as their rows. */
+const UNTIMED: readonly Dimension[] = ['key', 'user', 'team']
+export const isTimed = (dimension: Dimension): boolean => !UNTIMED.includes(dimension)
+
+type RollupField = Exclude<keyof typeof usageRollups.$inferSelect, 'orgId' | 'bucketStart' | 'dimensionsId'>
+type BoundField = 'firstStartedAt' | 'lastEndedAt'
+/** What adds up. */
+export type SumField = Exclude<RollupField, BoundField>
+
+/** A column of `usage_rollups`, what an attempt row and a request row add to it, and how values are brought together. */
+export type Measure<Field extends RollupField = RollupField> = {
+  field: Field
+  column: string
+  attempt: string
+  request: string
+  merge: 'sum' | 'min' | 'max'
+}
+
+const sum = (field: SumField, attempt: string, request = '0'): Measure<SumField> => ({
+  field,
+  column: usageRollups[field].name,
+  attempt,
+  request,
+  merge: 'sum',
+})
+const bound = (field: BoundField, merge: 'min' | 'max', column: string): Measure => ({
+  field,
+  column: usageRollups[field].name,
+  attempt: column,
+  request: column,
+  merge,
+})
+const ofCustomer = (column: string) => `CASE WHEN charge = 'customer' THEN ${column} ELSE 0 END`
+/** Corrections repeat the marks of the attempt they correct: only the attempt's own row counts. */
+const ofAttempt = (condition: string) => `CASE WHEN kind = 'attempt' AND ${condition} THEN 1 ELSE 0 END`
+
+export const SUMS: readonly Measure<SumField>[] = [
+  sum('requests', '0', '1'),
+  sum('attempts', `CASE WHEN kind = 'attempt' THEN 1 ELSE 0 END`),
+  ...USAGE_PARTS.map((part) => sum(part, ofCustomer(PART_NAMES[part]))),
+  sum('costNanoUsd', ofCustomer('cost_nanousd')),
+  sum('absorbedNanoUsd', `CASE WHEN charge = 'absorbed' THEN cost_nanousd ELSE 0 END`),
+  sum('providerCostNanoUsd', 'coalesce(provider_cost_nanousd, 0)'),
+  sum('estimatedAttempts', ofAttempt(`usage_source = 'estimated'`)),
+  sum('partialAttempts', ofAttempt(`usage_source = 'stream_partial'`)),
+  sum('inconsistentAttempts', ofAttempt('inconsistent')),
+  sum('unpricedAttempts', ofAttempt(`pricing = 'price_missing'`)),
+]
+
+export const MEASURES: readonly Measure[] = [
+  ...SUMS,
+  bound('firstStartedAt', 'min', 'started_at'),
+  bound('lastEndedAt', 'max', 'ended_at'),
+]
+
+/** Time to the first token and to the end of a request row, in whole ms; the first is NULL where there was none. */
+export const LATENCY_MS = {
+  firstToken: `round(date_part('epoch', first_token_at - started_at) * 1000)::bigint`,
+  end: `round(date_part('epoch', ended_at - started_at) * 1000)::bigint`,
+} as const
+
+/**
+ * SELECT of what the rows count for, one line per row.
+ * @param extra further columns, the same for both tables
+ * @param where condition on the columns that attempts and requests have in common
+ */
+export function factsOfRows(measures: readonly Measure[], extra: readonly string[], where: string): string {
+  const select = (table: string, of: 'attempt' | 'request') => {
+    const columns = [...extra, ...measures.map((measure) => `${measure[of]} AS ${measure.column}`)]
+    return `SELECT ${columns.join(', ')} FROM ${table} WHERE ${where}`
+  }
+  return `${select('usage_attempts', 'attempt')} UNION ALL ${select('usage_requests', 'request')}`
+}
+
+/**
+ * The same brought together by columns: at most one line per table and combination, so that what is done with them costs
+ * nothing per row.
+ */
+export function factsByColumns(measures: readonly Measure[], columns: string, where: string): string {
+  const select = (table: string, of: 'attempt' | 'request') => {
+    const merged = measures.map((measure) => `${mergedOf(measure, measure[of])} AS ${measure.column}`)
+    return `SELECT ${columns}, ${merged.join(', ')} FROM ${table} WHERE ${where} GROUP BY ${columns}`
+  }
+  return `${select('usage_attempts', 'attempt')} UNION ALL ${select('usage_requests', 'request')}`
+}
+
+/** Constants are not added up row by row. */
+function mergedOf({ merge }: Measure, expression: string): string {
+  if (expression === '0') return '0'
+  if (expression === '1') return 'count(*)'
+  return `${merge}(${expression})`
+}
+
+/** One value for every sum. */
+export const mapSums = <T>(value: (field: SumField) => T): Record<SumField, T> => ({
+  ...mapParts(value),
+  requests: value('requests'),
+  attempts: value('attempts'),
+  costNanoUsd: value('costNanoUsd'),
+  absorbedNanoUsd: value('absorbedNanoUsd'),
+  providerCostNanoUsd: value('providerCostNanoUsd'),
+  estimatedAttempts: value('estimatedAttempts'),
+  partialAttempts: value('partialAttempts'),
+  inconsistentAttempts: value('inconsistentAttempts'),
+  unpricedAttempts: value('unpricedAttempts'),
+})
+
+/** SQL: the slot of a duration in ms (latency.ts). */
+export const slotOfSql = (durationMs: string): string =>
+  `width_bucket(${durationMs}, ARRAY[${SLOT_BORDERS_MS.join(', ')}]::bigint[])`
