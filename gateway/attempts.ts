@@ -8,17 +8,19 @@
 import { type Failure, mayFallOver } from '../protocol/errors.ts'
 import { choiceCount, type InferenceRequest } from '../protocol/request.ts'
 import { err, ok, type Result } from '../protocol/result.ts'
-import type { Denial, Hold, ReserveAsk } from './account/contract.ts'
+import type { Denial, Hold, LimitState, ReserveAsk } from './account/contract.ts'
+import type { Lanes } from './account/lane.ts'
 import type { Principal } from './auth/principal.ts'
 import type { Env } from './env.ts'
 import { denialToFailure, failureStatus } from './errors.ts'
 import { errorText, log } from './observe/log.ts'
 import { findProvider } from './policy/catalog.ts'
-import type { Plan, Target } from './policy/plan.ts'
+import type { CutoffPolicy, Plan, Target } from './policy/plan.ts'
 import { FLEET } from './policy/targets.ts'
 import { OpenAiCompatibleProvider } from './providers/openai-compatible.ts'
 import type { OpenContext, Provider, Upstream } from './providers/provider.ts'
-import { accountOf, Settlement } from './settlement.ts'
+import { Settlement } from './settlement.ts'
+import { DRAIN_MAX_MS, isCutOff, upstreamStop } from './stream/cutoff.ts'
 import { longestTokenPrompt, maxOutputTokens, worstCase } from './stream/estimate.ts'
 import { EventReader } from './stream/reader.ts'
 import { type Stop, Stopped, type StopReason } from './stream/stop.ts'
@@ -27,6 +29,8 @@ import { Tally } from './stream/tally.ts'
 
 /** Each attempt may compute the prompt once more: a request that fails everywhere must not do so endlessly. */
 const ATTEMPTS_MAX = 4
+/** Longer than a healthy account takes. Where one fails, nobody is kept waiting for it: the retries go on behind. */
+export const SETTLE_WAIT_MS = 1000
 /** The agent's deadline comes this much before ours, so that its own exact last count still arrives. */
 const DEADLINE_MARGIN_MS = 100
 
@@ -59,6 +63,8 @@ export type Ports = {
   timings: Timings
   /** Own backends. */
   fleet: Provider
+  /** The way to the accounts. */
+  lanes: Lanes
 }
 
 export type Job = {
@@ -74,6 +80,8 @@ export type Job = {
   isStream: boolean
   /** Opaque tenant id on the fleet's wire. */
   tenant: string
+  /** The caller's promise that a second request under its key is this one. */
+  idempotency?: NonNullable<ReserveAsk['idempotency']> | undefined
   ports: Ports
 }
 
@@ -82,7 +90,10 @@ export type Progress = {
   attempts: number
   target?: Target
   label?: string
-  requests?: NonNullable<Hold['requests']>
+  requests?: LimitState
+  tokens?: LimitState
+  /** Soft limits that are passed. */
+  warnings?: string[]
   /** The response head is out with status 200, whatever comes. */
   headSent: boolean
 }
@@ -90,7 +101,13 @@ export type Progress = {
 export type Attempt = {
   target: Target
   settlement: Settlement
+  /** Ends the waits for its answer. */
   stop: Stop
+  /** Ends the call to the upstream: the same, unless the rest of a cut-off answer is read without a client. */
+  upstreamStop: Stop
+  cutoff: CutoffPolicy
+  /** Set once the upstream has begun to answer. */
+  reader: EventReader | undefined
   tally: Tally
   firstTokenAtMs: number | undefined
 }
@@ -127,10 +144,14 @@ export async function firstToAnswer<T>(
       return reserved
     }
     previous = reserved.value
+    const attemptStop = stop.child()
     const attempt: Attempt = {
       target,
       settlement: reserved.value,
-      stop: stop.child(),
+      stop: attemptStop,
+      upstreamStop: upstreamStop(attemptStop, provider.cutoff),
+      cutoff: provider.cutoff,
+      reader: undefined,
       tally: new Tally(),
       firstTokenAtMs: undefined,
     }
@@ -194,7 +215,10 @@ async function reserve(job: Job, target: Target, progress: Progress, stop: Stop)
     orgId: principal.orgId,
     projectId: principal.projectId,
     keyId: principal.keyId,
-    limits: principal.limits,
+    keyLineId: principal.keyLineId,
+    userId: principal.userId,
+    teamId: principal.teamId,
+    endUser: principal.endUser ?? job.request.endUser,
     modelRequested: job.request.model,
     provider: target.provider,
     modelServed: target.model,
@@ -203,15 +227,22 @@ async function reserve(job: Job, target: Target, progress: Progress, stop: Stop)
     startedAtMs: ports.nowMs(),
     deadlineAtMs: job.deadlineAtMs,
     stream: job.isStream,
+    // A later attempt belongs to the request that the first one made known.
+    idempotency: progress.attempts === 1 ? job.idempotency : undefined,
   }
-  const account = () => accountOf(job.env, principal.orgId)
+  const account = ports.lanes.account(principal.orgId, {
+    // A fresh stub each time: one that has seen an exception may stay broken.
+    account: () => job.env.ACCOUNT.getByName(principal.orgId),
+    waitUntil: job.waitUntil,
+    nowMs: ports.nowMs,
+  })
   const settlementOf = (hold: Hold) =>
     new Settlement(hold, job.requestId, { account, waitUntil: job.waitUntil, sleep: ports.sleep }, ports.nowMs())
-  const reserving = account().reserve(ask)
+  const reserving = account.reserve(ask)
   try {
     const reserved = await stop.race(reserving)
     if (reserved.ok) {
-      if (reserved.value.requests !== undefined) progress.requests = reserved.value.requests
+      noteHold(reserved.value, progress)
       return ok(settlementOf(reserved.value))
     }
     noteDenial(reserved.error, progress, ports.nowMs())
@@ -234,10 +265,24 @@ async function reserve(job: Job, target: Target, progress: Progress, stop: Stop)
   }
 }
 
-/** A refusal by a request limit says as much in its headers as an admission does. */
+function noteHold({ requests, tokens, warnings }: Hold, progress: Progress): void {
+  if (requests !== undefined) progress.requests = requests
+  if (tokens !== undefined) progress.tokens = tokens
+  if (warnings !== undefined) progress.warnings = warnings
+}
+
+/** A refusal by a limit on requests or tokens says as much in its headers as an admission does. */
 function noteDenial(denial: Denial, progress: Progress, nowMs: number): void {
-  if (denial.reason !== 'rate_limited' || denial.rule.meter !== 'requests') return
-  progress.requests = { limit: denial.rule.max, remaining: 0, resetAtMs: nowMs + denial.retryAfterMs }
+  if (denial.reason !== 'rate_limited') return
+  const { rule, used, held, retryAfterMs } = denial
+  if (rule.meter === 'money' || rule.meter === 'concurrency') return
+  const state: LimitState = {
+    limit: rule.max,
+    remaining: Math.max(0, rule.max - Number(used + held)),
+    ...(retryAfterMs === undefined ? {} : { resetAtMs: nowMs + retryAfterMs }),
+  }
+  if (rule.meter === 'requests') progress.requests = state
+  else progress.tokens = state
 }
 
 function openContext(job: Job, attempt: Attempt, progress: Progress, backendsTried: Set<string>): OpenContext {
@@ -251,7 +296,7 @@ function openContext(job: Job, attempt: Attempt, progress: Progress, backendsTri
     tenant: job.tenant,
     deadlineInMs: leftMs - Math.min(DEADLINE_MARGIN_MS, leftMs / 10),
     ...(bound === undefined ? {} : { maxOutputTokens: bound }),
-    signal: attempt.stop.signal,
+    signal: attempt.upstreamStop.signal,
     fetch: ports.fetch,
     nowMs: ports.nowMs,
     random: ports.random,
@@ -271,7 +316,6 @@ async function runAttempt<T>(
 ): Promise<Result<Won<T>, Failure>> {
   const { ports } = job
   const { stop, tally, target } = attempt
-  let reader: EventReader | undefined
   try {
     stop.arm(ports.timings.firstContentMs, 'first_content')
     const opening = provider.open(job.request, target, context)
@@ -283,7 +327,8 @@ async function runAttempt<T>(
       stop.stop('done')
       return opened
     }
-    reader = new EventReader(opened.value, stop, tally)
+    const reader = new EventReader(opened.value, stop, tally, attempt.upstreamStop)
+    attempt.reader = reader
     progress.label = reader.label
     const taking: Taking = {
       reader,
@@ -303,8 +348,9 @@ async function runAttempt<T>(
     return taken
   } catch (error) {
     const failure = thrownFailure(job, error, stop, target)
-    if (reader === undefined) stop.stop('done')
-    else reader.close()
+    stop.stop('done')
+    if (attempt.reader === undefined) attempt.upstreamStop.stop('done')
+    else if (!isToBeDrained(attempt)) attempt.reader.close()
     return err(failure)
   }
 }
@@ -344,8 +390,46 @@ function stopFailure(reason: StopReason, provider: string): Failure {
   }
 }
 
+export type AttemptEnd = {
+  status: Failure['code'] | 'ok'
+  charge: 'customer' | 'absorbed'
+  /** The client's request ends with it. */
+  final: boolean
+  httpStatus: number
+}
+
+/**
+ * Lets go of the upstream and ends the hold. What was cut off in its middle is treated as its provider's policy says:
+ * read on first, at once without the client's wait; or closed, and charged to whom the policy names.
+ */
+export function endAttempt(job: Job, attempt: Attempt, end: AttemptEnd): Promise<void> {
+  const { reader, tally, settlement, firstTokenAtMs, cutoff } = attempt
+  const settle = (charge: AttemptEnd['charge']) =>
+    settlement.end({
+      ...endOf(job, tally.counted(), end.status, charge, end.final, end.httpStatus),
+      ...(firstTokenAtMs === undefined ? {} : { firstTokenAtMs }),
+      ...(tally.providerCostNanoUsd === undefined ? {} : { providerCostNanoUsd: tally.providerCostNanoUsd }),
+    })
+  if (reader !== undefined && end.status !== 'ok' && isToBeDrained(attempt)) {
+    // Nobody waits for what follows: if this isolate dies over it, what is proven by now is charged.
+    settlement.checkpoint(tally.counted().usage, job.ports.nowMs(), 0)
+    const drained = async () => {
+      await reader.drain(DRAIN_MAX_MS)
+      log('info', 'drained', { requestId: job.requestId, usageSource: tally.counted().source })
+      await settle(end.charge)
+    }
+    job.waitUntil(drained())
+    return Promise.resolve()
+  }
+  const isFree = cutoff === 'cancel_free' && end.status !== 'ok' && isCutOff(attempt.stop.reason)
+  reader?.close()
+  return settle(isFree ? 'absorbed' : end.charge)
+}
+
+const isToBeDrained = (attempt: Attempt): boolean => attempt.cutoff === 'drain' && isCutOff(attempt.stop.reason)
+
 /** The end of a hold in the account's terms. */
-export function endOf(
+function endOf(
   job: Job,
   counted: ReturnType<Tally['counted']>,
   status: Failure['code'] | 'ok' | 'client_cancelled',
@@ -353,9 +437,12 @@ export function endOf(
   final: boolean,
   httpStatus: number,
 ) {
+  const { rawUsage, inconsistent } = counted
   return {
     usage: counted.usage,
     usageSource: counted.source,
+    ...(rawUsage === undefined ? {} : { rawUsage }),
+    ...(inconsistent === undefined ? {} : { inconsistent }),
     status: status === 'cancelled' ? ('client_cancelled' as const) : status,
     endedAtMs: job.ports.nowMs(),
     charge,
@@ -380,16 +467,9 @@ async function settleFailed(
     // Asked for more than fits one piece: it was computed as asked.
     failure.code === 'invalid_request' ||
     (failure.code === 'deadline_exceeded' && job.deadlineIsCallers)
-  const { tally, settlement, firstTokenAtMs } = attempt
   const httpStatus = progress.headSent ? 200 : failureStatus(failure.code)
-  const settling = settlement.end({
-    ...endOf(job, tally.counted(), failure.code, isCallersDoing ? 'customer' : 'absorbed', final, httpStatus),
-    ...(firstTokenAtMs === undefined ? {} : { firstTokenAtMs }),
-    ...(tally.providerCostNanoUsd === undefined ? {} : { providerCostNanoUsd: tally.providerCostNanoUsd }),
-  })
-  // The next attempt's hold must not count beside this one's. Where the account fails, the retries go on behind.
+  const charge = isCallersDoing ? 'customer' : 'absorbed'
+  const settling = endAttempt(job, attempt, { status: failure.code, charge, final, httpStatus })
+  // The next attempt's hold must not count beside this one's.
   if (!final) await Promise.race([settling, job.ports.sleep(SETTLE_WAIT_MS)])
 }
-
-/** Longer than a healthy account takes; a failing one refuses the next hold anyway. */
-const SETTLE_WAIT_MS = 1000

@@ -2,13 +2,23 @@
 // Owns the order of the steps and the response; each step is a folder. The loop over targets is attempts.ts.
 import type { Failure } from '../protocol/errors.ts'
 import { err, type Result } from '../protocol/result.ts'
-import { type Attempt, endOf, firstToAnswer, type Job, type Progress, thrownFailure, type Won } from './attempts.ts'
+import type { LimitState } from './account/contract.ts'
+import {
+  type Attempt,
+  endAttempt,
+  firstToAnswer,
+  type Job,
+  type Progress,
+  SETTLE_WAIT_MS,
+  thrownFailure,
+  type Won,
+} from './attempts.ts'
 import { failureBody, failureResponse, failureStatus, requestIdHeaders } from './errors.ts'
 import { inputTokens, outputTokens } from './meter/usage.ts'
 import { errorText, log } from './observe/log.ts'
 import { findPlan } from './policy/catalog.ts'
 import type { Plan } from './policy/plan.ts'
-import type { ProviderEvent } from './providers/provider.ts'
+import type { ProviderEvent } from './providers/event.ts'
 import type { AnswerEncoder } from './routes/answer.ts'
 import { ClientStream } from './stream/client.ts'
 import { SSE_HEADERS, sseData } from './stream/sse.ts'
@@ -46,9 +56,8 @@ async function whole(call: Call, plan: Plan, stop: Stop, progress: Progress): Pr
   const won = await firstToAnswer(call, plan, stop, progress, takeWhole)
   stop.stop('done')
   if (!won.ok) return refuse(call, won.error, progress)
-  const { attempt, taking, taken } = won.value
-  taking.reader.close()
-  settleWinner(call, attempt, undefined, progress, 200)
+  const { attempt, taken } = won.value
+  await settleWinner(call, attempt, undefined, progress, 200)
   const body = JSON.stringify(call.encoder.whole(taken, attempt.tally.counted().usage))
   return new Response(body, {
     headers: { 'content-type': 'application/json; charset=utf-8', ...responseHeaders(call, progress) },
@@ -103,30 +112,28 @@ async function pump(
   } catch (error) {
     failure = thrownFailure(call, error, attempt.stop, attempt.target)
   }
-  taking.reader.close()
-  // Settled before the last words: once the client has them, the usage is on its way whatever the client does.
-  settleWinner(call, attempt, failure, progress, 200)
+  // Settled before the last words: what a client has had to its end is charged, whatever dies a moment later.
+  await settleWinner(call, attempt, failure, progress, 200)
   const { usage } = attempt.tally.counted()
   await client.end(failure === undefined ? call.encoder.end(usage) : sseData(failureBody(failure)))
   stop.stop('done')
 }
 
-/** Ends the winner's hold. Its content reached the client, so the client pays for what was computed. */
-function settleWinner(
+/**
+ * Ends the winner's hold. Its content reached the client, so the client pays for what was computed. Resolves when that
+ * is durable, or at SETTLE_WAIT_MS: an account that fails does not keep the answer, and the retries go on behind.
+ */
+async function settleWinner(
   call: Call,
   attempt: Attempt,
   failure: Failure | undefined,
   progress: Progress,
   httpStatus: number,
-): void {
-  const { tally, settlement, firstTokenAtMs } = attempt
-  const counted = tally.counted()
-  void settlement.end({
-    ...endOf(call, counted, failure?.code ?? 'ok', 'customer', true, httpStatus),
-    ...(firstTokenAtMs === undefined ? {} : { firstTokenAtMs }),
-    ...(tally.providerCostNanoUsd === undefined ? {} : { providerCostNanoUsd: tally.providerCostNanoUsd }),
-  })
-  summarise(call, progress, failure?.code ?? 'ok', attempt, httpStatus)
+): Promise<void> {
+  const status = failure?.code ?? 'ok'
+  const settling = endAttempt(call, attempt, { status, charge: 'customer', final: true, httpStatus })
+  summarise(call, progress, status, attempt, httpStatus)
+  await within(settling, SETTLE_WAIT_MS)
 }
 
 function refuse(call: Call, failure: Failure, progress: Progress): Response {
@@ -166,14 +173,35 @@ function responseHeaders(call: Call, progress: Progress): Record<string, string>
   const headers = requestIdHeaders(call.requestId)
   if (progress.attempts > 0) headers['x-penstock-attempts'] = String(progress.attempts)
   if (progress.label !== undefined) headers['x-penstock-target'] = progress.label
-  const { requests } = progress
-  if (requests !== undefined) {
-    headers['x-ratelimit-limit-requests'] = String(requests.limit)
-    headers['x-ratelimit-remaining-requests'] = String(requests.remaining)
-    headers['x-ratelimit-reset-requests'] = `${Math.max(0, Math.ceil(requests.resetAtMs - call.ports.nowMs()))}ms`
-  }
+  const { requests, tokens, warnings } = progress
+  const nowMs = call.ports.nowMs()
+  Object.assign(headers, limitHeaders('requests', requests, nowMs), limitHeaders('tokens', tokens, nowMs))
+  if (warnings !== undefined && warnings.length > 0)
+    headers['x-penstock-limit-warning'] = headerText(warnings.join('; '))
   return headers
 }
+
+/** The usual headers of one limit; a limit that never renews has no reset. */
+function limitHeaders(
+  unit: 'requests' | 'tokens',
+  state: LimitState | undefined,
+  nowMs: number,
+): Record<string, string> {
+  if (state === undefined) return {}
+  const { limit, remaining, resetAtMs } = state
+  return {
+    [`x-ratelimit-limit-${unit}`]: String(limit),
+    [`x-ratelimit-remaining-${unit}`]: String(remaining),
+    ...(resetAtMs === undefined
+      ? {}
+      : { [`x-ratelimit-reset-${unit}`]: `${Math.max(0, Math.ceil(resetAtMs - nowMs))}ms` }),
+  }
+}
+
+/** A soft limit can carry a caller's own word, and a header takes no line break and no letter outside ASCII. */
+const headerText = (text: string): string => text.slice(0, WARNING_CHARS_MAX).replace(/[^\x20-\x7e]/g, '?')
+/** Some proxies refuse a response whose headers are larger than a few kilobytes. */
+const WARNING_CHARS_MAX = 1024
 
 /** The promise's value if it comes in time. */
 async function within<T>(promise: Promise<T>, ms: number): Promise<T | undefined> {

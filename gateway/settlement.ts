@@ -1,7 +1,7 @@
 // From the request path to the account. Owns that each hold is ended exactly once from here, however the attempt went,
 // and that a failing account is asked again. What a hold is and costs is account/.
-import type { AccountRpc, Hold, SettleEnd } from './account/contract.ts'
-import type { Env } from './env.ts'
+import type { Hold, SettleEnd } from './account/contract.ts'
+import type { AccountCalls } from './account/lane.ts'
 import type { Usage } from './meter/usage.ts'
 import { errorText, log } from './observe/log.ts'
 
@@ -14,11 +14,8 @@ const RETRY_DELAYS_MS = [100, 300, 1000, 3000, 6000, 10_000]
 /** How often a running stream's usage is made durable: what a crash of this isolate can lose. */
 const CHECKPOINT_INTERVAL_MS = 5000
 
-/** A fresh stub each time: one that has seen an exception may stay broken. */
-export const accountOf = (env: Env, orgId: string): AccountRpc => env.ACCOUNT.getByName(orgId)
-
 export type SettlementPorts = {
-  account: () => AccountRpc
+  account: AccountCalls
   /** Keeps the work alive after the response is sent or the client is gone. */
   waitUntil: (work: Promise<unknown>) => void
   sleep: (ms: number) => Promise<void>
@@ -58,16 +55,13 @@ export class Settlement {
     this.#ports.waitUntil(concluding)
   }
 
-  /** Makes the usage so far durable, at most every CHECKPOINT_INTERVAL_MS. A failure costs precision after a crash only. */
-  checkpoint(usage: Usage, nowMs: number): void {
-    if (this.#ended !== undefined || nowMs - this.#checkpointAtMs < CHECKPOINT_INTERVAL_MS) return
+  /** Makes the usage so far durable, at most every `intervalMs`. A failure costs precision after a crash only. */
+  checkpoint(usage: Usage, nowMs: number, intervalMs = CHECKPOINT_INTERVAL_MS): void {
+    if (this.#ended !== undefined || nowMs - this.#checkpointAtMs < intervalMs) return
     this.#checkpointAtMs = nowMs
-    const work = this.#ports
-      .account()
-      .checkpoint(this.hold.holdId, usage)
-      .catch((error: unknown) => {
-        log('warn', 'checkpoint_failed', { requestId: this.#requestId, error: errorText(error) })
-      })
+    const work = this.#ports.account.checkpoint(this.hold.holdId, usage).catch((error: unknown) => {
+      log('warn', 'checkpoint_failed', { requestId: this.#requestId, error: errorText(error) })
+    })
     this.#ports.waitUntil(work)
   }
 
@@ -75,7 +69,7 @@ export class Settlement {
     for (const delayMs of [0, ...RETRY_DELAYS_MS]) {
       if (delayMs > 0) await this.#ports.sleep(delayMs)
       try {
-        await this.#ports.account().settle(end)
+        await this.#ports.account.settle(end)
         return
       } catch (error) {
         log('error', 'settle_failed', { requestId: this.#requestId, holdId: end.holdId, error: errorText(error) })

@@ -360,9 +360,15 @@ describe('refusals', () => {
   })
 
   it('the admin API is closed without its credential', async () => {
-    for (const authorization of ['', 'Bearer wrong', `Bearer ${system.apiKey}`]) {
+    const answers = [
+      ['', 401],
+      ['Bearer wrong', 401],
+      // A good key, of a caller who administers nothing.
+      [`Bearer ${system.apiKey}`, 403],
+    ] as const
+    for (const [authorization, status] of answers) {
       const response = await fetch(`${system.baseUrl}/admin/v1/organisations`, { headers: { authorization } })
-      expect(response.status).toBe(401)
+      expect(response.status).toBe(status)
       await response.body?.cancel()
     }
   })

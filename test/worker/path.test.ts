@@ -269,7 +269,7 @@ describe('routes', () => {
       const path = route.split(' ')[1] ?? ''
       return !(route in PUBLIC_ROUTES) && !path.startsWith(ADMIN_PREFIX)
     })
-    expect(new Set(unlisted)).toEqual(new Set([...METERED_ROUTES, ...UNMETERED_ROUTES]))
+    expect(new Set(unlisted)).toEqual(new Set([...METERED_ROUTES.keys(), ...UNMETERED_ROUTES.keys()]))
     for (const listed of Object.keys(PUBLIC_ROUTES)) expect(routes).toContain(listed)
   })
 

@@ -1,0 +1,132 @@
+// What a run of the gateway's benchmark says, as Markdown. Owns the tables and the one target; figures come from
+// measure.ts and path.ts. Pure.
+import { type AccountRound, type Added, CONTEXTS, LOAD_CONTEXTS, MANY } from './measure.ts'
+import { ANSWER_TOKENS, PATH_CLIENTS, type PathRound } from './path.ts'
+import { FOREIGN_SHARE_MAX } from './share.ts'
+import { figure, quantile, type Spread, spreadOf, spreadText } from './statistics.ts'
+
+export type Run = {
+  machine: string
+  commit: string | undefined
+  date: string
+  accounts: AccountRound[]
+  paths: PathRound[]
+  foreignShare: number | undefined
+}
+
+/** Rows that a busy gateway has to get rid of: more would only fill the outbox. */
+const OUTBOX_ROWS_TARGET = 5_000
+
+export function markdownOf(run: Run): string {
+  const { accounts, paths } = run
+  const of = (field: RateField): Spread => spreadOf(accounts.map((round) => round[field]))
+  const ratio = (field: RateField, other: RateField): Spread =>
+    spreadOf(accounts.map((round) => round[field] / round[other]))
+  const times = (field: RateField, other: RateField) => {
+    const { median, least, most } = ratio(field, other)
+    return `${median.toFixed(2)}x (${least.toFixed(2)} to ${most.toFixed(2)})`
+  }
+  const outbox = of('outboxMany')
+  const lines = [
+    `Machine: ${run.machine}. Commit: ${run.commit ?? 'none'}. Date: ${run.date}. ${accounts.length} rounds: median (least to most).`,
+    ...foreignText(run.foreignShare),
+    '',
+    ...table(
+      ['holds and settles, pairs per second', 'lane', 'one call each', 'lane against one call each'],
+      [
+        ['one organisation', spreadText(of('oneByLane')), spreadText(of('oneDirect')), times('oneByLane', 'oneDirect')],
+        [
+          `${MANY} organisations`,
+          spreadText(of('manyByLane')),
+          spreadText(of('manyDirect')),
+          times('manyByLane', 'manyDirect'),
+        ],
+      ],
+    ),
+    '',
+    `${CONTEXTS} requests at a time; ${figure(of('callsPerBatch').median)} calls travelled together with one organisation.`,
+    '',
+    ...table(
+      ['rows into Postgres, per second', 'outbox', 'against COPY of attempts'],
+      [
+        ['one organisation', spreadText(of('outboxOne')), times('outboxOne', 'copiedRows')],
+        [`${MANY} organisations`, spreadText(outbox), times('outboxMany', 'copiedRows')],
+      ],
+    ),
+    '',
+    `Target ${figure(OUTBOX_ROWS_TARGET)}: ${outbox.median >= OUTBOX_ROWS_TARGET ? 'met' : 'missed'}.`,
+    '',
+    ...table(
+      ['added to a request, ms', 'p50, hold', 'p99, hold', 'p50, hold and settle', 'p99, hold and settle'],
+      [
+        ['idle', ...addedCells(accounts.map(({ idle }) => idle))],
+        [`${LOAD_CONTEXTS} others, lane`, ...addedCells(accounts.map(({ busyByLane }) => busyByLane))],
+        [`${LOAD_CONTEXTS} others, one call each`, ...addedCells(accounts.map(({ busyDirect }) => busyDirect))],
+      ],
+    ),
+    '',
+    ...table(
+      ['the machine itself, per second', ''],
+      [
+        ['durable writes of 4 KiB (write, fdatasync)', spreadText(of('durableWrites'))],
+        ['calls to an object that does nothing', spreadText(of('pings'))],
+        ['calls to an object that writes one row', spreadText(of('writes'))],
+        ['rows by COPY into the attempts with their indexes', spreadText(of('copiedRows'))],
+      ],
+    ),
+    ...pathLines(paths),
+  ]
+  return `${lines.join('\n')}\n`
+}
+
+type RateField = { [Name in keyof AccountRound]: AccountRound[Name] extends number ? Name : never }[keyof AccountRound]
+
+function addedCells(rounds: Added[]): string[] {
+  const cell = (values: number[]) => spreadText(spreadOf(values))
+  return [
+    cell(rounds.map(({ held }) => held.p50Ms)),
+    cell(rounds.map(({ held }) => held.p99Ms)),
+    cell(rounds.map(({ pair }) => pair.p50Ms)),
+    cell(rounds.map(({ pair }) => pair.p99Ms)),
+  ]
+}
+
+function pathLines(paths: PathRound[]): string[] {
+  if (paths.length === 0) return []
+  const row = (title: string, of: (round: PathRound) => { p50Ms: number; p99Ms: number }) => [
+    title,
+    spreadText(spreadOf(paths.map((round) => of(round).p50Ms))),
+    spreadText(spreadOf(paths.map((round) => of(round).p99Ms))),
+  ]
+  const requests = spreadOf(paths.map((round) => round.requests))
+  const added = quantile(
+    paths.map(({ withLimits, upstream }) => withLimits.p50Ms - upstream.p50Ms),
+    0.5,
+  )
+  return [
+    '',
+    ...table(
+      [`a streamed answer of ${ANSWER_TOKENS} tokens, one at a time, ms`, 'p50', 'p99'],
+      [
+        row('the upstream alone', ({ upstream }) => upstream),
+        row('through the gateway, no limits', ({ withoutLimits }) => withoutLimits),
+        row('through the gateway, usual limits', ({ withLimits }) => withLimits),
+      ],
+    ),
+    '',
+    `The gateway adds ${figure(added)} ms at the median, of which the account's share is above. With ${PATH_CLIENTS} clients it`,
+    `answers ${spreadText(requests)} requests per second, while load, upstream and Postgres use the same cores.`,
+  ]
+}
+
+function foreignText(share: number | undefined): string[] {
+  if (share === undefined) return []
+  const text = `Other processes used ${(100 * share).toFixed(0)} % of the machine meanwhile`
+  return [share > FOREIGN_SHARE_MAX ? `**${text}: the figures are not to be trusted.**` : `${text}.`]
+}
+
+function table(titles: string[], rows: string[][]): string[] {
+  const widths = titles.map((title, column) => Math.max(title.length, ...rows.map((row) => row[column]?.length ?? 0)))
+  const line = (cells: string[]) => `| ${cells.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join(' | ')} |`
+  return [line(titles), line(widths.map((width) => '-'.repeat(Math.max(3, width)))), ...rows.map(line)]
+}
