@@ -1,5 +1,5 @@
-// Test suites: `unit` runs in Node, `worker` runs inside workerd with the real migrations in a real Postgres, `e2e` starts
-// the whole system and talks to it from outside.
+// Test suites: `unit` runs in Node, `simulation` lives through random histories of money in Node, `worker` runs inside workerd
+// with the real migrations in a real Postgres, `e2e` starts the whole system and talks to it from outside.
 import { cloudflareTest } from '@cloudflare/vitest-plugin'
 import { defineConfig } from 'vitest/config'
 
@@ -7,10 +7,29 @@ import { defineConfig } from 'vitest/config'
 const TEST_SIGNING_KEY =
   '{"kty":"OKP","crv":"Ed25519","x":"AI_A0QZN9nvJcwjNKS3quA4MOqSZ7JojZFK6a8Lzxd4","d":"7I_KW7ApXDpadVos08VDtXh8d_yvoV8oYnkrdSoj87s","kid":"test-key"}'
 
+/** On two cores one worker would leave a core idle. */
+const WORKERS = 2
+
 export default defineConfig({
   test: {
     projects: [
-      { test: { name: 'unit', include: ['test/unit/**/*.test.ts', 'test/*.test.ts'], testTimeout: 30_000 } },
+      {
+        test: {
+          name: 'unit',
+          include: ['test/unit/**/*.test.ts', 'test/*.test.ts'],
+          testTimeout: 30_000,
+          maxWorkers: WORKERS,
+        },
+      },
+      {
+        test: {
+          name: 'simulation',
+          include: ['test/simulation/*.test.ts'],
+          // Threads of its own, at the lowest priority beside other suites.
+          testTimeout: 1_800_000,
+          hookTimeout: 1_800_000,
+        },
+      },
       {
         plugins: [
           cloudflareTest(({ inject }) => ({
@@ -30,6 +49,7 @@ export default defineConfig({
           include: ['test/worker/**/*.test.ts'],
           globalSetup: ['test/support/database.ts'],
           testTimeout: 30_000,
+          maxWorkers: WORKERS,
         },
       },
       {
@@ -40,7 +60,7 @@ export default defineConfig({
           hookTimeout: 600_000,
           testTimeout: 60_000,
           // Much of it is waiting: two systems at once keep two cores busy, more would starve each other.
-          maxWorkers: 2,
+          maxWorkers: WORKERS,
         },
       },
     ],

@@ -1,7 +1,8 @@
-// `npm test`: every suite in turn, and one line with the sum. Owns the order, the counting and the exit code; what is
-// tested is in the suites.
+// `npm test`: every suite, and one line with the sum. Owns the order, the counting and the exit code; what is tested is in
+// the suites. They run in turn, but for the simulation, which takes minutes of processor time and nothing else: it runs
+// beside the others at the lowest priority, in the time that they spend waiting.
 import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process'
-import { glob, mkdtemp, readFile, rm } from 'node:fs/promises'
+import { glob, mkdtemp, open, readFile, rm } from 'node:fs/promises'
 import { availableParallelism, homedir, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -10,7 +11,7 @@ import { obtainModel } from './model.ts'
 import { DEFAULT_MODEL, parseOptions } from './options.ts'
 import { type Count, countCtest, countVitest, NOTHING, sum } from './test-results.ts'
 
-type Suite = { name: string; title: string; run: (dir: string) => Promise<Count> }
+type Suite = { name: string; title: string; run: (dir: string) => Promise<Count>; isBackground?: true }
 
 const ROOT = join(import.meta.dirname, '..')
 /** A test that hangs is ended by this; the slowest, a property test, takes seconds. */
@@ -20,6 +21,7 @@ const EXIT_USAGE = 2
 const SUITES: Suite[] = [
   { name: 'types', title: 'Types (tsc)', run: types },
   { name: 'lint', title: 'Lint and format (biome)', run: () => check([['biome', 'check', '.']]) },
+  { name: 'simulation', title: 'Simulation (vitest, Node)', run: simulation, isBackground: true },
   { name: 'engine', title: 'Engine (ctest)', run: engine },
   { name: 'unit', title: 'Unit (vitest, Node)', run: (dir) => vitest('unit', dir) },
   { name: 'worker', title: 'Worker (vitest, workerd)', run: (dir) => vitest('worker', dir) },
@@ -27,16 +29,16 @@ const SUITES: Suite[] = [
 ]
 
 const stopping = new AbortController()
-let current: ChildProcess | undefined
+const children = new Set<ChildProcess>()
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   process.on(signal, () => {
     stopping.abort(new Error('interrupted'))
-    current?.kill(signal)
+    for (const child of children) child.kill(signal)
   })
 }
 process.on('disconnect', () => {
   stopping.abort(new Error('interrupted'))
-  current?.kill('SIGTERM')
+  for (const child of children) child.kill('SIGTERM')
 })
 
 process.exitCode = await main(process.argv.slice(2))
@@ -49,8 +51,8 @@ async function main(argv: string[]): Promise<number> {
   const counts: Count[] = []
   const lines: string[] = []
   try {
-    for (const suite of wanted) {
-      if (stopping.signal.aborted) break
+    const one = async (suite: Suite) => {
+      if (stopping.signal.aborted) return
       console.log(`\n── ${suite.title}`)
       const startedMs = performance.now()
       const count = await runSuite(suite, dir)
@@ -59,6 +61,9 @@ async function main(argv: string[]): Promise<number> {
       lines.push(`${count.failed === 0 ? '✓' : '✗'} ${suite.title}: ${describe(count)} (${seconds} s)`)
       console.log(lines.at(-1))
     }
+    const background = Promise.all(wanted.filter(({ isBackground }) => isBackground === true).map(one))
+    for (const suite of wanted) if (suite.isBackground !== true) await one(suite)
+    await background
   } finally {
     await rm(dir, { recursive: true, force: true })
   }
@@ -126,6 +131,17 @@ async function vitest(project: string, dir: string): Promise<Count> {
   return countVitest(await readFile(results, 'utf8').catch(() => ''), code)
 }
 
+/** What it prints comes in one piece at its end, so that it does not stand between the lines of others. */
+async function simulation(dir: string): Promise<Count> {
+  const [results, log] = [join(dir, 'simulation.json'), join(dir, 'simulation.log')]
+  const out = await open(log, 'w')
+  const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${results}`]
+  const args = ['-n', '19', tool('vitest'), 'run', '--project', 'simulation', ...reporters]
+  const code = await spawnIn('nice', args, {}, out.fd).finally(() => out.close())
+  console.log(await readFile(log, 'utf8'))
+  return countVitest(await readFile(results, 'utf8').catch(() => ''), code)
+}
+
 async function engine(dir: string): Promise<Count> {
   const sourceDir = join(ROOT, 'native-engine')
   const buildDir = join(sourceDir, 'build')
@@ -177,13 +193,18 @@ function tool(name: string): string {
   return join(ROOT, 'node_modules', '.bin', name)
 }
 
-async function spawnIn(command: string, args: string[], env: Record<string, string> = {}): Promise<number> {
+async function spawnIn(
+  command: string,
+  args: string[],
+  env: Record<string, string> = {},
+  output: number | 'inherit' = 'inherit',
+): Promise<number> {
   stopping.signal.throwIfAborted()
-  const stdio: StdioOptions = ['ignore', 'inherit', 'inherit']
+  const stdio: StdioOptions = ['ignore', output, output]
   const child = spawn(command, args, { cwd: ROOT, stdio, env: { ...process.env, ...env } })
-  current = child
-  return new Promise((resolve, reject) => {
+  children.add(child)
+  return new Promise<number>((resolve, reject) => {
     child.on('error', (error) => reject(new Error(`cannot run ${command}: ${error.message}`)))
     child.on('exit', (code) => resolve(code ?? 1))
-  })
+  }).finally(() => children.delete(child))
 }

@@ -189,7 +189,7 @@ const MONEY_CARRIERS = new Set([
   'gateway/errors.ts',
   'gateway/auth/key-record.ts',
   'gateway/stream/tally.ts',
-  'gateway/providers/provider.ts',
+  'gateway/providers/event.ts',
   'gateway/providers/openai-decoder.ts',
 ])
 
