@@ -2,8 +2,8 @@
 // the suites. They run in turn, but for the simulation, which takes minutes of processor time and nothing else: it runs
 // beside the others at the lowest priority, in the time that they spend waiting.
 import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process'
-import { glob, mkdtemp, open, readFile, rm } from 'node:fs/promises'
-import { availableParallelism, homedir, tmpdir } from 'node:os'
+import { glob, mkdtemp, open, readFile, rm, writeFile } from 'node:fs/promises'
+import { availableParallelism, constants, homedir, setPriority, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { buildEngine } from './engine-build.ts'
@@ -32,13 +32,11 @@ const stopping = new AbortController()
 const children = new Set<ChildProcess>()
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   process.on(signal, () => {
-    stopping.abort(new Error('interrupted'))
-    for (const child of children) child.kill(signal)
+    stop(signal)
   })
 }
 process.on('disconnect', () => {
-  stopping.abort(new Error('interrupted'))
-  for (const child of children) child.kill('SIGTERM')
+  stop('SIGTERM')
 })
 
 process.exitCode = await main(process.argv.slice(2))
@@ -136,8 +134,8 @@ async function simulation(dir: string): Promise<Count> {
   const [results, log] = [join(dir, 'simulation.json'), join(dir, 'simulation.log')]
   const out = await open(log, 'w')
   const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${results}`]
-  const args = ['-n', '19', tool('vitest'), 'run', '--project', 'simulation', ...reporters]
-  const code = await spawnIn('nice', args, {}, out.fd).finally(() => out.close())
+  const args = ['run', '--project', 'simulation', ...reporters]
+  const code = await spawnIn(tool('vitest'), args, { output: out.fd, isBackground: true }).finally(() => out.close())
   console.log(await readFile(log, 'utf8'))
   return countVitest(await readFile(results, 'utf8').catch(() => ''), code)
 }
@@ -171,7 +169,7 @@ async function engine(dir: string): Promise<Count> {
   const code = await spawnIn(
     'ctest',
     ['--test-dir', buildDir, '--output-on-failure', '--output-junit', results, ...limits],
-    modelPath === undefined ? {} : { PENSTOCK_MODEL_PATH: modelPath },
+    modelPath === undefined ? {} : { env: { PENSTOCK_MODEL_PATH: modelPath } },
   )
   return countCtest(await readFile(results, 'utf8').catch(() => ''), code)
 }
@@ -193,18 +191,37 @@ function tool(name: string): string {
   return join(ROOT, 'node_modules', '.bin', name)
 }
 
-async function spawnIn(
-  command: string,
-  args: string[],
-  env: Record<string, string> = {},
-  output: number | 'inherit' = 'inherit',
-): Promise<number> {
+type SpawnOptions = {
+  env?: Record<string, string>
+  /** File descriptor for what it prints. */
+  output?: number
+  /** Gets the processor when nobody else wants it. */
+  isBackground?: true
+}
+
+async function spawnIn(command: string, args: string[], options: SpawnOptions = {}): Promise<number> {
   stopping.signal.throwIfAborted()
+  const { env = {}, output = 'inherit', isBackground = false } = options
   const stdio: StdioOptions = ['ignore', output, output]
-  const child = spawn(command, args, { cwd: ROOT, stdio, env: { ...process.env, ...env } })
+  const child = spawn(command, args, { cwd: ROOT, stdio, env: { ...process.env, ...env }, detached: isBackground })
   children.add(child)
+  if (isBackground && child.pid !== undefined) lower(child.pid)
   return new Promise<number>((resolve, reject) => {
     child.on('error', (error) => reject(new Error(`cannot run ${command}: ${error.message}`)))
     child.on('exit', (code) => resolve(code ?? 1))
   }).finally(() => children.delete(child))
+}
+
+/**
+ * Linux shares the processor between sessions first, and a priority counts within its session alone: the session itself
+ * has to step back. Where there is no such thing the priority of the process is enough.
+ */
+function lower(pid: number): void {
+  setPriority(pid, constants.priority.PRIORITY_LOW)
+  void writeFile(`/proc/${pid}/autogroup`, '19').catch(() => {})
+}
+
+function stop(signal: NodeJS.Signals): void {
+  stopping.abort(new Error('interrupted'))
+  for (const child of children) child.kill(signal)
 }
