@@ -44,15 +44,16 @@ const PROMPT_OVERHEAD_TOKENS = 272
 const DEADLINE_MS = 4_000
 /** Long enough that all clients ask while the first ones still run. */
 const CHUNK_MS = 15
+/** Long enough that Postgres can be stopped and many requests still run when the gateway is killed after it. */
+const SLOW_CHUNK_MS = 120
 const ROUND_MAX_MS = 60_000
 /** Requests that one client sends in a round, the refused ones not counted. */
 const REQUESTS_PER_CLIENT_MAX = 3
 /** A fault comes when this many requests of its round have been served whole, or when that does not happen in time. */
 const FAULT_AFTER_REQUESTS = 10
 const FAULT_WAIT_MS = 5_000
-/** Between two faults of one round. */
-const FAULT_STEP_MS = 250
 const PAUSE_MS = 100
+const BACK_WAIT_MS = 15_000
 
 const Identified = z.object({ id: z.string() })
 const NewKey = z.object({ id: z.string(), key: z.string() })
@@ -89,6 +90,7 @@ export async function openTenant({ stack, upstream }: MoneyRun): Promise<Tenant>
 
 /** A key whose lifetime budget is this much. */
 export async function openBudget({ stack }: MoneyRun, tenant: Tenant, budgetNanoUsd: bigint): Promise<Budget> {
+  await answered(() => stack.admin.call('GET', `/organisations/${tenant.orgId}`, z.unknown()))
   const path = `/organisations/${tenant.orgId}/keys`
   const made = await stack.admin.call('POST', path, NewKey, { project_id: tenant.projectId, name: 'budget' })
   const dollars = (Number(budgetNanoUsd) / 1e9).toFixed(9)
@@ -96,6 +98,20 @@ export async function openBudget({ stack }: MoneyRun, tenant: Tenant, budgetNano
     limits: [{ meter: 'money', window: 'lifetime', max_usd: dollars }],
   })
   return { keyId: made.id, key: made.key, budgetNanoUsd, outcomes: [] }
+}
+
+/** The gateway leaves a database that was away alone for a moment, also once it is back. */
+async function answered(ask: () => Promise<unknown>): Promise<void> {
+  const until = performance.now() + BACK_WAIT_MS
+  for (;;) {
+    try {
+      await ask()
+      return
+    } catch (error) {
+      if (performance.now() > until) throw error
+      await sleep(PAUSE_MS)
+    }
+  }
 }
 
 /** What `room` requests of the rounds cost at most. */
@@ -121,7 +137,8 @@ export async function storm(run: MoneyRun, budget: Budget): Promise<void> {
 /** One budget, all clients, one fault. Each client asks until the budget refuses it, and hangs up where chance says. */
 export async function round(run: MoneyRun, budget: Budget, fault: Fault): Promise<void> {
   const random = generator(run.seed)
-  run.upstream.options = { chunkMs: CHUNK_MS, outputTokens: (allowed) => 1 + random(allowed) }
+  const chunkMs = fault.kind === 'kill_gateway_without_postgres' ? SLOW_CHUNK_MS : CHUNK_MS
+  run.upstream.options = { chunkMs, outputTokens: (allowed) => 1 + random(allowed) }
   const until = performance.now() + ROUND_MAX_MS
   const clients = Promise.all(
     Array.from({ length: run.clients }, async () => {
@@ -142,7 +159,8 @@ export async function round(run: MoneyRun, budget: Budget, fault: Fault): Promis
 async function commit({ stack, upstream }: MoneyRun, fault: Fault): Promise<void> {
   const before = wholeOf(upstream)
   const until = performance.now() + FAULT_WAIT_MS
-  while (wholeOf(upstream) < before + FAULT_AFTER_REQUESTS && performance.now() < until) await sleep(1)
+  const afterRequests = fault.kind === 'kill_gateway_without_postgres' ? 1 : FAULT_AFTER_REQUESTS
+  while (wholeOf(upstream) < before + afterRequests && performance.now() < until) await sleep(1)
   switch (fault.kind) {
     case 'none':
       return
@@ -157,7 +175,6 @@ async function commit({ stack, upstream }: MoneyRun, fault: Fault): Promise<void
       return
     case 'kill_gateway_without_postgres':
       await stack.stopPostgres()
-      await sleep(FAULT_STEP_MS)
       await stack.killGateway()
       await stack.startGateway()
       await sleep(fault.downMs)

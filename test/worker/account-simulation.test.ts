@@ -206,6 +206,11 @@ class Simulation {
     const worst = costOf(input, output)
     const refusal = this.#refusal(requestId, attempt, keyId, worst)
     const result = await this.account.stub.reserve(this.#ask(requestId, attempt, keyId, input, output))
+    if (!result.ok && result.error.reason === 'request_closed') {
+      // A fallback that came too late; when exactly a request is closed is the large simulation's to check.
+      expect(attempt).toBeGreaterThan(1)
+      return
+    }
     expect(result.ok ? undefined : result.error.reason).toBe(refusal)
     reached.add(refusal ?? 'granted')
     if (!result.ok) return
