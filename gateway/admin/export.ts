@@ -7,7 +7,6 @@
 //
 // `json` is one JSON object per line. The last line is `end` with the number of rows: a file without it was cut.
 import { and, asc, eq, getTableColumns, gte, lt, lte, sql } from 'drizzle-orm'
-import type { AnyPgColumn } from 'drizzle-orm/pg-core'
 import { z } from 'zod'
 import { formatUsd } from '../../protocol/units.ts'
 import { connect } from '../db/connect.ts'
@@ -22,7 +21,7 @@ import { download, EXPORT_PAGE_ROWS } from './export-stream.ts'
 import { readQuery } from './input.ts'
 import { accountNames, nameOf, ofAccount } from './ledger-accounts.ts'
 import { unitPricesJson } from './usage-json.ts'
-import { filterParameters, Moment, type Range, rangeOf } from './usage-range.ts'
+import { filterParameters, Moment, matching, type Range, rangeOf } from './usage-range.ts'
 
 const Format = z.enum(['csv', 'json']).default('csv')
 const UsageQuery = z.strictObject({ ...filterParameters, format: Format })
@@ -82,20 +81,7 @@ export async function usageExport(c: AdminContext): Promise<Response> {
   const database = connect(c.env)
   const t = usageAttempts
   const { rawUsage: _raw, payloadHash: _hash, ...shown } = getTableColumns(t)
-  const only = (column: AnyPgColumn, value: string | undefined) => (value === undefined ? undefined : eq(column, value))
-  const wanted = and(
-    eq(t.orgId, asked.org),
-    lte(t.usageDay, day(range.toMs)),
-    lt(t.startedAt, iso(range.toMs)),
-    only(t.projectId, asked.project),
-    only(t.keyId, asked.key),
-    only(t.userId, asked.user),
-    only(t.teamId, asked.team),
-    only(t.modelRequested, asked.model),
-    only(t.modelServed, asked.model_served),
-    only(t.provider, asked.provider),
-    only(t.status, asked.status),
-  )
+  const wanted = and(matching(t, asked), lte(t.usageDay, day(range.toMs)), lt(t.startedAt, iso(range.toMs)))
   // The day leads the index; rows of one instant are sorted by the rest.
   const behind = (after: UsageRow | undefined) =>
     after === undefined

@@ -16,9 +16,10 @@ import { parseUpstreamUrl } from '../policy/upstream-url.ts'
 import { announceTokens } from './announce-user.ts'
 import { audited } from './audit.ts'
 import { type AdminContext, type AdminEnv, conflict, invalid, notFound } from './context.ts'
-import { DisplayName, idParam, readInput, readQuery } from './input.ts'
+import { DisplayName, idParam, readInput } from './input.ts'
+import { listOfOrganisation } from './organisation-list.ts'
 import { findProject, requireOrganisation } from './organisations.ts'
-import { olderThan, PageQuery, pageOf } from './paging.ts'
+import { olderThan } from './paging.ts'
 import { denied, requireCover } from './permissions.ts'
 
 const CLOCK_SKEW_MAX_S = 60
@@ -71,21 +72,21 @@ type IssuerRow = typeof tokenIssuers.$inferSelect
 
 export const issuerRoutes = new Hono<AdminEnv>()
   .post('/:org/issuers', create)
-  .get('/:org/issuers', async (c) => {
-    const orgId = idParam(c, 'org', 'organisation')
-    const { limit, cursor } = readQuery(c, PageQuery)
-    const database = connect(c.env)
-    await requireOrganisation(database, orgId)
-    const rows = await query(database, (db) =>
-      db
-        .select()
-        .from(tokenIssuers)
-        .where(and(eq(tokenIssuers.orgId, orgId), olderThan(cursor, tokenIssuers.createdAt, tokenIssuers.issuerId)))
-        .orderBy(desc(tokenIssuers.createdAt), desc(tokenIssuers.issuerId))
-        .limit(limit + 1),
-    )
-    return c.json(pageOf(rows, limit, (row) => [row.createdAt, row.issuerId], issuerView))
-  })
+  .get('/:org/issuers', (c) =>
+    listOfOrganisation(c, {
+      rows: (database, orgId, { limit, cursor }) =>
+        query(database, (db) =>
+          db
+            .select()
+            .from(tokenIssuers)
+            .where(and(eq(tokenIssuers.orgId, orgId), olderThan(cursor, tokenIssuers.createdAt, tokenIssuers.issuerId)))
+            .orderBy(desc(tokenIssuers.createdAt), desc(tokenIssuers.issuerId))
+            .limit(limit + 1),
+        ),
+      position: (row) => [row.createdAt, row.issuerId],
+      show: issuerView,
+    }),
+  )
   .get('/:org/issuers/:issuer', async (c) => c.json(issuerView(await requireIssuer(c, connect(c.env)))))
   .patch('/:org/issuers/:issuer', change)
   .delete('/:org/issuers/:issuer', remove)

@@ -13,9 +13,10 @@ import { ANY, findMarkups, MARKUP_KINDS_MAX, type Markup } from '../policy/marku
 import { ModelName, ProviderName } from '../policy/targets.ts'
 import { audited } from './audit.ts'
 import { type AdminEnv, conflict, invalid } from './context.ts'
-import { Instant, idParam, readInput, readQuery } from './input.ts'
+import { Instant, idParam, readInput } from './input.ts'
+import { listOfOrganisation } from './organisation-list.ts'
 import { requireOrganisation } from './organisations.ts'
-import { olderThan, PageQuery, pageOf } from './paging.ts'
+import { olderThan } from './paging.ts'
 
 /** For clocks that differ a little. Further back, usage was already priced. */
 const BACKDATE_MAX_MS = 60_000
@@ -78,21 +79,21 @@ export const markupRoutes = new Hono<AdminEnv>()
     }
     return c.json(markupView(row), 201)
   })
-  .get('/:org/markups', async (c) => {
-    const orgId = idParam(c, 'org', 'organisation')
-    const { limit, cursor } = readQuery(c, PageQuery)
-    const database = connect(c.env)
-    await requireOrganisation(database, orgId)
-    const rows = await query(database, (db) =>
-      db
-        .select()
-        .from(priceMarkups)
-        .where(and(eq(priceMarkups.orgId, orgId), olderThan(cursor, priceMarkups.createdAt, priceMarkups.markupId)))
-        .orderBy(desc(priceMarkups.createdAt), desc(priceMarkups.markupId))
-        .limit(limit + 1),
-    )
-    return c.json(pageOf(rows, limit, (row) => [row.createdAt, row.markupId], markupView))
-  })
+  .get('/:org/markups', (c) =>
+    listOfOrganisation(c, {
+      rows: (database, orgId, { limit, cursor }) =>
+        query(database, (db) =>
+          db
+            .select()
+            .from(priceMarkups)
+            .where(and(eq(priceMarkups.orgId, orgId), olderThan(cursor, priceMarkups.createdAt, priceMarkups.markupId)))
+            .orderBy(desc(priceMarkups.createdAt), desc(priceMarkups.markupId))
+            .limit(limit + 1),
+        ),
+      position: (row) => [row.createdAt, row.markupId],
+      show: markupView,
+    }),
+  )
 
 async function findMarkup(database: Database, orgId: string, markup: Markup): Promise<MarkupRow> {
   const isMarkup = and(

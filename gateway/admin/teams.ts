@@ -13,6 +13,7 @@ import { type AdminContext, type AdminEnv, conflict, notFound } from './context.
 import { createOnce } from './create-once.ts'
 import { DisplayName, idParam, NewNamed, readInput, readQuery } from './input.ts'
 import { requireUser } from './membership.ts'
+import { listOfOrganisation } from './organisation-list.ts'
 import { requireOrganisation } from './organisations.ts'
 import { after, olderThan, PageQuery, pageOf } from './paging.ts'
 
@@ -70,21 +71,21 @@ export const teamRoutes = new Hono<AdminEnv>()
     })
     return c.json(teamView(row), status)
   })
-  .get('/:org/teams', async (c) => {
-    const orgId = idParam(c, 'org', 'organisation')
-    const { limit, cursor } = readQuery(c, PageQuery)
-    const database = connect(c.env)
-    await requireOrganisation(database, orgId)
-    const rows = await query(database, (db) =>
-      db
-        .select()
-        .from(teams)
-        .where(and(eq(teams.orgId, orgId), olderThan(cursor, teams.createdAt, teams.teamId)))
-        .orderBy(desc(teams.createdAt), desc(teams.teamId))
-        .limit(limit + 1),
-    )
-    return c.json(pageOf(rows, limit, (row) => [row.createdAt, row.teamId], teamView))
-  })
+  .get('/:org/teams', (c) =>
+    listOfOrganisation(c, {
+      rows: (database, orgId, { limit, cursor }) =>
+        query(database, (db) =>
+          db
+            .select()
+            .from(teams)
+            .where(and(eq(teams.orgId, orgId), olderThan(cursor, teams.createdAt, teams.teamId)))
+            .orderBy(desc(teams.createdAt), desc(teams.teamId))
+            .limit(limit + 1),
+        ),
+      position: (row) => [row.createdAt, row.teamId],
+      show: teamView,
+    }),
+  )
   .get('/:org/teams/:team', async (c) => c.json(teamView(await requireTeam(connect(c.env), ...teamParams(c)))))
   .patch('/:org/teams/:team', async (c) => {
     const { name } = await readInput(c, TeamChange)

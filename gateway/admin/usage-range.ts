@@ -1,7 +1,10 @@
 // What usage reports are asked for. Owns the filters and the range that all of them take, and the words for one too long.
+import { and, eq, type SQL } from 'drizzle-orm'
+import type { AnyPgColumn } from 'drizzle-orm/pg-core'
 import { z } from 'zod'
 import { isTimeZone, offsetMs, windowOf } from '../account/windows.ts'
 import { DatabaseUnavailable } from '../db/port.ts'
+import type { usageAttempts, usageRequests } from '../db/schema/usage.ts'
 import { BUCKET_MS, bucketStartMs } from '../ledger/usage-facts.ts'
 import { invalid, Refusal } from './context.ts'
 import { Instant } from './input.ts'
@@ -34,6 +37,22 @@ export const filterParameters = {
   to: Moment.optional(),
 }
 export type Filter = z.infer<z.ZodObject<typeof filterParameters>>
+
+/** Rows that a filter names; the organisation is asked for, the range is each table's own matter. */
+export function matching(table: typeof usageAttempts | typeof usageRequests, filter: Filter): SQL | undefined {
+  const only = (column: AnyPgColumn, value: string | undefined) => (value === undefined ? undefined : eq(column, value))
+  return and(
+    eq(table.orgId, filter.org),
+    only(table.projectId, filter.project),
+    only(table.keyId, filter.key),
+    only(table.userId, filter.user),
+    only(table.teamId, filter.team),
+    only(table.modelRequested, filter.model),
+    only(table.modelServed, filter.model_served),
+    only(table.provider, filter.provider),
+    only(table.status, filter.status),
+  )
+}
 
 /** From inclusive to exclusive, epoch ms. */
 export type Range = { fromMs: number; toMs: number }

@@ -17,7 +17,7 @@ import { idParam, readQuery } from './input.ts'
 import { olderThan, pageOf, pageParameters } from './paging.ts'
 import { requireVisibleProject } from './permissions.ts'
 import { attemptJson, requestJson } from './usage-json.ts'
-import { type Filter, filterParameters, type Range, rangeOf } from './usage-range.ts'
+import { type Filter, filterParameters, matching, type Range, rangeOf } from './usage-range.ts'
 
 const RequestsQuery = z.strictObject({
   ...filterParameters,
@@ -104,21 +104,11 @@ const SUMS = {
 function requestsWanted(filter: Filter, { fromMs, toMs }: Range): SQL | undefined {
   const table = usageRequests
   const [from, to] = [new Date(fromMs).toISOString(), new Date(toMs).toISOString()]
-  const wanted = (column: AnyPgColumn, value: string | undefined) =>
-    value === undefined ? undefined : eq(column, value)
   return and(
-    eq(table.orgId, filter.org),
+    matching(table, filter),
     gte(table.usageDay, from.slice(0, 10)),
     lte(table.usageDay, to.slice(0, 10)),
     gte(table.startedAt, from),
     lt(table.startedAt, to),
-    wanted(table.projectId, filter.project),
-    wanted(table.keyId, filter.key),
-    wanted(table.userId, filter.user),
-    wanted(table.teamId, filter.team),
-    wanted(table.modelRequested, filter.model),
-    wanted(table.modelServed, filter.model_served),
-    wanted(table.provider, filter.provider),
-    wanted(table.status, filter.status),
   )
 }
