@@ -10,6 +10,7 @@ import { transfersOf } from '../ledger/postings.ts'
 import type { Usage } from '../meter/usage.ts'
 import { errorText } from '../observe/log.ts'
 import { type AccountView, admit, UNAVAILABLE_RETRY_MS } from './admission.ts'
+import { amountsOfRow } from './amounts.ts'
 import type {
   AccountCall,
   AccountReply,
@@ -21,7 +22,6 @@ import type {
   Settled,
   SettleEnd,
 } from './contract.ts'
-import { amountsOfRow } from './counters.ts'
 import { Counts } from './counts.ts'
 import { Delivery } from './delivery.ts'
 import {

@@ -1,5 +1,5 @@
 // The Account object's contract: what callers ask and what they get. Owns the types of holds, ends and denials.
-// Durable Object: account.ts. Limits: limit.ts. Arithmetic: admission.ts, counters.ts, holds.ts (pure).
+// Durable Object: account.ts. Limits: limit.ts. Arithmetic: admission.ts, amounts.ts, holds.ts (pure).
 import type { ErrorCode } from '../../protocol/errors.ts'
 import type { Result } from '../../protocol/result.ts'
 import type { NanoUsd } from '../../protocol/units.ts'

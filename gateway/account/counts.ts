@@ -1,5 +1,5 @@
 // What each series of limits has counted, in the account's SQLite. Owns the counters, which of them are complete, and
-// how long they are kept; what a row counts for is counters.ts, where complete counters come from is seeding.ts.
+// how long they are kept; what a row counts for is amounts.ts, where complete counters come from is seeding.ts.
 //
 //   (no row)  nothing is known: no counter is kept
 //   ready     every window that ends after `covered_from_ms` is complete: what it counted before came from the record,

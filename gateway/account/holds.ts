@@ -59,7 +59,7 @@ export type HoldRecord = {
   dueAtMs: number
 }
 
-/** What a transition changes. What the rows count for is counters.ts. */
+/** What a transition changes. What the rows count for is amounts.ts. */
 export type Transition = {
   hold: HoldRecord
   /** Rows for the record, in order. */

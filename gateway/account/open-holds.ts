@@ -1,7 +1,7 @@
 // The holds that are open now, as sums per limit. Owns an in-memory projection of the `held` rows, so that a reserve
 // costs the same with ten open requests and with ten thousand; the rows in SQLite stay the truth, and the projection is
 // remade from them when the object starts and when the rules change. Pure.
-import { type Amounts, amountsOfAsk } from './counters.ts'
+import { type Amounts, amountsOfAsk } from './amounts.ts'
 import type { HoldRecord } from './holds.ts'
 import type { Applying, RuleIndex } from './rule-index.ts'
 import { windowOf } from './windows.ts'

@@ -6,7 +6,7 @@
 // before was confirmed: an ended attempt is then either in the record or in the outbox. What is open is in neither.
 import type { AttemptRow } from '../ledger/outbox.ts'
 import type { AccountRecord } from '../ledger/record.ts'
-import { amountsOfRow } from './counters.ts'
+import { amountsOfRow } from './amounts.ts'
 import type { Count } from './counts.ts'
 import { EACH } from './limit.ts'
 import { type Series, subjectAt } from './rule-index.ts'

@@ -1,8 +1,8 @@
 // An account in Node: the product's object on SQLite in memory, with a clock a test holds and a record that is a model of
 // Postgres. Owns the defaults of asks and rules; the real record and the real runtime are test/worker.
 import { AccountCore } from '../../gateway/account/account-core.ts'
+import { amountsOfRow } from '../../gateway/account/amounts.ts'
 import type { ReserveAsk, SettleEnd } from '../../gateway/account/contract.ts'
-import { amountsOfRow } from '../../gateway/account/counters.ts'
 import type { CreditTerms, LimitRule, RuleBook } from '../../gateway/account/limit.ts'
 import { subjectAt } from '../../gateway/account/rule-index.ts'
 import { DatabaseUnavailable } from '../../gateway/db/port.ts'

@@ -1,8 +1,8 @@
 // The state machine of holds and the row of a request, without storage.
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
+import { type Amounts, amountsOfRow } from '../../../gateway/account/amounts.ts'
 import type { SettleEnd } from '../../../gateway/account/contract.ts'
-import { type Amounts, amountsOfRow } from '../../../gateway/account/counters.ts'
 import {
   checkpointHold,
   closeHold,
