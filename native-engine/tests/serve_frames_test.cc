@@ -28,7 +28,7 @@ std::string between(const std::string& text, const std::string& before) {
 
 // One golden frame per line; only its bytes and its type are read here.
 std::vector<Golden> goldens() {
-  const auto path = std::filesystem::path(__FILE__).parent_path() / "../../protocol/engine-frames.golden.json";
+  const auto path = std::filesystem::path(PENSTOCK_FIXTURES) / "../../../protocol/engine-frames.golden.json";
   std::ifstream file(path);
   std::vector<Golden> all;
   for (std::string line; std::getline(file, line);) {
