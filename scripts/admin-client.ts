@@ -9,9 +9,12 @@ const ENROLMENT_TTL_S = 600
 export class AdminError extends Error {
   override name = 'AdminError'
   readonly status: number
-  constructor(status: number, message: string) {
+  /** What the API said, as it came. */
+  readonly answer: string
+  constructor(status: number, message: string, answer = '') {
     super(message)
     this.status = status
+    this.answer = answer
   }
 }
 
@@ -35,7 +38,9 @@ export class AdminClient {
       signal: AbortSignal.timeout(REQUEST_TIMEOUT_MS),
     })
     const text = await response.text()
-    if (!response.ok) throw new AdminError(response.status, `${method} ${path} answered ${response.status}: ${text}`)
+    if (!response.ok) {
+      throw new AdminError(response.status, `${method} ${path} answered ${response.status}: ${text}`, text)
+    }
     return shape.parse(JSON.parse(text))
   }
 

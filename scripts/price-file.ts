@@ -1,12 +1,10 @@
 // A price file on its way to the admin API. Owns the command's options and the words for what changes; what may change,
 // and the comparison, is the gateway's. prices-import.ts runs it.
 import { readFile } from 'node:fs/promises'
-import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { z } from 'zod'
-import { AdminClient } from './admin-client.ts'
-import { DEFAULT_PORT } from './options.ts'
+import { ACCESS_HELP, accessOptions, openAdmin } from './admin-access.ts'
 
 const HELP = `Brings the prices of a file into the price book, and shows each difference.
 
@@ -16,8 +14,7 @@ const HELP = `Brings the prices of a file into the price book, and shows each di
 Options:
   --file PATH    JSON as POST /admin/v1/prices/import takes it     default deploy/price-catalogue.json
   --provider A   only entries of this provider; A=B stores them under your name B for it. May be given several times
-  --url URL      the gateway                                       default http://127.0.0.1:${DEFAULT_PORT}
-  --data DIR     whose secrets.json has ADMIN_TOKEN                default ~/.local/share/penstock  [PENSTOCK_DATA]
+${ACCESS_HELP}
   --supersede    new prices may cut short prices that were to hold until a later time
   --dry-run      change nothing
 
@@ -79,14 +76,6 @@ function chosen(file: z.infer<typeof File>, providers: string[]): z.infer<typeof
   return { ...file, entries }
 }
 
-async function savedToken(path: string): Promise<string> {
-  try {
-    return z.object({ ADMIN_TOKEN: z.string() }).parse(JSON.parse(await readFile(path, 'utf8'))).ADMIN_TOKEN
-  } catch {
-    throw new Error(`there is no ADMIN_TOKEN in ${path}; name the data folder with --data, or set ADMIN_TOKEN`)
-  }
-}
-
 /**
  * Sends a file and says what it changes, line by line.
  * @param argv Options as in HELP.
@@ -102,8 +91,7 @@ export async function importPrices(
     options: {
       file: { type: 'string', default: join(import.meta.dirname, '..', 'deploy', 'price-catalogue.json') },
       provider: { type: 'string', multiple: true, default: [] },
-      url: { type: 'string', default: `http://127.0.0.1:${DEFAULT_PORT}` },
-      data: { type: 'string', default: env.PENSTOCK_DATA ?? join(homedir(), '.local', 'share', 'penstock') },
+      ...accessOptions(env),
       supersede: { type: 'boolean', default: false },
       'dry-run': { type: 'boolean', default: false },
       help: { type: 'boolean', default: false },
@@ -115,8 +103,7 @@ export async function importPrices(
   }
   const file = chosen(File.parse(JSON.parse(await readFile(values.file, 'utf8'))), values.provider)
   if (file.entries.length === 0) throw new Error(`${values.file} has no entry of ${values.provider.join(', ')}`)
-  const token = env.ADMIN_TOKEN ?? (await savedToken(join(values.data, 'secrets.json')))
-  const admin = new AdminClient(values.url.replace(/\/+$/, ''), token)
+  const admin = await openAdmin(values, env)
   const body = { ...file, dry_run: values['dry-run'], supersede: values.supersede }
   const difference = await admin.call('POST', '/prices/import', Difference, body)
   for (const line of show(difference)) say(line)

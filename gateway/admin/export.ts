@@ -33,7 +33,7 @@ const LedgerQuery = z.strictObject({
   format: Format,
 })
 
-type UsageRow = Omit<typeof usageAttempts.$inferSelect, 'rawUsage' | 'payloadHash'>
+type UsageRow = Omit<typeof usageAttempts.$inferSelect, 'rawUsage' | 'payloadHash' | 'route'>
 type EntryRow = typeof ledgerEntries.$inferSelect
 type Column<Row> = readonly [name: string, cell: (row: Row) => Cell]
 
@@ -80,7 +80,7 @@ export async function usageExport(c: AdminContext): Promise<Response> {
   const range = rangeOf(asked, 'UTC', Date.now())
   const database = connect(c.env)
   const t = usageAttempts
-  const { rawUsage: _raw, payloadHash: _hash, ...shown } = getTableColumns(t)
+  const { rawUsage: _raw, payloadHash: _hash, route: _route, ...shown } = getTableColumns(t)
   const wanted = and(matching(t, asked), lte(t.usageDay, day(range.toMs)), lt(t.startedAt, iso(range.toMs)))
   // The day leads the index; rows of one instant are sorted by the rest.
   const behind = (after: UsageRow | undefined) =>

@@ -64,9 +64,22 @@ function keyOf(principal: Principal): KeyCredential | undefined {
     modelsAllowed,
     routesAllowed = [],
     addressesAllowed,
+    capabilitiesAllowed,
+    cacheTtlMs,
     expiresAtMs,
   } = principal
-  return { keyId, projectId, teamId, endUser, modelsAllowed, routesAllowed, addressesAllowed, expiresAtMs }
+  return {
+    keyId,
+    projectId,
+    teamId,
+    endUser,
+    modelsAllowed,
+    routesAllowed,
+    addressesAllowed,
+    capabilitiesAllowed,
+    cacheTtlMs,
+    expiresAtMs,
+  }
 }
 
 function isUsable(adminToken: unknown): adminToken is string {

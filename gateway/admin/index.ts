@@ -25,7 +25,8 @@
 //   PUT    /organisations/:org/limits                    {limits: [{meter, window?, time_zone?, max | max_usd, model?, hard?}]}; GET
 //          also …/projects/:project/limits, …/teams/:team/…, …/users/:user/…, …/keys/:key/…, …/end-users/:end_user/…;
 //          `*` for the id: one for each of them
-//   PUT    /models/:name               {targets: [{provider, model, context_tokens, output_tokens_max?}]}
+//   PUT    /models/:name               {targets: [{provider, model, context_tokens, output_tokens_max?, service_tier?, weight?,
+//                                       region?, image_tokens_max?}], policy?}
 //   GET    /models  /models/:name      DELETE /models/:name
 //   POST   /organisations/:org/markups                   {basis_points, provider?, model?, effective_from?}; GET
 //   POST   /prices                     {provider, model, usd_per_million: {part: "0.05"}, context_tiers?, service_tier?,
@@ -34,8 +35,14 @@
 //   POST   /prices/self-hosted         {model, gpu_hour_usd, gpus, input_tokens_per_second, output_tokens_per_second,
 //                                       cached_input_tokens_per_second?, utilisation?, dry_run?}
 //   GET    /prices?provider=&model=&service_tier=
-//   PUT    /providers/:name            {kind, base_url, secret?, allow_private?, usage_dialect?, cutoff?}; GET, GET list
+//   PUT    /providers/:name            {kind, base_url?, secret?, allow_private?, preset?, options?, usage_dialect?, cutoff?}; GET,
+//                                      GET list, DELETE
+//   PUT    /providers/:name/keys/:key  {secret?, weight?, disabled?}; GET, GET list, DELETE
+//   GET    /config                     the catalog as a document; also /config/schema, /config/versions  …/versions/:version
+//   POST   /config/apply               {document, secrets?, dry_run?, expected_version?, prune?, note?}
+//   POST   /config/rollback            {version, secrets?, dry_run?, expected_version?, note?}
 //   GET    /audit?org_id=&actor=&action=
+//          /organisations/:org/guard-hooks, …/tool-capabilities, …/answer-cache    admin/guards.ts
 //          /organisations/:org/credit, …/billing         admin/credit.ts
 //   GET    /organisations/:org/limit-events
 //          /usage                                        admin/usage.ts
@@ -49,9 +56,11 @@ import { failureResponse } from '../errors.ts'
 import { fleetAdminRoutes } from '../fleet/admin.ts'
 import { errorText, log } from '../observe/log.ts'
 import { auditRoutes } from './audit.ts'
+import { configRoutes } from './config.ts'
 import { type AdminEnv, Refusal } from './context.ts'
 import { creditRoutes } from './credit.ts'
 import { guard } from './guard.ts'
+import { guardRoutes } from './guards.ts'
 import { issuerRoutes } from './issuers.ts'
 import { keyRoutes } from './keys.ts'
 import { ledgerRoutes } from './ledger.ts'
@@ -63,6 +72,7 @@ import { organisationRoutes } from './organisations.ts'
 import { peopleRoutes } from './people.ts'
 import { authorise } from './permissions.ts'
 import { priceRoutes } from './prices.ts'
+import { providerKeyRoutes } from './provider-keys.ts'
 import { providerRoutes } from './providers.ts'
 import { serviceAccountRoutes } from './service-accounts.ts'
 import { teamRoutes } from './teams.ts'
@@ -88,6 +98,7 @@ adminApp.route('/organisations', peopleRoutes)
 adminApp.route('/organisations', serviceAccountRoutes)
 adminApp.route('/organisations', teamRoutes)
 adminApp.route('/organisations', issuerRoutes)
+adminApp.route('/organisations', guardRoutes)
 adminApp.route('/organisations', limitRoutes)
 adminApp.route('/organisations', limitEventRoutes)
 adminApp.route('/organisations', creditRoutes)
@@ -95,6 +106,8 @@ adminApp.route('/organisations', markupRoutes)
 adminApp.route('/models', modelRoutes)
 adminApp.route('/prices', priceRoutes)
 adminApp.route('/providers', providerRoutes)
+adminApp.route('/providers', providerKeyRoutes)
+adminApp.route('/config', configRoutes)
 adminApp.route('/audit', auditRoutes)
 adminApp.route('/usage', usageRoutes)
 adminApp.route('/ledger', ledgerRoutes)

@@ -41,13 +41,15 @@ function refusalOf(error: z.ZodError): Refusal {
     path.push(issue.keys[0] ?? '')
     return invalid(fieldPath(path), 'is not a known field')
   }
+  // What is wrong with a name of a record is told one level down.
+  const message = (issue.code === 'invalid_key' ? issue.issues[0]?.message : undefined) ?? issue.message
   return path.length === 0
-    ? new Refusal({ code: 'invalid_request', message: `The body is not valid: ${issue.message}` })
-    : invalid(fieldPath(path), issue.message)
+    ? new Refusal({ code: 'invalid_request', message: `The body is not valid: ${message}` })
+    : invalid(fieldPath(path), message)
 }
 
 /** `limits[0].max_usd`. Names come from the caller: cut to a bound. */
-function fieldPath(path: readonly PropertyKey[]): string {
+export function fieldPath(path: readonly PropertyKey[]): string {
   return path
     .map((step, index) => (typeof step === 'number' ? `[${step}]` : index === 0 ? String(step) : `.${String(step)}`))
     .join('')

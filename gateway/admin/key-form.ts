@@ -7,6 +7,7 @@ import { KeyScopes } from '../auth/key-record.ts'
 import { ROUTE_SCOPES } from '../auth/principal.ts'
 import { parseStored } from '../db/json.ts'
 import type { apiKeys } from '../db/schema/tenancy.ts'
+import { CAPABILITIES, CAPABILITIES_MAX } from '../guard/capability.ts'
 import { ModelName } from '../policy/targets.ts'
 import { invalid } from './context.ts'
 import { DisplayName, Instant } from './input.ts'
@@ -17,6 +18,9 @@ const ADDRESSES_MAX = 100
 const DAY_S = 24 * 3600
 /** Long enough for any roll-out; beyond it the old key is not being replaced. */
 const OVERLAP_MAX_S = 30 * DAY_S
+
+/** Beyond a month an answer is a document, not a copy of one. */
+const CACHE_TTL_MAX_S = 30 * DAY_S
 
 export type KeyRow = typeof apiKeys.$inferSelect
 
@@ -41,6 +45,14 @@ const scopeFields = {
     .regex(/^\P{Cc}+$/u, 'must not be empty or hold control characters')
     .max(MAX_END_USER_CHARS)
     .nullish(),
+  /** What the tools of its requests may reach. Null: any two, request by request. */
+  capabilities: z
+    .array(z.enum(CAPABILITIES))
+    .max(CAPABILITIES_MAX, `must name at most ${CAPABILITIES_MAX} of ${CAPABILITIES.join(', ')}`)
+    .refine((all) => new Set(all).size === all.length, 'must not name a capability twice')
+    .nullish(),
+  /** How old an answer out of the response cache may be. Null: no cache. */
+  cache: z.strictObject({ ttl_s: z.int().min(1).max(CACHE_TTL_MAX_S) }).nullish(),
 }
 
 export const NewKey = z.strictObject({
@@ -79,13 +91,15 @@ type ScopeInput = z.infer<z.ZodObject<typeof scopeFields>>
 /** The scopes after a change: what is absent stays as it was, null lifts a restriction. */
 export function scopesAfter(
   before: KeyScopes,
-  { models, routes, addresses, end_user: endUser }: ScopeInput,
+  { models, routes, addresses, end_user: endUser, capabilities, cache }: ScopeInput,
 ): KeyScopes {
   const after: KeyScopes = {
     models: models === undefined ? before.models : (models ?? undefined),
     routes: routes === undefined ? before.routes : (routes ?? undefined),
     addresses: addresses === undefined ? before.addresses : (addresses ?? undefined),
     end_user: endUser === undefined ? before.end_user : (endUser ?? undefined),
+    capabilities: capabilities === undefined ? before.capabilities : (capabilities ?? undefined),
+    cache: cache === undefined ? before.cache : (cache ?? undefined),
   }
   return after
 }
@@ -115,6 +129,8 @@ export function keyView(row: KeyRow, replacedBy: string | undefined) {
     routes: scopes.routes ?? null,
     addresses: scopes.addresses ?? null,
     end_user: scopes.end_user ?? null,
+    capabilities: scopes.capabilities ?? null,
+    cache: scopes.cache ?? null,
     created_at: row.createdAt,
     /** The user who made it; null: the operator. */
     made_by: row.madeBy,

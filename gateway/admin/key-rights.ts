@@ -34,6 +34,8 @@ export async function requireGrantable(database: Database, actor: Actor, asked: 
     models: key.modelsAllowed,
     routes: key.routesAllowed,
     addresses: key.addressesAllowed,
+    capabilities: key.capabilitiesAllowed,
+    cacheTtlMs: key.cacheTtlMs,
     expiresAtMs: key.expiresAtMs,
   })
   if (excess !== undefined) throw invalid(excess.param, excess.message)
@@ -103,5 +105,7 @@ const rightsOf = ({ projectId, teamId, scopes, expiresAt }: AskedKey): Rights =>
   models: scopes.models,
   routes: scopes.routes,
   addresses: scopes.addresses,
+  capabilities: scopes.capabilities,
+  cacheTtlMs: scopes.cache === undefined ? undefined : scopes.cache.ttl_s * 1000,
   expiresAtMs: expiresAt === null ? undefined : Date.parse(expiresAt),
 })

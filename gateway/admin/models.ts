@@ -1,22 +1,26 @@
 // Model names in the admin API. Owns their HTTP form; how a request finds its target is policy/ and routing/.
-import { and, asc, eq, inArray, sql } from 'drizzle-orm'
+import { and, asc, eq, inArray } from 'drizzle-orm'
 import { Hono } from 'hono'
 import { z } from 'zod'
 import { connect } from '../db/connect.ts'
-import { parseStored } from '../db/json.ts'
-import { builder, query, toStatement } from '../db/orm.ts'
+import { query } from '../db/orm.ts'
 import type { Database } from '../db/port.ts'
 import { models, providers } from '../db/schema/catalog.ts'
-import { forgetCatalog } from '../policy/catalog.ts'
+import { ModelPolicy, policyFault } from '../policy/model-policy.ts'
 import { FLEET, ModelName, StoredTargets } from '../policy/targets.ts'
 import { audited } from './audit.ts'
+import { changeCatalog } from './catalog-change.ts'
+import { deleteModels, type ModelRow, modelRow, normalModel, putModels } from './catalog-rows.ts'
 import { type AdminContext, type AdminEnv, invalid, notFound } from './context.ts'
-import { readInput, readQuery } from './input.ts'
+import { fieldPath, readInput, readQuery } from './input.ts'
 import { after, PageQuery, pageOf } from './paging.ts'
 
-const ModelInput = z.strictObject({ targets: StoredTargets })
-
-type ModelRow = typeof models.$inferSelect
+const ModelInput = z.strictObject({
+  /** In the order of the catalog. */
+  targets: StoredTargets,
+  /** How they are chosen among; absent: in their order, with the defaults of policy/model-policy.ts. */
+  policy: ModelPolicy.exactOptional(),
+})
 
 /** Names may hold slashes, so the parameter takes the rest of the path. */
 const NAME = '/:name{.+}'
@@ -37,37 +41,42 @@ export const modelRoutes = new Hono<AdminEnv>()
   .get(NAME, async (c) => c.json(modelView(await requireModel(connect(c.env), nameParam(c)))))
   .put(NAME, async (c) => {
     const name = nameParam(c)
-    const { targets } = await readInput(c, ModelInput)
-    const database = connect(c.env)
-    await requireProviders(database, targets)
-    const now = new Date().toISOString()
-    const row: ModelRow = { name, targets: JSON.stringify(targets), createdAt: now, updatedAt: now }
-    const put = builder
-      .insert(models)
-      .values(row)
-      .onConflictDoUpdate({
-        target: models.name,
-        set: { targets: sql`excluded.targets`, updatedAt: sql`excluded.updated_at` },
-      })
-    await database.batch([toStatement(put), audited(c, { action: 'model.put', objectId: name, details: { targets } })])
-    forgetCatalog()
-    return c.json(modelView(await requireModel(database, name)))
+    const model = await readInput(c, ModelInput)
+    const fault = model.policy === undefined ? undefined : policyFault(model.policy, model.targets)
+    if (fault !== undefined) throw invalid(fieldPath(fault.path), fault.message)
+    const view = await changeCatalog(c, async (database) => {
+      await requireProviders(database, model.targets)
+      const row = modelRow(name, model, await modelByName(database, name), new Date().toISOString())
+      return {
+        statements: [
+          ...putModels([row]),
+          audited(c, { action: 'model.put', objectId: name, details: normalModel(row) }),
+        ],
+        answer: modelView(row),
+      }
+    })
+    return c.json(view)
   })
   .delete(NAME, async (c) => {
     const name = nameParam(c)
-    const database = connect(c.env)
-    const row = await requireModel(database, name)
-    await database.batch([
-      toStatement(builder.delete(models).where(eq(models.name, name))),
-      audited(c, { action: 'model.delete', objectId: name, details: { targets: modelView(row).targets } }),
-    ])
-    forgetCatalog()
+    await changeCatalog(c, async (database) => {
+      const details = normalModel(await requireModel(database, name))
+      return {
+        statements: [...deleteModels([name]), audited(c, { action: 'model.delete', objectId: name, details })],
+        answer: undefined,
+      }
+    })
     return c.json({ deleted: true })
   })
 
 async function requireModel(database: Database, name: string): Promise<ModelRow> {
-  const [row] = await query(database, (db) => db.select().from(models).where(eq(models.name, name)))
+  const row = await modelByName(database, name)
   if (row === undefined) throw notFound('model')
+  return row
+}
+
+async function modelByName(database: Database, name: string): Promise<ModelRow | undefined> {
+  const [row] = await query(database, (db) => db.select().from(models).where(eq(models.name, name)))
   return row
 }
 
@@ -90,10 +99,5 @@ function nameParam(c: AdminContext): string {
 }
 
 function modelView(row: ModelRow) {
-  return {
-    name: row.name,
-    targets: parseStored(row.targets, StoredTargets, 'models.targets'),
-    created_at: row.createdAt,
-    updated_at: row.updatedAt,
-  }
+  return { name: row.name, ...normalModel(row), created_at: row.createdAt, updated_at: row.updatedAt }
 }

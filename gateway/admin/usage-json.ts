@@ -84,7 +84,17 @@ export const requestJson = (row: RequestRow, sums: RequestSums | undefined) => (
   ...moneyJson('absorbed', BigInt(sums?.absorbedNanoUsd ?? 0)),
 })
 
-export const attemptJson = (row: AttemptRow) => ({
+/** Of the operator's house: the names of keys, and figures over all tenants. */
+const ROUTE_FOR_OPERATORS = ['key', 'figure']
+
+function routeJson(stored: string, isOperator: boolean): Record<string, unknown> {
+  const route = parseStored(stored, z.record(z.string(), z.unknown()), 'usage_attempts.route')
+  const shown = Object.entries(route).filter(([name]) => isOperator || !ROUTE_FOR_OPERATORS.includes(name))
+  return Object.fromEntries(shown)
+}
+
+/** @param isOperator Whoever else asks sees what concerns the request alone. */
+export const attemptJson = (row: AttemptRow, isOperator: boolean) => ({
   attempt: row.attempt,
   kind: row.kind,
   ...sharedJson(row),
@@ -99,6 +109,8 @@ export const attemptJson = (row: AttemptRow) => ({
   unit_prices: unitPricesJson(row.unitPrices),
   /** The provider's own usage object, as it came. */
   raw_usage: row.rawUsage,
+  /** How the attempt came about; null on rows that nobody ended, and on old ones. */
+  route: row.route === null ? null : routeJson(row.route, isOperator),
   recorded_at: row.recordedAt,
 })
 

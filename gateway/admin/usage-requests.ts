@@ -88,7 +88,9 @@ usageRequestRoutes.get('/requests/:id', async (c) => {
   ])
   if (request === undefined) throw notFound('request, or it has not ended')
   requireVisibleProject(c.get('actor'), request.projectId, 'request, or it has not ended')
-  return c.json({ ...requestJson(request, sums), attempt_rows: attempts.map(attemptJson) })
+  const isOperator = c.get('actor').kind === 'operator'
+  const rows = attempts.map((row) => attemptJson(row, isOperator))
+  return c.json({ ...requestJson(request, sums), attempt_rows: rows })
 })
 
 /** Sums over attempt rows. Parts and cost are the customer's; what the gateway absorbs stands apart. */

@@ -93,7 +93,8 @@ export async function createUser(
 export function requireFullKey(actor: Actor): void {
   const key = actor.kind === 'member' ? actor.key : undefined
   if (key === undefined) return
-  const restrictions = [key.modelsAllowed, key.addressesAllowed, key.endUser, key.teamId, key.expiresAtMs]
+  const { modelsAllowed, addressesAllowed, capabilitiesAllowed, endUser, teamId, expiresAtMs } = key
+  const restrictions = [modelsAllowed, addressesAllowed, capabilitiesAllowed, endUser, teamId, expiresAtMs]
   if (restrictions.every((one) => one === undefined)) return
   throw denied('A restricted API key cannot say whose tokens are taken; use one without restrictions, or a token.')
 }

@@ -1,6 +1,6 @@
 // What may be called, where it runs, what it costs. Owns the isolate's copies of the catalog and which of its answers
 // a key may see; the rows are written by admin/.
-import { asc, eq } from 'drizzle-orm'
+import { and, asc, eq, isNull } from 'drizzle-orm'
 import type { Failure } from '../../protocol/errors.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
 import type { Principal } from '../auth/principal.ts'
@@ -8,25 +8,27 @@ import { FactCache } from '../db/cache.ts'
 import { connect } from '../db/connect.ts'
 import { parseStored } from '../db/json.ts'
 import { query } from '../db/orm.ts'
-import { PATIENCE_MS, withPatience } from '../db/patience.ts'
 import { type Database, DatabaseUnavailable } from '../db/port.ts'
-import { models, providers } from '../db/schema/catalog.ts'
+import { renewed } from '../db/renewed.ts'
+import { models, providerKeys, providers } from '../db/schema/catalog.ts'
 import type { Env } from '../env.ts'
 import type { PriceQuote } from '../meter/price.ts'
+import { log } from '../observe/log.ts'
 import { findMarkups, type Markup, markupInForce } from './markup.ts'
-import type { Plan, ProviderConfig, Target } from './plan.ts'
+import { DEFAULT_MODEL_POLICY, ModelPolicy } from './model-policy.ts'
+import type { Plan, ProviderConfig, ProviderKey, Target } from './plan.ts'
 import { findPrices, type PriceVersion, priceInForce, priceKey } from './price-book.ts'
-import { openSecret } from './secrets.ts'
+import { optionsOf, StoredOptions } from './provider-options.ts'
+import { keySubject, openSecret } from './secrets.ts'
 import { ModelName, STANDARD_TIER, StoredTargets } from './targets.ts'
 
 /** How long a change can stay unseen in an isolate. */
 const FRESH_MS = 10_000
 /** How long the catalog outlives Postgres: prices and targets rarely change within ten minutes. */
 const STALE_MAX_MS = 600_000
-/** While one request renews a copy, or after that failed, the others go on with it. */
-const RENEWAL_MS = 1_000
 /** Short: a model that was just added must be there soon. */
 const ABSENT_MS = 1_000
+const LIFETIMES = { freshMs: FRESH_MS, staleMaxMs: STALE_MAX_MS, absentMs: ABSENT_MS }
 /** Prices and mark-ups that begin this soon travel with the copy, so that they start on time even while it is stale. */
 const PRICE_HORIZON_MS = STALE_MAX_MS + FRESH_MS
 const CACHED_MODELS_MAX = 1_000
@@ -35,14 +37,17 @@ const CACHED_ORGANISATIONS_MAX = 2_000
 const LISTED_MODELS_MAX = 2_000
 const LIST = 'all'
 
-type CatalogModel = { targets: Omit<Target, 'price'>[]; prices: PriceVersion[][] }
+type CatalogModel = { targets: Omit<Target, 'price'>[]; prices: PriceVersion[][]; policy: ModelPolicy }
 export type ModelListing = { name: string; createdAtMs: number }
-type ProviderRow = typeof providers.$inferSelect
+type KeyRow = typeof providerKeys.$inferSelect
+type CatalogProvider = { row: typeof providers.$inferSelect; keys: KeyRow[] }
 
 const modelCache = new FactCache<CatalogModel | undefined>(CACHED_MODELS_MAX)
 const listCache = new FactCache<ModelListing[]>(1)
-const providerCache = new FactCache<ProviderRow | undefined>(CACHED_PROVIDERS_MAX)
+const providerCache = new FactCache<CatalogProvider | undefined>(CACHED_PROVIDERS_MAX)
 const markupCache = new FactCache<Markup[]>(CACHED_ORGANISATIONS_MAX)
+/** Copies with their secrets open, for as long as the copy lives: opening one costs more than the rest of finding it. */
+const openedProviders = new WeakMap<CatalogProvider, { kek: string; config: ProviderConfig }>()
 
 /**
  * The ordered targets behind a model name, each with the price in force at `nowMs` and what the organisation pays of it.
@@ -63,14 +68,14 @@ export async function findPlan(
   const { orgId } = principal
   const found = await unlessUnavailable(
     Promise.all([
-      renewed(modelCache, modelName, nowMs, () => loadModel(connect(env), modelName, nowMs)),
-      renewed(markupCache, orgId, nowMs, () => findMarkups(connect(env), orgId, nowMs, PRICE_HORIZON_MS)),
+      renewed(modelCache, modelName, nowMs, LIFETIMES, () => loadModel(connect(env), modelName, nowMs)),
+      renewed(markupCache, orgId, nowMs, LIFETIMES, () => findMarkups(connect(env), orgId, nowMs, PRICE_HORIZON_MS)),
     ]),
   )
   if (!found.ok) return found
   const [model, markups] = found.value
   if (model === undefined) return err(modelNotFound(modelName))
-  const { targets, prices } = model
+  const { targets, prices, policy } = model
   const priceOf = (target: Omit<Target, 'price'>, index: number): PriceQuote | undefined => {
     const quote = priceInForce(prices[index] ?? [], nowMs)
     const basisPoints = markupInForce(markups, target, nowMs)
@@ -78,6 +83,7 @@ export async function findPlan(
   }
   return ok({
     model: modelName,
+    policy,
     targets: targets.map((target, index) => ({ ...target, price: priceOf(target, index) })),
   })
 }
@@ -88,22 +94,54 @@ export async function listModels(
   env: Env,
   nowMs: number,
 ): Promise<Result<ModelListing[], Failure>> {
-  const all = await unlessUnavailable(renewed(listCache, LIST, nowMs, () => loadList(connect(env))))
+  const all = await unlessUnavailable(renewed(listCache, LIST, nowMs, LIFETIMES, () => loadList(connect(env))))
   return all.ok ? ok(all.value.filter(({ name }) => maySee(principal, name))) : all
 }
 
 /**
- * A registered upstream with its secret in clear; `undefined` where there is none of this name.
- * @throws DatabaseUnavailable where Postgres is away and this isolate has no copy; Error where the secret does not
- *   open under this deployment's SECRETS_KEK.
+ * A registered upstream with the secrets of its keys in clear; `undefined` where there is none of this name, or none of
+ * its keys is in use.
+ * @throws DatabaseUnavailable where Postgres is away and this isolate has no copy; Error where no secret opens under this
+ *   deployment's SECRETS_KEK.
  */
 export async function findProvider(name: string, env: Env, nowMs: number): Promise<ProviderConfig | undefined> {
-  const row = await renewed(providerCache, name, nowMs, () => loadProvider(connect(env), name))
-  if (row === undefined) return undefined
-  const secret = await openSecret(env.SECRETS_KEK, row.name, row.secretCiphertext)
-  if (!secret.ok) throw new Error(`the secret of provider ${row.name} cannot be opened: ${secret.error.reason}`)
-  const { kind, baseUrl, usageDialect, cutoff } = row
-  return { name: row.name, kind, baseUrl, secret: secret.value, usageDialect, cutoff }
+  const found = await renewed(providerCache, name, nowMs, LIFETIMES, () => loadProvider(connect(env), name))
+  if (found === undefined) return undefined
+  const opened = openedProviders.get(found)
+  if (opened?.kek === env.SECRETS_KEK) return opened.config
+  const keys = await openKeys(found.keys, env.SECRETS_KEK)
+  if (keys.length === 0) return undefined
+  const { row } = found
+  const config: ProviderConfig = {
+    name: row.name,
+    kind: row.kind,
+    baseUrl: row.baseUrl.replace(/\/+$/, ''),
+    keys,
+    ...(row.preset === null ? {} : { preset: row.preset }),
+    options: optionsOf(parseStored(row.options, StoredOptions, 'providers.options')),
+    usageDialect: row.usageDialect,
+    cutoff: row.cutoff,
+  }
+  openedProviders.set(found, { kek: env.SECRETS_KEK, config })
+  return config
+}
+
+/** The keys that open; one that does not takes none of the others with it. @throws Error where none of them opens. */
+async function openKeys(rows: readonly KeyRow[], kek: string): Promise<ProviderKey[]> {
+  const keys: ProviderKey[] = []
+  let unreadable: string | undefined
+  for (const { provider, name, secretCiphertext, weight } of rows) {
+    const secret = await openSecret(kek, keySubject(provider, name), secretCiphertext)
+    if (secret.ok) {
+      keys.push({ name, secret: secret.value, weight })
+      continue
+    }
+    const { reason } = secret.error
+    unreadable = `the secret of provider ${provider} (key ${name}) cannot be opened: ${reason}`
+    log('error', 'provider_key_unreadable', { provider, key: name, reason })
+  }
+  if (keys.length === 0 && unreadable !== undefined) throw new Error(unreadable)
+  return keys
 }
 
 /** Drops this isolate's copies: after a change made through it, it must not lag behind. */
@@ -116,7 +154,7 @@ export function forgetCatalog(): void {
 
 async function loadModel(database: Database, name: string, nowMs: number): Promise<CatalogModel | undefined> {
   const [row] = await query(database, (db) =>
-    db.select({ targets: models.targets }).from(models).where(eq(models.name, name)),
+    db.select({ targets: models.targets, policy: models.policy }).from(models).where(eq(models.name, name)),
   )
   if (row === undefined) return undefined
   const stored = parseStored(row.targets, StoredTargets, 'models.targets')
@@ -126,9 +164,13 @@ async function loadModel(database: Database, name: string, nowMs: number): Promi
     contextTokens: target.context_tokens,
     ...(target.output_tokens_max === undefined ? {} : { outputTokensMax: target.output_tokens_max }),
     ...serviceOf(target.service_tier),
+    ...(target.image_tokens_max === undefined ? {} : { imageTokensMax: target.image_tokens_max }),
+    ...(target.weight === undefined ? {} : { weight: target.weight }),
+    ...(target.region === undefined ? {} : { region: target.region }),
   }))
+  const policy = row.policy === null ? DEFAULT_MODEL_POLICY : parseStored(row.policy, ModelPolicy, 'models.policy')
   const book = await findPrices(database, targets, nowMs, PRICE_HORIZON_MS)
-  return { targets, prices: targets.map((target) => book.get(priceKey(target)) ?? []) }
+  return { targets, prices: targets.map((target) => book.get(priceKey(target)) ?? []), policy }
 }
 
 /** The standard service is what a provider gives who asks for none. */
@@ -146,29 +188,18 @@ async function loadList(database: Database): Promise<ModelListing[]> {
   return rows.map(({ name, createdAt }) => ({ name, createdAtMs: Date.parse(createdAt) }))
 }
 
-async function loadProvider(database: Database, name: string): Promise<ProviderRow | undefined> {
-  const [row] = await query(database, (db) => db.select().from(providers).where(eq(providers.name, name)))
-  return row
-}
-
-/** The copy while fresh, else a new one; an older one where Postgres is away or silent. @throws DatabaseUnavailable */
-async function renewed<T>(cache: FactCache<T>, key: string, nowMs: number, load: () => Promise<T>): Promise<T> {
-  const copy = cache.get(key, nowMs)
-  if (copy?.fresh) return copy.value
-  cache.postpone(key, nowMs + RENEWAL_MS)
-  const renewal = load().then((value) => {
-    if (value === undefined) cache.set(key, value, nowMs + ABSENT_MS)
-    else cache.set(key, value, nowMs + FRESH_MS, nowMs + STALE_MAX_MS)
-    return value
-  })
-  if (copy === undefined) return renewal
-  try {
-    const answer = await withPatience(renewal, PATIENCE_MS)
-    return answer === undefined ? copy.value : answer.value
-  } catch (error) {
-    if (error instanceof DatabaseUnavailable) return copy.value
-    throw error
-  }
+/** With the keys in use, by name. One statement: a key never stands beside an address of another moment. */
+async function loadProvider(database: Database, name: string): Promise<CatalogProvider | undefined> {
+  const rows = await query(database, (db) =>
+    db
+      .select({ row: providers, key: providerKeys })
+      .from(providers)
+      .leftJoin(providerKeys, and(eq(providerKeys.provider, providers.name), isNull(providerKeys.disabledAt)))
+      .where(eq(providers.name, name))
+      .orderBy(asc(providerKeys.name)),
+  )
+  const [first] = rows
+  return first && { row: first.row, keys: rows.flatMap(({ key }) => (key === null ? [] : [key])) }
 }
 
 async function unlessUnavailable<T>(work: Promise<T>): Promise<Result<T, Failure>> {

@@ -1,6 +1,9 @@
-// From a request to the ordered targets that may serve it. Owns the types of the catalog's answer.
+// From a request to the targets that may serve it. Owns the types of the catalog's answer; the order in which targets are
+// tried is routing/, how a model's policy is stored model-policy.ts.
 import type { PriceQuote } from '../meter/price.ts'
+import type { ProviderKind } from '../providers/kinds.ts'
 import type { UsageDialect } from '../providers/usage-dialect.ts'
+import type { ModelPolicy } from './model-policy.ts'
 
 /** One place that can serve the model. */
 export type Target = {
@@ -14,25 +17,56 @@ export type Target = {
   outputTokensMax?: number
   /** What the provider is asked for and priced by; absent: its standard service. */
   serviceTier?: string
+  /** Tokens that the target makes of one image at most; absent: IMAGE_TOKENS_MAX. */
+  imageTokensMax?: number
+  /** Share among the model's targets where its policy is `weighted`. Default 1; 0: only after all others failed. */
+  weight?: number
+  /** Where it computes, in the operator's words; for callers that ask for a region. */
+  region?: string
   price: PriceQuote | undefined
 }
 
 export type Plan = {
   model: string
-  /** In order of preference, at least one. */
+  /** In the order of the catalog, at least one. */
   targets: Target[]
+  /** How the targets are ordered and what happens between them. */
+  policy: ModelPolicy
 }
 
-/** A registered upstream; `secret` is decrypted in isolate memory only. */
+/** One of a provider's keys; `secret` is decrypted in isolate memory only. */
+export type ProviderKey = {
+  /** The operator's name for it; safe to log. */
+  name: string
+  secret: string
+  /** Share of the requests among the keys that are usable. At least 1. */
+  weight: number
+}
+
+/** A registered upstream. */
 export type ProviderConfig = {
   name: string
-  kind: 'openai_compatible'
-  /** Registered by an administrator; no caller ever chooses a host. */
+  kind: ProviderKind
+  /** Registered by an administrator; no caller ever chooses a host. No slash at the end. */
   baseUrl: string
-  secret: string
+  /** At least one. Which one a call uses is decided before it is opened. */
+  keys: ProviderKey[]
+  /** Known deviations of a server from its dialect, by name; see providers/presets.ts. */
+  preset?: string
+  /** What only one kind of provider needs; checked by that kind when it is registered. */
+  options: ProviderOptions
   /** What its usage objects mean. */
   usageDialect: UsageDialect
   cutoff: CutoffPolicy
+}
+
+export type ProviderOptions = {
+  /** Of a cloud provider's address and signature. */
+  region?: string
+  /** Version of a provider's API, where it has to be named. */
+  apiVersion?: string
+  /** Sent with each call; values are no secrets. */
+  headers?: Record<string, string>
 }
 
 /**

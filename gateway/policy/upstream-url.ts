@@ -4,7 +4,27 @@ import { err, ok, type Result } from '../../protocol/result.ts'
 
 const URL_CHARS_MAX = 500
 /** Names that no public resolver answers for: they mean this machine or this network. */
-const PRIVATE_SUFFIXES = ['localhost', 'local', 'internal', 'intranet', 'lan', 'home.arpa', 'corp', 'home']
+const PRIVATE_SUFFIXES = [
+  'localhost',
+  'localdomain',
+  'local',
+  'internal',
+  'intranet',
+  'private',
+  'lan',
+  'home.arpa',
+  'corp',
+  'home',
+  // Of a Kubernetes service, where the resolver adds the rest.
+  'svc',
+]
+/** Where cloud machines hand out credentials under a name, or at an address outside the link-local range. */
+const METADATA_NAMES: ReadonlySet<string> = new Set([
+  'metadata.google.internal',
+  'metadata.goog',
+  'instance-data.ec2.internal',
+])
+const METADATA_ADDRESSES: ReadonlySet<string> = new Set(['168.63.129.16', '100.100.100.200', '[fd00:ec2::254]'])
 
 type Place = 'public' | 'private' | 'forbidden'
 
@@ -16,6 +36,8 @@ type Place = 'public' | 'private' | 'forbidden'
  * @returns where it is refused a sentence for the administrator, without the address: that may hold a secret.
  */
 export function parseUpstreamUrl(text: string, rules: { allowPrivate: boolean }): Result<string, string> {
+  // The URL API drops or turns what people do not see: what is registered is what was written.
+  if (/[\s\\\p{Cc}]/u.test(text)) return err('must not hold spaces, control characters or backslashes')
   if (text.length > URL_CHARS_MAX || !URL.canParse(text)) return err('is not an absolute URL of at most 500 characters')
   const url = new URL(text)
   if (url.protocol !== 'https:' && url.protocol !== 'http:') return err('must begin with https:// (or http://)')
@@ -31,12 +53,16 @@ export function parseUpstreamUrl(text: string, rules: { allowPrivate: boolean })
   return ok(`${url.origin}${url.pathname.replace(/\/+$/, '')}`)
 }
 
+/** Whether a caller's address may be given to somebody who fetches it. @param hostname As the URL API writes it. */
+export const isPublicHost = (hostname: string): boolean => placeOf(hostname) === 'public'
+
 /** `hostname` as the URL API writes it: lower case, IPv4 in four decimals whatever it was, IPv6 in brackets. */
 function placeOf(hostname: string): Place {
-  if (hostname === '') return 'forbidden'
+  if (hostname === '' || METADATA_ADDRESSES.has(hostname)) return 'forbidden'
   if (hostname.startsWith('[')) return placeOfIpv6(hostname.slice(1, -1))
   if (/^\d+\.\d+\.\d+\.\d+$/.test(hostname)) return placeOfIpv4(hostname.split('.').map(Number))
   const name = hostname.replace(/\.$/, '')
+  if (METADATA_NAMES.has(name) || name.split('.').includes('')) return 'forbidden'
   const inside = !name.includes('.') || PRIVATE_SUFFIXES.some((suffix) => name.endsWith(`.${suffix}`))
   return inside ? 'private' : 'public'
 }
@@ -51,7 +77,9 @@ function placeOfIpv4([a = 0, b = 0, c = 0]: number[]): Place {
   // Benchmarking; protocol assignments and documentation.
   if (a === 198 && (b === 18 || b === 19)) return 'private'
   const documentation =
-    (a === 192 && b === 0) || (a === 198 && b === 51 && c === 100) || (a === 203 && b === 0 && c === 113)
+    (a === 192 && b === 0 && (c === 0 || c === 2)) ||
+    (a === 198 && b === 51 && c === 100) ||
+    (a === 203 && b === 0 && c === 113)
   return documentation || (a === 192 && b === 88 && c === 99) ? 'forbidden' : 'public'
 }
 

@@ -1,7 +1,9 @@
-// Tables of migrations/0002_catalog.sql and 0007_prices.sql, which own their meaning and constraints, as drizzle sees them.
+// Tables of migrations/0002_catalog.sql, 0007_prices.sql and 0011_routing.sql, which own their meaning and constraints, as
+// drizzle sees them.
 import { bigint, boolean, date, integer, pgTable, primaryKey, text, timestamp, uuid } from 'drizzle-orm/pg-core'
 import { PART_NAMES, type PartName } from '../../meter/usage.ts'
 import { CUTOFF_POLICIES } from '../../policy/plan.ts'
+import { PROVIDER_KINDS } from '../../providers/kinds.ts'
 import { USAGE_DIALECTS } from '../../providers/usage-dialect.ts'
 
 const instant = (name: string) => timestamp(name, { withTimezone: true, mode: 'string' })
@@ -13,20 +15,49 @@ const part = () => text('part', { enum: [firstPart, ...otherParts] }).notNull()
 export const models = pgTable('models', {
   name: text('name').primaryKey(),
   targets: text('targets').notNull(),
+  policy: text('policy'),
   createdAt: instant('created_at').notNull(),
   updatedAt: instant('updated_at').notNull(),
 })
 
 export const providers = pgTable('providers', {
   name: text('name').primaryKey(),
-  kind: text('kind', { enum: ['openai_compatible'] }).notNull(),
+  kind: text('kind', { enum: PROVIDER_KINDS }).notNull(),
   baseUrl: text('base_url').notNull(),
   allowPrivate: boolean('allow_private').notNull(),
-  secretCiphertext: text('secret_ciphertext').notNull(),
+  preset: text('preset'),
+  options: text('options').notNull(),
   usageDialect: text('usage_dialect', { enum: USAGE_DIALECTS }).notNull(),
   cutoff: text('cutoff', { enum: CUTOFF_POLICIES }).notNull(),
   createdAt: instant('created_at').notNull(),
   updatedAt: instant('updated_at').notNull(),
+})
+
+export const providerKeys = pgTable(
+  'provider_keys',
+  {
+    provider: text('provider').notNull(),
+    name: text('name').notNull(),
+    secretCiphertext: text('secret_ciphertext').notNull(),
+    weight: integer('weight').notNull(),
+    createdAt: instant('created_at').notNull(),
+    disabledAt: instant('disabled_at'),
+  },
+  (table) => [primaryKey({ columns: [table.provider, table.name] })],
+)
+
+export const catalogRevision = pgTable('catalog_revision', {
+  id: integer('id').primaryKey(),
+  revision: bigint('revision', { mode: 'number' }).notNull(),
+})
+
+export const configVersions = pgTable('config_versions', {
+  version: bigint('version', { mode: 'number' }).primaryKey(),
+  document: text('document').notNull(),
+  checksum: text('checksum').notNull(),
+  appliedAt: instant('applied_at').notNull(),
+  actor: text('actor').notNull(),
+  note: text('note'),
 })
 
 export const priceVersions = pgTable('price_versions', {

@@ -1,4 +1,5 @@
-// Tables of migrations/0003_usage.sql and 0008_usage_dimensions.sql, which own their meaning and constraints, as drizzle sees them.
+// Tables of migrations/0003_usage.sql, 0008_usage_dimensions.sql and 0012_attempt_route.sql, which own their meaning and
+// constraints, as drizzle sees them.
 import { bigint, boolean, date, integer, pgTable, primaryKey, text, timestamp, uuid } from 'drizzle-orm/pg-core'
 
 const instant = (name: string) => timestamp(name, { withTimezone: true, mode: 'string' })
@@ -56,6 +57,7 @@ export const usageAttempts = pgTable(
     endedAt: instant('ended_at').notNull(),
     recordedAt: instant('recorded_at').notNull(),
     payloadHash: text('payload_hash').notNull(),
+    route: text('route'),
   },
   (table) => [primaryKey({ columns: [table.orgId, table.requestId, table.attempt, table.kind] })],
 )
