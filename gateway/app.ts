@@ -4,7 +4,7 @@ import { Hono } from 'hono'
 import { HTTPException } from 'hono/http-exception'
 import { adminApp } from './admin/index.ts'
 import type { Ports } from './attempts.ts'
-import { failureResponse, requestIdHeaders } from './errors.ts'
+import { errorDialectOf, failureResponse, requestIdHeaders } from './errors.ts'
 import { fleetRoutes } from './fleet/routes.ts'
 import { errorText, log } from './observe/log.ts'
 import { ADMIN_PREFIX, isAdminPath, requireKey } from './routes/access.ts'
@@ -12,6 +12,7 @@ import type { AppEnv } from './routes/context.ts'
 import { generateRoutes, systemPorts } from './routes/generate.ts'
 import { modelRoutes } from './routes/models.ts'
 import { publicRoutes } from './routes/public.ts'
+import { responsesRoutes } from './routes/responses.ts'
 
 const METHODS = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE']
 
@@ -38,15 +39,17 @@ export function createApp(ports: Ports = systemPorts()) {
     // Its guard comes before its routes: a stranger does not learn which there are.
     if (isAdminPath(path)) return next()
     const allowed = methodsOf(path)
+    const dialect = errorDialectOf(path, c.req.raw.headers)
     if (allowed.length === 0) {
       const message = `There is no route ${method.slice(0, 20)} ${path.slice(0, 200)}.`
-      return failureResponse({ code: 'not_found', message }, c.get('requestId'))
+      return failureResponse({ code: 'not_found', message }, c.get('requestId'), { dialect })
     }
     if (allowed.includes(method === 'HEAD' ? 'GET' : method)) return next()
     const message = `${method.slice(0, 20)} is not allowed on ${path.slice(0, 200)}; use ${allowed.join(' or ')}.`
     return failureResponse({ code: 'invalid_request', message }, c.get('requestId'), {
       status: 405,
       headers: { allow: allowed.join(', ') },
+      dialect,
     })
   })
 
@@ -55,17 +58,24 @@ export function createApp(ports: Ports = systemPorts()) {
   app.route('/', fleetRoutes)
   app.route('/', modelRoutes)
   app.route('/', generateRoutes(ports))
+  app.route('/', responsesRoutes(ports))
   app.route(ADMIN_PREFIX, adminApp)
 
   app.notFound((c) => failureResponse({ code: 'not_found', message: 'There is no such route.' }, c.get('requestId')))
 
   app.onError((error, c) => {
     const requestId = c.get('requestId') ?? ports.newId()
+    const dialect = errorDialectOf(c.req.path, c.req.raw.headers)
     if (error instanceof HTTPException && error.status < 500) {
-      return failureResponse({ code: 'invalid_request', message: error.message }, requestId, { status: error.status })
+      return failureResponse({ code: 'invalid_request', message: error.message }, requestId, {
+        status: error.status,
+        dialect,
+      })
     }
     log('error', 'unhandled', { requestId, method: c.req.method, route: c.req.routePath, error: errorText(error) })
-    return failureResponse({ code: 'internal', message: 'The gateway failed to serve this request.' }, requestId)
+    return failureResponse({ code: 'internal', message: 'The gateway failed to serve this request.' }, requestId, {
+      dialect,
+    })
   })
 
   return app

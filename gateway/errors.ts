@@ -1,5 +1,6 @@
-// Failures on the client's wire. Owns their HTTP status, their OpenAI shape, retry headers, and the words for a denial.
+// Failures on the client's wire. Owns their HTTP status and shape in each dialect, retry headers, and the words for a denial.
 // The codes themselves and whether another target may be tried are protocol/errors.ts.
+import { type MessagesError, VERSION_HEADER } from '../protocol/dialects/messages.ts'
 import type { ErrorCode, Failure } from '../protocol/errors.ts'
 import { formatUsd } from '../protocol/units.ts'
 import type { Denial } from './account/contract.ts'
@@ -32,6 +33,7 @@ const SHAPES: Record<ErrorCode, Shape> = {
     retry: false,
   },
   request_too_large: { status: 413, type: 'invalid_request_error', code: 'request_too_large', retry: false },
+  content_filtered: { status: 400, type: 'invalid_request_error', code: 'content_filter', retry: false },
   rate_limited: { status: 429, type: 'rate_limit_error', code: 'rate_limit_exceeded', retry: true },
   concurrency_limited: { status: 429, type: 'rate_limit_error', code: 'concurrency_limit_exceeded', retry: true },
   // Waiting does not bring money back, so the client must not spend its retries on it.
@@ -50,7 +52,45 @@ const SHAPES: Record<ErrorCode, Shape> = {
   internal: { status: 500, type: 'server_error', code: 'internal_error', retry: true },
 }
 
-export const failureStatus = (code: ErrorCode): number => SHAPES[code].status
+/** Whose words an error is told in. */
+export type ErrorDialect = 'openai' | 'messages'
+
+/** Status and `error.type` of the messages dialect. Its own code stands in `error.details`, where its clients look for one. */
+const MESSAGES_SHAPES: Record<ErrorCode, { status: number; type: string }> = {
+  invalid_request: { status: 400, type: 'invalid_request_error' },
+  invalid_api_key: { status: 401, type: 'authentication_error' },
+  permission_denied: { status: 403, type: 'permission_error' },
+  not_found: { status: 404, type: 'not_found_error' },
+  conflict: { status: 409, type: 'conflict_error' },
+  model_not_found: { status: 404, type: 'not_found_error' },
+  context_length_exceeded: { status: 400, type: 'invalid_request_error' },
+  request_too_large: { status: 413, type: 'request_too_large' },
+  content_filtered: { status: 400, type: 'invalid_request_error' },
+  rate_limited: { status: 429, type: 'rate_limit_error' },
+  concurrency_limited: { status: 429, type: 'rate_limit_error' },
+  budget_exhausted: { status: 402, type: 'billing_error' },
+  price_unknown: { status: 500, type: 'api_error' },
+  overloaded: { status: 529, type: 'overloaded_error' },
+  no_target: { status: 529, type: 'overloaded_error' },
+  deadline_exceeded: { status: 504, type: 'timeout_error' },
+  upstream_error: { status: 500, type: 'api_error' },
+  engine_lost: { status: 500, type: 'api_error' },
+  backend_lost: { status: 500, type: 'api_error' },
+  unavailable: { status: 529, type: 'overloaded_error' },
+  cancelled: { status: 499, type: 'api_error' },
+  internal: { status: 500, type: 'api_error' },
+}
+
+export const failureStatus = (code: ErrorCode, dialect: ErrorDialect = 'openai'): number =>
+  (dialect === 'messages' ? MESSAGES_SHAPES : SHAPES)[code].status
+
+const isBelow = (path: string, route: string): boolean => path === route || path.startsWith(`${route}/`)
+
+/** By what a client called, whether it exists or not. The models are listed in the words of whoever asks. */
+export function errorDialectOf(path: string, headers: Headers): ErrorDialect {
+  const isMessages = isBelow(path, '/v1/messages') || (isBelow(path, '/v1/models') && headers.has(VERSION_HEADER))
+  return isMessages ? 'messages' : 'openai'
+}
 
 /** A failure in OpenAI's shape, for a body or for an event inside a stream. `type`, `param` and `code` always stand there. */
 export function failureBody(failure: Failure): {
@@ -58,13 +98,29 @@ export function failureBody(failure: Failure): {
 } {
   const shape = SHAPES[failure.code]
   return {
-    error: { message: failure.message, type: shape.type, param: failure.param ?? null, code: shape.code },
+    error: {
+      message: failure.message,
+      type: shape.type,
+      param: failure.param ?? null,
+      code: shape.code,
+    },
   }
 }
 
+/** The same in the shape of the messages dialect. */
+export const messagesFailureBody = (failure: Failure, requestId: string): MessagesError => ({
+  type: 'error',
+  error: {
+    type: MESSAGES_SHAPES[failure.code].type,
+    message: failure.message,
+    details: { error_code: failure.code, ...(failure.param === undefined ? {} : { param: failure.param }) },
+  },
+  request_id: requestId,
+})
+
 /** Headers that let a client, a proxy and a person find this request again. */
 export function requestIdHeaders(requestId: string): Record<string, string> {
-  return { 'x-request-id': requestId, 'x-penstock-request-id': requestId }
+  return { 'x-request-id': requestId, 'request-id': requestId, 'x-penstock-request-id': requestId }
 }
 
 /**
@@ -74,9 +130,9 @@ export function requestIdHeaders(requestId: string): Record<string, string> {
 export function failureResponse(
   failure: Failure,
   requestId: string,
-  options: { status?: number; headers?: Record<string, string> } = {},
+  options: { status?: number; headers?: Record<string, string>; dialect?: ErrorDialect } = {},
 ): Response {
-  const shape = SHAPES[failure.code]
+  const { dialect = 'openai' } = options
   const retryAfterMs = failure.retryAfterMs
   const headers = new Headers({
     'content-type': 'application/json; charset=utf-8',
@@ -90,8 +146,10 @@ export function failureResponse(
   }
   // A limit that says no time to come back at is one that waiting does not help with.
   const worthwhile = retryAfterMs === undefined ? failure.code !== 'rate_limited' : retryAfterMs <= RETRY_WORTHWHILE_MS
-  headers.set('x-should-retry', String(shape.retry && worthwhile))
-  return new Response(JSON.stringify(failureBody(failure)), { status: options.status ?? shape.status, headers })
+  headers.set('x-should-retry', String(SHAPES[failure.code].retry && worthwhile))
+  const body = dialect === 'messages' ? messagesFailureBody(failure, requestId) : failureBody(failure)
+  const status = options.status ?? failureStatus(failure.code, dialect)
+  return new Response(JSON.stringify(body), { status, headers })
 }
 
 const SCOPE_NAMES: Record<LimitScope, string> = {

@@ -1,6 +1,6 @@
 // Wire 2, gateway → agent: one POST /dispatch answered by newline-delimited JSON events. Owns both shapes.
 //
-//   accepted → (delta | capacity)* → finish per choice → usage → end of body
+//   accepted → (delta | thought | tool_call | capacity)* → finish per choice → usage → end of body
 //       │              └──────────── error (any time; carries the usage so far) → end of body
 //       └────→ (embedding | capacity)*, one embedding per prompt ──→ usage → end of body
 //
@@ -11,7 +11,7 @@ import { z } from 'zod'
 import { CapacityFrame } from './capacity.ts'
 import { ERROR_CODES } from './errors.ts'
 import { MAX_GRAMMAR_BYTES } from './output-format.ts'
-import { MAX_EMBEDDING_INPUTS, MIN_REPETITION_PENALTY } from './request.ts'
+import { MAX_EMBEDDING_INPUTS, MAX_TOOLS, MIN_REPETITION_PENALTY } from './request.ts'
 
 export const DISPATCH_PATH = '/dispatch'
 export const DISPATCH_CONTENT_TYPE = 'application/x-ndjson'
@@ -33,6 +33,20 @@ const Sampling = z.object({
 
 const Prompt = z.union([z.object({ text: z.string() }), z.object({ tokenIds: z.array(z.number().int().min(0)) })])
 
+const ToolCall = z.object({ id: z.string(), name: z.string(), arguments: z.string() })
+
+const Tool = z.object({
+  name: z.string().min(1).max(128),
+  description: z.string().optional(),
+  /** JSON schema of an object; absent: no parameters. */
+  parameters: z.record(z.string(), z.unknown()).optional(),
+})
+
+const ToolChoice = z.discriminatedUnion('mode', [
+  z.object({ mode: z.enum(['auto', 'none', 'required']) }),
+  z.object({ mode: z.literal('tool'), name: z.string() }),
+])
+
 const Input = z.discriminatedUnion('kind', [
   z.object({
     kind: z.literal('chat'),
@@ -42,6 +56,12 @@ const Input = z.discriminatedUnion('kind', [
           role: z.enum(['system', 'developer', 'user', 'assistant', 'tool']),
           content: z.string(),
           name: z.string().optional(),
+          /** Of assistants. */
+          toolCalls: z.array(ToolCall).optional(),
+          /** Of assistants: what they thought, for templates that show it. */
+          thought: z.string().optional(),
+          /** Of tools: the call that this answers. */
+          toolCallId: z.string().optional(),
         }),
       )
       .min(1),
@@ -60,7 +80,8 @@ const Input = z.discriminatedUnion('kind', [
 ])
 
 export const DispatchRequest = z.object({
-  version: z.literal(1),
+  /** 2 where tools or calls are part of the request: an agent that would leave them out refuses it. */
+  version: z.union([z.literal(1), z.literal(2)]),
   requestId: z.string().min(1).max(100),
   /** 1 for the first target tried, and so on. */
   attempt: z.number().int().min(1),
@@ -77,6 +98,16 @@ export const DispatchRequest = z.object({
   maxOutputTokens: z.number().int().positive().optional(),
   stop: z.array(z.string().min(1)).max(16),
   logprobs: z.object({ top: z.number().int().min(0).max(20) }).optional(),
+  /** Chats only. */
+  tools: z.array(Tool).min(1).max(MAX_TOOLS).optional(),
+  /** Default `auto`. */
+  toolChoice: ToolChoice.optional(),
+  /** Default true. */
+  parallelToolCalls: z.boolean().optional(),
+  /** Whether the model shall think first, for templates that can tell it. Default: the template's. */
+  thinking: z.boolean().optional(),
+  /** The gateway knows the event `thought`; without it thoughts are text. */
+  tellsThoughts: z.boolean().optional(),
   /** What the output must match. `param` is the caller's field it came in, for refusals. */
   grammar: z
     .object({
@@ -121,10 +152,22 @@ export const DispatchEvent = z.discriminatedUnion('type', [
     outputTokens: count,
     logprobs: z.array(LogprobEntry).optional(),
   }),
+  z.object({ type: z.literal('thought'), choice: count, text: z.string(), outputTokens: count }),
+  z.object({
+    type: z.literal('tool_call'),
+    choice: count,
+    /** Of the choice, from 0. A call may come in several events: `id` and `name` with the first, `arguments` in pieces. */
+    call: count,
+    id: z.string().optional(),
+    name: z.string().optional(),
+    arguments: z.string(),
+    outputTokens: count,
+  }),
   z.object({
     type: z.literal('finish'),
     choice: count,
-    reason: z.enum(['stop', 'length']),
+    /** `tool_calls`: it ended by itself, with calls. */
+    reason: z.enum(['stop', 'length', 'tool_calls']),
     outputTokens: count,
   }),
   z.object({

@@ -14,6 +14,7 @@ export const ERROR_CODES = [
   'model_not_found', // caller: no such model, or not visible to this key
   'context_length_exceeded', // caller: shorten the prompt
   'request_too_large', // caller: body over the byte limit
+  'content_filtered', // caller: a provider's or the operator's content rules refused the request
   'rate_limited', // caller: wait `retryAfterMs`
   'concurrency_limited', // caller: wait for own requests to end
   'budget_exhausted', // caller: money limit reached; waiting helps only at the window's end
@@ -39,7 +40,30 @@ export type Failure = {
   param?: string
   /** When another try can succeed, from now. */
   retryAfterMs?: number
+  /** What went wrong between the gateway and a target; for breakers, logs and usage rows, never for the caller. */
+  kind?: UpstreamFaultKind
 }
+
+/** How an attempt at a target can fail. */
+export const UPSTREAM_FAULT_KINDS = [
+  'connect', // no connection, or it broke before the head of an answer
+  'head_timeout', // connected, and no head in time
+  'first_token_timeout', // a head, and no content in time
+  'stall', // content, then silence
+  'broken_off', // the connection ended in the middle of an answer
+  'status', // an HTTP error that none of the following names
+  'rate_limited', // the provider's limit on the operator's account (429), with or without a time
+  'overloaded', // the provider itself is full (503, 529)
+  'credentials', // the operator's key is refused or out of credit (401, 402, 403)
+  'unknown_model', // the provider does not know the model (404)
+  'in_band', // an error event inside a stream
+  'ok_with_error', // status 200 whose body is an error
+  'malformed', // an answer of an unknown shape
+  'content_filter', // the provider's content rules refused the prompt
+  'context_length', // the prompt is too long for this target
+  'refused', // any other fault that the provider finds in the request (400, 422)
+] as const
+export type UpstreamFaultKind = (typeof UPSTREAM_FAULT_KINDS)[number]
 
 /** Whether another target may succeed where this one failed. Caller faults fail everywhere alike. */
 export function mayFallOver(code: ErrorCode): boolean {
@@ -59,6 +83,7 @@ export function mayFallOver(code: ErrorCode): boolean {
     case 'model_not_found':
     case 'context_length_exceeded':
     case 'request_too_large':
+    case 'content_filtered':
     case 'rate_limited':
     case 'concurrency_limited':
     case 'budget_exhausted':

@@ -1,5 +1,6 @@
 // Who calls the admin API. Owns the type; admin/guard.ts makes it out of a credential.
 
+import type { Capability } from '../guard/capability.ts'
 import type { RouteScope } from './principal.ts'
 import type { Role } from './roles.ts'
 
@@ -29,5 +30,7 @@ export type KeyCredential = {
   modelsAllowed?: readonly string[] | undefined
   routesAllowed: readonly RouteScope[]
   addressesAllowed?: readonly string[] | undefined
+  capabilitiesAllowed?: readonly Capability[] | undefined
+  cacheTtlMs?: number | undefined
   expiresAtMs?: number | undefined
 }

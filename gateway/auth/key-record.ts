@@ -7,6 +7,7 @@ import { query } from '../db/orm.ts'
 import type { Database } from '../db/port.ts'
 import { memberships, users } from '../db/schema/people.ts'
 import { apiKeys } from '../db/schema/tenancy.ts'
+import { CAPABILITIES } from '../guard/capability.ts'
 import { boundProjects } from './members.ts'
 import { type Principal, ROUTE_SCOPES } from './principal.ts'
 import { ROLES } from './roles.ts'
@@ -14,12 +15,17 @@ import { ROLES } from './roles.ts'
 /** `revoked` also where its user may not use it any more: suspended, without a role, or bound to other projects. */
 export type KeyRecord = { principal: Principal; revoked: boolean }
 
-/** `scopes` of a key row: what is absent is not restricted, except that administration has to be named in `routes`. */
+/**
+ * `scopes` of a key row: what is absent is not restricted, except that administration has to be named in `routes` and that
+ * without `cache` no answer comes out of the response cache or goes in.
+ */
 export const KeyScopes = z.strictObject({
   models: z.array(z.string()).optional(),
   routes: z.array(z.enum(ROUTE_SCOPES)).optional(),
   addresses: z.array(z.string()).optional(),
   end_user: z.string().optional(),
+  capabilities: z.array(z.enum(CAPABILITIES)).optional(),
+  cache: z.strictObject({ ttl_s: z.number() }).optional(),
 })
 export type KeyScopes = z.infer<typeof KeyScopes>
 
@@ -56,6 +62,8 @@ export async function findKey(database: Database, hash: string): Promise<KeyReco
     ...(scopes.models === undefined ? {} : { modelsAllowed: scopes.models }),
     ...(scopes.routes === undefined ? {} : { routesAllowed: scopes.routes }),
     ...(scopes.addresses === undefined ? {} : { addressesAllowed: scopes.addresses }),
+    ...(scopes.capabilities === undefined ? {} : { capabilitiesAllowed: scopes.capabilities }),
+    ...(scopes.cache === undefined ? {} : { cacheTtlMs: scopes.cache.ttl_s * 1000 }),
     ...(key.expiresAt === null ? {} : { expiresAtMs: Date.parse(key.expiresAt) }),
   }
   return { principal, revoked: key.revokedAt !== null || isOrphaned }
@@ -78,6 +86,8 @@ const StoredRecord = z.object({
     modelsAllowed: z.array(z.string()).exactOptional(),
     routesAllowed: z.array(z.enum(ROUTE_SCOPES)).exactOptional(),
     addressesAllowed: z.array(z.string()).exactOptional(),
+    capabilitiesAllowed: z.array(z.enum(CAPABILITIES)).exactOptional(),
+    cacheTtlMs: z.number().exactOptional(),
     expiresAtMs: z.number().exactOptional(),
   }),
 })

@@ -1,5 +1,6 @@
 // Who is calling and what they may use. Owns the type; authenticate.ts makes it.
 import type { Subject } from '../account/contract.ts'
+import type { Capability } from '../guard/capability.ts'
 import type { Role } from './roles.ts'
 
 /** `endUser` is set where the credential is bound to one; else a request may name its own. */
@@ -17,10 +18,14 @@ export type Principal = Subject & {
   routesAllowed?: RouteScope[]
   /** Networks in CIDR form that the caller may come from; absent: any. */
   addressesAllowed?: string[]
+  /** What the tools of its requests may reach; absent: any two capabilities, request by request. */
+  capabilitiesAllowed?: Capability[]
+  /** How old an answer out of the response cache may be; absent: its requests use no cache. */
+  cacheTtlMs?: number
   /** Epoch milliseconds; absent: never. */
   expiresAtMs?: number
 }
 
 /** What a credential can be restricted to. */
-export const ROUTE_SCOPES = ['chat', 'completions', 'embeddings', 'models', 'admin'] as const
+export const ROUTE_SCOPES = ['chat', 'completions', 'responses', 'embeddings', 'models', 'admin'] as const
 export type RouteScope = (typeof ROUTE_SCOPES)[number]

@@ -1,9 +1,11 @@
 // Nobody gives away more than they have. Owns the comparison of a key's rights with those of the key that makes, changes
 // or rotates it; what a user's role permits is roles.ts. Pure.
+
+import type { Capability } from '../guard/capability.ts'
 import { holds, parseNetwork } from './addresses.ts'
 import type { RouteScope } from './principal.ts'
 
-/** Absent means unrestricted, except `routes`, where it means all but administration. */
+/** Absent means unrestricted, except `routes`, where it means all but administration, and `cacheTtlMs`, where it means none. */
 export type Rights = {
   projectId: string
   teamId?: string | undefined
@@ -11,6 +13,8 @@ export type Rights = {
   models?: readonly string[] | undefined
   routes?: readonly RouteScope[] | undefined
   addresses?: readonly string[] | undefined
+  capabilities?: readonly Capability[] | undefined
+  cacheTtlMs?: number | undefined
   expiresAtMs?: number | undefined
 }
 
@@ -34,6 +38,12 @@ export function excessRight(child: Rights, maker: Rights): { param: string; mess
   }
   if (!areWithin(child.addresses, maker.addresses)) {
     return more('addresses', 'goes beyond the addresses of the key that makes this one')
+  }
+  if (!isWithin(child.capabilities, maker.capabilities)) {
+    return more('capabilities', 'goes beyond the capabilities of the key that makes this one')
+  }
+  if ((child.cacheTtlMs ?? 0) > (maker.cacheTtlMs ?? 0)) {
+    return more('cache', 'goes beyond the cache setting of the key that makes this one')
   }
   if ((child.expiresAtMs ?? Number.POSITIVE_INFINITY) > (maker.expiresAtMs ?? Number.POSITIVE_INFINITY)) {
     return more('expires_at', 'must not be after the expiry of the key that makes this one')

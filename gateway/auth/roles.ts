@@ -27,6 +27,9 @@ const MATRIX = {
   'owners.write': ['owner'],
   'issuers.read': READERS,
   'issuers.write': MANAGERS,
+  /** Content rules, and what tools can reach. */
+  'guards.read': READERS,
+  'guards.write': MANAGERS,
   'limits.read': ACCOUNTANTS,
   'limits.write': MANAGERS,
   'usage.read': ROLES,

@@ -25,6 +25,7 @@ export function scopeRefusal(
   switch (scope) {
     case 'chat':
     case 'completions':
+    case 'responses':
     case 'embeddings':
       if (principal.roles === undefined || permits(principal.roles, 'inference.use')) return undefined
       return denied(`The role ${principal.roles.join(' within ')} may not use this route.`)

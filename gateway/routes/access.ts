@@ -7,7 +7,7 @@ import { authenticate } from '../auth/authenticate.ts'
 import { clientAddress } from '../auth/client-address.ts'
 import type { RouteScope } from '../auth/principal.ts'
 import { scopeRefusal } from '../auth/scopes.ts'
-import { failureResponse } from '../errors.ts'
+import { errorDialectOf, failureResponse } from '../errors.ts'
 import type { AppEnv } from './context.ts'
 
 /** `METHOD path` → why it needs no API key. */
@@ -27,12 +27,21 @@ export const METERED_ROUTES: ReadonlyMap<string, RouteScope> = new Map([
   ['POST /v1/chat/completions', 'chat'],
   ['POST /v1/completions', 'completions'],
   ['POST /v1/embeddings', 'embeddings'],
+  ['POST /v1/messages', 'chat'],
+  ['POST /v1/responses', 'responses'],
 ])
 
 /** Routes that need a key and use no tokens. */
 export const UNMETERED_ROUTES: ReadonlyMap<string, RouteScope> = new Map([
   ['GET /v1/models', 'models'],
   ['GET /v1/models/:id{.+}', 'models'],
+  // Counting computes nothing and is told only to those who may ask.
+  ['POST /v1/messages/count_tokens', 'chat'],
+  // What was kept of answers that were paid for.
+  ['GET /v1/responses/:id', 'responses'],
+  ['DELETE /v1/responses/:id', 'responses'],
+  ['POST /v1/responses/:id/cancel', 'responses'],
+  ['GET /v1/responses/:id/input_items', 'responses'],
 ])
 
 export const isAdminPath = (path: string): boolean => path === ADMIN_PREFIX || path.startsWith(`${ADMIN_PREFIX}/`)
@@ -43,10 +52,11 @@ export const requireKey = createMiddleware<AppEnv>(async (c, next) => {
   const { path } = c.req
   if (Object.hasOwn(PUBLIC_ROUTES, `${method} ${path}`) || isAdminPath(path)) return next()
   const requestId = c.get('requestId')
+  const dialect = errorDialectOf(path, c.req.raw.headers)
   const found = await authenticate(c.req.raw.headers, c.env, c.get('receivedAtMs'), (work) =>
     c.executionCtx.waitUntil(work),
   )
-  if (!found.ok) return failureResponse(found.error, requestId)
+  if (!found.ok) return failureResponse(found.error, requestId, { dialect })
   const address = clientAddress(c.req.raw, c.env)
   for (const route of matchedRoutes(c)) {
     if (route.method === 'ALL') continue
@@ -56,10 +66,11 @@ export const requireKey = createMiddleware<AppEnv>(async (c, next) => {
       return failureResponse(
         { code: 'permission_denied', message: 'This route has no scope and is closed.' },
         requestId,
+        { dialect },
       )
     }
     const refusal = scopeRefusal(found.value, scope, address)
-    if (refusal !== undefined) return failureResponse(refusal, requestId)
+    if (refusal !== undefined) return failureResponse(refusal, requestId, { dialect })
   }
   c.set('principal', found.value)
   return next()

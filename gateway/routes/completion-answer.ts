@@ -1,15 +1,19 @@
 // Answers of /v1/completions, whole and streamed. Owns their shape, and the text offsets that only this dialect has. Pure.
 import type { CompletionLogprobs, TextCompletion } from '../../protocol/dialects/openai.ts'
 import type { LogprobEntry } from '../../protocol/dispatch.ts'
+import type { Failure } from '../../protocol/errors.ts'
 import type { Usage } from '../meter/usage.ts'
 import type { ProviderEvent } from '../providers/event.ts'
 import type { CollectedChoice } from '../stream/collect.ts'
 import { SSE_DONE, sseData } from '../stream/sse.ts'
-import { type AnswerEncoder, type AnswerMeta, answerId, createdSeconds, wireUsage } from './answer.ts'
+import { type AnswerEncoder, type AnswerMeta, answerId, chunkFailure, createdSeconds, wireUsage } from './answer.ts'
+import { COMPLETION_NAMES } from './field-names.ts'
 
 type Choice = TextCompletion['choices'][number]
 
 export class CompletionAnswer implements AnswerEncoder {
+  readonly errorDialect = 'openai'
+  readonly fieldNames = COMPLETION_NAMES
   readonly #meta: AnswerMeta
   readonly #id: string
   /** Characters of the tokens sent so far, by choice. */
@@ -38,6 +42,10 @@ export class CompletionAnswer implements AnswerEncoder {
     if (!this.#meta.includeUsage) return SSE_DONE
     const last: TextCompletion = { ...this.#head(), choices: [], usage: wireUsage(usage) }
     return sseData(last) + SSE_DONE
+  }
+
+  failure(failure: Failure): string {
+    return chunkFailure(failure, this.fieldNames)
   }
 
   whole(choices: CollectedChoice[], usage: Usage): TextCompletion {

@@ -1,11 +1,16 @@
 // The answer of /v1/embeddings. Owns its shape and the two forms of its vectors; the vectors come from any provider. Pure.
+
 import type { EmbeddingList } from '../../protocol/dialects/openai.ts'
+import type { Failure } from '../../protocol/errors.ts'
 import { inputTokens, type Usage } from '../meter/usage.ts'
 import type { CollectedChoice } from '../stream/collect.ts'
 import { decodeVector } from '../stream/vector.ts'
-import type { AnswerEncoder, AnswerMeta } from './answer.ts'
+import { type AnswerEncoder, type AnswerMeta, chunkFailure } from './answer.ts'
+import { EMBEDDING_NAMES } from './field-names.ts'
 
 export class EmbeddingAnswer implements AnswerEncoder {
+  readonly errorDialect = 'openai'
+  readonly fieldNames = EMBEDDING_NAMES
   readonly #meta: AnswerMeta
 
   constructor(meta: AnswerMeta) {
@@ -19,6 +24,10 @@ export class EmbeddingAnswer implements AnswerEncoder {
 
   end(): string {
     return ''
+  }
+
+  failure(failure: Failure): string {
+    return chunkFailure(failure, this.fieldNames)
   }
 
   whole(choices: CollectedChoice[], usage: Usage): EmbeddingList {

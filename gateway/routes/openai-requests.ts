@@ -1,80 +1,30 @@
-// OpenAI bodies into the internal form. Owns the mapping and the path of a wrong field. Pure: bytes and limits are body.ts.
-import type { z } from 'zod'
+// OpenAI bodies into the internal form. Owns the mapping of their fields; a chat's messages and tools are chat-messages.ts,
+// the path of a wrong field schema-fault.ts. Pure: bytes and limits are body.ts.
 import { ChatCompletionRequest, CompletionRequest, EmbeddingRequest } from '../../protocol/dialects/openai.ts'
 import type { Failure } from '../../protocol/errors.ts'
 import {
-  type ChatMessage,
   choiceCount,
   type InferenceRequest,
   MAX_CHOICES,
   MAX_EMBEDDING_TOKENS,
-  MAX_END_USER_CHARS,
   NEUTRAL_SAMPLING,
   type Prompt,
+  type Reasoning,
+  type ReasoningEffort,
   type Sampling,
 } from '../../protocol/request.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
-import type { VectorFormat } from './answer.ts'
+import { chatMessages, chatTools } from './chat-messages.ts'
+import { endUserOf } from './end-user.ts'
 import { outputFormatOf } from './output-format.ts'
 import { refuseUnsupported } from './parameters.ts'
-
-/** What the caller wants of the wire, apart from what is generated. */
-export type Delivery = { stream: boolean; includeUsage: boolean; vectorFormat?: VectorFormat }
-
-export type ParsedRequest = { request: InferenceRequest; delivery: Delivery }
-
-/** `top_p` 0 keeps only the likeliest token; the internal form excludes 0, and this keeps one token just the same. */
-const TOP_P_MIN = 1e-6
+import type { Delivery, ParsedRequest } from './parsed-request.ts'
+import { samplingOf } from './sampling.ts'
+import { asObject, invalid, schemaFailure } from './schema-fault.ts'
 
 const CHAT_FIELDS: ReadonlySet<string> = new Set(Object.keys(ChatCompletionRequest.shape))
 const COMPLETION_FIELDS: ReadonlySet<string> = new Set(Object.keys(CompletionRequest.shape))
-
 const EMBEDDING_FIELDS: ReadonlySet<string> = new Set(Object.keys(EmbeddingRequest.shape))
-
-const invalid = (message: string, param?: string): Failure => ({
-  code: 'invalid_request',
-  message,
-  ...(param === undefined ? {} : { param }),
-})
-
-/** `['messages', 0, 'content']` as `messages[0].content`. */
-export function fieldPath(path: readonly PropertyKey[]): string {
-  return path.reduce<string>((text, part) => {
-    if (typeof part === 'number') return `${text}[${part}]`
-    return text === '' ? String(part) : `${text}.${String(part)}`
-  }, '')
-}
-
-type Issue = z.core.$ZodIssue
-
-/**
- * The issue to report. Inside a union each arm fails in its own way: the arm that got below the top was the one meant,
- * and where none did the union's own message says all that is allowed.
- */
-function deepest(issue: Issue, prefix: readonly PropertyKey[] = []): { path: PropertyKey[]; message: string } {
-  const path = [...prefix, ...issue.path]
-  if (issue.code !== 'invalid_union') return { path, message: issue.message }
-  for (const arm of issue.errors) {
-    const first = arm[0]
-    if (first !== undefined && first.path.length > 0) return deepest(first, path)
-  }
-  return { path, message: issue.message }
-}
-
-function schemaFailure(error: z.ZodError): Failure {
-  const first = error.issues[0]
-  if (first === undefined) return invalid('The request body is not valid.')
-  const { path, message } = deepest(first)
-  const param = fieldPath(path)
-  return param === '' ? invalid(message) : invalid(`Invalid value for '${param}': ${message}`, param)
-}
-
-function asObject(body: unknown): Result<Record<string, unknown>, Failure> {
-  if (typeof body !== 'object' || body === null || Array.isArray(body)) {
-    return err(invalid('The request body must be a JSON object.'))
-  }
-  return ok(body as Record<string, unknown>)
-}
 
 type Shared = Pick<
   ChatCompletionRequest,
@@ -94,19 +44,22 @@ type Shared = Pick<
   | 'structured_outputs'
 >
 
-function samplingOf(body: Shared): Sampling {
+function samplingIn(body: Shared): Sampling {
   const bias = Object.entries(body.logit_bias ?? {})
-  return {
-    temperature: body.temperature ?? 1,
-    topP: Math.max(body.top_p ?? 1, TOP_P_MIN),
-    topK: Math.max(body.top_k ?? 0, 0),
-    minP: body.min_p ?? 0,
-    presencePenalty: body.presence_penalty ?? 0,
-    frequencyPenalty: body.frequency_penalty ?? 0,
-    repetitionPenalty: body.repetition_penalty ?? 1,
-    ...(typeof body.seed === 'number' ? { seed: body.seed } : {}),
-    logitBias: bias.map(([tokenId, value]) => ({ tokenId: Number(tokenId), bias: value })),
+  const said = {
+    temperature: body.temperature,
+    topP: body.top_p,
+    topK: body.top_k,
+    minP: body.min_p,
+    presencePenalty: body.presence_penalty,
+    frequencyPenalty: body.frequency_penalty,
+    repetitionPenalty: body.repetition_penalty,
+    seed: body.seed,
   }
+  return samplingOf(
+    said,
+    bias.map(([tokenId, value]) => ({ tokenId: Number(tokenId), bias: value })),
+  )
 }
 
 function deliveryOf(body: Shared): Result<Delivery, Failure> {
@@ -120,23 +73,10 @@ function deliveryOf(body: Shared): Result<Delivery, Failure> {
 /** Fields in which the dialect names the caller's own customer, the one that counts first. */
 const END_USER_FIELDS = ['safety_identifier', 'user'] as const
 
-/**
- * Whom the request is for; limits and reports know a customer by this word, so it is never cut: two could become one.
- * What no database column can hold is refused here, before anything is spent on it.
- */
-function endUserOf(body: Record<string, unknown>): Result<{ endUser?: string }, Failure> {
-  for (const field of END_USER_FIELDS) {
-    const value = body[field]
-    if (value === undefined || value === null || value === '') continue
-    if (typeof value !== 'string') return err(invalid(`Invalid value for '${field}': must be a string`, field))
-    if (value.length > MAX_END_USER_CHARS || /\p{Cc}/u.test(value) || !value.isWellFormed()) {
-      const message = `must have at most ${MAX_END_USER_CHARS} characters, none of them a control character`
-      return err(invalid(`Invalid value for '${field}': ${message}`, field))
-    }
-    return ok({ endUser: value })
-  }
-  return ok({})
-}
+const endUserIn = (body: Record<string, unknown>) => endUserOf(END_USER_FIELDS.map((field) => [field, body[field]]))
+
+/** The dialect has no word for it, and its clients show `reasoning_content` where there is any. */
+const reasoningOf = (effort: ReasoningEffort): Reasoning => (effort === 'none' ? { effort } : { effort, show: true })
 
 const stopOf = (stop: Shared['stop']): string[] => (stop === undefined || stop === null ? [] : [stop].flat())
 
@@ -167,27 +107,33 @@ export function parseChat(body: unknown): Result<ParsedRequest, Failure> {
   }
   const format = outputFormatOf(chat)
   if (!format.ok) return format
-  const endUser = endUserOf(object.value)
+  const endUser = endUserIn(object.value)
   if (!endUser.ok) return endUser
+  const messages = chatMessages(chat.messages)
+  if (!messages.ok) return messages
+  const tools = chatTools(chat.tools, chat.tool_choice)
+  if (!tools.ok) return tools
   const maxOutputTokens = chat.max_completion_tokens ?? chat.max_tokens ?? undefined
+  const hasTools = tools.value.tools !== undefined
   const request: InferenceRequest = {
     model: chat.model,
-    input: { kind: 'chat', messages: chat.messages.map(messageOf) },
-    sampling: samplingOf(chat),
+    input: { kind: 'chat', messages: messages.value },
+    sampling: samplingIn(chat),
     n: chat.n ?? 1,
     ...(maxOutputTokens === undefined ? {} : { maxOutputTokens }),
     stop: stopOf(chat.stop),
     ...(chat.logprobs === true ? { logprobs: { top: chat.top_logprobs ?? 0 } } : {}),
     ...(format.value === undefined ? {} : { outputFormat: format.value }),
+    ...tools.value,
+    ...(hasTools && typeof chat.parallel_tool_calls === 'boolean'
+      ? { parallelToolCalls: chat.parallel_tool_calls }
+      : {}),
+    ...(typeof chat.reasoning_effort === 'string' ? { reasoning: reasoningOf(chat.reasoning_effort) } : {}),
+    ...(typeof chat.verbosity === 'string' ? { verbosity: chat.verbosity } : {}),
+    ...(typeof chat.prompt_cache_key === 'string' ? { promptCacheKey: chat.prompt_cache_key } : {}),
     ...endUser.value,
   }
   return ok({ request, delivery: delivery.value })
-}
-
-function messageOf(message: ChatCompletionRequest['messages'][number]): ChatMessage {
-  const content =
-    typeof message.content === 'string' ? message.content : message.content.map((part) => part.text).join('')
-  return { role: message.role, content, ...(typeof message.name === 'string' ? { name: message.name } : {}) }
 }
 
 function promptsOf(prompt: CompletionRequest['prompt']): Prompt[] {
@@ -221,12 +167,12 @@ export function parseCompletion(body: unknown): Result<ParsedRequest, Failure> {
   }
   const format = outputFormatOf(completion)
   if (!format.ok) return format
-  const endUser = endUserOf(object.value)
+  const endUser = endUserIn(object.value)
   if (!endUser.ok) return endUser
   const request: InferenceRequest = {
     model: completion.model,
     input: { kind: 'completion', prompts: promptsOf(completion.prompt), echo: completion.echo === true },
-    sampling: samplingOf(completion),
+    sampling: samplingIn(completion),
     n,
     ...(typeof completion.max_tokens === 'number' ? { maxOutputTokens: completion.max_tokens } : {}),
     stop: stopOf(completion.stop),
@@ -252,7 +198,7 @@ export function parseEmbedding(body: unknown): Result<ParsedRequest, Failure> {
   if (idCount > MAX_EMBEDDING_TOKENS) {
     return err(invalid(`The inputs have ${idCount} tokens; at most ${MAX_EMBEDDING_TOKENS} are allowed.`, 'input'))
   }
-  const endUser = endUserOf(object.value)
+  const endUser = endUserIn(object.value)
   if (!endUser.ok) return endUser
   const request: InferenceRequest = {
     model,

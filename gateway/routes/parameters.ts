@@ -28,34 +28,47 @@ const SHARED: Record<string, (value: unknown) => boolean> = {
 
 const CHAT: Record<string, (value: unknown) => boolean> = {
   ...SHARED,
-  store: isEmpty,
-  parallel_tool_calls: isAnything,
-  tools: isEmpty,
-  tool_choice: isOneOf('none', 'auto'),
+  // Nothing is kept here, and what is asked for later is not found.
+  store: isOneOf(true),
   functions: isEmpty,
   function_call: isOneOf('none', 'auto'),
   modalities: (value) => isEmpty(value) || (Array.isArray(value) && value.every((one) => one === 'text')),
   audio: isEmpty,
   prediction: isEmpty,
   web_search_options: (value) => value === undefined || value === null,
-  reasoning_effort: isOneOf('none'),
-  verbosity: isOneOf('medium'),
+  prompt_cache_options: isAnything,
   moderation: isEmpty,
 }
+
+/** What took the place of a parameter. */
+const INSTEAD: Record<string, string> = { functions: 'tools', function_call: 'tool_choice' }
 
 const COMPLETION: Record<string, (value: unknown) => boolean> = {
   ...SHARED,
   suffix: isOneOf(''),
 }
 
-const TABLES = { chat: CHAT, completion: COMPLETION, embedding: SHARED }
+const RESPONSE: Record<string, (value: unknown) => boolean> = {
+  prompt_cache_retention: isAnything,
+  prompt_cache_options: isEmpty,
+  // Of tools that the vendor runs, and those are refused.
+  max_tool_calls: isAnything,
+  conversation: isEmpty,
+  prompt: isEmpty,
+  context_management: isEmpty,
+  moderation: isEmpty,
+  access_programs: isEmpty,
+  image: isEmpty,
+}
+
+const TABLES = { chat: CHAT, completion: COMPLETION, embedding: SHARED, response: RESPONSE }
 
 /**
  * The first parameter of the body that neither the schema nor the lists above cover, as the caller's fault.
  * @param known Names the schema handles itself.
  */
 export function refuseUnsupported(
-  route: 'chat' | 'completion' | 'embedding',
+  route: keyof typeof TABLES,
   body: Record<string, unknown>,
   known: ReadonlySet<string>,
 ): Failure | undefined {
@@ -68,7 +81,10 @@ export function refuseUnsupported(
       return { code: 'invalid_request', message: `Unrecognized request argument supplied: ${shown}`, param: shown }
     }
     if (!asksForNothing(value)) {
-      return { code: 'invalid_request', message: `Unsupported parameter: '${shown}' with this value.`, param: shown }
+      const instead = INSTEAD[shown]
+      const remedy = instead === undefined ? '' : ` Use '${instead}'.`
+      const message = `Unsupported parameter: '${shown}' with this value.${remedy}`
+      return { code: 'invalid_request', message, param: shown }
     }
   }
   return undefined

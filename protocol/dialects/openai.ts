@@ -1,47 +1,36 @@
 // The OpenAI dialect on wire 1: what clients send and what they get back. Owns the zod schemas of the request bodies
-// and the types of the answers. Turning them into the internal form is gateway/routes; errors are gateway/errors.ts.
+// and the types of the answers; a chat's messages and tools are openai-chat.ts. Turning them into the internal form is
+// gateway/routes; errors are gateway/errors.ts.
 import { z } from 'zod'
 import { MAX_FORMAT_CHOICES } from '../output-format.ts'
 import {
+  MAX_CACHE_KEY_CHARS,
   MAX_CHOICES,
   MAX_EMBEDDING_INPUTS,
   MAX_LOGIT_BIAS,
   MAX_LOGPROBS_TOP,
   MAX_MESSAGES,
   MAX_STOP_BYTES,
-  MAX_STOP_STRINGS,
   MIN_REPETITION_PENALTY,
+  REASONING_EFFORTS,
 } from '../request.ts'
+import { type AssistantMessage, Message, type MessageDelta, ToolChoice, Tools } from './openai-chat.ts'
+import { boundedArray, isObject, jsonSchema, utf8Bytes } from './schema.ts'
 
 /** The older completions route has its own, smaller limit. */
 const MAX_COMPLETION_LOGPROBS = 5
-/** Parts of one message: a bound beside the body's own, so that validation stays linear in useful content. */
-const MAX_PARTS = 4096
-
 /** Far above any model's; beyond it a number is a mistake. */
 const MAX_DIMENSIONS = 65_536
-
-const utf8Bytes = (text: string): number => new TextEncoder().encode(text).length
-
-/**
- * An array whose length is checked before its elements are: a validator that reports each of a million wrong elements
- * would need more memory than the body did.
- */
-const boundedArray = <T extends z.ZodType>(element: T, min: number, max: number) =>
-  z
-    .custom<unknown[]>(
-      (value) => Array.isArray(value) && value.length >= min && value.length <= max,
-      `Expected an array of ${min} to ${max} elements.`,
-    )
-    .pipe(z.array(element))
 
 const stopString = z
   .string()
   .min(1, 'A stop string must not be empty.')
   .refine((text) => utf8Bytes(text) <= MAX_STOP_BYTES, `A stop string may have at most ${MAX_STOP_BYTES} bytes.`)
 
-const stop = z.union([stopString, boundedArray(stopString, 0, MAX_STOP_STRINGS)], {
-  error: `Expected a string, or up to ${MAX_STOP_STRINGS} strings, none empty or over ${MAX_STOP_BYTES} bytes.`,
+/** The dialect's own limit. */
+const MAX_STOPS = 4
+const stop = z.union([stopString, boundedArray(stopString, 0, MAX_STOPS)], {
+  error: `Expected a string, or up to ${MAX_STOPS} strings, none empty or over ${MAX_STOP_BYTES} bytes.`,
 })
 
 const TOKEN_ID = /^(0|[1-9]\d{0,9})$/
@@ -57,8 +46,6 @@ const logitBias = z
   )
   .pipe(z.record(z.string().regex(TOKEN_ID, 'Keys of logit_bias are token ids.'), z.number().min(-100).max(100)))
 
-const isObject = (value: unknown): boolean => typeof value === 'object' && value !== null && !Array.isArray(value)
-
 /** The schema's own rules are its compiler's to check; the fields are those that official clients send. */
 const responseFormat = z.discriminatedUnion(
   'type',
@@ -70,7 +57,7 @@ const responseFormat = z.discriminatedUnion(
       json_schema: z.object({
         name: z.string().regex(/^[\w-]{1,64}$/, 'A name has 1 to 64 letters, digits, dashes and underscores.'),
         description: z.string().nullish(),
-        schema: z.custom<Record<string, unknown>>(isObject, 'Expected a JSON schema, an object.').nullish(),
+        schema: jsonSchema.nullish(),
         strict: z.boolean().nullish(),
       }),
     }),
@@ -118,27 +105,6 @@ const generation = {
   structured_outputs: structuredOutputs.nullish(),
 }
 
-const ContentPart = z.discriminatedUnion('type', [z.object({ type: z.literal('text'), text: z.string() })], {
-  error: (issue) => {
-    const type = (issue.input as { type?: unknown } | undefined)?.type
-    return typeof type === 'string'
-      ? `Content parts of type '${type.slice(0, 50)}' are not supported; only 'text' is.`
-      : 'A content part is an object with a type.'
-  },
-})
-
-/** Fields of a message beyond these are the echo of earlier answers (`refusal`, `annotations`) and carry no input. */
-const Message = z.object({
-  role: z.enum(['system', 'developer', 'user', 'assistant', 'tool']),
-  content: z.union([z.string(), boundedArray(ContentPart, 1, MAX_PARTS)], {
-    error: 'Expected a string or an array of text parts.',
-  }),
-  name: z.string().max(256).nullish(),
-  tool_calls: z.array(z.unknown()).max(0, 'Tool calls are not supported.').nullish(),
-  function_call: z.null('Function calls are not supported.').optional(),
-  audio: z.null('Audio is not supported.').optional(),
-})
-
 export const ChatCompletionRequest = z.object({
   ...generation,
   messages: boundedArray(Message, 1, MAX_MESSAGES),
@@ -146,6 +112,12 @@ export const ChatCompletionRequest = z.object({
   response_format: responseFormat.nullish(),
   logprobs: z.boolean().nullish(),
   top_logprobs: z.int().min(0).max(MAX_LOGPROBS_TOP).nullish(),
+  tools: Tools.nullish(),
+  tool_choice: ToolChoice.nullish(),
+  parallel_tool_calls: z.boolean().nullish(),
+  reasoning_effort: z.enum(REASONING_EFFORTS).nullish(),
+  verbosity: z.enum(['low', 'medium', 'high']).nullish(),
+  prompt_cache_key: z.string().max(MAX_CACHE_KEY_CHARS).nullish(),
 })
 export type ChatCompletionRequest = z.infer<typeof ChatCompletionRequest>
 
@@ -219,13 +191,13 @@ export const EmbeddingRequest = z.object({
 })
 export type EmbeddingRequest = z.infer<typeof EmbeddingRequest>
 
-export type FinishReason = 'stop' | 'length' | 'content_filter'
+export type FinishReason = 'stop' | 'length' | 'content_filter' | 'tool_calls'
 
 export type Usage = {
   prompt_tokens: number
   completion_tokens: number
   total_tokens: number
-  prompt_tokens_details: { cached_tokens: number }
+  prompt_tokens_details: { cached_tokens: number; cache_write_tokens?: number }
   completion_tokens_details: { reasoning_tokens: number }
 }
 
@@ -239,7 +211,7 @@ export type ChatCompletion = {
   model: string
   choices: {
     index: number
-    message: { role: 'assistant'; content: string; refusal: null }
+    message: AssistantMessage
     logprobs: ChatLogprobs | null
     finish_reason: FinishReason
   }[]
@@ -253,7 +225,7 @@ export type ChatCompletionChunk = {
   model: string
   choices: {
     index: number
-    delta: { role?: 'assistant'; content?: string }
+    delta: MessageDelta
     logprobs: ChatLogprobs | null
     finish_reason: FinishReason | null
   }[]
