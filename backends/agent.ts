@@ -8,6 +8,7 @@ import type { Pooling } from '../protocol/engine-frames.ts'
 import type { Failure } from '../protocol/errors.ts'
 import { ok, type Result } from '../protocol/result.ts'
 import { Admission } from './admission.ts'
+import { answerFormatOf } from './answer-format.ts'
 import { createAuthority, gatewayKeys } from './authority.ts'
 import { CapacityTracker } from './capacity.ts'
 import { createChatRenderer } from './chat.ts'
@@ -122,7 +123,8 @@ export class Agent {
     const identity = await loadIdentity(config.stateDir)
     const file = await readModelFile(config.modelPath)
     const tokenizer = createTokenizer(file)
-    const model: TextModel = { tokenizer, render: createChatRenderer(file, tokenizer.guard) }
+    const answers = answerFormatOf(file, tokenizer.vocabulary)
+    const model: TextModel = { tokenizer, render: createChatRenderer(file, tokenizer.guard, answers.tools), answers }
     if (file.embeddingSizes !== undefined) model.embeddingSizes = file.embeddingSizes
     const pooling = config.pooling ?? file.pooling ?? DEFAULT_POOLING
     return new Agent(config, { log, model, pooling, identity }, overrides)

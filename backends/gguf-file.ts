@@ -27,6 +27,7 @@ const Metadata = z.object({
   'tokenizer.ggml.add_eos_token': z.boolean().optional(),
   'tokenizer.ggml.add_space_prefix': z.boolean().optional(),
   'tokenizer.chat_template': z.string().optional(),
+  'tokenizer.chat_template.tool_use': z.string().optional(),
 })
 
 /**
@@ -92,5 +93,7 @@ function checkMetadata(path: string, metadata: unknown): ModelFile {
   if (data['tokenizer.ggml.add_space_prefix'] !== undefined)
     file.addSpacePrefix = data['tokenizer.ggml.add_space_prefix']
   if (data['tokenizer.chat_template'] !== undefined) file.chatTemplate = data['tokenizer.chat_template']
+  const toolTemplate = data['tokenizer.chat_template.tool_use']
+  if (toolTemplate !== undefined) file.toolTemplate = toolTemplate
   return file
 }

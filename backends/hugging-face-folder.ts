@@ -70,6 +70,8 @@ export async function readHuggingFaceFolder(folder: string): Promise<ModelFile> 
   if (endId !== undefined) file.eosId = endId
   const template = await chatTemplate(folder, settings.chat_template ?? undefined)
   if (template !== undefined) file.chatTemplate = template
+  const toolTemplate = await toolUseTemplate(folder, settings.chat_template ?? undefined)
+  if (toolTemplate !== undefined) file.toolTemplate = toolTemplate
   const kind = poolingOf(pooling)
   if (kind !== undefined) file.pooling = kind
   if (config.matryoshka_dimensions) file.embeddingSizes = config.matryoshka_dimensions
@@ -77,11 +79,17 @@ export async function readHuggingFaceFolder(folder: string): Promise<ModelFile> 
   return file
 }
 
+type InSettings = string | { name: string; template: string }[] | undefined
+
+/** The one for chats with tools, where there are several; a file of its own is the newer way. */
+async function toolUseTemplate(folder: string, inSettings: InSettings): Promise<string | undefined> {
+  const own = await text(join(folder, 'additional_chat_templates', 'tool_use.jinja'), SETTINGS_BYTES_MAX)
+  if (own !== undefined || typeof inSettings !== 'object') return own
+  return inSettings.find((entry) => entry.name === 'tool_use')?.template
+}
+
 /** The file of its own is the newer way and wins; of several templates the one for plain chats counts. */
-async function chatTemplate(
-  folder: string,
-  inSettings: string | { name: string; template: string }[] | undefined,
-): Promise<string | undefined> {
+async function chatTemplate(folder: string, inSettings: InSettings): Promise<string | undefined> {
   const own = await text(join(folder, 'chat_template.jinja'), SETTINGS_BYTES_MAX)
   if (own !== undefined) return own
   const json = await optional(folder, 'chat_template.json', ChatTemplate)

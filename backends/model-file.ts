@@ -40,6 +40,8 @@ export type ModelFile = {
   /** That space goes before the whole text only, not after each special token too. */
   spacePrefixOnce?: boolean
   chatTemplate?: string
+  /** For chats with tools, where they have a template of their own. */
+  toolTemplate?: string
   /** What its embeddings are made of, where the file says. */
   pooling?: Pooling
   /** Lengths that its embeddings may be cut to, `any` or these; absent: none. */

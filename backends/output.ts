@@ -8,6 +8,8 @@ import type { Vocabulary } from './vocabulary.ts'
 
 export type OutputPart = { text: string; logprobs: LogprobEntry[] }
 
+const NO_MARKERS: ReadonlySet<number> = new Set()
+
 type Pending = { entry: LogprobEntry; startChar: number; endChar: number }
 
 export class ChoiceOutput {
@@ -15,11 +17,19 @@ export class ChoiceOutput {
   readonly #detokenizer = new Detokenizer()
   readonly #stops: StopScanner
   readonly #withLogprobs: boolean
+  readonly #markerIds: ReadonlySet<number>
   #decodedChars = 0
   #emittedChars = 0
   #pending: Pending[] = []
 
-  constructor(vocabulary: Vocabulary, stops: readonly string[], withLogprobs: boolean) {
+  /** @param markerIds Control tokens that are part of the answer's form, and have text here. */
+  constructor(
+    vocabulary: Vocabulary,
+    stops: readonly string[],
+    withLogprobs: boolean,
+    markerIds: ReadonlySet<number> = NO_MARKERS,
+  ) {
+    this.#markerIds = markerIds
     this.#vocabulary = vocabulary
     this.#stops = new StopScanner(stops)
     this.#withLogprobs = withLogprobs
@@ -32,7 +42,10 @@ export class ChoiceOutput {
 
   push(sampled: SampledToken): OutputPart {
     if (this.stopped) return { text: '', logprobs: [] }
-    const decoded = this.#detokenizer.push(this.#vocabulary.outputBytes(sampled.token))
+    const { token } = sampled
+    const isMarker = this.#markerIds.has(token)
+    const bytes = isMarker ? this.#vocabulary.nameBytes(token) : this.#vocabulary.outputBytes(token)
+    const decoded = this.#detokenizer.push(bytes)
     const startChar = this.#decodedChars
     this.#decodedChars += decoded.length
     if (this.#withLogprobs) this.#pending.push({ entry: this.#entry(sampled), startChar, endChar: this.#decodedChars })

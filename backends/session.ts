@@ -4,10 +4,13 @@ import type { CapacityFrame } from '../protocol/capacity.ts'
 import type { DispatchEvent, DispatchUsage } from '../protocol/dispatch.ts'
 import type { SampledToken } from '../protocol/engine-frames.ts'
 import type { Failure } from '../protocol/errors.ts'
+import { AnswerParts } from './answer-parts.ts'
 import type { Prepared } from './dispatch.ts'
 import type { EngineConnection, Sequence, SequenceEnd } from './engine/client.ts'
 import { ChoiceOutput, type OutputPart } from './output.ts'
+import { PartWriter } from './part-events.ts'
 import { type Outcome, outcomeOf } from './sequence-end.ts'
+import { pieces } from './text-pieces.ts'
 
 /** Tokens the engine may be ahead of the reader, per sequence: hides the socket's latency, bounds memory. */
 const CREDIT_TOKENS = 64
@@ -15,8 +18,6 @@ const CREDIT_TOKENS = 64
 const GRANT_TOKENS_MIN = 16
 /** The engine answers CANCEL within a step; a missing answer must not hold the request. */
 export const CANCEL_WAIT_MS = 5000
-/** Of a prompt sent back, per event: at six bytes a character in JSON an event stays below `MAX_EVENT_BYTES`. */
-const ECHO_CHARS_MAX = 64 * 1024
 /** Load changes slowly beside tokens. */
 const CAPACITY_EVENT_INTERVAL_MS = 1000
 
@@ -42,6 +43,9 @@ type Choice = {
   prompt: number
   sequence: Sequence
   output: ChoiceOutput
+  /** Tells thoughts and calls from text; undefined where all is text. */
+  parts: AnswerParts | undefined
+  writer: PartWriter
   /** Received from the engine, not yet turned into events. */
   inbox: SampledToken[]
   tokensSeen: number
@@ -148,7 +152,9 @@ function submitChoice(
     index: plan.index,
     prompt: plan.prompt,
     sequence,
-    output: new ChoiceOutput(prepared.vocabulary, prepared.stop, prepared.withLogprobs),
+    output: new ChoiceOutput(prepared.vocabulary, prepared.stop, prepared.withLogprobs, prepared.answer?.markerIds),
+    parts: prepared.answer === undefined ? undefined : new AnswerParts(prepared.answer.plan),
+    writer: new PartWriter(plan.index),
     inbox,
     tokensSeen: 0,
     owedTokens: 0,
@@ -162,22 +168,40 @@ function submitChoice(
 function drain(choice: Choice, events: DispatchEvent[], prepared: Prepared): Failure | undefined {
   if (choice.finished) return undefined
   takeInbox(choice, events, prepared)
-  if (choice.output.stopped) cancel(choice)
+  if (isOver(choice)) cancel(choice)
   if (choice.end === undefined) return undefined
   const ended = outcome(choice, choice.end, prepared)
   if (ended.failure !== undefined) return ended.failure
   const rest = choice.output.flush()
-  if (rest.text !== '' || rest.logprobs.length > 0) events.push(delta(choice, rest, prepared))
+  if (rest.text !== '' || rest.logprobs.length > 0) say(choice, rest, events, prepared)
+  if (choice.parts !== undefined) events.push(...choice.writer.events(choice.parts.flush(), choice.tokensSeen))
   choice.finished = true
-  events.push({ type: 'finish', choice: choice.index, reason: ended.reason, outputTokens: sampledTokens(choice) })
+  const hasCalls = choice.parts !== undefined && choice.parts.calls > 0
+  const reason = hasCalls && ended.reason === 'stop' ? 'tool_calls' : ended.reason
+  events.push({ type: 'finish', choice: choice.index, reason, outputTokens: sampledTokens(choice) })
   return undefined
 }
+
+/** Nothing more of it is wanted: a stop string was found, or the one call was made. */
+const isOver = (choice: Choice): boolean => choice.output.stopped || choice.parts?.isOver === true
 
 function takeInbox(choice: Choice, events: DispatchEvent[], prepared: Prepared): void {
   if (choice.inbox.length === 0) return
   const taken = choice.inbox.splice(0)
   choice.owedTokens += taken.length
-  events.push(delta(choice, join(taken.map((token) => choice.output.push(token))), prepared))
+  say(choice, join(taken.map((token) => choice.output.push(token))), events, prepared)
+}
+
+/** Tokens always make an event: their count goes on even while their text is held. */
+function say(choice: Choice, part: OutputPart, events: DispatchEvent[], prepared: Prepared): void {
+  if (choice.parts === undefined) {
+    events.push(delta(choice, part, prepared))
+    return
+  }
+  const told = choice.writer.events(choice.parts.push(part.text), choice.tokensSeen)
+  // Probabilities are of all that was sampled, and go with text, be it none.
+  if (prepared.withLogprobs || told.length === 0) told.unshift(delta(choice, { ...part, text: '' }, prepared))
+  events.push(...told)
 }
 
 function delta(choice: Choice, part: OutputPart, prepared: Prepared): DispatchEvent {
@@ -193,7 +217,7 @@ const join = (parts: readonly OutputPart[]): OutputPart => ({
 
 /** A stop string that was found stands, whatever became of the sequence after it. */
 function outcome(choice: Choice, end: SequenceEnd, prepared: Prepared): Outcome {
-  if (choice.output.stopped) return { reason: 'stop' }
+  if (isOver(choice)) return { reason: 'stop' }
   return outcomeOf(end, prepared.prompts[choice.prompt]?.ids.length ?? 0, prepared.grammarParam)
 }
 
@@ -254,19 +278,6 @@ async function writeEcho(prepared: Prepared, choices: readonly Choice[], sink: E
     for (const text of pieces(prepared.echo?.[choice.prompt] ?? ''))
       await sink.write([{ type: 'delta', choice: choice.index, text, outputTokens: 0 }])
   }
-}
-
-/** A text in pieces of at most `ECHO_CHARS_MAX`, at least one; a surrogate pair stays together. */
-function pieces(text: string): string[] {
-  const cut: string[] = []
-  let from = 0
-  do {
-    const most = from + ECHO_CHARS_MAX
-    const to = (text.codePointAt(most - 1) ?? 0) > 0xffff ? most - 1 : most
-    cut.push(text.slice(from, to))
-    from = to
-  } while (from < text.length)
-  return cut
 }
 
 export function capacityEvents(context: SessionContext): DispatchEvent[] {

@@ -2,7 +2,6 @@
 // side and what each kind of refusal means. Which backend is best is routing/pick.ts.
 import { DISPATCH_PATH, DispatchRefusal, type DispatchRequest } from '../../protocol/dispatch.ts'
 import { type Failure, mayFallOver } from '../../protocol/errors.ts'
-import { FORMAT_PARAM, grammarOf } from '../../protocol/output-format.ts'
 import type { InferenceRequest } from '../../protocol/request.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
 import { backendParty, GATEWAY_ISSUER } from '../../protocol/signing.ts'
@@ -16,6 +15,8 @@ import { FleetView } from '../routing/snapshot.ts'
 import { readLimited } from './bounded-body.ts'
 import { DispatchDecoder } from './dispatch-decoder.ts'
 import type { ProviderEvent } from './event.ts'
+import { fleetFault } from './fleet-fault.ts'
+import { dispatchOf, fleetWire } from './fleet-wire.ts'
 import type { OpenContext, Provider, Upstream } from './provider.ts'
 
 /** Backends asked before the attempt gives up: a fleet where three in a row refuse is full, not unlucky. */
@@ -49,24 +50,23 @@ export class BackendProvider implements Provider {
   }
 
   async open(request: InferenceRequest, target: Target, context: OpenContext): Promise<Result<Upstream, Failure>> {
+    const wire = fleetWire(request)
+    if (!wire.ok) return wire
+    const { grammarParam } = wire.value
     let refusal: Failure | undefined
     for (let asked = 0; asked < BACKENDS_PER_ATTEMPT_MAX; asked++) {
       let decision: Decision
       try {
-        decision = await this.#decide(target, context, request.outputFormat !== undefined)
+        decision = await this.#decide(target, context, grammarParam !== undefined)
       } catch (error) {
         log('error', 'fleet_unreachable', { requestId: context.requestId, error: errorText(error) })
         return err(refusal ?? { code: 'no_target', message: 'The fleet cannot be reached right now.' })
       }
       const { chosen } = decision
       if (chosen === undefined) {
-        if (refusal === undefined && request.outputFormat !== undefined && cannot(decision)) {
-          const param = FORMAT_PARAM[request.outputFormat.kind]
-          return err({
-            code: 'invalid_request',
-            message: `Model '${target.model}' does not support '${param}'.`,
-            param,
-          })
+        if (refusal === undefined && grammarParam !== undefined && cannot(decision)) {
+          const message = `Model '${target.model}' does not support '${grammarParam}'.`
+          return err({ code: 'invalid_request', message, param: grammarParam })
         }
         if (refusal === undefined) {
           log('warn', 'no_backend', { requestId: context.requestId, model: target.model, ...verdictCounts(decision) })
@@ -74,7 +74,7 @@ export class BackendProvider implements Provider {
         return err(refusal ?? { code: 'no_target', message: `No backend is up for model '${target.model}'.` })
       }
       context.backendsTried.add(chosen.backendId)
-      const answer = await this.#dispatch(chosen, request, target, context)
+      const answer = await this.#dispatch(chosen, dispatchOf(request, wire.value, target, context), context)
       if (answer.ok) return answer
       if (!mayFallOver(answer.error.code)) return answer
       refusal = kinder(refusal, answer.error)
@@ -92,14 +92,9 @@ export class BackendProvider implements Provider {
     return pick(target.model, snapshot, local, context.random(), wantsGrammar)
   }
 
-  async #dispatch(
-    chosen: Chosen,
-    request: InferenceRequest,
-    target: Target,
-    context: OpenContext,
-  ): Promise<Result<Upstream, Failure>> {
+  async #dispatch(chosen: Chosen, dispatch: DispatchRequest, context: OpenContext): Promise<Result<Upstream, Failure>> {
     const { backendId } = chosen
-    const body = new TextEncoder().encode(JSON.stringify(dispatchOf(request, target, context)))
+    const body = new TextEncoder().encode(JSON.stringify(dispatch))
     const end = this.#dispatches.begin(backendId)
     let response: Response
     try {
@@ -109,7 +104,7 @@ export class BackendProvider implements Provider {
       if (context.signal.aborted) throw error
       this.#distrust(backendId, context)
       log('warn', 'backend_unreachable', { requestId: context.requestId, backendId, error: errorText(error) })
-      return err({ code: 'backend_lost', message: 'The backend could not be reached.' })
+      return err({ code: 'backend_lost', message: 'The backend could not be reached.', kind: 'connect' })
     }
     if (response.status !== 200 || response.body === null) {
       const failure = await this.#refusal(backendId, response, context)
@@ -175,7 +170,7 @@ export class BackendProvider implements Provider {
     if (!parsed.success) {
       this.#distrust(backendId, context)
       log('warn', 'backend_refusal_unreadable', fields)
-      return { code: 'backend_lost', message: 'The backend gave an answer that is none.' }
+      return { code: 'backend_lost', message: 'The backend gave an answer that is none.', kind: 'malformed' }
     }
     const { code, message, param, retryAfterMs } = parsed.data
     log('info', 'backend_refused', { ...fields, code })
@@ -185,10 +180,14 @@ export class BackendProvider implements Provider {
       case 'not_found':
         // About the gateway's own token or wire, never about the caller's key.
         this.#distrust(backendId, context)
-        return { code: 'backend_lost', message: 'The backend does not accept dispatches from this gateway.' }
+        return {
+          code: 'backend_lost',
+          message: 'The backend does not accept dispatches from this gateway.',
+          kind: 'credentials',
+        }
       case 'model_not_found':
         this.#view.expire()
-        return { code: 'no_target', message: 'The backend does not serve this model any more.' }
+        return { code: 'no_target', message: 'The backend does not serve this model any more.', kind: 'unknown_model' }
       case 'no_target':
       case 'engine_lost':
       case 'backend_lost':
@@ -203,6 +202,7 @@ export class BackendProvider implements Provider {
       message,
       ...(param === undefined ? {} : { param }),
       ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+      kind: fleetFault(code, 'status'),
     }
   }
 
@@ -252,7 +252,11 @@ const cannot = (decision: Decision): boolean =>
 
 const lost = (): ProviderEvent => ({
   type: 'error',
-  failure: { code: 'backend_lost', message: 'The backend stopped answering in the middle of the stream.' },
+  failure: {
+    code: 'backend_lost',
+    message: 'The backend stopped answering in the middle of the stream.',
+    kind: 'broken_off',
+  },
 })
 
 /** Of two refusals the one that tells the caller more: full with a time to come back, before anything else. */
@@ -273,26 +277,5 @@ function jsonOrUndefined(text: string): unknown {
     return JSON.parse(text)
   } catch {
     return undefined
-  }
-}
-
-function dispatchOf(request: InferenceRequest, target: Target, context: OpenContext): DispatchRequest {
-  return {
-    version: 1,
-    requestId: context.requestId,
-    attempt: context.attempt,
-    deadlineInMs: Math.max(1, Math.ceil(context.deadlineInMs)),
-    priority: 0,
-    tenant: context.tenant,
-    model: target.model,
-    input: request.input,
-    sampling: request.sampling,
-    n: request.n,
-    ...(context.maxOutputTokens === undefined ? {} : { maxOutputTokens: context.maxOutputTokens }),
-    stop: request.stop,
-    ...(request.logprobs === undefined ? {} : { logprobs: request.logprobs }),
-    ...(request.outputFormat === undefined
-      ? {}
-      : { grammar: { ...grammarOf(request.outputFormat), param: FORMAT_PARAM[request.outputFormat.kind] } }),
   }
 }

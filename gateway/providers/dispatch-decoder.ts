@@ -3,6 +3,7 @@ import type { CapacityFrame } from '../../protocol/capacity.ts'
 import { DispatchEvent, type DispatchUsage, MAX_EVENT_BYTES } from '../../protocol/dispatch.ts'
 import { LineSplitter } from '../stream/lines.ts'
 import type { ProviderEvent, Reported } from './event.ts'
+import { fleetFault } from './fleet-fault.ts'
 import { normaliseFleet } from './fleet-usage.ts'
 
 /** A line that is no event of this wire: the peer is broken, or speaks another version. */
@@ -53,10 +54,17 @@ export class DispatchDecoder {
         decoded.events.push({ type: 'delta', choice, text, outputTokens, ...(logprobs ? { logprobs } : {}) })
         return
       }
+      case 'thought':
       case 'finish':
       case 'embedding':
         decoded.events.push(event)
         return
+      case 'tool_call': {
+        const { type, choice, call, id, name, arguments: text, outputTokens } = event
+        const first = { ...(id === undefined ? {} : { id }), ...(name === undefined ? {} : { name }) }
+        decoded.events.push({ type, choice, call, ...first, arguments: text, outputTokens })
+        return
+      }
       case 'usage':
         this.#ended = true
         decoded.events.push({ type: 'usage', ...reported(event.usage) })
@@ -71,6 +79,7 @@ export class DispatchDecoder {
             message,
             ...(param === undefined ? {} : { param }),
             ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+            kind: fleetFault(code, 'in_band'),
           },
           ...(usage === undefined ? {} : reported(usage)),
         })

@@ -1,105 +1,92 @@
 // Answers of OpenAI-compatible servers into provider events: streams, whole bodies, embeddings, and errors inside any. Owns the
-// tolerant reading; HTTP is openai-compatible.ts. Pure.
-import { z } from 'zod'
-import type { LogprobEntry } from '../../protocol/dispatch.ts'
-import type { Failure } from '../../protocol/errors.ts'
+// order of events and the counts; where things stand in a chunk is openai-chunk.ts, whose fault an error is
+// openai-failure.ts. Pure.
+import type { Failure, UpstreamFaultKind } from '../../protocol/errors.ts'
 import { RAW_USAGE_CHARS_MAX } from '../account/contract.ts'
-import { rawUsageText, withOtherModels } from '../meter/normalise.ts'
+import { type Json, rawUsageText, withOtherModels } from '../meter/normalise.ts'
 import { outputTokens } from '../meter/usage.ts'
-import { encodeVector } from '../stream/vector.ts'
+import { SseDecoder, type SseEvent } from '../stream/sse.ts'
 import type { FinishReason, ProviderEvent } from './event.ts'
+import { CallReader } from './openai-calls.ts'
+import { type Choice, Chunk, isAnything, isFault, logprobsOf, saidOf, vectorText } from './openai-chunk.ts'
+import { inBandFailure } from './openai-failure.ts'
+import { ThoughtDetails } from './thought-details.ts'
 import { type SeenUsage, type UsageDialect, UsageReader } from './usage-dialect.ts'
+import type { AnswerDecoder } from './vendor.ts'
 
-const ERROR_TEXT_MAX = 500
-
-const TokenLogprob = z.object({ token: z.string(), logprob: z.number(), bytes: z.array(z.number()).nullish() })
-
-/** Tolerant: unknown fields pass, and of known ones only what is read has to be right. */
-const Choice = z.object({
-  index: z.number().int().nonnegative().default(0),
-  /** What a model thinks aloud has two names, and is not passed on. */
-  delta: z
-    .object({ content: z.string().nullish(), reasoning_content: z.unknown(), reasoning: z.unknown() })
-    .partial()
-    .nullish(),
-  message: z.object({ content: z.string().nullish() }).nullish(),
-  text: z.string().nullish(),
-  finish_reason: z.string().nullish(),
-  logprobs: z
-    .object({
-      content: z.array(TokenLogprob.extend({ top_logprobs: z.array(TokenLogprob).nullish() })).nullish(),
-      tokens: z.array(z.string()).nullish(),
-      token_logprobs: z.array(z.number().nullable()).nullish(),
-      top_logprobs: z.array(z.record(z.string(), z.number()).nullable()).nullish(),
-    })
-    .nullish(),
-})
-/** By hand below: a validator that visits each of a million numbers takes seconds. */
-const Vector = z.object({ index: z.number().int().nonnegative(), embedding: z.unknown() })
-const Chunk = z.object({
-  data: z.array(Vector).nullish(),
-  choices: z.array(Choice).nullish(),
-  usage: z.unknown().optional(),
-  /** Its name in one dialect. */
-  usageMetadata: z.unknown().optional(),
-  service_tier: z.string().nullish(),
-  error: z.unknown().optional(),
-})
-
-const encoder = new TextEncoder()
-const BASE64 = /^[A-Za-z0-9+/]+={0,2}$/
-
-/** A vector in either of its two forms as base64; undefined where it is neither. */
-function vectorText(embedding: unknown): string | undefined {
-  if (typeof embedding === 'string') return BASE64.test(embedding) ? embedding : undefined
-  if (!Array.isArray(embedding) || embedding.length === 0) return undefined
-  return embedding.every((value) => Number.isFinite(value)) ? encodeVector(embedding) : undefined
+export type DecoderOptions = {
+  /** What the usage objects mean. */
+  usageDialect?: UsageDialect
+  /** The service the provider was asked for by name; another one in the answer is a price not agreed on. */
+  tierAsked?: string
+  /** The request's, to tell which one ended an answer where a server says it. */
+  stops?: readonly string[]
+  /** Whose thoughts these are, where they must be given back unchanged. */
+  sealMark?: string | undefined
+  /** Stands for the id of an answer that has none. Default: nothing. */
+  answerId?: string
 }
 
-const tokenOf = (text: string, logprob: number, bytes?: number[] | null) => ({
-  text,
-  bytes: bytes ?? [...encoder.encode(text)],
-  logprob,
-})
-
-function logprobsOf(choice: z.infer<typeof Choice>): LogprobEntry[] | undefined {
-  const from = choice.logprobs
-  if (from === undefined || from === null) return undefined
-  if (from.content !== undefined && from.content !== null) {
-    return from.content.map((one) => ({
-      ...tokenOf(one.token, one.logprob, one.bytes),
-      top: (one.top_logprobs ?? []).map((top) => tokenOf(top.token, top.logprob, top.bytes)),
-    }))
-  }
-  return (from.tokens ?? []).map((token, i) => ({
-    ...tokenOf(token, from.token_logprobs?.[i] ?? 0),
-    top: Object.entries(from.top_logprobs?.[i] ?? {}).map(([text, logprob]) => tokenOf(text, logprob)),
-  }))
+type Growing = {
+  outputTokens: number
+  calls: CallReader
+  details: ThoughtDetails
+  /** What came in the middle of a call, which is over when the next part begins: it goes out behind the call. */
+  held: HeldPart[]
+  heldChars: number
+  /** A piece of it came by itself: a message that is whole would say it again. */
+  hasStreamed: boolean
 }
 
-/** Their words for why it ended; anything else ended by itself. */
-function finishOf(reason: string): FinishReason {
-  switch (reason) {
+type HeldPart = Extract<ProviderEvent, { type: 'delta' | 'thought' | 'refusal' }>
+
+/** What may wait for the end of a call: servers let a line end or a thought slip in, not an answer. */
+const HELD_CHARS_MAX = 1024 * 1024
+
+/** Their words for why it ended. `undefined`: it did not end, it was broken off. */
+function finishOf(reason: string): FinishReason | undefined {
+  switch (reason.toLowerCase()) {
     case 'length':
     case 'max_tokens':
+    // Mistral's word for the end of the window.
+    case 'model_length':
       return 'length'
     case 'content_filter':
+    case 'safety':
+    case 'recitation':
       return 'content_filter'
+    case 'tool_calls':
+    case 'function_call':
+      return 'tool_calls'
+    // Mistral and OpenRouter; SGLang and vLLM; DeepSeek where its engine has no room.
+    case 'error':
+    case 'abort':
+    case 'insufficient_system_resource':
+      return undefined
     default:
       return 'stop'
   }
 }
 
+/** Ids made here are unlike those of other answers of a conversation. */
+const ID_CHARS_MAX = 24
+const idPrefixOf = (id: string, choice: number): string => {
+  const own = id.replaceAll(/[^A-Za-z0-9]/g, '').slice(-ID_CHARS_MAX)
+  return `${own === '' ? '' : `${own}_`}${choice}_`
+}
+
 /**
- * Reads chunk after chunk, and keeps the counts that a server without usage leaves to us: at least one token for each
- * chunk with text or thought, exactly as many as there are logprobs where they come along.
+ * Reads chunk after chunk, and keeps the counts that a server without usage leaves to us: at least one token for each chunk
+ * with text, thought or a piece of a call, exactly as many as there are logprobs where they come along.
  */
-export class OpenAiDecoder {
-  readonly #outputTokens = new Map<number, number>()
+export class OpenAiDecoder implements AnswerDecoder {
+  readonly #sse = new SseDecoder()
+  readonly #growing = new Map<number, Growing>()
   readonly #finished = new Set<number>()
   readonly #choices: number
   readonly #usage: UsageReader
-  readonly #tierAsked: string | undefined
+  readonly #options: DecoderOptions
+  #answerId: string
   #tierServed: string | undefined
   /** The newest count, while more may come. */
   #running: SeenUsage | undefined
@@ -107,66 +94,100 @@ export class OpenAiDecoder {
   #sawDone = false
   #failed = false
 
-  /**
-   * @param choices How many choices the request asked for.
-   * @param dialect What the usage objects mean.
-   * @param tierAsked The service the provider was asked for by name; another one in the answer is a price not agreed on.
-   */
-  constructor(choices: number, dialect: UsageDialect = 'openai', tierAsked?: string) {
+  /** @param choices How many choices the request asked for. */
+  constructor(choices: number, options: DecoderOptions = {}) {
     this.#choices = choices
-    this.#tierAsked = tierAsked
-    this.#usage = new UsageReader(dialect)
+    this.#options = options
+    this.#answerId = options.answerId ?? ''
+    this.#usage = new UsageReader(options.usageDialect ?? 'openai')
   }
 
-  /** Whether the answer is complete: the end mark, or every choice finished where a server has no end mark. */
   get isComplete(): boolean {
     return this.#failed || this.#sawDone || this.#finished.size >= this.#choices
   }
 
-  /** The server's counts contradicted each other: an operator may want to look. */
   get hasInconsistentUsage(): boolean {
     return this.#hasInconsistentUsage
+  }
+
+  get isOver(): boolean {
+    return this.#failed || this.#sawDone
   }
 
   get #mayGoOn(): boolean {
     return !this.#sawDone && this.#finished.size < this.#choices
   }
 
-  /** After the end mark or an error nothing more counts. */
-  get isOver(): boolean {
-    return this.#failed || this.#sawDone
+  push(chunk: Uint8Array): ProviderEvent[] {
+    return this.#framed(() => this.#sse.push(chunk))
+  }
+
+  end(): ProviderEvent[] {
+    return [...this.#framed(() => this.#sse.end()), ...this.#settled()]
+  }
+
+  /** Some servers send events under another type than theirs, or under none. */
+  whole(text: string): ProviderEvent[] {
+    if (/^(data|event|id|retry)?:/.test(text)) return [...this.push(new TextEncoder().encode(text)), ...this.end()]
+    return this.#read(text, 'message', 'ok_with_error')
+  }
+
+  #framed(take: () => SseEvent[]): ProviderEvent[] {
+    if (this.isOver) return []
+    let events: SseEvent[]
+    try {
+      events = take()
+    } catch {
+      return [this.#malformed('The provider sent an event over the bound of this gateway.')]
+    }
+    return events.flatMap(({ event, data }) => this.#read(data, event, 'in_band'))
   }
 
   /** Data of one event, or a whole JSON body. */
-  read(data: string, eventName = 'message'): ProviderEvent[] {
+  #read(data: string, eventName: string, errorKind: 'in_band' | 'ok_with_error'): ProviderEvent[] {
     if (this.isOver || data === '') return []
     if (data.trim() === '[DONE]') {
+      const rest = this.#unfinished()
+      if (this.#failed) return rest
       this.#sawDone = true
-      return this.end()
+      return [...rest, ...this.#settled()]
     }
+    const isErrorEvent = eventName === 'error'
     let json: unknown
     try {
       json = JSON.parse(data)
     } catch {
-      return [this.#fail('The provider sent an event that is not JSON.')]
+      if (isErrorEvent) return [this.#broken(data, errorKind)]
+      return [this.#malformed('The provider sent an event that is not JSON.')]
     }
     const parsed = Chunk.safeParse(json)
-    if (!parsed.success) return [this.#fail('The provider sent an event of an unknown shape.')]
-    const { data: vectors, choices, usage, usageMetadata, error } = parsed.data
-    if ((error !== undefined && error !== null) || eventName === 'error') {
-      return [this.#fail(`The provider broke off with an error: ${errorWords(error ?? json)}`)]
+    if (!parsed.success) {
+      return [
+        isErrorEvent
+          ? this.#broken(json, errorKind)
+          : this.#malformed('The provider sent an event of an unknown shape.'),
+      ]
     }
+    const { choices, data: vectors, error } = parsed.data
+    const hasNothing = choices === undefined && vectors === undefined && isError(json)
+    if (isFault(error) || isErrorEvent || hasNothing) return [this.#broken(json, errorKind)]
+    this.#answerId = parsed.data.id || this.#answerId
     this.#tierServed = parsed.data.service_tier ?? this.#tierServed
     const events: ProviderEvent[] = []
-    for (const choice of choices ?? []) this.#choice(choice, events)
+    for (const choice of choices ?? []) {
+      if (isFault(choice.error)) return [...events, this.#broken(choice, errorKind)]
+      const fault = this.#choice(choice, events)
+      if (fault !== undefined) return [...events, fault]
+    }
     for (const vector of vectors ?? []) {
       const values = vectorText(vector.embedding)
-      if (values === undefined) return [this.#fail('The provider sent an embedding that is none.')]
+      if (values === undefined) return [this.#malformed('The provider sent an embedding that is none.')]
       if (vector.index >= this.#choices || this.#finished.has(vector.index)) continue
       this.#finished.add(vector.index)
       events.push({ type: 'embedding', choice: vector.index, values })
     }
-    const seen = this.#usage.see(usage ?? usageMetadata)
+    const { usage, usageMetadata, x_groq } = parsed.data
+    const seen = this.#usage.see(usage ?? usageMetadata ?? x_groq?.usage)
     if (seen !== undefined) events.push(this.#counted(seen))
     return events
   }
@@ -175,20 +196,20 @@ export class OpenAiDecoder {
    * What the end of the stream makes certain: a count that came before the last choice finished, and that covers every
    * token seen, was the last word.
    */
-  end(): ProviderEvent[] {
+  #settled(): ProviderEvent[] {
     const seen = this.#running
-    if (seen === undefined || this.#mayGoOn) return []
+    if (seen === undefined || this.#mayGoOn || this.#failed) return []
     this.#running = undefined
     let seenTokens = 0
-    for (const tokens of this.#outputTokens.values()) seenTokens += tokens
+    for (const { outputTokens: tokens } of this.#growing.values()) seenTokens += tokens
     return outputTokens(seen.usage) < seenTokens ? [] : [this.#counted(seen)]
   }
 
   /** Before every choice has finished a count is what stands so far: some servers send one with each chunk. */
   #counted(seen: SeenUsage): ProviderEvent {
     const { usage, providerCostNanoUsd, ...read } = withOtherModels(seen)
-    const isOtherTier =
-      this.#tierAsked !== undefined && this.#tierServed !== undefined && this.#tierServed !== this.#tierAsked
+    const { tierAsked } = this.#options
+    const isOtherTier = tierAsked !== undefined && this.#tierServed !== undefined && this.#tierServed !== tierAsked
     const inconsistent = read.inconsistent || isOtherTier
     const rawUsage = rawUsageText(seen.raw, RAW_USAGE_CHARS_MAX)
     const isRunning = this.#mayGoOn
@@ -204,94 +225,150 @@ export class OpenAiDecoder {
     }
   }
 
-  #choice(choice: z.infer<typeof Choice>, events: ProviderEvent[]): void {
-    const { index } = choice
+  #choice(choice: Choice, events: ProviderEvent[]): ProviderEvent | undefined {
+    const index = choice.index ?? 0
     // An index nobody asked for would make a choice that nobody pays for.
-    if (index >= this.#choices) return
-    const text = choice.delta?.content ?? choice.message?.content ?? choice.text ?? ''
+    if (index >= this.#choices) return undefined
+    const growing = this.#growingOf(index)
+    const said = saidOf(choice, growing.hasStreamed)
     const logprobs = logprobsOf(choice)
-    // Thoughts are billed like text: whoever hangs up during them has had them computed.
-    if (text !== '' || hasThought(choice) || (logprobs !== undefined && logprobs.length > 0)) {
-      const tokens = (this.#outputTokens.get(index) ?? 0) + Math.max(1, logprobs?.length ?? 1)
-      this.#outputTokens.set(index, tokens)
+    const hasLogprobs = logprobs !== undefined && logprobs.length > 0
+    if (isAnything(said) || hasLogprobs) {
+      growing.hasStreamed = true
+      // Thoughts and calls are billed like text: whoever hangs up during them has had them computed.
+      growing.outputTokens += Math.max(1, logprobs?.length ?? 1)
+    }
+    const outputTokens = growing.outputTokens
+    const { calls } = growing
+    const isMidCall = calls.isMidCall
+    growing.details.see(said.details)
+    const parts: HeldPart[] = []
+    if (said.thought !== '') parts.push({ type: 'thought', choice: index, text: said.thought, outputTokens })
+    // The proof comes with the last piece of a thought, and one in the middle of a call ends with the next text.
+    const isPastThoughts = said.text !== '' || said.refusal !== '' || (said.calls.length > 0 && !isMidCall)
+    if (isPastThoughts) parts.push(...this.#seal(index, growing))
+    // Beside a call probabilities are those of its own tokens, for which no dialect has a place.
+    if (said.text !== '' || (hasLogprobs && said.calls.length === 0 && !isMidCall)) {
       const alternatives = logprobs === undefined ? {} : { logprobs }
-      events.push({ type: 'delta', choice: index, text, outputTokens: tokens, ...alternatives })
+      parts.push({ type: 'delta', choice: index, text: said.text, outputTokens, ...alternatives })
     }
-    const reason = choice.finish_reason
-    if (typeof reason === 'string' && reason !== '' && !this.#finished.has(index)) {
+    if (said.refusal !== '') parts.push({ type: 'refusal', choice: index, text: said.refusal, outputTokens })
+    growing.held.push(...parts)
+    for (const part of parts) growing.heldChars += part.text.length
+    if (!isMidCall) this.#release(growing, events)
+    else if (growing.heldChars > HELD_CHARS_MAX) {
+      return this.#malformed('The provider sent too much in the middle of a tool call.')
+    }
+    if (said.calls.length > 0) {
+      const ready = calls.push(said.calls, idPrefixOf(this.#answerId, index))
+      if (ready === undefined) return this.#malformed('The provider sent tool calls that no answer can have.')
+      for (const piece of ready) events.push({ type: 'tool_call', choice: index, ...piece, outputTokens })
+      if (!calls.isMidCall) this.#release(growing, events)
+    }
+    const { finish_reason: reason } = choice
+    if (typeof reason !== 'string' || reason === '' || this.#finished.has(index)) return undefined
+    return this.#finish(index, reason, choice.stop_reason, events)
+  }
+
+  #finish(index: number, word: string, stopReason: unknown, events: ProviderEvent[]): ProviderEvent | undefined {
+    const reason = finishOf(word)
+    if (reason === undefined) return this.#broken({ message: `it ended with '${word.slice(0, 100)}'` }, 'in_band')
+    const growing = this.#growingOf(index)
+    const fault = this.#close(index, growing, events)
+    if (fault !== undefined) return fault
+    this.#finished.add(index)
+    const stopString = this.#options.stops?.find((stop) => stop === stopReason)
+    events.push({
+      type: 'finish',
+      choice: index,
+      reason: withCalls(reason, growing.calls.count > 0),
+      outputTokens: growing.outputTokens,
+      ...(stopString === undefined ? {} : { stopString }),
+    })
+    return undefined
+  }
+
+  /** Everything held back of a choice: calls that waited for others, what waited for calls, the proof of its thoughts. */
+  #close(index: number, growing: Growing, events: ProviderEvent[]): ProviderEvent | undefined {
+    for (const piece of growing.calls.end()) {
+      events.push({ type: 'tool_call', choice: index, ...piece, outputTokens: growing.outputTokens })
+    }
+    growing.held.push(...this.#seal(index, growing))
+    this.#release(growing, events)
+    return growing.calls.hasNameless ? this.#malformed('The provider sent a tool call without a name.') : undefined
+  }
+
+  /** A server that sends its end mark without having said why choices ended: what they hold goes out before it. */
+  #unfinished(): ProviderEvent[] {
+    const events: ProviderEvent[] = []
+    for (const [index, growing] of this.#growing) {
+      if (this.#finished.has(index)) continue
+      const fault = this.#close(index, growing, events)
+      if (fault !== undefined) return [...events, fault]
+      if (growing.calls.count === 0) continue
       this.#finished.add(index)
-      const tokens = this.#outputTokens.get(index) ?? 0
-      events.push({ type: 'finish', choice: index, reason: finishOf(reason), outputTokens: tokens })
+      events.push({ type: 'finish', choice: index, reason: 'tool_calls', outputTokens: growing.outputTokens })
     }
+    return events
   }
 
-  #fail(message: string): ProviderEvent {
+  /** No call is open: what waited for it goes out. */
+  #release(growing: Growing, events: ProviderEvent[]): void {
+    if (growing.held.length === 0) return
+    growing.calls.interrupt()
+    for (const part of growing.held) events.push({ ...part, outputTokens: growing.outputTokens })
+    growing.held = []
+    growing.heldChars = 0
+  }
+
+  #seal(index: number, growing: Growing): HeldPart[] {
+    const { sealMark } = this.#options
+    const value = growing.details.take()
+    if (sealMark === undefined || value === undefined) return []
+    const seal = { by: sealMark, value, ...(growing.details.wasRedacted ? { isRedacted: true } : {}) }
+    return [{ type: 'thought', choice: index, text: '', outputTokens: growing.outputTokens, seal }]
+  }
+
+  #growingOf(index: number): Growing {
+    const known = this.#growing.get(index)
+    if (known !== undefined) return known
+    const growing: Growing = {
+      outputTokens: 0,
+      calls: new CallReader(),
+      details: new ThoughtDetails(),
+      held: [],
+      heldChars: 0,
+      hasStreamed: false,
+    }
+    this.#growing.set(index, growing)
+    return growing
+  }
+
+  #malformed(message: string): ProviderEvent {
+    return this.#fail({ code: 'upstream_error', message, kind: 'malformed' satisfies UpstreamFaultKind })
+  }
+
+  #broken(raw: unknown, kind: 'in_band' | 'ok_with_error'): ProviderEvent {
+    return this.#fail(inBandFailure(raw, kind))
+  }
+
+  #fail(failure: Failure): ProviderEvent {
     this.#failed = true
-    return { type: 'error', failure: { code: 'upstream_error', message } }
+    return { type: 'error', failure }
   }
 }
 
-const isText = (value: unknown): boolean => typeof value === 'string' && value !== ''
-const hasThought = ({ delta }: z.infer<typeof Choice>): boolean =>
-  isText(delta?.reasoning_content) || isText(delta?.reasoning)
-
-/** The human part of an error body, cut short; empty where there is none. */
-function errorWords(error: unknown): string {
-  const message = typeof error === 'string' ? error : (error as { message?: unknown } | null | undefined)?.message
-  return typeof message === 'string' ? message.slice(0, ERROR_TEXT_MAX) : 'no message'
+/** Some servers end with `stop` after calls, and some say `tool_calls` where there are none. */
+function withCalls(reason: FinishReason, hasCalls: boolean): FinishReason {
+  if (reason === 'stop' && hasCalls) return 'tool_calls'
+  return reason === 'tool_calls' && !hasCalls ? 'stop' : reason
 }
 
-/** How long a provider asks to wait: `retry-after-ms`, `retry-after` in seconds or as a date. */
-export function retryAfter(headers: Headers, nowMs: number): number | undefined {
-  const ms = Number(headers.get('retry-after-ms') ?? Number.NaN)
-  if (Number.isFinite(ms) && ms >= 0) return ms
-  const text = headers.get('retry-after')
-  if (text === null) return undefined
-  const seconds = Number(text)
-  if (Number.isFinite(seconds)) return seconds >= 0 ? seconds * 1000 : undefined
-  const dateMs = Date.parse(text)
-  return Number.isNaN(dateMs) ? undefined : Math.max(0, dateMs - nowMs)
-}
-
-/**
- * An HTTP error of a provider. Faults of the caller's request stay the caller's; everything about the operator's
- * account (key, quota, unknown model) is the target's, and another target may do better.
- * @param text Body, already bounded and without secrets.
- */
-export function statusFailure(status: number, text: string, headers: Headers, nowMs: number): Failure {
-  let error: { message?: unknown; code?: unknown; param?: unknown } = {}
-  try {
-    const json = JSON.parse(text) as { error?: unknown } | null
-    const inner = json?.error
-    if (typeof inner === 'object' && inner !== null) error = inner
-    else if (typeof inner === 'string') error = { message: inner }
-  } catch {
-    // An HTML page of some proxy: the status says enough.
-  }
-  const wait = retryAfter(headers, nowMs)
-  const retryAfterMs = wait === undefined ? {} : { retryAfterMs: wait }
-  switch (status) {
-    case 400:
-    case 413:
-    case 422: {
-      if (error.code === 'context_length_exceeded') {
-        return { code: 'context_length_exceeded', message: errorWords(error) }
-      }
-      const param = typeof error.param === 'string' ? { param: error.param.slice(0, 200) } : {}
-      const code = status === 413 ? 'request_too_large' : 'invalid_request'
-      return { code, message: `The provider refused the request: ${errorWords(error)}`, ...param }
-    }
-    case 401:
-    case 402:
-    case 403:
-      return { code: 'upstream_error', message: 'The provider does not accept the credentials it is registered with.' }
-    case 404:
-      return { code: 'upstream_error', message: 'The provider does not know the model it is registered for.' }
-    case 429:
-    case 503:
-    case 529:
-      return { code: 'overloaded', message: 'The provider is over its limit right now.', ...retryAfterMs }
-    default:
-      return { code: 'upstream_error', message: `The provider answered with status ${status}.`, ...retryAfterMs }
-  }
+/** Whether a body without choices or vectors is an error all the same: some servers send one at the top level. */
+function isError(json: unknown): boolean {
+  const body = json as Json
+  return (
+    body.object === 'error' ||
+    (typeof body.message === 'string' && (body.code !== undefined || body.type !== undefined))
+  )
 }

@@ -1,64 +1,293 @@
-// The internal request as an OpenAI body. Owns which fields are sent: only what differs from the dialect's own
-// defaults, since upstreams refuse parameters they do not know. Pure.
+// The internal request as an OpenAI body. Owns which fields are sent: only what the caller said,
+// since upstreams refuse parameters they do not know; what a server lacks is refused here where it changes the answer, and
+// left out where it is a hint. Messages are openai-messages.ts, servers' deviations presets.ts. Pure.
+import type { Failure } from '../../protocol/errors.ts'
 import type { OutputFormat } from '../../protocol/output-format.ts'
-import type { InferenceRequest, Prompt } from '../../protocol/request.ts'
+import type { ContentPart, InferenceRequest, Prompt, Reasoning, Tool, ToolChoice } from '../../protocol/request.ts'
+import { err, ok, type Result } from '../../protocol/result.ts'
 import type { Target } from '../policy/plan.ts'
+import { openAiMessages, type SealMark } from './openai-messages.ts'
+import { type Feature, PLAIN, type Preset } from './presets.ts'
+import { effortOf, nearestEffort } from './reasoning-effort.ts'
+import { startedAnswer } from './refusal.ts'
 
 export type EncodedRequest = {
   path: '/chat/completions' | '/completions' | '/embeddings'
-  body: Record<string, unknown>
+  body: Json
 }
 
+export type EncodeOptions = {
+  /** Default: a server of which nothing is known. */
+  preset?: Preset
+  maxOutputTokens?: number
+  /** Whose seals are given back. */
+  sealMark?: SealMark
+}
+
+type Json = Record<string, unknown>
+
 /**
- * Generations are always a stream with usage: one decoder for all, the first token seen when it comes, and tokens counted whatever the
- * client asked for.
+ * Generations are always a stream with usage: one decoder for all, the first token seen when it comes, and tokens counted
+ * whatever the client asked for.
+ * @returns Failure `invalid_request` with the field that the server lacks.
  */
 export function encodeOpenAi(
   request: InferenceRequest,
   target: Pick<Target, 'model' | 'serviceTier'>,
-  maxOutputTokens: number | undefined,
-): EncodedRequest {
-  const { sampling, input } = request
-  const { model, serviceTier } = target
+  options: EncodeOptions = {},
+): Result<EncodedRequest, Failure> {
+  const { preset = PLAIN, maxOutputTokens, sealMark } = options
+  const started = startedAnswer(request)
+  if (started !== undefined) return started
+  const lacking = firstLacking(request, preset)
+  if (lacking !== undefined) return err(lacking)
+  const { input } = request
   if (input.kind === 'embedding') {
     // Base64 is a third of the bytes and exact; servers that only know numbers answer with numbers.
-    const asked = { model, input: promptField(input.prompts), encoding_format: 'base64' }
-    const { dimensions } = input
-    return { path: '/embeddings', body: dimensions === undefined ? asked : { ...asked, dimensions } }
+    const body: Json = { model: target.model, input: promptField(input.prompts), encoding_format: 'base64' }
+    if (input.dimensions !== undefined) body[preset.dimensionsField] = input.dimensions
+    return ok({ path: '/embeddings', body })
   }
-  const body: Record<string, unknown> = { model, stream: true, stream_options: { include_usage: true } }
-  if (serviceTier !== undefined) body.service_tier = serviceTier
-  if (maxOutputTokens !== undefined) body.max_tokens = maxOutputTokens
+  const body: Json = { model: target.model, stream: true, ...samplingFields(request, preset) }
+  if (preset.hasStreamOptions) body.stream_options = { include_usage: true }
+  if (target.serviceTier !== undefined) body.service_tier = target.serviceTier
   if (request.n !== 1) body.n = request.n
   if (request.stop.length > 0) body.stop = request.stop
-  if (sampling.temperature !== 1) body.temperature = sampling.temperature
-  if (sampling.topP !== 1) body.top_p = sampling.topP
-  if (sampling.topK !== 0) body.top_k = sampling.topK
-  if (sampling.minP !== 0) body.min_p = sampling.minP
-  if (sampling.presencePenalty !== 0) body.presence_penalty = sampling.presencePenalty
-  if (sampling.frequencyPenalty !== 0) body.frequency_penalty = sampling.frequencyPenalty
-  if (sampling.repetitionPenalty !== 1) body.repetition_penalty = sampling.repetitionPenalty
-  if (sampling.seed !== undefined) body.seed = sampling.seed
-  if (sampling.logitBias.length > 0) {
-    body.logit_bias = Object.fromEntries(sampling.logitBias.map(({ tokenId, bias }) => [String(tokenId), bias]))
+  if (request.outputFormat !== undefined) Object.assign(body, formatFields(request.outputFormat, preset))
+  if (input.kind === 'completion') {
+    // The older route knows the older name everywhere.
+    if (maxOutputTokens !== undefined) body.max_tokens = maxOutputTokens
+    if (request.logprobs !== undefined) body.logprobs = request.logprobs.top
+    if (input.echo) body.echo = true
+    body.prompt = promptField(input.prompts)
+    return ok({ path: '/completions', body: { ...body, ...routingFields(body, preset) } })
   }
-  if (request.outputFormat !== undefined) Object.assign(body, formatFields(request.outputFormat))
-  if (input.kind === 'chat') {
-    if (request.logprobs !== undefined) {
-      body.logprobs = true
-      if (request.logprobs.top > 0) body.top_logprobs = request.logprobs.top
-    }
-    body.messages = input.messages
-    return { path: '/chat/completions', body }
-  }
-  if (request.logprobs !== undefined) body.logprobs = request.logprobs.top
-  if (input.echo) body.echo = true
-  body.prompt = promptField(input.prompts)
-  return { path: '/completions', body }
+  if (maxOutputTokens !== undefined) body[preset.limitField] = maxOutputTokens
+  if (request.logprobs !== undefined) Object.assign(body, logprobFields(request.logprobs.top, preset))
+  Object.assign(body, toolFields(request, preset))
+  if (request.reasoning !== undefined) Object.assign(body, reasoningFields(request.reasoning, preset))
+  if (request.verbosity !== undefined && preset.hasVerbosity) body.verbosity = request.verbosity
+  if (request.promptCacheKey !== undefined && preset.hasPromptCacheKey) body.prompt_cache_key = request.promptCacheKey
+  body.messages = openAiMessages(input.messages, preset, sealMark)
+  return ok({ path: '/chat/completions', body: { ...body, ...routingFields(body, preset) } })
 }
 
-/** In the field the caller used: whether a server knows it is the server's to say. */
-function formatFields(format: OutputFormat): Record<string, unknown> {
+/** A router drops these silently for servers that do not know them, and the answer would be another one. */
+const MUST_BE_KNOWN = [
+  'top_k',
+  'min_p',
+  'repetition_penalty',
+  'logit_bias',
+  'logprobs',
+  'parallel_tool_calls',
+  'response_format',
+  'tool_choice',
+  'tools',
+] as const
+
+/** @param body With everything else in it. */
+const routingFields = (body: Json, preset: Preset): Json =>
+  preset.isRouter === true && (MUST_BE_KNOWN.some((field) => field in body) || asksToThink(body.reasoning))
+    ? { provider: { require_parameters: true } }
+    : {}
+
+/** Not to think, and not to show it, is what a server does that knows nothing of it. */
+const asksToThink = (reasoning: unknown): boolean =>
+  typeof reasoning === 'object' &&
+  reasoning !== null &&
+  ('max_tokens' in reasoning || ('effort' in reasoning && reasoning.effort !== 'none'))
+
+type Ask = { feature: Feature; param: string; isAsked: (request: InferenceRequest) => boolean }
+
+const hasImage = (request: InferenceRequest, isMeant: (part: ContentPart & { type: 'image' }) => boolean): boolean =>
+  request.input.kind === 'chat' &&
+  request.input.messages.some(({ content }) => content.some((part) => part.type === 'image' && isMeant(part)))
+
+const forces = ({ toolChoice }: InferenceRequest): boolean =>
+  toolChoice?.mode === 'required' || toolChoice?.mode === 'tool'
+
+/** Which field of the internal form asks for a feature, and when. */
+const ASKS: readonly Ask[] = [
+  { feature: 'completions', param: 'prompts', isAsked: ({ input }) => input.kind === 'completion' },
+  { feature: 'embeddings', param: 'prompts', isAsked: ({ input }) => input.kind === 'embedding' },
+  { feature: 'image', param: 'messages', isAsked: (request) => hasImage(request, () => true) },
+  {
+    feature: 'image_url',
+    param: 'messages',
+    isAsked: (request) => hasImage(request, ({ source }) => source.kind === 'url'),
+  },
+  {
+    feature: 'json_schema',
+    param: 'outputFormat',
+    isAsked: ({ outputFormat }) => outputFormat?.kind === 'json_schema' || outputFormat?.kind === 'json',
+  },
+  { feature: 'logit_bias', param: 'logitBias', isAsked: ({ sampling }) => sampling.logitBias.length > 0 },
+  { feature: 'logprobs', param: 'logprobs', isAsked: ({ logprobs }) => logprobs !== undefined },
+  { feature: 'min_p', param: 'minP', isAsked: ({ sampling }) => (sampling.minP ?? 0) !== 0 },
+  { feature: 'n', param: 'n', isAsked: ({ n }) => n !== 1 },
+  {
+    feature: 'parallel_tool_calls',
+    param: 'parallelToolCalls',
+    isAsked: ({ parallelToolCalls, tools }) => parallelToolCalls === false && tools !== undefined,
+  },
+  {
+    feature: 'repetition_penalty',
+    param: 'repetitionPenalty',
+    isAsked: ({ sampling }) => (sampling.repetitionPenalty ?? 1) !== 1,
+  },
+  {
+    feature: 'structured_outputs',
+    param: 'outputFormat',
+    isAsked: ({ outputFormat }) => outputFormat !== undefined && !isSchemaFormat(outputFormat),
+  },
+  { feature: 'tool_choice', param: 'toolChoice', isAsked: forces },
+  { feature: 'top_k', param: 'topK', isAsked: ({ sampling }) => (sampling.topK ?? 0) !== 0 },
+]
+
+/** Formats with a place in `response_format`; a schema that is only `true` or `false` has none. */
+const isSchemaFormat = (format: OutputFormat): boolean =>
+  format.kind === 'json_object' ||
+  format.kind === 'json_schema' ||
+  (format.kind === 'json' && typeof format.schema !== 'boolean')
+
+function firstLacking(request: InferenceRequest, preset: Preset): Failure | undefined {
+  const ask = ASKS.find(({ feature, isAsked }) => preset.lacks.includes(feature) && isAsked(request))
+  if (ask === undefined) return undefined
+  return {
+    code: 'invalid_request',
+    message: `The provider of this model ${LACKED[ask.feature]}.`,
+    param: ask.param,
+    kind: 'refused',
+  }
+}
+
+const LACKED: Record<Feature, string> = {
+  completions: 'answers conversations only: send messages in place of a prompt',
+  embeddings: 'serves no embeddings',
+  image: 'reads no images',
+  image_url: 'reads images as data only, not by address: send the image as a data URL',
+  json_schema: "keeps no answer to a schema: use a response_format of type 'json_object'",
+  logit_bias: 'takes no logit_bias',
+  logprobs: 'tells no logprobs',
+  min_p: 'has no min_p: use top_p',
+  n: 'gives one choice at a time: n must be 1',
+  parallel_tool_calls: 'cannot be kept to one tool call at a time',
+  repetition_penalty: 'has no repetition_penalty: use presence_penalty or frequency_penalty',
+  structured_outputs: 'keeps answers to JSON schemas only',
+  tool_choice: "cannot be made to call a tool: use a tool_choice of 'auto'",
+  top_k: 'has no top_k: use top_p',
+}
+
+/** The fields of plain numbers, each with its value in the dialect where the caller says nothing. */
+const SAMPLING_FIELDS = [
+  { name: 'temperature', field: 'temperature', byDefault: 1 },
+  { name: 'topP', field: 'top_p', byDefault: 1 },
+  { name: 'topK', field: 'top_k', byDefault: 0 },
+  { name: 'minP', field: 'min_p', byDefault: 0 },
+  { name: 'presencePenalty', field: 'presence_penalty', byDefault: 0 },
+  { name: 'frequencyPenalty', field: 'frequency_penalty', byDefault: 0 },
+  { name: 'repetitionPenalty', field: 'repetition_penalty', byDefault: 1 },
+] as const
+
+/** A default that the caller wrote is sent: servers have their own, and models files with others. */
+function samplingFields({ sampling }: InferenceRequest, preset: Preset): Json {
+  const fields: Json = {}
+  for (const { name, field, byDefault } of SAMPLING_FIELDS) {
+    const value = sampling[name]
+    const isKnown = !preset.lacks.some((feature) => feature === field)
+    const isImplied = value === byDefault && (preset.hasDialectDefaults === true || !isKnown)
+    if (value !== undefined && !isImplied) fields[field] = value
+  }
+  if (sampling.seed !== undefined && preset.seedField !== undefined) fields[preset.seedField] = sampling.seed
+  if (sampling.logitBias.length > 0) {
+    fields.logit_bias = Object.fromEntries(sampling.logitBias.map(({ tokenId, bias }) => [String(tokenId), bias]))
+  }
+  return fields
+}
+
+function logprobFields(top: number, preset: Preset): Json {
+  if (preset.logprobs === 'count') return { logprobs: Math.max(1, top) }
+  return top > 0 ? { logprobs: true, top_logprobs: top } : { logprobs: true }
+}
+
+/** Without a choice of its own a server that has tools decides itself; where it has no choice, none is no tools at all. */
+function toolFields({ tools, toolChoice, parallelToolCalls }: InferenceRequest, preset: Preset): Json {
+  if (tools === undefined) return {}
+  const hasChoice = !preset.lacks.includes('tool_choice')
+  if (!hasChoice && toolChoice?.mode === 'none') return {}
+  const fields: Json = { tools: tools.map((tool) => toolField(tool, preset)) }
+  if (hasChoice && toolChoice !== undefined && toolChoice.mode !== 'auto') {
+    fields.tool_choice = choiceField(toolChoice, preset)
+  }
+  if (parallelToolCalls !== undefined && !preset.lacks.includes('parallel_tool_calls')) {
+    fields.parallel_tool_calls = parallelToolCalls
+  }
+  return fields
+}
+
+/** Servers disagree on what a missing schema means; an empty object is no arguments everywhere. */
+function toolField(tool: Tool, preset: Preset): Json {
+  const { name, description, parameters, strict, cache } = tool
+  const isStrict = strict === true && preset.hasStrict
+  const none = { type: 'object', properties: {}, ...(isStrict ? { additionalProperties: false } : {}) }
+  return {
+    type: 'function',
+    function: {
+      name,
+      ...(description === undefined ? {} : { description }),
+      parameters: parameters ?? none,
+      ...(isStrict ? { strict } : {}),
+    },
+    ...(cache === undefined || !preset.hasCacheControl ? {} : { cache_control: { type: 'ephemeral' } }),
+  }
+}
+
+function choiceField(choice: ToolChoice, preset: Preset): unknown {
+  switch (choice.mode) {
+    case 'tool':
+      return { type: 'function', function: { name: choice.name } }
+    case 'required':
+      return preset.requiredChoice
+    case 'auto':
+    case 'none':
+      return choice.mode
+    default:
+      return choice satisfies never
+  }
+}
+
+function reasoningFields(reasoning: Reasoning, preset: Preset): Json {
+  const asked = effortOf(reasoning)
+  const effort = asked === undefined ? undefined : nearestEffort(asked, preset.efforts)
+  switch (preset.reasoning) {
+    case 'effort': {
+      const hidden =
+        preset.thoughtSwitch !== undefined && reasoning.show === false ? { [preset.thoughtSwitch]: false } : {}
+      return { ...(effort === undefined ? {} : { reasoning_effort: effort }), ...hidden }
+    }
+    case 'toggle':
+      if (effort === undefined) return {}
+      return effort === 'none'
+        ? { thinking: { type: 'disabled' } }
+        : { thinking: { type: 'enabled' }, reasoning_effort: effort }
+    case 'object': {
+      const { budgetTokens, show } = reasoning
+      const amount =
+        reasoning.effort === undefined && budgetTokens !== undefined && budgetTokens > 0
+          ? { max_tokens: budgetTokens }
+          : effort === undefined
+            ? {}
+            : { effort }
+      const fields = { ...amount, ...(show === false ? { exclude: true } : {}) }
+      return Object.keys(fields).length === 0 ? {} : { reasoning: fields }
+    }
+    default:
+      return preset.reasoning satisfies never
+  }
+}
+
+/** In the field the caller used: whether a server knows it is the server's to say, except where a schema has another place. */
+function formatFields(format: OutputFormat, preset: Preset): Json {
   switch (format.kind) {
     case 'json_object':
       return { response_format: { type: 'json_object' } }
@@ -67,7 +296,9 @@ function formatFields(format: OutputFormat): Record<string, unknown> {
       return { response_format: { type: kind, json_schema: schema } }
     }
     case 'json':
-      return { structured_outputs: { json: format.schema } }
+      return preset.lacks.includes('structured_outputs')
+        ? { response_format: { type: 'json_schema', json_schema: { name: 'answer', schema: format.schema } } }
+        : { structured_outputs: { json: format.schema } }
     case 'regex':
       return { structured_outputs: { regex: format.pattern } }
     case 'choice':

@@ -1,5 +1,5 @@
 // What every upstream looks like from inside: one call that opens a stream of events. Owns the interface; the events are
-// event.ts. Implementations: backend.ts (own fleet), openai-compatible.ts.
+// event.ts. Implementations: backend.ts (own fleet), http.ts (vendors, each described by a Vendor).
 import type { Failure } from '../../protocol/errors.ts'
 import type { InferenceRequest } from '../../protocol/request.ts'
 import type { Result } from '../../protocol/result.ts'
@@ -31,7 +31,10 @@ export type OpenContext = {
 export type Upstream = {
   /** Who answers, for headers and logs: the provider's name, for own backends with the backend's id. */
   label: string
-  /** Batches, as they arrived: what comes together goes on together. Throws only what the network throws. */
+  /**
+   * Batches, as they arrived: what comes together goes on together. One without events is a sign of life. Throws only what the
+   * network throws.
+   */
   events: AsyncIterable<ProviderEvent[]>
   /** Called once when the stream is over, however it ended. */
   close(): void
