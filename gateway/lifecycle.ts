@@ -1,29 +1,30 @@
-// The life of a request, top to bottom: plan → hold → dispatch → first content → stream or collect → settle.
+// The life of a request, top to bottom: plan → hold → dispatch → first content → filters → stream or collect → settle.
 // Owns the order of the steps and the response; each step is a folder. The loop over targets is attempts.ts.
 import type { Failure } from '../protocol/errors.ts'
-import { err, type Result } from '../protocol/result.ts'
+import { err, ok, type Result } from '../protocol/result.ts'
 import type { LimitState } from './account/contract.ts'
-import {
-  type Attempt,
-  endAttempt,
-  firstToAnswer,
-  type Job,
-  type Progress,
-  SETTLE_WAIT_MS,
-  thrownFailure,
-  type Won,
-} from './attempts.ts'
-import { failureBody, failureResponse, failureStatus, requestIdHeaders } from './errors.ts'
-import { inputTokens, outputTokens } from './meter/usage.ts'
+import { endAttempt, SETTLE_WAIT_MS } from './attempts/end.ts'
+import { thrownFailure } from './attempts/failure.ts'
+import type { Attempt, Taker } from './attempts/job.ts'
+import { noteFailure } from './attempts/learned.ts'
+import { firstToAnswer, type Job, type Progress, type Won } from './attempts.ts'
+import { failureResponse, failureStatus, requestIdHeaders } from './errors.ts'
+import { inputTokens, NO_USAGE, outputTokens } from './meter/usage.ts'
 import { errorText, log } from './observe/log.ts'
 import { findPlan } from './policy/catalog.ts'
 import type { Plan } from './policy/plan.ts'
 import type { ProviderEvent } from './providers/event.ts'
 import type { AnswerEncoder } from './routes/answer.ts'
+import { inCallersWords } from './routes/field-names.ts'
+import { routeText } from './routing/trace.ts'
 import { ClientStream } from './stream/client.ts'
-import { SSE_HEADERS, sseData } from './stream/sse.ts'
-import { Stop } from './stream/stop.ts'
-import { takeFirstContent, takeRest, takeWhole } from './stream/take.ts'
+import { type CollectedChoice, Collector } from './stream/collect.ts'
+import { FilterChain } from './stream/filter.ts'
+import { replay } from './stream/replay.ts'
+import { SSE_HEADERS } from './stream/sse.ts'
+import { Stop, Stopped } from './stream/stop.ts'
+import { type Passed, takeFirstContent, takeFirstPassed, takeRest, takeWhole } from './stream/take.ts'
+import { within } from './stream/within.ts'
 
 export type Call = Job & {
   encoder: AnswerEncoder
@@ -37,7 +38,7 @@ export type Call = Job & {
  */
 export async function serve(call: Call): Promise<Response> {
   const { env, ports, request } = call
-  const progress: Progress = { attempts: 0, headSent: false }
+  const progress: Progress = { attempts: 0, numbered: 0, steps: [], headSent: false }
   const stop = new Stop()
   stop.arm(Math.max(0, call.deadlineAtMs - ports.nowMs()), 'deadline')
   if (call.clientGone.aborted) stop.stop('client_gone')
@@ -51,18 +52,67 @@ export async function serve(call: Call): Promise<Response> {
   return call.isStream ? streamed(call, plan.value, stop, progress) : whole(call, plan.value, stop, progress)
 }
 
+const WHOLE: Taker<CollectedChoice[]> = { take: takeWhole, fromWhole: (choices) => choices }
+
+/** The beginning of a streamed answer, past its filters where `chain` is set. */
+type Beginning = Passed & { chain?: FilterChain }
+
+/** Each target's answer meets filters of its own: one that fails before anything passed them falls over like any other. */
+const streamTaker = ({ filters = [] }: Call): Taker<Beginning> => ({
+  take: async (taking) => {
+    const first = await takeFirstContent(taking)
+    if (!first.ok) return first
+    if (filters.length === 0) return ok({ passed: first.value, isOver: false })
+    const chain = new FilterChain(filters)
+    const passed = await takeFirstPassed(taking, first.value, chain)
+    return passed.ok ? ok({ ...passed.value, chain }) : passed
+  },
+  fromWhole: (choices, tally) => ({ passed: replay(choices, tally), isOver: true }),
+})
+
 /** The answer in one piece. Nothing has reached the client before it is complete, so any failure can fall over. */
 async function whole(call: Call, plan: Plan, stop: Stop, progress: Progress): Promise<Response> {
-  const won = await firstToAnswer(call, plan, stop, progress, takeWhole)
+  const won = await firstToAnswer(call, plan, stop, progress, WHOLE)
   stop.stop('done')
   if (!won.ok) return refuse(call, won.error, progress)
-  const { attempt, taken } = won.value
-  await settleWinner(call, attempt, undefined, progress, 200)
-  const body = JSON.stringify(call.encoder.whole(taken, attempt.tally.counted().usage))
+  const { attempt, taking, taken } = won.value
+  const choices = await filtered(call, taken, attempt, taking.choices)
+  const refusal = choices.ok ? undefined : choices.error
+  const httpStatus = refusal === undefined ? 200 : failureStatus(refusal.code, call.encoder.errorDialect)
+  await settleWinner(call, attempt, refusal, progress, httpStatus)
+  if (!choices.ok) return answerFailure(call, choices.error, progress)
+  const body = JSON.stringify(call.encoder.whole(choices.value, attempt.tally.counted().usage))
   return new Response(body, {
     headers: { 'content-type': 'application/json; charset=utf-8', ...responseHeaders(call, progress) },
   })
 }
+
+/** What the filters leave of a whole answer. */
+async function filtered(
+  { filters = [] }: Call,
+  choices: CollectedChoice[],
+  { tally }: Attempt,
+  count: number,
+): Promise<Result<CollectedChoice[], Failure>> {
+  if (filters.length === 0) return ok(choices)
+  const passed = await throughAll(new FilterChain(filters), replay(choices, tally))
+  if (!passed.ok) return passed
+  const collector = new Collector()
+  for (const event of passed.value) collector.see(event)
+  const left = collector.complete(count)
+  return left === undefined ? err(INTERNAL) : ok(left)
+}
+
+/** What waits to be streamed: the first content, past the filters. */
+type Opening = {
+  plan: Plan
+  won: Won<Beginning>
+  chain: FilterChain | undefined
+  passed: ProviderEvent[]
+  isOver: boolean
+}
+/** A failure of an attempt that had won: its hold is still open. */
+type Broken = Failure & { won?: Won<Beginning> }
 
 /**
  * The answer as a stream. The response waits for the first content, so that a failure before it is an honest status;
@@ -70,53 +120,119 @@ async function whole(call: Call, plan: Plan, stop: Stop, progress: Progress): Pr
  */
 async function streamed(call: Call, plan: Plan, stop: Stop, progress: Progress): Promise<Response> {
   const { keepAliveMs } = call.ports.timings
-  const winning = firstToAnswer(call, plan, stop, progress, takeFirstContent)
-  const early = await within(winning, keepAliveMs)
+  const opening = open(call, plan, stop, progress)
+  const early = await within(opening, keepAliveMs)
   if (early !== undefined && !early.ok) {
+    const { won, ...failure } = early.error
+    if (won === undefined) {
+      stop.stop('done')
+      return refuse(call, failure, progress)
+    }
+    await settleWinner(call, won.attempt, failure, progress, failureStatus(failure.code, call.encoder.errorDialect))
     stop.stop('done')
-    return refuse(call, early.error, progress)
+    return answerFailure(call, failure, progress)
   }
   progress.headSent = true
   const headers = { ...SSE_HEADERS, ...responseHeaders(call, progress) }
   const client = new ClientStream(stop, keepAliveMs)
-  call.waitUntil(pump(call, winning, client, stop, progress))
+  call.waitUntil(pump(call, opening, client, stop, progress))
   return new Response(client.readable, { headers })
+}
+
+/** Until there is something for the client. */
+async function open(call: Call, plan: Plan, stop: Stop, progress: Progress): Promise<Result<Opening, Broken>> {
+  const result = await firstToAnswer(call, plan, stop, progress, streamTaker(call))
+  if (!result.ok) return result
+  const won = result.value
+  const { chain, passed, isOver, refusal } = won.taken
+  if (refusal !== undefined) return err({ ...refusal, won })
+  const { filters = [] } = call
+  if (!won.isComplete || filters.length === 0) return ok({ plan, won, chain, passed, isOver })
+  try {
+    const whole = await throughAll(new FilterChain(filters), passed)
+    return whole.ok ? ok({ plan, won, chain: undefined, passed: whole.value, isOver }) : err({ ...whole.error, won })
+  } catch (error) {
+    return err({ ...thrownFailure(call, error, won.attempt), won })
+  }
+}
+
+/** What filters leave of a complete answer. */
+async function throughAll(chain: FilterChain, events: ProviderEvent[]): Promise<Result<ProviderEvent[], Failure>> {
+  const passed = await chain.push(events)
+  if (!passed.ok) return passed
+  const last = await chain.end()
+  return last.ok ? ok([...passed.value, ...last.value]) : last
 }
 
 /** Moves events to the client until either side ends, then settles. */
 async function pump(
   call: Call,
-  winning: Promise<Result<Won<ProviderEvent[]>, Failure>>,
+  opening: Promise<Result<Opening, Broken>>,
   client: ClientStream,
   stop: Stop,
   progress: Progress,
 ): Promise<void> {
   // A bug on the way must still end the stream, and never as if it were complete.
-  const won = await winning.catch((error: unknown) => {
+  const opened = await opening.catch((error: unknown) => {
     log('error', 'attempts_threw', { requestId: call.requestId, error: errorText(error) })
-    return err<Failure>({ code: 'internal', message: 'The gateway failed to serve this request.' })
+    return err<Broken>(INTERNAL)
   })
-  if (!won.ok) {
-    await client.end(sseData(failureBody(won.error)))
+  if (!opened.ok) {
+    const { won, ...failure } = opened.error
+    if (won === undefined) {
+      call.onVerdict?.(failure)
+      summarise(call, progress, failure.code, undefined, 200)
+    } else await settleWinner(call, won.attempt, failure, progress, 200)
+    const usage = won === undefined ? NO_USAGE : won.attempt.tally.counted().usage
+    await client.end(await call.encoder.failure(failure, usage))
     stop.stop('done')
-    summarise(call, progress, won.error.code, undefined, 200)
     return
   }
-  const { attempt, taking, taken } = won.value
-  let failure: Failure | undefined
-  try {
-    failure = await takeRest(taking, taken, async (batch) => {
-      const text = call.encoder.events(batch)
-      if (text !== '') await client.send(text)
-    })
-  } catch (error) {
-    failure = thrownFailure(call, error, attempt.stop, attempt.target)
-  }
+  const { attempt } = opened.value.won
+  const failure = await passOn(call, opened.value, client)
+  if (failure !== undefined) noteFailure(call, opened.value.plan, attempt, failure)
   // Settled before the last words: what a client has had to its end is charged, whatever dies a moment later.
   await settleWinner(call, attempt, failure, progress, 200)
   const { usage } = attempt.tally.counted()
-  await client.end(failure === undefined ? call.encoder.end(usage) : sseData(failureBody(failure)))
+  await client.end(await (failure === undefined ? call.encoder.end(usage) : call.encoder.failure(failure, usage)))
   stop.stop('done')
+}
+
+/** Everything from the first content on. @returns what broke it off; undefined where it is complete. */
+async function passOn(call: Call, opening: Opening, client: ClientStream): Promise<Failure | undefined> {
+  const { won, chain, passed, isOver } = opening
+  const { attempt, taking } = won
+  const send = async (batch: ProviderEvent[]) => {
+    const text = call.encoder.events(batch)
+    if (text === '') return
+    const sendingAtMs = call.ports.nowMs()
+    await client.send(text)
+    attempt.clientWaitMs += call.ports.nowMs() - sendingAtMs
+  }
+  const pass = async (batch: ProviderEvent[]): Promise<Failure | undefined> => {
+    const result = chain === undefined ? ok(batch) : await chain.push(batch)
+    if (result.ok) await send(result.value)
+    return result.ok ? undefined : result.error
+  }
+  try {
+    if (isOver) {
+      // An answer that is complete at the deadline is given all the same: by then all of it waits for the client.
+      await send(passed).catch((error: unknown) => {
+        if (!(error instanceof Stopped) || error.reason !== 'deadline') throw error
+      })
+      return undefined
+    }
+    if (chain === undefined) return await takeRest(taking, passed, pass)
+    taking.stop.disarm()
+    await send(passed)
+    const failure = await takeRest(taking, [], pass)
+    if (failure !== undefined) return failure
+    const last = await chain.end()
+    if (last.ok) await send(last.value)
+    return last.ok ? undefined : last.error
+  } catch (error) {
+    return thrownFailure(call, error, attempt)
+  }
 }
 
 /**
@@ -131,15 +247,27 @@ async function settleWinner(
   httpStatus: number,
 ): Promise<void> {
   const status = failure?.code ?? 'ok'
+  const { step } = attempt.candidate
+  if (failure === undefined) step.isAnswered = true
+  else step.failure = failure
   const settling = endAttempt(call, attempt, { status, charge: 'customer', final: true, httpStatus })
   summarise(call, progress, status, attempt, httpStatus)
   await within(settling, SETTLE_WAIT_MS)
 }
 
 function refuse(call: Call, failure: Failure, progress: Progress): Response {
-  summarise(call, progress, failure.code, undefined, failureStatus(failure.code))
-  return failureResponse(failure, call.requestId, { headers: responseHeaders(call, progress) })
+  call.onVerdict?.(failure)
+  summarise(call, progress, failure.code, undefined, failureStatus(failure.code, call.encoder.errorDialect))
+  return answerFailure(call, failure, progress)
 }
+
+const answerFailure = (call: Call, failure: Failure, progress: Progress): Response =>
+  failureResponse(inCallersWords(failure, call.encoder.fieldNames), call.requestId, {
+    headers: responseHeaders(call, progress),
+    dialect: call.encoder.errorDialect,
+  })
+
+const INTERNAL: Failure = { code: 'internal', message: 'The gateway failed to serve this request.' }
 
 /** One line per request: ids, counts and durations; never text of the caller. */
 function summarise(
@@ -158,6 +286,7 @@ function summarise(
     provider: progress.target?.provider,
     target: progress.label,
     attempts: progress.attempts,
+    route: routeText(progress.steps),
     stream: call.isStream,
     status: httpStatus,
     outcome,
@@ -173,12 +302,13 @@ function responseHeaders(call: Call, progress: Progress): Record<string, string>
   const headers = requestIdHeaders(call.requestId)
   if (progress.attempts > 0) headers['x-penstock-attempts'] = String(progress.attempts)
   if (progress.label !== undefined) headers['x-penstock-target'] = progress.label
+  if (progress.steps.length > 0) headers['x-penstock-route'] = routeText(progress.steps)
   const { requests, tokens, warnings } = progress
   const nowMs = call.ports.nowMs()
   Object.assign(headers, limitHeaders('requests', requests, nowMs), limitHeaders('tokens', tokens, nowMs))
   if (warnings !== undefined && warnings.length > 0)
     headers['x-penstock-limit-warning'] = headerText(warnings.join('; '))
-  return headers
+  return { ...headers, ...call.answerHeaders }
 }
 
 /** The usual headers of one limit; a limit that never renews has no reset. */
@@ -202,16 +332,3 @@ function limitHeaders(
 const headerText = (text: string): string => text.slice(0, WARNING_CHARS_MAX).replace(/[^\x20-\x7e]/g, '?')
 /** Some proxies refuse a response whose headers are larger than a few kilobytes. */
 const WARNING_CHARS_MAX = 1024
-
-/** The promise's value if it comes in time. */
-async function within<T>(promise: Promise<T>, ms: number): Promise<T | undefined> {
-  let timer: ReturnType<typeof setTimeout> | null = null
-  const late = new Promise<undefined>((resolve) => {
-    timer = setTimeout(() => resolve(undefined), ms)
-  })
-  try {
-    return await Promise.race([promise, late])
-  } finally {
-    clearTimeout(timer)
-  }
-}

@@ -280,8 +280,8 @@ export class AccountCore implements AccountRpc {
     const deny = (error: Denial): Done => ({ reply: { kind: 'reserve', result: err(error) }, appended: 0 })
     const { index } = this.#rules
     if (index === undefined) return deny({ reason: 'unavailable', retryAfterMs: UNAVAILABLE_RETRY_MS })
-    if (ask.attempt > 1 && this.#store.attempts(ask.requestId).some(({ requestClosed }) => requestClosed))
-      return deny({ reason: 'request_closed' })
+    const isClosed = ask.attempt > 1 && this.#store.attempts(ask.requestId).some(({ requestClosed }) => requestClosed)
+    if (isClosed && ask.isTrial !== true) return deny({ reason: 'request_closed' })
     const repeated = this.#idempotency.refusal(ask, nowMs)
     if (repeated !== undefined) return deny(repeated)
     const { result, notices } = admit(ask, index.applying(ask, ask.modelRequested), this.#view(ask))
@@ -289,7 +289,8 @@ export class AccountCore implements AccountRpc {
     if (events.length > 0) this.#append({ attempts: [], transfers: [] }, undefined, events)
     const done: Done = { reply: { kind: 'reserve', result }, appended: events.length > 0 ? 1 : 0 }
     if (!result.ok) return done
-    const opened = openHold(ask, result.value, nowMs)
+    // A trial stands beside its request and may begin when that has been answered.
+    const opened = { ...openHold(ask, result.value, nowMs), requestClosed: isClosed }
     this.#store.putHold(opened)
     this.#idempotency.opened(ask, nowMs)
     return { ...done, opened }

@@ -48,6 +48,12 @@ export function admit(ask: ReserveAsk, applying: Applying, view: AccountView): A
   if (view.keyRevoked) return deny({ reason: 'key_revoked' })
   if (view.outboxRows >= OUTBOX_ROWS_MAX) return deny({ reason: 'outbox_full', retryAfterMs: OUTBOX_RETRY_MS })
   if (view.openHolds >= OPEN_HOLDS_MAX) return deny({ reason: 'unavailable', retryAfterMs: UNAVAILABLE_RETRY_MS })
+  if (ask.isTrial === true) {
+    // Its cost is written to the books all the same, so its price has to fit them.
+    return isPriceInBounds(ask)
+      ? { result: ok({ holdId: holdIdOf(ask), heldNanoUsd: 0n }), notices: [] }
+      : deny({ reason: 'price_unknown', model: ask.modelRequested })
+  }
   const worst = worstCase(ask)
   const moneyIsBound = applying.gauges.some(({ series, hard }) => hard && series.meter === 'money')
   if (worst === undefined && (moneyIsBound || !isPriceInBounds(ask)))

@@ -8,13 +8,21 @@ import type { CountedMeter } from './limit.ts'
 /** Requests, tokens and nano-USD. */
 export type Amounts = Record<CountedMeter, bigint>
 
-/** What an ask holds. A fallback is the same request. */
-export const amountsOfAsk = (ask: Pick<ReserveAsk, 'attempt' | 'estimate'>, heldNanoUsd: bigint): Amounts => ({
-  requests: ask.attempt === 1 ? 1n : 0n,
-  input_tokens: BigInt(ask.estimate.inputTokens),
-  output_tokens: BigInt(ask.estimate.outputTokens),
-  money: heldNanoUsd,
-})
+const NOTHING: Amounts = { requests: 0n, input_tokens: 0n, output_tokens: 0n, money: 0n }
+
+/** What an ask holds. A fallback is the same request; a trial costs the customer nothing, whatever it uses. */
+export const amountsOfAsk = (
+  ask: Pick<ReserveAsk, 'attempt' | 'estimate' | 'isTrial'>,
+  heldNanoUsd: bigint,
+): Amounts =>
+  ask.isTrial === true
+    ? NOTHING
+    : {
+        requests: ask.attempt === 1 ? 1n : 0n,
+        input_tokens: BigInt(ask.estimate.inputTokens),
+        output_tokens: BigInt(ask.estimate.outputTokens),
+        money: heldNanoUsd,
+      }
 
 /**
  * What a row has counted: a first attempt is a request, whoever pays; tokens and money are those the customer pays.

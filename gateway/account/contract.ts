@@ -42,6 +42,11 @@ export type ReserveAsk = Subject & {
   stream: boolean
   /** With attempt 1 only: the caller's promise that a second request under this key is the same one. SHA-256, hex. */
   idempotency?: { keyHash: string; bodyHash: string } | undefined
+  /**
+   * Never with attempt 1: a trial beside the request, whose answer nobody gets. The gateway bears it however it ends, so it
+   * holds nothing, asks no limit and does not keep the request running.
+   */
+  isTrial?: boolean | undefined
 }
 
 /** Calls are what a provider bills by the piece: searches, images, tools. */
@@ -117,9 +122,12 @@ export type SettleEnd = {
   rawUsage?: string
   /** The target's counts contradict each other or were cut to what is possible. */
   inconsistent?: boolean
+  /** How the attempt came about, as JSON text of at most ROUTE_CHARS_MAX. */
+  route?: string
 }
 
 export const RAW_USAGE_CHARS_MAX = 4096
+export const ROUTE_CHARS_MAX = 1024
 
 export type Settled = { costNanoUsd: NanoUsd; repeated: boolean }
 

@@ -6,8 +6,8 @@ import { errorText } from '../observe/log.ts'
 import type { AccountPorts } from './ports.ts'
 import type { Store } from './store.ts'
 
-/** Rows reach Postgres this long after their settle: long enough that a busy account writes batches. */
-const FLUSH_DELAY_MS = 100
+/** Rows reach Postgres this long after their settle: long enough that a steady trickle is written in batches too. */
+const FLUSH_DELAY_MS = 250
 /** Pauses after failed flushes double from the first to the last. The last bounds how late rows are after an outage. */
 const FLUSH_BACKOFF_MIN_MS = 500
 const FLUSH_BACKOFF_MAX_MS = 15_000

@@ -128,9 +128,9 @@ export function settleHold(hold: HoldRecord, end: SettleEnd, nowMs: number): Tra
     firstTokenAtMs: end.firstTokenAtMs,
     endedAtMs: end.endedAtMs,
   }
-  const { usageSource, rawUsage, inconsistent } = end
+  const { usageSource, rawUsage, inconsistent, route } = end
   const providerCostNanoUsd = end.providerCostNanoUsd ?? likelyProviderCost(hold.terms, end.usage)
-  const base: RowEnd = { ...ended, pricing, usageSource, providerCostNanoUsd, rawUsage, inconsistent }
+  const base: RowEnd = { ...ended, pricing, usageSource, providerCostNanoUsd, rawUsage, inconsistent, route }
   switch (hold.state) {
     case 'held': {
       const unused = isNoUsage(end.usage) && end.status !== 'ok'
@@ -160,7 +160,8 @@ export function expireHold(hold: HoldRecord, nowMs: number): Transition | undefi
   if (hold.state !== 'held') return undefined
   const usage = hold.checkpoint ?? NO_USAGE
   const { costNanoUsd, pricing } = charge(usage, hold.terms.price)
-  const ended: HoldEnd = { usage, costNanoUsd, charge: 'customer', status: 'deadline_exceeded', endedAtMs: nowMs }
+  const payer: Payer = hold.terms.isTrial === true ? 'absorbed' : 'customer'
+  const ended: HoldEnd = { usage, costNanoUsd, charge: payer, status: 'deadline_exceeded', endedAtMs: nowMs }
   const providerCostNanoUsd = likelyProviderCost(hold.terms, usage)
   const rowEnd: RowEnd = { ...ended, pricing, usageSource: 'estimated', providerCostNanoUsd }
   const row = attemptRow(hold.terms, 'attempt', rowEnd, nowMs)
@@ -193,6 +194,7 @@ type RowEnd = HoldEnd & {
   providerCostNanoUsd?: bigint | undefined
   rawUsage?: string | undefined
   inconsistent?: boolean | undefined
+  route?: string | undefined
 }
 
 /** The provider's list price of what was used, where it does not say itself; own machines send no bill. */
@@ -250,6 +252,7 @@ function attemptRow(terms: HoldTerms, kind: AttemptKind, end: RowEnd, nowMs: num
     providerCostNanoUsd: end.providerCostNanoUsd,
     rawUsage: end.rawUsage,
     inconsistent: end.inconsistent,
+    route: end.route,
     startedAtMs: terms.startedAtMs,
     firstTokenAtMs: end.firstTokenAtMs,
     endedAtMs: end.endedAtMs,

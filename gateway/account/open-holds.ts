@@ -61,7 +61,7 @@ export class OpenHolds {
         key: sumKey(series.name, subject, windowOf(series.window, series.timeZone, terms.startedAtMs).key),
         meter: series.meter,
       })),
-      places: placesOf(applying),
+      places: terms.isTrial === true ? [] : placesOf(applying),
     }
     this.#traces.set(holdId, traces)
     for (const { key, meter } of traces.sums) this.#move(key, traces.amounts[meter])

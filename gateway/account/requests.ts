@@ -3,14 +3,18 @@ import type { RequestRow } from '../ledger/outbox.ts'
 import { addUsage, NO_USAGE } from '../meter/usage.ts'
 import { endOf, type HoldRecord, isOpen } from './holds.ts'
 
-/** The attempt a request's row speaks for: the last one the customer pays, else the last one. */
+/**
+ * The attempt a request's row speaks for: the last one that the customer pays and got, else the last one the customer pays,
+ * else the last one. What is paid and not got is what another attempt outran.
+ */
 function decisive(ended: HoldRecord[]): HoldRecord | undefined {
   const last = (of: HoldRecord[]) =>
     of.reduce<HoldRecord | undefined>(
       (latest, hold) => (latest === undefined || hold.terms.attempt > latest.terms.attempt ? hold : latest),
       undefined,
     )
-  return last(ended.filter((hold) => endOf(hold).charge === 'customer')) ?? last(ended)
+  const paid = ended.filter((hold) => endOf(hold).charge === 'customer')
+  return last(paid.filter((hold) => endOf(hold).status === 'ok')) ?? last(paid) ?? last(ended)
 }
 
 /** Whether nothing is left to wait for: at least one attempt, none running, no row yet. */
@@ -19,11 +23,13 @@ export const canClose = (attempts: HoldRecord[]): boolean =>
 
 /**
  * The row of a request: usage and cost are sums over the attempts the customer pays.
- * @param attempts every attempt of the request that the account remembers
+ * @param all every attempt of the request that the account remembers
  * @param finalAttempt the attempt that ended the request, where the caller said so
  * @throws Error where no attempt has ended: a bug.
  */
-export function requestRow(attempts: HoldRecord[], finalAttempt: number | undefined, nowMs: number): RequestRow {
+export function requestRow(all: HoldRecord[], finalAttempt: number | undefined, nowMs: number): RequestRow {
+  // A trial is beside the request: it says nothing of how that went.
+  const attempts = all.filter(({ terms }) => terms.isTrial !== true)
   const ended = attempts.filter((hold) => !isOpen(hold))
   const speaker = ended.find((hold) => hold.terms.attempt === finalAttempt) ?? decisive(ended)
   if (speaker === undefined) throw new Error('a request without an ended attempt has no row')

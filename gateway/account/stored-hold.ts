@@ -31,6 +31,7 @@ const body = z.object({
     deadlineAtMs: z.number(),
     stream: z.boolean(),
     idempotency: z.object({ keyHash: z.string(), bodyHash: z.string() }).optional(),
+    isTrial: z.boolean().optional(),
   }),
   granted: z.object({
     holdId: z.string(),

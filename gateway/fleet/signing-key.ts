@@ -47,12 +47,22 @@ export function publicJwks(env: Env): { keys: PublicJwk[] } {
   return { keys: [{ kty: jwk.kty, crv: jwk.crv, x: jwk.x, kid: keyId(jwk), alg: 'EdDSA', use: 'sig' }] }
 }
 
+/** Some hundred kilobytes; organisations beyond it are hashed again. */
+const TENANT_IDS_MAX = 2_000
+const tenantIds = new Map<string, string>()
+
 /**
  * An organisation as its tenant id on the fleet's wire: stable, and meaningless to whoever runs a GPU host.
  * Hashed with the deployment's public key, so two deployments do not call a tenant by the same id.
  */
 export async function tenantId(env: Env, orgId: string): Promise<string> {
   const { x } = parseSecret(env)
+  const name = `${x} ${orgId}`
+  const known = tenantIds.get(name)
+  if (known !== undefined) return known
   const digest = await crypto.subtle.digest('SHA-256', new TextEncoder().encode(`tenant ${x} ${orgId}`))
-  return base64url(new Uint8Array(digest).subarray(0, 16))
+  const id = base64url(new Uint8Array(digest).subarray(0, 16))
+  if (tenantIds.size >= TENANT_IDS_MAX) tenantIds.clear()
+  tenantIds.set(name, id)
+  return id
 }

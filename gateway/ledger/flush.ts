@@ -140,8 +140,8 @@ function sharedColumns(row: AttemptRow | RequestRow) {
   }
 }
 
-function attemptInsert(row: AttemptRow): Promise<AttemptInsert> {
-  return withHash({
+async function attemptInsert(row: AttemptRow): Promise<AttemptInsert> {
+  const hashed = await withHash({
     ...sharedColumns(row),
     keyLineId: row.keyLineId ?? row.keyId,
     attempt: row.attempt,
@@ -155,6 +155,8 @@ function attemptInsert(row: AttemptRow): Promise<AttemptInsert> {
     rawUsage: row.rawUsage ?? null,
     inconsistent: row.inconsistent ?? false,
   })
+  // Outside the hash: it explains a fact and is none, and rows written before there was a route keep the hash they have.
+  return { ...hashed, route: row.route ?? null }
 }
 
 /** The prices themselves; the version's id has a column of its own. */

@@ -54,6 +54,8 @@ export type AttemptRow = Facts & {
   /** The target's own usage object as JSON text. */
   rawUsage?: string | undefined
   inconsistent?: boolean | undefined
+  /** How the attempt came about, as JSON text. */
+  route?: string | undefined
   recordedAtMs: number
 }
 
@@ -128,6 +130,7 @@ const entry = z.object({
       providerCostNanoUsd: money.optional(),
       rawUsage: z.string().optional(),
       inconsistent: z.boolean().optional(),
+      route: z.string().optional(),
     }),
   ),
   transfers: z.array(

@@ -45,7 +45,8 @@ export class SseDecoder {
     const rest = colon < 0 ? '' : line.slice(colon + 1)
     const value = rest.startsWith(' ') ? rest.slice(1) : rest
     if (name === 'data') {
-      this.#dataLength += value.length
+      // A line of its own takes memory even when it is empty.
+      this.#dataLength += value.length + 1
       if (this.#dataLength > SSE_EVENT_BYTES_MAX) throw new LineTooLong('an event is over the bound')
       this.#data.push(value)
     } else if (name === 'event') this.#event = value

@@ -1,12 +1,13 @@
 // Why and when a request is stopped. Owns the reasons, the timers that lead to them, and waiting that ends with them.
 //
 //   request ──client_gone | deadline──▶ stopped            (ends every attempt)
-//      └─ attempt ──first_content | idle──▶ stopped        (ends this attempt only)
+//      └─ attempt ──first_content | idle | unwanted──▶ stopped   (ends this attempt only)
 //
 // The first reason wins and never changes: later ones are consequences of the first. Every event of every stream passes
 // here, so waiting and arming cost no runtime objects: plain callbacks, and one timer that is moved rather than replaced.
 
-export type StopReason = 'client_gone' | 'deadline' | 'first_content' | 'idle' | 'done'
+/** `unwanted`: another target answered first, or a trial took too long. */
+export type StopReason = 'client_gone' | 'deadline' | 'first_content' | 'idle' | 'unwanted' | 'done'
 
 /** A wait ended because its Stop did. */
 export class Stopped extends Error {

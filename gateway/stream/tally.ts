@@ -28,6 +28,9 @@ export class Tally {
         this.#base = event.usage
         return
       case 'delta':
+      case 'thought':
+      case 'refusal':
+      case 'tool_call':
       case 'finish': {
         const before = this.#outputByChoice.get(event.choice) ?? 0
         this.#outputByChoice.set(event.choice, Math.max(before, event.outputTokens))

@@ -1,0 +1,109 @@
+// The hold of an attempt. Owns asking the account before anything is sent, and what its answer says to the caller. Money first:
+// without a durable hold nothing is sent anywhere.
+import type { Failure } from '../../protocol/errors.ts'
+import { err, ok, type Result } from '../../protocol/result.ts'
+import type { Denial, Hold, LimitState, ReserveAsk } from '../account/contract.ts'
+import { denialToFailure } from '../errors.ts'
+import { errorText, log } from '../observe/log.ts'
+import type { Target } from '../policy/plan.ts'
+import { Settlement } from '../settlement.ts'
+import { worstCase } from '../stream/estimate.ts'
+import { type Stop, Stopped } from '../stream/stop.ts'
+import { Tally } from '../stream/tally.ts'
+import { endOf } from './end.ts'
+import { stopFailure } from './failure.ts'
+import type { Job, Progress } from './job.ts'
+
+export type Held = {
+  settlement: Settlement
+  /** Of the attempt within the request; with its id the identity of the hold. */
+  number: number
+}
+
+/** @param trial The gateway bears it whatever happens, until this instant: no limit of the caller is asked. Epoch ms. */
+export async function reserve(
+  job: Job,
+  target: Target,
+  progress: Progress,
+  stop: Stop,
+  trial?: { deadlineAtMs: number },
+): Promise<Result<Held, Failure>> {
+  const { principal, ports } = job
+  const attempt = ++progress.numbered
+  const ask: ReserveAsk = {
+    requestId: job.requestId,
+    attempt,
+    orgId: principal.orgId,
+    projectId: principal.projectId,
+    keyId: principal.keyId,
+    keyLineId: principal.keyLineId,
+    userId: principal.userId,
+    teamId: principal.teamId,
+    endUser: principal.endUser ?? job.request.endUser,
+    modelRequested: job.request.model,
+    provider: target.provider,
+    modelServed: target.model,
+    estimate: worstCase(job.request, target),
+    price: target.price,
+    startedAtMs: ports.nowMs(),
+    deadlineAtMs: trial?.deadlineAtMs ?? job.deadlineAtMs,
+    stream: job.isStream,
+    // A later attempt belongs to the request that the first one made known.
+    idempotency: attempt === 1 ? job.idempotency : undefined,
+    ...(trial === undefined ? {} : { isTrial: true }),
+  }
+  const account = ports.lanes.account(principal.orgId, {
+    // A fresh stub each time: one that has seen an exception may stay broken.
+    account: () => job.env.ACCOUNT.getByName(principal.orgId),
+    waitUntil: job.waitUntil,
+    nowMs: ports.nowMs,
+  })
+  const settlementOf = (hold: Hold) =>
+    new Settlement(hold, job.requestId, { account, waitUntil: job.waitUntil, sleep: ports.sleep }, ports.nowMs())
+  const reserving = account.reserve(ask)
+  try {
+    const reserved = await stop.race(reserving)
+    if (reserved.ok) {
+      if (trial === undefined) noteHold(reserved.value, progress)
+      return ok({ settlement: settlementOf(reserved.value), number: attempt })
+    }
+    if (trial === undefined) noteDenial(reserved.error, progress, ports.nowMs())
+    return err(denialToFailure(reserved.error))
+  } catch (error) {
+    if (error instanceof Stopped) {
+      // The answer may still come, and with it a hold that nobody uses.
+      const release = async () => {
+        const late = await reserving
+        if (!late.ok) return
+        // Of a later attempt, the one before it says that the request has ended.
+        const end = { status: 'client_cancelled', charge: 'absorbed', final: attempt === 1, httpStatus: 499 } as const
+        await settlementOf(late.value).end(endOf(new Tally().counted(), end, ports.nowMs()))
+      }
+      job.waitUntil(release().catch(() => {}))
+      return err(stopFailure(error.reason, target.provider, 'waiting'))
+    }
+    log('error', 'reserve_failed', { requestId: job.requestId, error: errorText(error) })
+    const message = 'The account of this caller cannot be reached; nothing was sent and nothing was charged.'
+    return err({ code: 'unavailable', message, retryAfterMs: 1000 })
+  }
+}
+
+function noteHold({ requests, tokens, warnings }: Hold, progress: Progress): void {
+  if (requests !== undefined) progress.requests = requests
+  if (tokens !== undefined) progress.tokens = tokens
+  if (warnings !== undefined) progress.warnings = warnings
+}
+
+/** A refusal by a limit on requests or tokens says as much in its headers as an admission does. */
+function noteDenial(denial: Denial, progress: Progress, nowMs: number): void {
+  if (denial.reason !== 'rate_limited') return
+  const { rule, used, held, retryAfterMs } = denial
+  if (rule.meter === 'money' || rule.meter === 'concurrency') return
+  const state: LimitState = {
+    limit: rule.max,
+    remaining: Math.max(0, rule.max - Number(used + held)),
+    ...(retryAfterMs === undefined ? {} : { resetAtMs: nowMs + retryAfterMs }),
+  }
+  if (rule.meter === 'requests') progress.requests = state
+  else progress.tokens = state
+}
