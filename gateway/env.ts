@@ -1,8 +1,10 @@
 // The Worker's bindings, the same in both homes (Cloudflare; workerd on any host). wrangler.toml declares them.
 import type { Account } from './account/account.ts'
 import type { Directory } from './auth/directory.ts'
+import type { AnswerCache } from './cache/answer-cache.ts'
 import type { DatabasePool } from './db/pool.ts'
 import type { Fleet } from './fleet/fleet.ts'
+import type { Runs } from './runs/runs.ts'
 
 export type Env = {
   /** One object per organisation: limits, budgets, holds, outbox. Name: the organisation's id. */
@@ -11,6 +13,13 @@ export type Env = {
   FLEET: DurableObjectNamespace<Fleet>
   /** Durable copy of key → principal, so that a dead Postgres does not lock callers out. Name: two hex digits of the key's hash. */
   DIRECTORY: DurableObjectNamespace<Directory>
+  /** Answers kept for keys that opted in. Name: the organisation's id, `/` and the first hex digit of the answer's key. */
+  ANSWER_CACHE: DurableObjectNamespace<AnswerCache>
+  /**
+   * Stored responses: each with its conversation, and with its events where it runs in the background. Name: the organisation's
+   * id, `/` and the first two hex digits of the response's name.
+   */
+  RUNS: DurableObjectNamespace<Runs>
   /** Holds the Postgres connections where no Hyperdrive does. Name: `pool`. */
   DATABASE_POOL: DurableObjectNamespace<DatabasePool>
   /** Set on Cloudflare only. */

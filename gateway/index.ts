@@ -3,7 +3,9 @@ import { app } from './app.ts'
 
 export { Account } from './account/account.ts'
 export { Directory } from './auth/directory.ts'
+export { AnswerCache } from './cache/answer-cache.ts'
 export { DatabasePool } from './db/pool.ts'
 export { Fleet } from './fleet/fleet.ts'
+export { Runs } from './runs/runs.ts'
 
 export default app

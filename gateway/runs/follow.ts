@@ -1,0 +1,89 @@
+// A client that reads a background response's events. Owns asking the object for them page by page, no faster than the client
+// reads; what there is to read is runs.ts.
+import type { Failure } from '../../protocol/errors.ts'
+import type { Result } from '../../protocol/result.ts'
+import type { Env } from '../env.ts'
+import { failureBody, failureResponse, requestIdHeaders } from '../errors.ts'
+import { errorText, log } from '../observe/log.ts'
+import { ClientStream } from '../stream/client.ts'
+import { SSE_HEADERS } from '../stream/sse.ts'
+import { Stop } from '../stream/stop.ts'
+import { reachRuns } from './reach.ts'
+import type { Followed } from './runs.ts'
+import type { Owner } from './stored-run.ts'
+
+/** One call waits in the object at most this long; keep-alive comments go out meanwhile. */
+const WAIT_MS = 5_000
+/** An object that restarts is back within a moment; one that stays away is not asked for ever. */
+const TRIES_MAX = 3
+const RETRY_MS = 500
+/** Longer than a response can take. A client that holds its stream without reading is let go, and can come back. */
+const FOLLOW_MAX_MS = 15 * 60_000
+
+export type Following = {
+  env: Env
+  name: string
+  owner: Owner
+  requestId: string
+  /** The last event that the client has; -1: none. */
+  after: number
+  keepAliveMs: number
+  clientGone: AbortSignal
+  waitUntil: (work: Promise<unknown>) => void
+}
+
+/** The events after `after`, then those that come, up to the last one. */
+export async function followRun(following: Following): Promise<Response> {
+  // What is wrong with the question is answered with a status, before there is a stream.
+  const first = await ask(following, following.after, 0)
+  if (!first.ok) return failureResponse(first.error, following.requestId)
+  const stop = new Stop()
+  stop.arm(FOLLOW_MAX_MS, 'deadline')
+  if (following.clientGone.aborted) stop.stop('client_gone')
+  else following.clientGone.addEventListener('abort', () => stop.stop('client_gone'), { once: true })
+  const client = new ClientStream(stop, following.keepAliveMs)
+  following.waitUntil(pump(following, first.value, client, stop))
+  const headers = { ...SSE_HEADERS, ...requestIdHeaders(following.requestId) }
+  return new Response(client.readable, { headers })
+}
+
+async function pump(following: Following, first: Followed, client: ClientStream, stop: Stop): Promise<void> {
+  let words = ''
+  let { text, last, isOver } = first
+  try {
+    for (;;) {
+      if (text !== '') await client.send(text)
+      if (isOver || stop.reason !== undefined) break
+      const next = await stop.race(ask(following, last, WAIT_MS))
+      if (!next.ok) {
+        words = errorEvent(next.error, last + 1)
+        break
+      }
+      ;({ text, last, isOver } = next.value)
+    }
+  } catch (error) {
+    // The client is gone; the run goes on without it.
+    if (stop.reason === 'deadline') words = errorEvent(TOO_LONG, last + 1)
+    if (stop.reason === undefined) log('error', 'follow_threw', { run: following.name, error: errorText(error) })
+  }
+  await client.end(words)
+  stop.stop('done')
+}
+
+async function ask({ env, name, owner }: Following, after: number, waitMs: number): Promise<Result<Followed, Failure>> {
+  for (let attempt = 1; ; attempt++) {
+    const found = await reachRuns(env, owner, name, (runs) => runs.follow(name, owner, after, waitMs))
+    if (found.ok || found.error.code !== 'unavailable' || attempt >= TRIES_MAX) return found
+    await new Promise((resolve) => setTimeout(resolve, RETRY_MS))
+  }
+}
+
+const TOO_LONG: Failure = {
+  code: 'deadline_exceeded',
+  message: 'The response was followed for too long; follow it again from the last event.',
+}
+
+function errorEvent(failure: Failure, sequence_number: number): string {
+  const { code, message, param } = failureBody(failure).error
+  return `event: error\ndata: ${JSON.stringify({ type: 'error', sequence_number, code, message, param })}\n\n`
+}
