@@ -8,19 +8,21 @@ import { commitName, machineName } from '../bench/engine/machine.ts'
 import { Driver } from '../bench/gateway/driver.ts'
 import { type AccountRound, measureAccounts, prepare } from '../bench/gateway/measure.ts'
 import { PathBench, type PathRound } from '../bench/gateway/path.ts'
-import { markdownOf, type Run } from '../bench/gateway/report.ts'
+import { markdownOf, type Run, versusMarkdownOf } from '../bench/gateway/report.ts'
 import { watchOthers } from '../bench/gateway/share.ts'
+import { type Memory, Versus, type VersusRound } from '../bench/gateway/versus.ts'
 
 const ROOT = join(import.meta.dirname, '..')
 const DOCS = join(ROOT, 'docs', 'benchmarks.md')
-const BEGIN = '<!-- gateway: begin -->'
-const END = '<!-- gateway: end -->'
-const USAGE = 'Usage: npm run bench:gateway -- [--quick] [--rounds N] [--json FILE] [--write-docs]'
+const PARTS = ['gateway', 'gateway-peer'] as const
+const USAGE =
+  'Usage: npm run bench:gateway -- [--quick] [--rounds N] [--only account|versus] [--json FILE] [--write-docs]'
 
 const { values } = parseArgs({
   options: {
     quick: { type: 'boolean', default: false },
     rounds: { type: 'string' },
+    only: { type: 'string' },
     json: { type: 'string' },
     'write-docs': { type: 'boolean', default: false },
     help: { type: 'boolean', short: 'h', default: false },
@@ -33,26 +35,36 @@ if (values.help) {
 const rounds = Number(values.rounds ?? (values.quick ? 2 : 5))
 if (!Number.isInteger(rounds) || rounds < 1) throw new Error(USAGE)
 const options = values.quick ? { workMs: 2_000, samples: 100 } : { workMs: 5_000, samples: 400 }
+if (![undefined, 'account', 'versus'].includes(values.only)) throw new Error(USAGE)
+const wants = (part: 'account' | 'versus') => values.only === undefined || values.only === part
+/** Each of eighteen loads of a round beside the peer. */
+const versusSeconds = values.quick ? 2 : 5
+/** Where memory grows with each request, so many show it. */
+const memoryRequests = values.quick ? 5_000 : 100_000
 
 const others = watchOthers(availableParallelism())
 const accounts: AccountRound[] = []
-const driver = await Driver.start()
-try {
-  await prepare(driver)
-  for (let round = 1; round <= rounds; round++) {
-    accounts.push(await measureAccounts(driver, options))
-    console.log(`accounts: round ${round} of ${rounds}`)
+if (wants('account')) {
+  const driver = await Driver.start()
+  try {
+    await prepare(driver)
+    for (let round = 1; round <= rounds; round++) {
+      accounts.push(await measureAccounts(driver, options))
+      console.log(`accounts: round ${round} of ${rounds}`)
+    }
+  } finally {
+    await driver.stop()
   }
-} finally {
-  await driver.stop()
 }
 const paths: PathRound[] = []
+let versus: { peerName: string; rounds: VersusRound[]; memory: Memory } | undefined
 const path = await PathBench.start()
 try {
-  for (let round = 1; round <= rounds; round++) {
+  for (let round = 1; wants('account') && round <= rounds; round++) {
     paths.push(await path.measure(options))
     console.log(`whole path: round ${round} of ${rounds}`)
   }
+  if (wants('versus')) versus = await measureVersus(path)
 } finally {
   await path.stop()
 }
@@ -62,17 +74,33 @@ const run: Run = {
   date: new Date().toISOString().slice(0, 10),
   accounts,
   paths,
+  ...(versus === undefined ? {} : { versus }),
   foreignShare: others(),
 }
-const report = markdownOf(run)
-console.log(`\n${report}`)
+const reports = { gateway: markdownOf(run), 'gateway-peer': versusMarkdownOf(run) }
+for (const part of PARTS) if (reports[part] !== undefined) console.log(`\n${reports[part]}`)
 if (values.json !== undefined) await writeFile(values.json, `${JSON.stringify(run, undefined, 1)}\n`)
-if (values['write-docs']) await writeDocs(report)
+for (const part of PARTS) if (values['write-docs'] && reports[part] !== undefined) await writeDocs(part, reports[part])
 
-/** Replaces what stands between the two marks. @throws Error where the page has none */
-async function writeDocs(text: string): Promise<void> {
+async function measureVersus(stack: PathBench): Promise<NonNullable<Run['versus']>> {
+  const bench = await Versus.start(stack)
+  try {
+    const all: VersusRound[] = []
+    for (let round = 1; round <= rounds; round++) {
+      all.push(await bench.round(versusSeconds))
+      console.log(`beside ${bench.peerName}: round ${round} of ${rounds}`)
+    }
+    return { peerName: bench.peerName, rounds: all, memory: await bench.memory(memoryRequests) }
+  } finally {
+    await bench.stop()
+  }
+}
+
+/** Replaces what stands between the part's two marks. @throws Error where the page has none */
+async function writeDocs(part: (typeof PARTS)[number], text: string): Promise<void> {
+  const [begin, end] = [`<!-- ${part}: begin -->`, `<!-- ${part}: end -->`]
   const page = await readFile(DOCS, 'utf8')
-  const [from, to] = [page.indexOf(BEGIN), page.indexOf(END)]
-  if (from < 0 || to < from) throw new Error(`docs/benchmarks.md has no place for it (${BEGIN} … ${END})`)
-  await writeFile(DOCS, `${page.slice(0, from + BEGIN.length)}\n${text}${page.slice(to)}`)
+  const [from, to] = [page.indexOf(begin), page.indexOf(end)]
+  if (from < 0 || to < from) throw new Error(`docs/benchmarks.md has no place for it (${begin} … ${end})`)
+  await writeFile(DOCS, `${page.slice(0, from + begin.length)}\n${text}${page.slice(to)}`)
 }

@@ -84,7 +84,7 @@ export async function requireFreePort(port: number): Promise<void> {
 }
 
 /** The workerd that wrangler was released with: the test tools bring an older one of their own. */
-function workerdBinary(root: string): string {
+export function workerdBinary(root: string): string {
   const fromRoot = createRequire(join(root, 'package.json'))
   const fromWrangler = createRequire(fromRoot.resolve('wrangler/package.json'))
   const found = fromWrangler('workerd') as { default: string }

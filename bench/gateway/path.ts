@@ -27,7 +27,8 @@ const NewKey = z.object({ id: z.string(), key: z.string() })
 
 export class PathBench {
   readonly stack: GatewayStack
-  readonly #upstreamUrl: string
+  /** Base URL up to and with `/v1`. */
+  readonly upstreamUrl: string
   readonly #upstream: Worker
   readonly #unlimitedKey: string
   readonly #limitedKey: string
@@ -35,7 +36,7 @@ export class PathBench {
   private constructor(stack: GatewayStack, upstream: Worker, upstreamUrl: string, keys: [string, string]) {
     this.stack = stack
     this.#upstream = upstream
-    this.#upstreamUrl = upstreamUrl
+    this.upstreamUrl = upstreamUrl
     ;[this.#unlimitedKey, this.#limitedKey] = keys
   }
 
@@ -62,7 +63,7 @@ export class PathBench {
 
   /** @throws Error where a request is not answered whole */
   async measure({ workMs, samples }: { workMs: number; samples: number }): Promise<PathRound> {
-    const upstream = { url: `${this.#upstreamUrl}/chat/completions`, key: 'none' }
+    const upstream = { url: `${this.upstreamUrl}/chat/completions`, key: 'none' }
     const gateway = (key: string) => ({ url: `${this.stack.baseUrl}/v1/chat/completions`, key })
     const targets = [upstream, gateway(this.#unlimitedKey), gateway(this.#limitedKey)]
     const times = await alternate(targets, samples)
@@ -74,6 +75,15 @@ export class PathBench {
       throw new Error('a target was not measured')
     const requests = await throughput(gateway(this.#limitedKey), workMs)
     return { requests, upstream: ofUpstream, withoutLimits, withLimits }
+  }
+
+  /** The route with a key under the usual limits. */
+  get limited(): { url: string; key: string } {
+    return { url: `${this.stack.baseUrl}/v1/chat/completions`, key: this.#limitedKey }
+  }
+
+  chatBody(stream: boolean): string {
+    return bodyText(stream)
   }
 
   async stop(): Promise<void> {
@@ -155,12 +165,14 @@ async function throughput(target: Target, ms: number): Promise<number> {
   }
 }
 
-const BODY = JSON.stringify({
-  model: MODEL,
-  stream: true,
-  max_tokens: ANSWER_TOKENS,
-  messages: [{ role: 'user', content: 'How long does this take on its way?' }],
-})
+const bodyText = (stream: boolean): string =>
+  JSON.stringify({
+    model: MODEL,
+    stream,
+    max_tokens: ANSWER_TOKENS,
+    messages: [{ role: 'user', content: 'How long does this take on its way?' }],
+  })
+const BODY = bodyText(true)
 
 /** From sending to the last byte. */
 function answerTime({ url, key }: Target, agent: Agent | undefined): Promise<number> {

@@ -4,6 +4,7 @@ import { type AccountRound, type Added, CONTEXTS, LOAD_CONTEXTS, MANY } from './
 import { ANSWER_TOKENS, PATH_CLIENTS, type PathRound } from './path.ts'
 import { FOREIGN_SHARE_MAX } from './share.ts'
 import { figure, quantile, type Spread, spreadOf, spreadText } from './statistics.ts'
+import { CONNECTIONS, type Memory, type VersusRound, WHO, type Who } from './versus.ts'
 
 export type Run = {
   machine: string
@@ -11,13 +12,17 @@ export type Run = {
   date: string
   accounts: AccountRound[]
   paths: PathRound[]
+  /** Beside a peer and a bare proxy; absent: not measured. */
+  versus?: { peerName: string; rounds: VersusRound[]; memory: Memory }
   foreignShare: number | undefined
 }
 
 /** Rows that a busy gateway has to get rid of: more would only fill the outbox. */
 const OUTBOX_ROWS_TARGET = 5_000
 
-export function markdownOf(run: Run): string {
+/** The tables of accounts and of the whole path; `undefined` where those were not measured. */
+export function markdownOf(run: Run): string | undefined {
+  if (run.accounts.length === 0) return undefined
   const { accounts, paths } = run
   const of = (field: RateField): Spread => spreadOf(accounts.map((round) => round[field]))
   const ratio = (field: RateField, other: RateField): Spread =>
@@ -28,7 +33,7 @@ export function markdownOf(run: Run): string {
   }
   const outbox = of('outboxMany')
   const lines = [
-    `Machine: ${run.machine}. Commit: ${run.commit ?? 'none'}. Date: ${run.date}. ${accounts.length} rounds: median (least to most).`,
+    headText(run, accounts.length),
     ...foreignText(run.foreignShare),
     '',
     ...table(
@@ -79,6 +84,9 @@ export function markdownOf(run: Run): string {
   return `${lines.join('\n')}\n`
 }
 
+const headText = (run: Run, rounds: number): string =>
+  `Machine: ${run.machine}. Commit: ${run.commit ?? 'none'}. Date: ${run.date}. ${rounds} rounds: median (least to most).`
+
 type RateField = { [Name in keyof AccountRound]: AccountRound[Name] extends number ? Name : never }[keyof AccountRound]
 
 function addedCells(rounds: Added[]): string[] {
@@ -117,6 +125,64 @@ function pathLines(paths: PathRound[]): string[] {
     `The gateway adds ${figure(added)} ms at the median, of which the account's share is above. With ${PATH_CLIENTS} clients it`,
     `answers ${spreadText(requests)} requests per second, while load, upstream and Postgres use the same cores.`,
   ]
+}
+
+/** What a gateway should reach: of the peer's throughput and of a bare proxy's, and added by it to one request. */
+const PEER_RATIO_TARGET = 4
+const PROXY_RATIO_TARGET = 0.6
+const ADDED_MS_TARGET = 1
+
+/** The table beside the peer; `undefined` where that was not measured. */
+export function versusMarkdownOf(run: Run): string | undefined {
+  if (run.versus === undefined) return undefined
+  const { peerName, rounds, memory } = run.versus
+  const names: Record<Who, string> = { proxy: 'bare proxy', peer: peerName, gateway: 'Penstock' }
+  const lines = [headText(run, rounds.length), ...foreignText(run.foreignShare), '']
+  for (const stream of [true, false]) {
+    const cellsAt = (connections: number) =>
+      rounds.map((round) => {
+        const found = round.find((cell) => cell.stream === stream && cell.connections === connections)
+        if (found === undefined) throw new Error(`a round without ${connections} connections`)
+        return found.results
+      })
+    const rows = CONNECTIONS.map((connections) => {
+      const cells = cellsAt(connections)
+      const rate = (who: Who) => spreadText(spreadOf(cells.map((cell) => cell[who].requestsPerSecond)))
+      const against = (who: Who) => {
+        const ratio = spreadOf(cells.map((cell) => cell.gateway.requestsPerSecond / cell[who].requestsPerSecond))
+        return `${ratio.median.toFixed(2)}x (${ratio.least.toFixed(2)} to ${ratio.most.toFixed(2)})`
+      }
+      return [String(connections), ...WHO.map(rate), against('peer'), against('proxy')]
+    })
+    const title = stream ? 'streamed answers per second, connections' : 'whole answers per second, connections'
+    lines.push(...table([title, ...WHO.map((who) => names[who]), 'against the peer', 'against the proxy'], rows), '')
+    const added = (connections: number, who: Who, part: 'p50Ms' | 'p99Ms') =>
+      spreadText(spreadOf(cellsAt(connections).map((cell) => cell[who][part] - cell.upstream[part])))
+    const latency = WHO.map((who) => [names[who], added(1, who, 'p50Ms'), added(1, who, 'p99Ms')])
+    lines.push(...table([`added at one connection, ms${stream ? ', streamed' : ', whole'}`, 'p50', 'p99'], latency), '')
+  }
+  const all = rounds.flat()
+  const ratioOf = (who: Who) =>
+    quantile(
+      all.map(({ results }) => results.gateway.requestsPerSecond / results[who].requestsPerSecond),
+      0.5,
+    )
+  const addedMs = quantile(
+    all
+      .filter(({ connections }) => connections === 1)
+      .map(({ results }) => results.gateway.p50Ms - results.upstream.p50Ms),
+    0.5,
+  )
+  const verdict = (is: boolean) => (is ? 'met' : 'missed')
+  lines.push(
+    `Over all cells: ${ratioOf('peer').toFixed(2)}x the peer (target ${PEER_RATIO_TARGET}: ${verdict(ratioOf('peer') >= PEER_RATIO_TARGET)}), ` +
+      `${ratioOf('proxy').toFixed(2)}x the proxy (target ${PROXY_RATIO_TARGET}: ${verdict(ratioOf('proxy') >= PROXY_RATIO_TARGET)}), ` +
+      `${figure(addedMs)} ms added at one connection (target ${ADDED_MS_TARGET}: ${verdict(addedMs <= ADDED_MS_TARGET)}).`,
+    `The peer checks no key, holds no limit and writes no usage; the gateway does all three, durably, for each request.`,
+    `Resident memory of the gateway: ${figure(memory.beforeMiB)} MiB before, ${figure(memory.midMiB)} in the middle of and ` +
+      `${figure(memory.afterMiB)} after ${memory.requests.toLocaleString('en')} requests.`,
+  )
+  return `${lines.join('\n')}\n`
 }
 
 function foreignText(share: number | undefined): string[] {

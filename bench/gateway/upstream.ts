@@ -22,7 +22,7 @@ export type UpstreamOptions = {
   outputTokens?: (allowed: number) => number
 }
 
-type ChatBody = { max_tokens?: number; messages?: { content: string }[] }
+type ChatBody = { stream?: boolean; max_tokens?: number; messages?: { content: string }[] }
 
 const DEFAULT_TOKENS = 16
 const BODY_BYTES_MAX = 1024 * 1024
@@ -73,9 +73,16 @@ export class Upstream {
       complete: false,
     }
     this.served.push(served)
-    response.writeHead(200, { 'content-type': 'text/event-stream' })
     const usage = { prompt_tokens: served.promptTokens, completion_tokens: tokens }
     const reason = tokens < allowed ? 'stop' : 'length'
+    if (body.stream !== true) {
+      served.outputTokens = tokens
+      served.complete = true
+      response.writeHead(200, { 'content-type': 'application/json' })
+      response.end(wholeAnswer('x'.repeat(tokens), reason, usage))
+      return
+    }
+    response.writeHead(200, { 'content-type': 'text/event-stream' })
     const tail =
       `${chunk({}, reason)}data: ${JSON.stringify({ choices: [], usage: { ...usage, total_tokens: served.promptTokens + tokens } })}` +
       '\n\ndata: [DONE]\n\n'
@@ -100,6 +107,16 @@ export class Upstream {
 
 const chunk = (delta: { content?: string }, finish: string | null = null): string =>
   `data: ${JSON.stringify({ choices: [{ index: 0, delta, finish_reason: finish }] })}\n\n`
+
+const wholeAnswer = (content: string, reason: string, usage: Record<string, number>): string =>
+  JSON.stringify({
+    id: 'chatcmpl-1',
+    object: 'chat.completion',
+    created: 0,
+    model: 'bench',
+    choices: [{ index: 0, message: { role: 'assistant', content }, finish_reason: reason }],
+    usage: { ...usage, total_tokens: Object.values(usage).reduce((sum, count) => sum + count, 0) },
+  })
 
 async function readChat(request: IncomingMessage): Promise<ChatBody> {
   let text = ''
