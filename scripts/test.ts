@@ -17,6 +17,8 @@ const ROOT = join(import.meta.dirname, '..')
 /** A test that hangs is ended by this; the slowest, a property test, takes seconds. */
 const CTEST_TIMEOUT_S = 300
 const EXIT_USAGE = 2
+/** The files of a part share a runtime, which grows slower with each: its objects have alarms that go on. */
+const WORKER_SHARDS = 4
 
 const SUITES: Suite[] = [
   { name: 'types', title: 'Types (tsc)', run: types },
@@ -24,7 +26,7 @@ const SUITES: Suite[] = [
   { name: 'simulation', title: 'Simulation (vitest, Node)', run: simulation, isBackground: true },
   { name: 'engine', title: 'Engine (ctest)', run: engine },
   { name: 'unit', title: 'Unit (vitest, Node)', run: (dir) => vitest('unit', dir) },
-  { name: 'worker', title: 'Worker (vitest, workerd)', run: (dir) => vitest('worker', dir) },
+  { name: 'worker', title: 'Worker (vitest, workerd)', run: worker },
   { name: 'e2e', title: 'End to end (vitest, the real system)', run: (dir) => vitest('e2e', dir) },
 ]
 
@@ -122,11 +124,21 @@ async function check(commands: string[][]): Promise<Count> {
   return failed === 0 ? { ...NOTHING, passed: 1 } : { ...NOTHING, failed: 1 }
 }
 
-async function vitest(project: string, dir: string): Promise<Count> {
-  const results = join(dir, `${project}.json`)
-  const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${results}`]
-  const code = await spawnIn(tool('vitest'), ['run', '--project', project, ...reporters])
-  return countVitest(await readFile(results, 'utf8').catch(() => ''), code)
+/** @param shards One after the other, each a run of its own. */
+async function vitest(project: string, dir: string, shards = 1): Promise<Count> {
+  const counts: Count[] = []
+  for (let shard = 1; shard <= shards; shard++) {
+    const results = join(dir, `${project}-${shard}.json`)
+    const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${results}`]
+    const part = shards === 1 ? [] : [`--shard=${shard}/${shards}`]
+    const code = await spawnIn(tool('vitest'), ['run', '--project', project, ...part, ...reporters])
+    counts.push(countVitest(await readFile(results, 'utf8').catch(() => ''), code))
+  }
+  return sum(counts)
+}
+
+async function worker(dir: string): Promise<Count> {
+  return sum([await vitest('worker', dir, WORKER_SHARDS), await vitest('worker-alone', dir)])
 }
 
 /** What it prints comes in one piece at its end, so that it does not stand between the lines of others. */

@@ -172,7 +172,7 @@ const vendors: Rule = {
   check: (files) =>
     eachLine(
       files,
-      (path) => /^(gateway|protocol)\//.test(path) && !path.startsWith('gateway/providers/'),
+      (path) => /^(gateway|protocol)\//.test(path) && !/^gateway\/providers\/|^protocol\/dialects\//.test(path),
       (line) => {
         const found = VENDORS.exec(line)
         return found === null ? undefined : `names ${found[0]}`
@@ -185,7 +185,7 @@ const MONEY_FOLDERS = /^gateway\/(policy|account|meter|ledger|admin|db\/schema)\
 /** Carry an amount from one of those to another, without arithmetic: hold and charge, limits, a provider's own bill. */
 const MONEY_CARRIERS = new Set([
   'gateway/lifecycle.ts',
-  'gateway/attempts.ts',
+  'gateway/attempts/end.ts',
   'gateway/errors.ts',
   'gateway/auth/key-record.ts',
   'gateway/stream/tally.ts',

@@ -4,6 +4,7 @@ import { beforeEach, describe, expect, test } from 'vitest'
 import type { Principal } from '../../gateway/auth/principal.ts'
 import { connect } from '../../gateway/db/connect.ts'
 import { findPlan, findProvider, forgetCatalog, listModels } from '../../gateway/policy/catalog.ts'
+import { DEFAULT_MODEL_POLICY } from '../../gateway/policy/model-policy.ts'
 import { admin, type Json, newName, withoutDatabase } from './support/admin.ts'
 
 const anyone: Principal = {
@@ -47,6 +48,7 @@ describe('models', () => {
       ok: true,
       value: {
         model: name,
+        policy: DEFAULT_MODEL_POLICY,
         targets: [
           { provider, model: 'big', contextTokens: 8192, outputTokensMax: 1024, serviceTier: 'flex', price: undefined },
           { provider: 'fleet', model: 'small', contextTokens: 2048, price: undefined },
@@ -228,7 +230,7 @@ describe('providers', () => {
       expect(text.includes(SECRET)).toBe(false)
     }
     const { rows } = await connect(env).run({
-      text: `select secret_ciphertext, (select string_agg(details, '') from audit_log) from providers where name = $1`,
+      text: `select secret_ciphertext, (select string_agg(details, '') from audit_log) from provider_keys where provider = $1`,
       params: [name],
     })
     expect(JSON.stringify(rows).includes(SECRET)).toBe(false)
@@ -237,7 +239,8 @@ describe('providers', () => {
       name,
       kind: 'openai_compatible',
       baseUrl: 'https://api.example.com/v1',
-      secret: SECRET,
+      keys: [{ name: 'default', secret: SECRET, weight: 1 }],
+      options: {},
       usageDialect: 'openai',
       cutoff: 'cancel',
     })
@@ -248,11 +251,11 @@ describe('providers', () => {
   test('the same secret is stored differently each time, and opens in no other row', async () => {
     const [a, b] = [newName('up'), newName('up')]
     for (const name of [a, b]) await admin('PUT', `/providers/${name}`, upstream())
-    const read = { text: 'select secret_ciphertext from providers where name in ($1, $2)', params: [a, b] }
+    const read = { text: 'select secret_ciphertext from provider_keys where provider in ($1, $2)', params: [a, b] }
     const { rows } = await connect(env).run(read)
     expect(rows[0]).not.toEqual(rows[1])
-    const moved = '(select secret_ciphertext from providers where name = $1)'
-    const text = `update providers set secret_ciphertext = ${moved} where name = $2`
+    const moved = '(select secret_ciphertext from provider_keys where provider = $1)'
+    const text = `update provider_keys set secret_ciphertext = ${moved} where provider = $2`
     await connect(env).run({ text, params: [a, b] })
     forgetCatalog()
     const failed = await findProvider(b, env, Date.now()).catch((error: unknown) => String(error))
@@ -274,7 +277,7 @@ describe('providers', () => {
     const { secret: _, ...without } = upstream()
     const moved = { ...without, base_url: 'https://api.example.com/v2' }
     expect((await admin('PUT', `/providers/${name}`, moved)).body.base_url).toBe('https://api.example.com/v2')
-    expect((await findProvider(name, env, Date.now()))?.secret).toBe(SECRET)
+    expect((await findProvider(name, env, Date.now()))?.keys[0]?.secret).toBe(SECRET)
     const away = { ...without, base_url: 'https://evil.example.net/v1' }
     expect(errorOf(await admin('PUT', `/providers/${name}`, away))).toEqual([400, 'secret'])
     expect(errorOf(await admin('PUT', `/providers/${newName('new')}`, without))).toEqual([400, 'secret'])
@@ -342,7 +345,7 @@ describe('without Postgres', () => {
     const dead = withoutDatabase()
     expect((await findPlan(anyone, model, dead, nowMs + 599_999)).ok).toBe(true)
     expect((await listModels(anyone, dead, nowMs + 599_999)).ok).toBe(true)
-    expect((await findProvider(provider, dead, nowMs + 599_999))?.secret).toBe(SECRET)
+    expect((await findProvider(provider, dead, nowMs + 599_999))?.keys[0]?.secret).toBe(SECRET)
     const late = nowMs + 600_000
     expect(await findPlan(anyone, model, dead, late)).toMatchObject({ error: { code: 'unavailable' } })
     expect(await listModels(anyone, dead, late)).toMatchObject({ error: { code: 'unavailable' } })

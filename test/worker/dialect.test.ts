@@ -100,6 +100,71 @@ describe('a provider may answer', () => {
     ])
   })
 
+  test.each([true, false])('with calls of tools and thoughts, to a stream: %j', async (stream) => {
+    const piece = (more: object) => ({ choices: [{ index: 0, delta: { tool_calls: [{ index: 0, ...more }] } }] })
+    const answer = () =>
+      sse(
+        { choices: [{ index: 0, delta: { role: 'assistant', content: null } }] },
+        { choices: [{ index: 0, delta: { reasoning_content: 'hm' } }] },
+        piece({ id: 'call_1', type: 'function', function: { name: 'add', arguments: '' } }),
+        piece({ function: { arguments: '{"a"' } }),
+        piece({ function: { arguments: ':1}' } }),
+        finish('tool_calls'),
+        counted(9, 4),
+      )
+    const tools = [{ type: 'function', function: { name: 'add', description: 'adds', parameters: { type: 'object' } } }]
+    const { call, response } = await throughProvider(answer, { stream, tools, tool_choice: 'required' })
+    expect(call?.body).toMatchObject({ tools, tool_choice: 'required' })
+    const called = { name: 'add', arguments: '{"a":1}' }
+    if (!stream) {
+      const { choices } = await response.json<Json>()
+      expect(choices[0]).toMatchObject({
+        message: {
+          content: null,
+          reasoning_content: 'hm',
+          tool_calls: [{ id: 'call_1', type: 'function', function: called }],
+        },
+        finish_reason: 'tool_calls',
+      })
+      return
+    }
+    const { data, done } = readSse(await response.text())
+    const deltas = data.flatMap((chunk) => (chunk as Json).choices).map((choice) => choice.delta)
+    const pieces = deltas.flatMap((delta) => delta.tool_calls ?? [])
+    expect(pieces[0]).toMatchObject({ index: 0, id: 'call_1', type: 'function', function: { name: 'add' } })
+    expect(pieces.map((one) => one.function.arguments).join('')).toBe('{"a":1}')
+    expect(deltas.map((delta) => delta.reasoning_content ?? '').join('')).toBe('hm')
+    expect(data.map((chunk) => (chunk as Json).choices[0]?.finish_reason)).toContain('tool_calls')
+    expect(done).toBe(true)
+  })
+
+  test('after it was asked with what the tools said, and images', async () => {
+    const image = { type: 'image_url', image_url: { url: 'data:image/png;base64,iVBORw0KGgo=' } }
+    const messages = [
+      { role: 'user', content: [{ type: 'text', text: 'Look.' }, image] },
+      {
+        role: 'assistant',
+        content: null,
+        tool_calls: [{ id: 'c', type: 'function', function: { name: 'add', arguments: '{"a":1}' } }],
+      },
+      { role: 'tool', tool_call_id: 'c', content: '2' },
+    ]
+    const { call, response } = await throughProvider(() => sse(content('ok'), finish('stop'), counted(9, 1)), {
+      messages,
+    })
+    expect(response.status).toBe(200)
+    expect(call?.body).toMatchObject({
+      messages: [
+        messages[0],
+        {
+          role: 'assistant',
+          tool_calls: [{ id: 'c', type: 'function', function: { name: 'add', arguments: '{"a":1}' } }],
+        },
+        { role: 'tool', tool_call_id: 'c', content: '2' },
+      ],
+    })
+  })
+
   test('with one JSON body although a stream was asked for', async () => {
     const whole = {
       choices: [{ index: 0, message: { role: 'assistant', content: 'all at once' }, finish_reason: 'stop' }],

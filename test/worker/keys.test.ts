@@ -109,6 +109,11 @@ describe('scopes', () => {
     ['an empty end user', { end_user: '' }, 'end_user'],
     ['an end user with a control character', { end_user: 'a\u0000' }, 'end_user'],
     ['an end user of 257 characters', { end_user: 'x'.repeat(257) }, 'end_user'],
+    ['a capability that is none', { capabilities: ['root'] }, 'capabilities[0]'],
+    ['three capabilities', { capabilities: ['files', 'network', 'code'] }, 'capabilities'],
+    ['a capability twice', { capabilities: ['files', 'files'] }, 'capabilities'],
+    ['a cache for no time', { cache: { ttl_s: 0 } }, 'cache.ttl_s'],
+    ['a cache for more than 30 days', { cache: { ttl_s: 2_592_001 } }, 'cache.ttl_s'],
     ['a user of nobody', { user_id: crypto.randomUUID() }, 'user_id'],
     ['a team of nobody', { team_id: crypto.randomUUID() }, 'team_id'],
   ])('with %s are refused by the field', async (_, wrong, param) => {
@@ -122,6 +127,8 @@ describe('a key that makes, changes or rotates keys', () => {
     routes: ['chat', 'admin'],
     addresses: ['192.0.2.0/24'],
     end_user: 'customer',
+    capabilities: ['files'],
+    cache: { ttl_s: 60 },
     expires_at: '2098-01-01T00:00:00.000Z',
   }
   const within = { ...restricted, routes: ['chat'] }
@@ -144,6 +151,9 @@ describe('a key that makes, changes or rotates keys', () => {
     ['every address', { addresses: null }, 'addresses'],
     ['another end user', { end_user: 'another' }, 'end_user'],
     ['no end user', { end_user: null }, 'end_user'],
+    ['a capability more', { capabilities: ['files', 'code'] }, 'capabilities'],
+    ['any two capabilities', { capabilities: null }, 'capabilities'],
+    ['an older cache', { cache: { ttl_s: 61 } }, 'cache'],
     ['a later end', { expires_at: '2098-01-01T00:00:00.001Z' }, 'expires_at'],
     ['no end', { expires_at: null }, 'expires_at'],
   ]

@@ -187,6 +187,32 @@ describe('writing entries', () => {
     expect(await account.balances()).toEqual({ customer_credit: -60n, usage_revenue: 60n })
   })
 
+  test('keeps how an attempt came about beside the fact: it makes none another one', async () => {
+    const account = newAccount()
+    const database = connect(env)
+    const before = entry(account)
+    const [row] = before.attempts
+    if (row === undefined) throw new Error('no row')
+    expect(await writeEntries(database, [before])).toEqual([])
+    // As a newer gateway would write the same fact again.
+    const again = { ...before, attempts: [{ ...row, route: '{"role":"primary"}' }] }
+    expect(await writeEntries(database, [again])).toEqual([])
+    const routed = entry(account)
+    const [other] = routed.attempts
+    if (other === undefined) throw new Error('no row')
+    await writeEntries(database, [{ ...routed, attempts: [{ ...other, route: '{"role":"retry"}' }] }])
+    const { rows } = await database.run({
+      text: 'select request_id, route from usage_attempts where org_id = $1',
+      params: [account.orgId],
+    })
+    expect(new Map(rows.map(([id, route]) => [id, route]))).toEqual(
+      new Map([
+        [row.requestId, null],
+        [other.requestId, '{"role":"retry"}'],
+      ]),
+    )
+  })
+
   test('carries amounts at the edge of 64 bits', async () => {
     const account = newAccount()
     const most = 2n ** 63n - 1n

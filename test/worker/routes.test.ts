@@ -15,6 +15,8 @@ const BODIES: Record<string, object> = {
   'POST /v1/chat/completions': { messages: [{ role: 'user', content: 'x' }] },
   'POST /v1/completions': { prompt: 'x' },
   'POST /v1/embeddings': { input: 'x' },
+  'POST /v1/responses': { input: 'x' },
+  'POST /v1/messages': { max_tokens: 5, messages: [{ role: 'user', content: 'x' }] },
 }
 
 beforeAll(async () => {
@@ -28,9 +30,9 @@ const ask = async (route: string, key: string) => {
     { model: world.model, ...BODIES[route] },
     { key },
   )
-  const { error } = await response.json<{ error?: { code: string } }>()
+  const { error } = await response.json<{ error?: { code?: string; details?: { error_code: string } } }>()
   await settled()
-  return [response.status, error?.code]
+  return [response.status, error?.code ?? error?.details?.error_code]
 }
 
 describe.each([...METERED_ROUTES])('%s', (route, scope) => {
@@ -39,7 +41,8 @@ describe.each([...METERED_ROUTES])('%s', (route, scope) => {
     const limits = [{ meter: 'requests', window: 'day', max: 0 }]
     expect((await admin('PUT', `/organisations/${orgId}/limits`, { limits })).status).toBe(200)
     const before = world.calls.length
-    expect(await ask(route, key)).toEqual([429, 'rate_limit_exceeded'])
+    const code = route === 'POST /v1/messages' ? 'rate_limited' : 'rate_limit_exceeded'
+    expect(await ask(route, key)).toEqual([429, code])
     expect(world.calls).toHaveLength(before)
   })
 

@@ -82,13 +82,13 @@ describe('what stands in several files', () => {
     expect((await read({ 'chat_template.json': { chat_template: '{{ 2 }}' } })).chatTemplate).toBe('{{ 2 }}')
   })
 
-  test('of named templates the default one counts', async () => {
+  test('of named templates the default one counts, and the one for tools is for tools', async () => {
     const templates = [
       { name: 'tool_use', template: '{{ 1 }}' },
       { name: 'default', template: '{{ 2 }}' },
     ]
     const file = await read({ 'tokenizer_config.json': { chat_template: templates } })
-    expect(file.chatTemplate).toBe('{{ 2 }}')
+    expect(file).toMatchObject({ chatTemplate: '{{ 2 }}', toolTemplate: '{{ 1 }}' })
   })
 
   test('tokens of the settings may be objects', async () => {

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import type { LimitRule } from '../../../gateway/account/limit.ts'
-import { denialToFailure, failureResponse } from '../../../gateway/errors.ts'
+import { denialToFailure, errorDialectOf, failureResponse, failureStatus } from '../../../gateway/errors.ts'
 import { ERROR_CODES } from '../../../protocol/errors.ts'
 
 const where = { limitId: 'l', hard: true, timeZone: 'UTC' } as const
@@ -49,6 +49,49 @@ describe('a failure as a response', () => {
     expect(response.status).toBe(405)
     expect(response.headers.get('allow')).toBe('GET')
     expect(await response.json()).toMatchObject({ error: { param: 'messages[0]' } })
+  })
+})
+
+describe('a failure in the messages dialect', () => {
+  test.each(ERROR_CODES.map((code) => [code]))('%s has its shape, its code and the id of the request', async (code) => {
+    const failure = { code, message: 'why', param: 'model', kind: 'status' as const }
+    const response = failureResponse(failure, 'id-1', { dialect: 'messages' })
+    expect(response.status).toBe(failureStatus(code, 'messages'))
+    expect(await response.json()).toEqual({
+      type: 'error',
+      error: { type: expect.any(String), message: 'why', details: { error_code: code, param: 'model' } },
+      request_id: 'id-1',
+    })
+    expect(response.headers.get('request-id')).toBe('id-1')
+  })
+
+  test.each([
+    ['invalid_request', 400, 'invalid_request_error'],
+    ['invalid_api_key', 401, 'authentication_error'],
+    ['budget_exhausted', 402, 'billing_error'],
+    ['permission_denied', 403, 'permission_error'],
+    ['model_not_found', 404, 'not_found_error'],
+    ['request_too_large', 413, 'request_too_large'],
+    ['rate_limited', 429, 'rate_limit_error'],
+    ['internal', 500, 'api_error'],
+    ['deadline_exceeded', 504, 'timeout_error'],
+    ['overloaded', 529, 'overloaded_error'],
+  ] as const)('%s is %d %s', async (code, status, type) => {
+    const response = failureResponse({ code, message: 'why' }, 'id', { dialect: 'messages' })
+    expect(response.status).toBe(status)
+    expect(await response.json()).toMatchObject({ error: { type } })
+  })
+
+  test.each([
+    ['/v1/messages', {}, 'messages'],
+    ['/v1/messages/count_tokens', {}, 'messages'],
+    ['/v1/messages/nothing', {}, 'messages'],
+    ['/v1/messagesx', {}, 'openai'],
+    ['/v1/models', {}, 'openai'],
+    ['/v1/models/a/b', { 'anthropic-version': '2023-06-01' }, 'messages'],
+    ['/v1/chat/completions', { 'anthropic-version': '2023-06-01' }, 'openai'],
+  ])('%s with %j is answered in the dialect %s', (path, headers, dialect) => {
+    expect(errorDialectOf(path, new Headers(headers))).toBe(dialect)
   })
 })
 

@@ -4,12 +4,20 @@ import { createExecutionContext, env, waitOnExecutionContext } from 'cloudflare:
 import { createApp } from '../../../gateway/app.ts'
 import type { Timings } from '../../../gateway/attempts.ts'
 import { connect } from '../../../gateway/db/connect.ts'
+import type { Env } from '../../../gateway/env.ts'
 import { systemPorts } from '../../../gateway/routes/generate.ts'
 import { admin, newName, newTenant, type Tenant } from './admin.ts'
 import { type AgentScript, FakeAgent, frame } from './fake-agent.ts'
 
 export type Host = (request: Request) => Response | Promise<Response>
-export type Target = { provider: string; model: string; context_tokens: number; output_tokens_max?: number }
+export type Target = {
+  provider: string
+  model: string
+  context_tokens: number
+  output_tokens_max?: number
+  weight?: number
+  region?: string
+}
 
 export const FLEET_TARGET = (model: string): Target => ({ provider: 'fleet', model, context_tokens: 2048 })
 
@@ -25,6 +33,8 @@ export type AttemptRow = {
   cached: number
   output: number
   costNanoUsd: bigint
+  /** How it came about. */
+  route: Record<string, unknown>
 }
 
 /** A world of its own: hosts, one tenant, one model name. */
@@ -79,7 +89,7 @@ export class World {
   }
 
   /** Puts the model before its targets, priced: $1 per million input tokens, $2 output, $0.5 cached. */
-  async catalog(targets: Target[]): Promise<void> {
+  async catalog(targets: Target[], policy?: Record<string, unknown>): Promise<void> {
     for (const target of targets) {
       const priced = await admin('POST', '/prices', {
         provider: target.provider,
@@ -88,7 +98,7 @@ export class World {
       })
       if (priced.status >= 300) throw new Error(priced.text)
     }
-    const made = await admin('PUT', `/models/${this.model}`, { targets })
+    const made = await admin('PUT', `/models/${this.model}`, { targets, ...(policy === undefined ? {} : { policy }) })
     if (made.status >= 300) throw new Error(made.text)
   }
 
@@ -101,7 +111,7 @@ export class World {
   async send(
     path: string,
     body: unknown,
-    options: { headers?: Record<string, string>; signal?: AbortSignal; key?: string } = {},
+    options: { headers?: Record<string, string>; signal?: AbortSignal; key?: string; env?: Env } = {},
   ): Promise<{ response: Response; settled: () => Promise<void> }> {
     const key = options.key ?? (await this.ownTenant()).key
     const context = createExecutionContext()
@@ -111,7 +121,7 @@ export class World {
       body: typeof body === 'string' ? body : JSON.stringify(body),
       ...(options.signal ? { signal: options.signal } : {}),
     })
-    const response = await this.app.fetch(request, env, context)
+    const response = await this.app.fetch(request, options.env ?? env, context)
     return { response, settled: () => waitOnExecutionContext(context) }
   }
 
@@ -132,7 +142,7 @@ export class World {
     const database = connect(env)
     const attempts = await database.run({
       text: `select attempt, provider, status, http_status, charge, usage_source, input_uncached, input_cache_read,
-               output_text, cost_nanousd
+               output_text, cost_nanousd, route
              from usage_attempts where org_id = $1 order by request_id, attempt`,
       params: [orgId],
     })
@@ -153,6 +163,7 @@ export class World {
         cached: Number(row[7]),
         output: Number(row[8]),
         costNanoUsd: BigInt(String(row[9])),
+        route: JSON.parse(String(row[10] ?? '{}')),
       })),
       requests: requests.rows.map((row) => ({ status: String(row[0]), attempts: Number(row[1]) })),
       holds: openHolds.length,

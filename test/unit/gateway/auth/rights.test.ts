@@ -14,12 +14,22 @@ describe('a key made by a key', () => {
     models: ['a', 'b'],
     routes: ['chat', 'admin'],
     addresses: ['10.0.0.0/8', '2001:db8::/32'],
+    capabilities: ['files', 'code'],
+    cacheTtlMs: 60_000,
     expiresAtMs: NOW_MS,
   }
 
   test('may have the same rights, or less of each', () => {
     expect(excessRight(maker, maker)).toBeUndefined()
-    const less: Rights = { ...maker, models: [], routes: ['chat'], addresses: ['10.1.2.3'], expiresAtMs: NOW_MS - 1 }
+    const less: Rights = {
+      ...maker,
+      cacheTtlMs: undefined,
+      capabilities: ['code'],
+      models: [],
+      routes: ['chat'],
+      addresses: ['10.1.2.3'],
+      expiresAtMs: NOW_MS - 1,
+    }
     expect(excessRight(less, maker)).toBeUndefined()
   })
 
@@ -37,6 +47,9 @@ describe('a key made by a key', () => {
     ['a wider network', { addresses: ['0.0.0.0/0'] }, 'addresses'],
     ['one network within and one beyond', { addresses: ['10.0.0.1', '::1'] }, 'addresses'],
     ['every address', { addresses: undefined }, 'addresses'],
+    ['a capability more', { capabilities: ['files', 'network'] }, 'capabilities'],
+    ['any two capabilities', { capabilities: undefined }, 'capabilities'],
+    ['an older cache', { cacheTtlMs: 60_001 }, 'cache'],
     ['a later end', { expiresAtMs: NOW_MS + 1 }, 'expires_at'],
     ['no end', { expiresAtMs: undefined }, 'expires_at'],
   ])('cannot have %s', (_, more, param) => {
@@ -46,6 +59,10 @@ describe('a key made by a key', () => {
   test('cannot administer because its maker is not restricted to routes', () => {
     expect(excessRight({ projectId: 'p1', routes: ['admin'] }, { projectId: 'p1' })?.param).toBe('routes')
     expect(excessRight({ projectId: 'p1' }, { projectId: 'p1' })).toBeUndefined()
+  })
+
+  test('has no cache from a maker that has none', () => {
+    expect(excessRight({ projectId: 'p1', cacheTtlMs: 1 }, { projectId: 'p1' })?.param).toBe('cache')
   })
 })
 

@@ -4,7 +4,9 @@ import { describe, expect, test } from 'vitest'
 import { NO_USAGE } from '../../../../gateway/meter/usage.ts'
 import { BadEvent, DispatchDecoder, plainDelta } from '../../../../gateway/providers/dispatch-decoder.ts'
 import type { ProviderEvent } from '../../../../gateway/providers/event.ts'
-import { OpenAiDecoder, retryAfter, statusFailure } from '../../../../gateway/providers/openai-decoder.ts'
+import { OpenAiDecoder } from '../../../../gateway/providers/openai-decoder.ts'
+import { statusFailure } from '../../../../gateway/providers/openai-failure.ts'
+import { retryAfter } from '../../../../gateway/providers/retry-after.ts'
 import { LineTooLong } from '../../../../gateway/stream/lines.ts'
 import { DispatchEvent, MAX_EVENT_BYTES } from '../../../../protocol/dispatch.ts'
 
@@ -14,7 +16,10 @@ const LINES: DispatchEvent[] = [
   { type: 'accepted', usage: { ...usage, outputTokens: 0 }, queueMs: 1 },
   { type: 'delta', choice: 0, text: 'naïve 😀\n', outputTokens: 1 },
   { type: 'delta', choice: 0, text: '', outputTokens: 2 },
-  { type: 'finish', choice: 0, reason: 'stop', outputTokens: 2 },
+  { type: 'thought', choice: 0, text: 'hm', outputTokens: 2 },
+  { type: 'tool_call', choice: 0, call: 0, id: 'a', name: 'look', arguments: '{"x":', outputTokens: 2 },
+  { type: 'tool_call', choice: 0, call: 0, arguments: '1}', outputTokens: 2 },
+  { type: 'finish', choice: 0, reason: 'tool_calls', outputTokens: 2 },
   { type: 'usage', usage },
 ]
 
@@ -37,9 +42,10 @@ describe('a dispatch', () => {
 
   test('is the same whole and cut at every byte', () => {
     expect(whole.ended).toBe(true)
-    expect(whole.events).toHaveLength(5)
+    expect(whole.events).toHaveLength(8)
     expect(whole.events[1]).toMatchObject({ text: 'naïve 😀\n' })
-    expect(whole.events[4]).toMatchObject({ usage: { inputUncached: 4, inputCacheRead: 1, outputText: 2 } })
+    expect(whole.events.slice(3, 6)).toEqual(LINES.slice(3, 6))
+    expect(whole.events[7]).toMatchObject({ usage: { inputUncached: 4, inputCacheRead: 1, outputText: 2 } })
     for (let cut = 0; cut <= all.length; cut++) expect(decode(all, [cut])).toEqual(whole)
     const cuts = fc.array(fc.integer({ min: 0, max: all.length }))
     fc.assert(
@@ -101,7 +107,7 @@ describe('a dispatch', () => {
 describe('another server', () => {
   const read = (choices: number, ...data: unknown[]) => {
     const decoder = new OpenAiDecoder(choices)
-    const events = data.flatMap((one) => decoder.read(typeof one === 'string' ? one : JSON.stringify(one)))
+    const events = data.flatMap((one) => decoder.whole(typeof one === 'string' ? one : JSON.stringify(one)))
     return { events, decoder }
   }
 
@@ -131,7 +137,7 @@ describe('another server', () => {
     ])
   })
 
-  test('counts thoughts, under either name, and passes none of them on', () => {
+  test('counts thoughts, under either name, and tells them apart from text', () => {
     const { events } = read(
       1,
       { choices: [{ delta: { content: null, reasoning_content: 'Well, ' } }] },
@@ -139,8 +145,8 @@ describe('another server', () => {
       { choices: [{ delta: { content: 'a', reasoning_content: '' } }] },
     )
     expect(events).toEqual([
-      { type: 'delta', choice: 0, text: '', outputTokens: 1 },
-      { type: 'delta', choice: 0, text: '', outputTokens: 2 },
+      { type: 'thought', choice: 0, text: 'Well, ', outputTokens: 1 },
+      { type: 'thought', choice: 0, text: 'then', outputTokens: 2 },
       { type: 'delta', choice: 0, text: 'a', outputTokens: 3 },
     ])
   })
@@ -233,20 +239,20 @@ describe('another server', () => {
       ['flex', undefined, false],
       [undefined, 'default', false],
     ])('for the service %s, served as %s, is flagged: %s', (asked, service_tier, flagged) => {
-      const decoder = new OpenAiDecoder(1, 'openai', asked)
+      const decoder = new OpenAiDecoder(1, asked === undefined ? {} : { tierAsked: asked })
       const chunks = [
         { ...finish, service_tier },
         { choices: [], ...counted(2) },
       ]
-      const events = chunks.flatMap((one) => decoder.read(JSON.stringify(one)))
+      const events = chunks.flatMap((one) => decoder.whole(JSON.stringify(one)))
       expect(events.at(-1)).toMatchObject({ type: 'usage', ...(flagged ? { inconsistent: true } : {}) })
       expect(decoder.hasInconsistentUsage).toBe(flagged)
     })
 
     test('in another dialect is read in that one', () => {
-      const decoder = new OpenAiDecoder(1, 'gemini')
+      const decoder = new OpenAiDecoder(1, { usageDialect: 'gemini' })
       const usageMetadata = { promptTokenCount: 9, candidatesTokenCount: 28, thoughtsTokenCount: 244 }
-      const events = [finish, { usageMetadata }].flatMap((one) => decoder.read(JSON.stringify(one)))
+      const events = [finish, { usageMetadata }].flatMap((one) => decoder.whole(JSON.stringify(one)))
       expect(events.at(-1)).toMatchObject({ usage: { inputUncached: 9, outputText: 28, outputReasoning: 244 } })
     })
   })

@@ -45,6 +45,14 @@ test('own engines count computed and cached tokens apart', () => {
   expect(inconsistent).toBe(false)
 })
 
+test('a reader knows what the request asked for', () => {
+  const raw = { input_tokens: 1, cache_creation_input_tokens: 10 }
+  expect(new UsageReader('anthropic', '1h').see(raw)?.usage).toMatchObject({ inputCacheWrite1h: 10 })
+  expect(new UsageReader('anthropic').see(raw)?.usage).toMatchObject({ inputCacheWrite5m: 10 })
+  const bedrock = { inputTokens: 1, cacheWriteInputTokens: 10 }
+  expect(new UsageReader('bedrock', '1h').see(bedrock)?.usage).toMatchObject({ inputCacheWrite1h: 10 })
+})
+
 test('what the request asked for decides over writes that nobody split', () => {
   const raw = { input_tokens: 1, cache_creation_input_tokens: 10, cache_creation: { ephemeral_5m_input_tokens: 4 } }
   expect(normaliseAnthropic(raw, '5m')?.usage).toMatchObject({ inputCacheWrite5m: 10, inputCacheWrite1h: 0 })
@@ -189,6 +197,7 @@ describe('whatever arrives', () => {
     ['cache_read_input_tokens', 'cache_creation_input_tokens', 'prompt_cache_hit_tokens', 'prompt_cache_miss_tokens'],
     ['promptTokenCount', 'candidatesTokenCount', 'thoughtsTokenCount', 'totalTokenCount', 'cachedContentTokenCount'],
     ['toolUsePromptTokenCount', 'cost_in_usd_ticks', 'num_sources_used', 'num_server_side_tools_used', 'unknown'],
+    ['inputTokens', 'outputTokens', 'cacheReadInputTokens', 'cacheWriteInputTokens', 'cacheDetails'],
   ].flat()
   const DETAILS = ['cached_tokens', 'cache_write_tokens', 'reasoning_tokens', 'audio_tokens', 'image_tokens', 'type']
   const details = fc.oneof(leaf, fc.dictionary(fc.constantFrom(...DETAILS, 'thinking_tokens', 'input_tokens'), leaf))

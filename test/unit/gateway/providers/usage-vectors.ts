@@ -338,4 +338,45 @@ export const VECTORS: Vector[] = [
     raws: [{ completion_tokens: 1, prompt_cache_hit_tokens: 2, prompt_cache_miss_tokens: 3 }],
     parts: [3, 2, 0, 1, 0],
   },
+  {
+    id: 'cache reads and writes are beside the input, and writes are told by how long they are kept',
+    dialect: 'bedrock',
+    raws: [
+      {
+        inputTokens: 240,
+        outputTokens: 20,
+        totalTokens: 1210,
+        cacheReadInputTokens: 800,
+        cacheWriteInputTokens: 150,
+        cacheDetails: [
+          { ttl: '1h', inputTokens: 100 },
+          { ttl: '5m', inputTokens: 50 },
+        ],
+      },
+    ],
+    parts: [240, 800, 150, 20, 0],
+    more: { inputCacheWrite5m: 50, inputCacheWrite1h: 100 },
+  },
+  {
+    id: 'writes without details are the shorter ones',
+    dialect: 'bedrock',
+    raws: [{ inputTokens: 1, outputTokens: 2, cacheWriteInputTokens: 9 }],
+    parts: [1, 0, 9, 2, 0],
+    more: { inputCacheWrite5m: 9 },
+  },
+  {
+    id: 'writes that the details leave out are the dearer ones',
+    dialect: 'bedrock',
+    raws: [
+      { inputTokens: 1, outputTokens: 2, cacheWriteInputTokens: 9, cacheDetails: [{ ttl: '5m', inputTokens: 4 }] },
+    ],
+    parts: [1, 0, 9, 2, 0],
+    more: { inputCacheWrite5m: 4, inputCacheWrite1h: 5 },
+  },
+  {
+    id: 'zeros are counts',
+    dialect: 'bedrock',
+    raws: [{ inputTokens: 0, outputTokens: 0, totalTokens: 0 }],
+    parts: [0, 0, 0, 0, 0],
+  },
 ]

@@ -21,17 +21,8 @@ test('a plain chat gets every default', () => {
     value: {
       request: {
         model: 'm',
-        input: { kind: 'chat', messages },
-        sampling: {
-          temperature: 1,
-          topP: 1,
-          topK: 0,
-          minP: 0,
-          presencePenalty: 0,
-          frequencyPenalty: 0,
-          repetitionPenalty: 1,
-          logitBias: [],
-        },
+        input: { kind: 'chat', messages: [{ role: 'user', content: [{ type: 'text', text: 'hi' }] }] },
+        sampling: { logitBias: [] },
         n: 1,
         stop: [],
       },
@@ -64,8 +55,12 @@ describe('a chat body is refused with the path of the field', () => {
     [{ messages: [...messages, { role: 'user', content: 5 }] }, 'messages[1].content'],
     [{ messages: [{ role: 'user', content: [] }] }, 'messages[0].content'],
     [{ messages: [{ role: 'user', content: [{ type: 'text', text: 5 }] }] }, 'messages[0].content[0].text'],
-    [{ messages: [{ role: 'user', content: [{ type: 'image_url', image_url: {} }] }] }, 'messages[0].content[0].type'],
-    [{ messages: [{ role: 'assistant', content: 'x', tool_calls: [{}] }] }, 'messages[0].tool_calls'],
+    [
+      { messages: [{ role: 'user', content: [{ type: 'image_url', image_url: {} }] }] },
+      'messages[0].content[0].image_url.url',
+    ],
+    [{ messages: [{ role: 'user', content: [{ type: 'input_audio' }] }] }, 'messages[0].content[0].type'],
+    [{ messages: [{ role: 'assistant', content: 'x', tool_calls: [{}] }] }, 'messages[0].tool_calls[0].type'],
     [{ messages: [{ role: 'assistant', content: 'x', function_call: {} }] }, 'messages[0].function_call'],
     [{ temperature: 2.1 }, 'temperature'],
     [{ temperature: -0.1 }, 'temperature'],
@@ -103,7 +98,7 @@ describe('a chat body is refused with the path of the field', () => {
     [{ repetition_penalty: 0 }, 'repetition_penalty'],
     [{ repetition_penalty: 1e-40 }, 'repetition_penalty'],
     [{ user: 5 }, 'user'],
-    [{ tools: [{ type: 'function' }] }, 'tools'],
+    [{ tools: [{ type: 'function' }] }, 'tools[0].function'],
     [{ tool_choice: 'required' }, 'tool_choice'],
     [{ functions: [{}] }, 'functions'],
     [{ function_call: { name: 'f' } }, 'function_call'],
@@ -130,7 +125,7 @@ describe('a chat body is refused with the path of the field', () => {
     [{ structured_outputs: { regex: 'a' }, response_format: { type: 'json_object' } }, 'structured_outputs'],
     [{ modalities: ['text', 'audio'] }, 'modalities'],
     [{ audio: { voice: 'x' } }, 'audio'],
-    [{ store: true }, 'store'],
+    [{ store: 'always' }, 'store'],
     [{ service_tier: 'flex' }, 'service_tier'],
     [{ web_search_options: {} }, 'web_search_options'],
     [{ temprature: 1 }, 'temprature'],
@@ -144,30 +139,46 @@ describe('a chat body is refused with the path of the field', () => {
     expect(faultOf(parseChat(body))).not.toHaveProperty('param')
   })
 
-  test('an image is named as what it is', () => {
-    const content = [{ type: 'image_url', image_url: { url: 'data:' } }]
-    expect(faultOf(chat({ messages: [{ role: 'user', content }] })).message).toContain("'image_url' are not supported")
+  test('a part of another kind is named as what it is', () => {
+    const content = [{ type: 'input_audio', input_audio: { data: 'x', format: 'wav' } }]
+    expect(faultOf(chat({ messages: [{ role: 'user', content }] })).message).toContain(
+      "'input_audio' are not supported",
+    )
+  })
+
+  test('the older form of tools is told what took its place', () => {
+    expect(faultOf(chat({ functions: [{ name: 'f' }] })).message).toContain("Use 'tools'.")
+    expect(faultOf(chat({ messages: [{ role: 'function', name: 'f', content: '' }] })).message).toContain("'tool'")
   })
 })
 
 describe('a chat body is read', () => {
+  test('with an effort as one whose thoughts are to be shown, since the dialect has no other word for that', () => {
+    const reasoning = (effort: string) => {
+      const parsed = chat({ reasoning_effort: effort })
+      return parsed.ok ? parsed.value.request.reasoning : parsed.error
+    }
+    expect(reasoning('high')).toEqual({ effort: 'high', show: true })
+    expect(reasoning('none')).toEqual({ effort: 'none' })
+  })
+
   test.each([
     [{ metadata: { a: 'b' } }],
     [{ store: false }],
+    [{ store: true }],
     [{ service_tier: 'auto' }],
     [{ parallel_tool_calls: true }],
     [{ tools: [] }],
     [{ tool_choice: 'none' }],
     [{ response_format: { type: 'text' } }],
     [{ modalities: ['text'] }],
-    [{ prompt_cache_key: 'k' }],
-    [{ top_k: -1 }],
+    [{ prompt_cache_options: { mode: 'implicit' } }],
     [{ logprobs: false, top_logprobs: 0 }],
   ])('%j changes nothing', (over) => {
     expect(chat(over)).toEqual(chat())
   })
 
-  test('text parts are joined, and the echo of an earlier answer is taken as it is', () => {
+  test('text parts stay apart, and the echo of an earlier answer is taken as it is', () => {
     const parts = [
       { type: 'text', text: 'a' },
       { type: 'text', text: 'b' },
@@ -176,8 +187,8 @@ describe('a chat body is read', () => {
     expect(requestOf(chat({ messages: [{ role: 'user', content: parts, name: 'ann' }, echo] })).input).toEqual({
       kind: 'chat',
       messages: [
-        { role: 'user', content: 'ab', name: 'ann' },
-        { role: 'assistant', content: 'c' },
+        { role: 'user', content: parts, name: 'ann' },
+        { role: 'assistant', content: [{ type: 'text', text: 'c' }] },
       ],
     })
   })
@@ -190,6 +201,17 @@ describe('a chat body is read', () => {
     [{ max_tokens: 1_000_000_000 }, 1_000_000_000],
   ])('%j bounds the output at %d', (over, bound) => {
     expect(requestOf(chat(over)).maxOutputTokens).toBe(bound)
+  })
+
+  test('a default that the caller wrote is not the same as none', () => {
+    const said = { temperature: 1, top_p: 1, top_k: -1, presence_penalty: 0, repetition_penalty: 1 }
+    expect(chat(said)).toMatchObject({
+      value: {
+        request: {
+          sampling: { temperature: 1, topP: 1, topK: 0, presencePenalty: 0, repetitionPenalty: 1, logitBias: [] },
+        },
+      },
+    })
   })
 
   test('sampling, stop, bias and seed arrive', () => {

@@ -70,11 +70,13 @@ describe('another provider gets what the caller wrote', () => {
     [{ structured_outputs: { choice: ['a', 'b'] } }],
     [{ structured_outputs: { grammar: 'start: "x"' } }],
   ])('%j', (over) => {
-    expect(encodeOpenAi(chat(over), { model: 'm' }, undefined).body).toMatchObject(over)
+    expect(encodeOpenAi(chat(over), { model: 'm' })).toMatchObject({ ok: true, value: { body: over } })
   })
 
   test('and nothing where nothing was asked', () => {
-    const { body } = encodeOpenAi(chat({ response_format: { type: 'text' } }), { model: 'm' }, undefined)
+    const encoded = encodeOpenAi(chat({ response_format: { type: 'text' } }), { model: 'm' })
+    const body = encoded.ok ? encoded.value.body : undefined
+    expect(body).toBeDefined()
     expect(body).not.toHaveProperty('response_format')
     expect(body).not.toHaveProperty('structured_outputs')
   })

@@ -59,7 +59,25 @@ describe('server-sent events', () => {
     )
   })
 
+  test.each([
+    ['a byte order mark', '\u{feff}data: first\n\ndata: \u{feff}kept?\n\n', ['first', '\u{feff}kept?']],
+    ['CRLF', 'data: a\r\ndata: b\r\n\r\ndata: c\r\n\r\n', ['a\nb', 'c']],
+    ['CR', 'data: a\rdata: b\r\rdata: c\r\r', ['a\nb', 'c']],
+    ['line ends of all kinds', 'data: a\ndata: b\r\n\rdata: c\r\r\ndata: d\n\r', ['a\nb', 'c', 'd']],
+    ['comments between and inside', ': x\n\ndata: a\n:\n: data: y\ndata: b\n\n:', ['a\nb']],
+    ['no end of the last line', 'data: a\n\ndata: b', ['a', 'b']],
+    ['nothing but line ends', '\n\r\n\r\r\n', []],
+  ])('with %s are the same cut at every byte', (_, text, expected) => {
+    const stream = bytes(text)
+    for (let cut = 0; cut <= stream.length; cut++) {
+      expect(decode(stream, [cut]).map(({ data }) => data)).toEqual(expected)
+    }
+    expect(decode(stream, Array.from(stream.keys())).map(({ data }) => data)).toEqual(expected)
+  })
+
   test('beyond the bound are refused, in one line and over many', () => {
+    // Lines without a value take memory too.
+    expect(() => new SseDecoder().push(bytes('data\n'.repeat(SSE_EVENT_BYTES_MAX + 1)))).toThrow(LineTooLong)
     expect(() => new SseDecoder().push(bytes(`data: ${'x'.repeat(SSE_EVENT_BYTES_MAX)}`))).toThrow(LineTooLong)
     const decoder = new SseDecoder()
     const line = bytes(`data: ${'x'.repeat(1000)}\n`)

@@ -7,7 +7,7 @@ import { type InferenceRequest, NEUTRAL_SAMPLING } from '../../../../protocol/re
 
 const request = (over: Partial<InferenceRequest>): InferenceRequest => ({
   model: 'm',
-  input: { kind: 'chat', messages: [{ role: 'user', content: 'x' }] },
+  input: { kind: 'chat', messages: [{ role: 'user', content: [{ type: 'text', text: 'x' }] }] },
   sampling: NEUTRAL_SAMPLING,
   n: 1,
   stop: [],

@@ -7,7 +7,7 @@ import { type InferenceRequest, NEUTRAL_SAMPLING } from '../../../../protocol/re
 
 const request = (over: Partial<InferenceRequest>): InferenceRequest => ({
   model: 'm',
-  input: { kind: 'chat', messages: [{ role: 'user', content: 'x' }] },
+  input: { kind: 'chat', messages: [{ role: 'user', content: [{ type: 'text', text: 'x' }] }] },
   sampling: NEUTRAL_SAMPLING,
   n: 1,
   stop: [],
@@ -55,7 +55,8 @@ describe('the tally', () => {
 
 describe('the worst case', () => {
   test('bounds text by its bytes, ids by their number, and both by the window', () => {
-    const text = (content: string) => request({ input: { kind: 'chat', messages: [{ role: 'user', content }] } })
+    const text = (content: string) =>
+      request({ input: { kind: 'chat', messages: [{ role: 'user', content: [{ type: 'text', text: content }] }] } })
     const one = worstCase(text('a'), target).inputTokens
     expect(worstCase(text('a😀'), target).inputTokens).toBe(one + 4)
     expect(worstCase(text('x'.repeat(5000)), target).inputTokens).toBe(1000)
