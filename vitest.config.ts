@@ -10,7 +10,7 @@ const TEST_SIGNING_KEY =
 /** On two cores one worker would leave a core idle. */
 const WORKERS = 2
 
-/** Ends its objects in the middle of their work: in one runtime with other files its later tests wait for ever. */
+/** Ends its objects in the middle of their work, which other files in the same runtime would feel. */
 const ALONE = 'test/worker/responses-background.test.ts'
 
 /** Inside workerd. Loading the whole gateway anew for each file takes longer than its tests, so files share a runtime where they can. */

@@ -18,7 +18,7 @@ const ROOT = join(import.meta.dirname, '..')
 const CTEST_TIMEOUT_S = 300
 const EXIT_USAGE = 2
 /** The files of a part share a runtime, which grows slower with each: its objects have alarms that go on. */
-const WORKER_SHARDS = 4
+const WORKER_SHARDS = 10
 
 const SUITES: Suite[] = [
   { name: 'types', title: 'Types (tsc)', run: types },

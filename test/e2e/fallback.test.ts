@@ -101,18 +101,20 @@ it('a provider answers in place of a fleet that serves no such model, and its us
   expect(seen.at(-1)).toMatchObject({ authorization: 'Bearer sk-canary-4711', body: { model: 'big', stream: true } })
 })
 
-for (const fault of ['refuse', 'fail_before_content'] as const) {
-  it(`own machines answer where the provider says: ${fault}; the client sees one clean answer`, async () => {
-    behaviour = fault
-    const response = await system.post('/v1/chat/completions', ask('bought-first', { stream: true }))
-    expect(response.status).toBe(200)
-    const { data } = await readEvents(response)
-    expect(data.at(-1)).toBe('[DONE]')
-    expect(data.filter((line) => line.includes('"role":"assistant"'))).toHaveLength(1)
-    const row = await system.usage(response.headers.get('x-request-id') ?? '')
-    expect(row).toMatchObject({ status: 'ok', attempts: 2, outputTokens: 6 })
-  })
+async function ownMachinesAnswer(fault: Behaviour): Promise<void> {
+  behaviour = fault
+  const response = await system.post('/v1/chat/completions', ask('bought-first', { stream: true }))
+  expect(response.status).toBe(200)
+  const { data } = await readEvents(response)
+  expect(data.at(-1)).toBe('[DONE]')
+  expect(data.filter((line) => line.includes('"role":"assistant"'))).toHaveLength(1)
+  const row = await system.usage(response.headers.get('x-request-id') ?? '')
+  expect(row).toMatchObject({ status: 'ok', attempts: 2, outputTokens: 6 })
 }
+
+it('own machines answer where the provider fails before its first content; the client sees one clean answer', async () => {
+  await ownMachinesAnswer('fail_before_content')
+})
 
 it('an error after the first content is told in the stream, without [DONE], and billed for what came', async () => {
   behaviour = 'fail_after_content'
@@ -125,6 +127,13 @@ it('an error after the first content is told in the stream, without [DONE], and 
   expect(row).toMatchObject({ status: 'upstream_error', attempts: 1 })
 })
 
+it('a provider that stays silent past the deadline ends in a typed error', async () => {
+  behaviour = 'silent'
+  const response = await system.post('/v1/chat/completions', ask('bought-only'), { 'x-penstock-deadline-ms': '600' })
+  expect(response.status).toBe(504)
+  expect(((await response.json()) as { error: { code: string } }).error.code).toBe('deadline_exceeded')
+})
+
 it('a refusal with no other target reaches the caller with its Retry-After and without the secret', async () => {
   behaviour = 'refuse'
   const response = await system.post('/v1/chat/completions', ask('bought-only'))
@@ -134,11 +143,13 @@ it('a refusal with no other target reaches the caller with its Retry-After and w
   expect(text).not.toContain('canary')
 })
 
-it('a provider that stays silent past the deadline ends in a typed error', async () => {
-  behaviour = 'silent'
-  const response = await system.post('/v1/chat/completions', ask('bought-only'), { 'x-penstock-deadline-ms': '600' })
-  expect(response.status).toBe(504)
-  expect(((await response.json()) as { error: { code: string } }).error.code).toBe('deadline_exceeded')
+it('the time that a provider names is kept: until then own machines answer, and nothing is sent to it', async () => {
+  const askedBefore = seen.length
+  const response = await system.post('/v1/chat/completions', ask('bought-first', { stream: true }))
+  expect((await readEvents(response)).data.at(-1)).toBe('[DONE]')
+  const row = await system.usage(response.headers.get('x-request-id') ?? '')
+  expect(row).toMatchObject({ status: 'ok', attempts: 1, outputTokens: 6 })
+  expect(seen).toHaveLength(askedBefore)
 })
 
 it('the secret of a provider is in no log, no row and no answer of the admin API', async () => {

@@ -16,6 +16,9 @@ export const eventsOf = (text: string): Event[] =>
     .filter((block) => block.startsWith('event: '))
     .map((block) => JSON.parse(block.slice(block.indexOf('\ndata: ') + 7)))
 
+/** Longer than a view of the fleet is taken as it is (SNAPSHOT_TTL_MS). */
+const VIEW_MS = 300
+
 /** A world with one own backend. What runs in an object has ports of its own, whose network is the world's here. */
 export async function worldOf(script: AgentScript | string[]): Promise<World> {
   const world = new World()
@@ -24,6 +27,8 @@ export async function worldOf(script: AgentScript | string[]): Promise<World> {
   await world.ownTenant()
   // Last: a backend that says nothing for a few seconds is not asked any more.
   await world.agent(Array.isArray(script) ? () => answer(script) : script)
+  // All runs share one view of the fleet, which the test before may just have read: it does not know this backend yet.
+  await new Promise((resolve) => setTimeout(resolve, VIEW_MS))
   return world
 }
 
