@@ -1,5 +1,6 @@
 // Answers of Anthropic's Messages API into provider events: streams of content blocks, whole messages, and errors inside
 // either. Owns the tolerant reading and the count of what was seen; what errors mean is anthropic-failure.ts. Pure.
+
 import type { Failure } from '../../protocol/errors.ts'
 import type { InferenceRequest } from '../../protocol/request.ts'
 import { isJson, type Json, jsonOrEmpty } from '../meter/normalise.ts'
@@ -9,6 +10,7 @@ import { anthropicInBandFailure, errorObject } from './anthropic-failure.ts'
 import { ANTHROPIC_SEAL } from './anthropic-messages.ts'
 import { askedCacheTtl } from './cache-hints.ts'
 import type { FinishReason, ProviderEvent, RefusalDetails } from './event.ts'
+import { jsonOrUndefined } from './json-text.ts'
 import { ReportedUsage } from './reported-usage.ts'
 import { CallerToolNames } from './tool-names.ts'
 import { UsageReader } from './usage-dialect.ts'
@@ -65,7 +67,7 @@ export class AnthropicDecoder implements AnswerDecoder {
 
   end(): ProviderEvent[] {
     // Half an event is what a broken connection leaves: no fault beside the missing end, which http.ts tells.
-    const last = this.#framed(() => this.#sse.end().filter(({ data }) => parsed(data) !== undefined))
+    const last = this.#framed(() => this.#sse.end().filter(({ data }) => jsonOrUndefined(data) !== undefined))
     // Without its end mark the answer is still whole once it has said why it ended.
     if (this.isOver || !this.#finished) return last
     return [...last, ...this.#stopped()]
@@ -89,7 +91,7 @@ export class AnthropicDecoder implements AnswerDecoder {
 
   #text(data: string, where: 'in_band' | 'ok_with_error'): ProviderEvent[] {
     if (this.isOver || data.trim() === '') return []
-    const json = parsed(data)
+    const json = jsonOrUndefined(data)
     if (json === undefined) return [this.#malformed('The provider sent an event that is not JSON.')]
     if (!isJson(json)) return [this.#malformed('The provider sent an event of an unknown shape.')]
     const error = errorObject(json)
@@ -253,14 +255,6 @@ export class AnthropicDecoder implements AnswerDecoder {
   #fail(failure: Failure): ProviderEvent {
     this.#failed = true
     return { type: 'error', failure }
-  }
-}
-
-function parsed(text: string): unknown {
-  try {
-    return JSON.parse(text)
-  } catch {
-    return undefined
   }
 }
 

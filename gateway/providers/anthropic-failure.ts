@@ -1,8 +1,10 @@
 // What an error of Anthropic's API means. Owns the reading of its error objects, in an HTTP body or inside a stream, and of
 // its rate limit headers. Pure.
+
 import type { Failure } from '../../protocol/errors.ts'
 import { isJson, type Json, jsonOrEmpty } from '../meter/normalise.ts'
-import { credentialsFault, ERROR_TEXT_MAX, limitFault, unknownModelFault } from './provider-faults.ts'
+import { jsonOrUndefined } from './json-text.ts'
+import { credentialsFault, ERROR_TEXT_MAX, faultOfStatus, isRequestFault, withWait } from './provider-faults.ts'
 import { retryAfter } from './retry-after.ts'
 
 const TOO_LONG = /prompt is too long|exceeds? (the )?(context|maximum)( window| limit)|context (window|limit|length)/i
@@ -32,16 +34,11 @@ const LIMITS = ['requests', 'tokens', 'input-tokens', 'output-tokens']
  * @param text Body, already bounded and without secrets.
  */
 export function anthropicFailure(status: number, text: string, headers: Headers, nowMs: number): Failure {
-  let json: unknown
-  try {
-    json = JSON.parse(text)
-  } catch {
-    // A page of some proxy: the status says enough.
-  }
+  // A page of some proxy is none: the status says enough.
+  const json = jsonOrUndefined(text)
   const failure = failureOf(status, errorObject(json) ?? {})
   const wait = retryAfter(headers, nowMs) ?? (status === 429 ? limitReset(headers, nowMs) : undefined)
-  const canWait = failure.kind === 'rate_limited' || failure.kind === 'overloaded' || failure.kind === 'status'
-  return wait === undefined || !canWait ? failure : { ...failure, retryAfterMs: wait }
+  return withWait(failure, wait)
 }
 
 /** An error where an answer should be. @param kind Where it stood, for what nothing better is known of. */
@@ -60,35 +57,15 @@ export function errorObject(json: unknown): Json | undefined {
 function failureOf(status: number, error: Json): Failure {
   const message = typeof error.message === 'string' ? error.message.slice(0, ERROR_TEXT_MAX) : 'no message'
   const detail = jsonOrEmpty(error.details).error_code
-  switch (status) {
-    case 400:
-    case 413:
-    case 422:
-      if (OUT_OF_CREDIT.test(message) || (typeof detail === 'string' && ACCOUNT_CODES.test(detail)))
-        return credentialsFault()
-      if (TOO_LONG.test(message)) return { code: 'context_length_exceeded', message, kind: 'context_length' }
-      if (FILTERED.test(message)) return { code: 'content_filtered', message, kind: 'content_filter' }
-      return {
-        code: status === 413 ? 'request_too_large' : 'invalid_request',
-        message: `The provider refused the request: ${message}`,
-        kind: 'refused',
-      }
-    case 401:
-    case 402:
-    case 403:
-      return credentialsFault()
-    case 404:
-      return unknownModelFault()
-    case 429:
-      // Limits in money come with the same status, and last longer than any wait.
-      if (typeof detail === 'string' && ACCOUNT_CODES.test(detail)) return credentialsFault()
-      return limitFault('rate_limited')
-    case 503:
-    case 529:
-      return limitFault('overloaded')
-    default:
-      return { code: 'upstream_error', message: `The provider answered with status ${status}.`, kind: 'status' }
+  const isAccount = typeof detail === 'string' && ACCOUNT_CODES.test(detail)
+  // Limits in money come with the status of the others, and last longer than any wait.
+  if (isAccount && status === 429) return credentialsFault()
+  if (isRequestFault(status)) {
+    if (OUT_OF_CREDIT.test(message) || isAccount) return credentialsFault()
+    if (TOO_LONG.test(message)) return { code: 'context_length_exceeded', message, kind: 'context_length' }
+    if (FILTERED.test(message)) return { code: 'content_filtered', message, kind: 'content_filter' }
   }
+  return faultOfStatus(status, message)
 }
 
 /** When the last of the limits that are used up is filled again. */

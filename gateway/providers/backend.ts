@@ -1,5 +1,6 @@
 // The own fleet as a provider: picks a backend, signs and sends the dispatch, reads the events. Owns wire 2's sending
 // side and what each kind of refusal means. Which backend is best is routing/pick.ts.
+
 import { DISPATCH_PATH, DispatchRefusal, type DispatchRequest } from '../../protocol/dispatch.ts'
 import { type Failure, mayFallOver } from '../../protocol/errors.ts'
 import type { InferenceRequest } from '../../protocol/request.ts'
@@ -17,6 +18,7 @@ import { DispatchDecoder } from './dispatch-decoder.ts'
 import type { ProviderEvent } from './event.ts'
 import { fleetFault } from './fleet-fault.ts'
 import { dispatchOf, fleetWire } from './fleet-wire.ts'
+import { jsonOrUndefined } from './json-text.ts'
 import type { OpenContext, Provider, Upstream } from './provider.ts'
 
 /** Backends asked before the attempt gives up: a fleet where three in a row refuse is full, not unlucky. */
@@ -270,12 +272,4 @@ function verdictCounts(decision: Decision): Record<string, number> {
   const counts: Record<string, number> = {}
   for (const { verdict } of decision.considered) counts[verdict] = (counts[verdict] ?? 0) + 1
   return counts
-}
-
-function jsonOrUndefined(text: string): unknown {
-  try {
-    return JSON.parse(text)
-  } catch {
-    return undefined
-  }
 }

@@ -1,7 +1,16 @@
 // What an error of Bedrock means. Owns the reading of its exceptions, by HTTP status and name or inside a stream. Pure.
+
 import type { Failure } from '../../protocol/errors.ts'
 import { isJson, type Json } from '../meter/normalise.ts'
-import { credentialsFault, ERROR_TEXT_MAX, limitFault, unknownModelFault } from './provider-faults.ts'
+import { jsonOrUndefined } from './json-text.ts'
+import {
+  credentialsFault,
+  ERROR_TEXT_MAX,
+  faultOfStatus,
+  isRequestFault,
+  unknownModelFault,
+  withWait,
+} from './provider-faults.ts'
 import { retryAfter } from './retry-after.ts'
 
 const TOO_LONG =
@@ -38,19 +47,13 @@ const STATUS_OF_EXCEPTION: Record<string, number> = {
  * @param text Body, already bounded and without secrets.
  */
 export function bedrockFailure(status: number, text: string, headers: Headers, nowMs: number): Failure {
-  let json: unknown
-  try {
-    json = JSON.parse(text)
-  } catch {
-    // A page of some proxy: the status says enough.
-  }
+  // A page of some proxy is none: the status says enough.
+  const json = jsonOrUndefined(text)
   // `ThrottlingException:http://…`, and capital where events write small.
   const [name = ''] = (headers.get('x-amzn-errortype') ?? '').split(':')
   const exception = name.slice(0, 1).toLowerCase() + name.slice(1)
   const failure = failureOf(STATUS_OF_EXCEPTION[exception] ?? status, isJson(json) ? json : {}, status)
-  const wait = retryAfter(headers, nowMs)
-  const canWait = failure.kind === 'rate_limited' || failure.kind === 'overloaded' || failure.kind === 'status'
-  return wait === undefined || !canWait ? failure : { ...failure, retryAfterMs: wait }
+  return withWait(failure, retryAfter(headers, nowMs))
 }
 
 /**
@@ -68,31 +71,11 @@ export function bedrockInBandFailure(exception: string, body: Json, kind: 'in_ba
 function failureOf(meant: number, body: Json, status: number): Failure {
   const words = body.message ?? body.Message
   const message = typeof words === 'string' ? words.slice(0, ERROR_TEXT_MAX) : 'no message'
-  switch (meant) {
-    case 400:
-    case 413:
-    case 422:
-      if (TOO_LONG.test(message)) return { code: 'context_length_exceeded', message, kind: 'context_length' }
-      if (FILTERED.test(message)) return { code: 'content_filtered', message, kind: 'content_filter' }
-      if (UNKNOWN_MODEL.test(message)) return unknownModelFault()
-      if (NO_RIGHTS.test(message)) return credentialsFault()
-      return {
-        code: meant === 413 ? 'request_too_large' : 'invalid_request',
-        message: `The provider refused the request: ${message}`,
-        kind: 'refused',
-      }
-    case 401:
-    case 402:
-    case 403:
-      return credentialsFault()
-    case 404:
-      return unknownModelFault()
-    case 429:
-      return limitFault('rate_limited')
-    case 503:
-    case 529:
-      return limitFault('overloaded')
-    default:
-      return { code: 'upstream_error', message: `The provider answered with status ${status}.`, kind: 'status' }
+  if (isRequestFault(meant)) {
+    if (TOO_LONG.test(message)) return { code: 'context_length_exceeded', message, kind: 'context_length' }
+    if (FILTERED.test(message)) return { code: 'content_filtered', message, kind: 'content_filter' }
+    if (UNKNOWN_MODEL.test(message)) return unknownModelFault()
+    if (NO_RIGHTS.test(message)) return credentialsFault()
   }
+  return faultOfStatus(meant, message, status)
 }

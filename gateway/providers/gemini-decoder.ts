@@ -1,5 +1,6 @@
 // Gemini's answers into provider events: streams of chunks with whole parts, bodies in one piece, embeddings, and errors
 // inside any of them. Owns the tolerant reading; HTTP is gemini.ts, errors gemini-failure.ts. Pure.
+
 import type { LogprobEntry } from '../../protocol/dispatch.ts'
 import type { Failure } from '../../protocol/errors.ts'
 import type { Seal } from '../../protocol/request.ts'
@@ -12,6 +13,7 @@ import { encodeVector } from '../stream/vector.ts'
 import type { FinishReason, ProviderEvent, Reported } from './event.ts'
 import { GEMINI_SEAL } from './gemini-contents.ts'
 import { geminiInBandFailure, rpcError } from './gemini-failure.ts'
+import { jsonOrUndefined } from './json-text.ts'
 import { type SeenUsage, UsageReader } from './usage-dialect.ts'
 import type { AnswerDecoder } from './vendor.ts'
 
@@ -89,7 +91,7 @@ export class GeminiDecoder implements AnswerDecoder {
     const events: ProviderEvent[] = []
     for (const { data } of this.#sse.end()) {
       // Half an event is what a broken connection leaves: no fault beside the missing end, which http.ts tells.
-      if (parse(data) === undefined) return this.#bareError()
+      if (jsonOrUndefined(data) === undefined) return this.#bareError()
       events.push(...this.#readAll([data]))
     }
     if (this.#failed) return events
@@ -98,7 +100,7 @@ export class GeminiDecoder implements AnswerDecoder {
 
   whole(text: string): ProviderEvent[] {
     if (this.#failed) return []
-    const json = parse(text)
+    const json = jsonOrUndefined(text)
     if (json === undefined) return [this.#malformed('The provider sent an answer that is not JSON.')]
     const events = (Array.isArray(json) ? json : [json]).flatMap((one) => this.#read(one, 'ok_with_error'))
     return this.#isFinished && !this.#failed ? [...events, ...this.#conclude()] : events
@@ -109,7 +111,7 @@ export class GeminiDecoder implements AnswerDecoder {
     for (const data of datas) {
       // Other servers of this form close with the mark of another dialect.
       if (this.#failed || data === '' || data.trim() === '[DONE]') continue
-      const json = parse(data)
+      const json = jsonOrUndefined(data)
       if (json === undefined) events.push(this.#malformed('The provider sent an event that is not JSON.'))
       else events.push(...this.#read(json, 'in_band'))
     }
@@ -293,7 +295,7 @@ export class GeminiDecoder implements AnswerDecoder {
     }
     const text = new TextDecoder().decode(bytes.subarray(-BARE_ERROR_BYTES_MAX))
     const start = /(^|\n)[ \t]*(\[\s*)?\{[ \t\r]*\n?\s*"error"/.exec(text)
-    const error = start === null ? undefined : rpcError(parse(text.slice(start.index)))
+    const error = start === null ? undefined : rpcError(jsonOrUndefined(text.slice(start.index)))
     return error === undefined ? [] : [this.#fail(geminiInBandFailure(error, 'in_band'))]
   }
 
@@ -309,15 +311,6 @@ export class GeminiDecoder implements AnswerDecoder {
 }
 
 const listOf = (value: unknown): Json[] => (Array.isArray(value) ? value.filter(isJson) : [])
-
-/** Undefined where the text is no JSON; `null` is. */
-function parse(text: string): unknown {
-  try {
-    return JSON.parse(text)
-  } catch {
-    return undefined
-  }
-}
 
 /** Their words for why it ended: a reason for the caller, or a failure where what came is not what was asked for. */
 function endingOf(reason: string, hasCalls: boolean): FinishReason | Failure {

@@ -1,8 +1,10 @@
 // What an error of Google's APIs means. Owns the reading of `google.rpc.Status` with its details, in an HTTP body, in an
 // array of one, or inside a stream. Pure.
+
 import type { Failure } from '../../protocol/errors.ts'
 import { isJson, type Json, jsonOrEmpty } from '../meter/normalise.ts'
-import { credentialsFault, ERROR_TEXT_MAX, limitFault, unknownModelFault } from './provider-faults.ts'
+import { jsonOrUndefined } from './json-text.ts'
+import { credentialsFault, ERROR_TEXT_MAX, faultOfStatus, isRequestFault, withWait } from './provider-faults.ts'
 import { retryAfter } from './retry-after.ts'
 
 /** A protobuf duration. */
@@ -17,17 +19,11 @@ const DAY_QUOTA_WAIT_MS = 10 * 60 * 1000
  * @param text Body, already bounded and without secrets.
  */
 export function geminiFailure(status: number, text: string, headers: Headers, nowMs: number): Failure {
-  let json: unknown
-  try {
-    json = JSON.parse(text)
-  } catch {
-    // A page of some proxy: the status says enough.
-  }
+  // A page of some proxy is none: the status says enough.
+  const json = jsonOrUndefined(text)
   const failure = rpcFailure(status, rpcError(json) ?? {})
   const wait = retryAfter(headers, nowMs)
-  const canWait = failure.kind === 'rate_limited' || failure.kind === 'overloaded' || failure.kind === 'status'
-  if (wait === undefined || !canWait) return failure
-  return { ...failure, retryAfterMs: Math.max(wait, failure.retryAfterMs ?? 0) }
+  return withWait(failure, wait === undefined ? undefined : Math.max(wait, failure.retryAfterMs ?? 0))
 }
 
 /**
@@ -50,36 +46,13 @@ export function rpcError(json: unknown): Json | undefined {
 function rpcFailure(status: number, error: Json): Failure {
   const message = wordsOf(error)
   const details = (Array.isArray(error.details) ? error.details : []).filter(isJson)
-  const wait = waitOf(details)
-  const retryAfterMs = wait === undefined ? {} : { retryAfterMs: wait }
-  switch (status) {
-    case 400:
-    case 413:
-    case 422:
-      if (error.status === 'FAILED_PRECONDITION' || BAD_KEY.test(message) || isReason(details, 'API_KEY_INVALID')) {
-        return credentialsFault()
-      }
-      if (TOO_LONG.test(message)) return { code: 'context_length_exceeded', message, kind: 'context_length' }
-      return {
-        code: status === 413 ? 'request_too_large' : 'invalid_request',
-        message: `The provider refused the request: ${message}`,
-        kind: 'refused',
-      }
-    case 401:
-    case 402:
-    case 403:
-      return credentialsFault()
-    case 404:
-      return unknownModelFault()
-    case 429:
-      return { ...limitFault('rate_limited'), ...retryAfterMs }
-    case 503:
-      return { ...limitFault('overloaded'), ...retryAfterMs }
-    default: {
-      const words = `The provider answered with status ${status}.`
-      return { code: 'upstream_error', message: words, kind: 'status', ...retryAfterMs }
-    }
+  if (isRequestFault(status)) {
+    const isKey =
+      error.status === 'FAILED_PRECONDITION' || BAD_KEY.test(message) || isReason(details, 'API_KEY_INVALID')
+    if (isKey) return credentialsFault()
+    if (TOO_LONG.test(message)) return { code: 'context_length_exceeded', message, kind: 'context_length' }
   }
+  return withWait(faultOfStatus(status, message), waitOf(details))
 }
 
 const wordsOf = ({ message }: Json): string =>

@@ -1,8 +1,17 @@
 // What an error of a server of OpenAI's dialect means. Owns the shapes of error bodies, whose fault each is, and how long to
 // wait; where errors stand inside answers is openai-decoder.ts. Pure.
+
 import type { Failure } from '../../protocol/errors.ts'
 import { isJson, type Json, jsonOrEmpty } from '../meter/normalise.ts'
-import { credentialsFault, ERROR_TEXT_MAX, limitFault, unknownModelFault } from './provider-faults.ts'
+import { jsonOrUndefined } from './json-text.ts'
+import {
+  credentialsFault,
+  ERROR_TEXT_MAX,
+  faultOfStatus,
+  isRequestFault,
+  limitFault,
+  unknownModelFault,
+} from './provider-faults.ts'
 import { limitReset, retryAfter, waitInWords } from './retry-after.ts'
 
 const PARAM_MAX = 200
@@ -119,8 +128,8 @@ function known(status: number | undefined, error: ErrorBody): Failure | undefine
     return credentialsFault()
   }
   if (isLimit) return limitFault('rate_limited')
-  const isRequestFault = status === undefined || (status >= 400 && status < 500)
-  if (!isRequestFault) return undefined
+  const isOfClient = status === undefined || (status >= 400 && status < 500)
+  if (!isOfClient) return undefined
   if (TOO_LONG_CODES.has(code) || TOO_LONG_CODES.has(type) || TOO_LONG.test(message)) {
     return { code: 'context_length_exceeded', message: wordsOf(error), kind: 'context_length' }
   }
@@ -139,34 +148,15 @@ function known(status: number | undefined, error: ErrorBody): Failure | undefine
 }
 
 function byStatus(status: number, error: ErrorBody): Failure {
-  switch (status) {
-    case 400:
-    case 413:
-    case 422: {
-      const param = error.param === undefined ? {} : { param: error.param.slice(0, PARAM_MAX) }
-      const code = status === 413 ? 'request_too_large' : 'invalid_request'
-      return { code, message: `The provider refused the request: ${wordsOf(error)}`, ...param, kind: 'refused' }
-    }
-    case 401:
-    case 402:
-    case 403:
-      return credentialsFault()
-    case 404:
-      return unknownModelFault()
-    case 451:
-      return {
-        code: 'content_filtered',
-        message: `The provider's content rules refused the request: ${wordsOf(error)}`,
-        kind: 'content_filter',
-      }
-    // 498 is Groq's word for a flexible service that is full.
-    case 498:
-    case 503:
-    case 529:
-      return limitFault('overloaded')
-    default:
-      return { code: 'upstream_error', message: `The provider answered with status ${status}.`, kind: 'status' }
+  if (status === 451) {
+    const message = `The provider's content rules refused the request: ${wordsOf(error)}`
+    return { code: 'content_filtered', message, kind: 'content_filter' }
   }
+  // Groq's word for a flexible service that is full.
+  if (status === 498) return limitFault('overloaded')
+  const failure = faultOfStatus(status, wordsOf(error))
+  if (!isRequestFault(status) || error.param === undefined) return failure
+  return { ...failure, param: error.param.slice(0, PARAM_MAX) }
 }
 
 const toolsWithReasoning: Failure = {
@@ -230,13 +220,4 @@ function wordsOf(error: ErrorBody): string {
   const { raw } = metadataOf(error)
   const quoted = typeof raw === 'string' ? errorBody(jsonOrUndefined(raw) ?? raw).message : undefined
   return (quoted ?? error.message ?? 'no message').slice(0, ERROR_TEXT_MAX)
-}
-
-function jsonOrUndefined(text: string): unknown {
-  try {
-    return JSON.parse(text)
-  } catch {
-    // An HTML page of some proxy: the status says enough.
-    return undefined
-  }
 }

@@ -24,3 +24,43 @@ export const limitFault = (kind: 'rate_limited' | 'overloaded'): Failure => ({
   message: 'The provider is over its limit right now.',
   kind,
 })
+
+/** Statuses by which a provider says that the request itself is at fault. */
+export const isRequestFault = (status: number): boolean => status === 400 || status === 413 || status === 422
+
+/**
+ * What a status means where the vendor's own words say nothing better.
+ * @param words Of the vendor, for a fault of the request, which is the caller's to read.
+ * @param shown The status of the answer, where `status` is what an error's name stands for.
+ */
+export function faultOfStatus(status: number, words: string, shown = status): Failure {
+  switch (status) {
+    case 400:
+    case 413:
+    case 422:
+      return {
+        code: status === 413 ? 'request_too_large' : 'invalid_request',
+        message: `The provider refused the request: ${words}`,
+        kind: 'refused',
+      }
+    case 401:
+    case 402:
+    case 403:
+      return credentialsFault()
+    case 404:
+      return unknownModelFault()
+    case 429:
+      return limitFault('rate_limited')
+    case 503:
+    case 529:
+      return limitFault('overloaded')
+    default:
+      return { code: 'upstream_error', message: `The provider answered with status ${shown}.`, kind: 'status' }
+  }
+}
+
+/** The failure with the time to come back, where waiting can help against it. @param retryAfterMs Absent: nobody named one. */
+export function withWait(failure: Failure, retryAfterMs: number | undefined): Failure {
+  const canWait = failure.kind === 'rate_limited' || failure.kind === 'overloaded' || failure.kind === 'status'
+  return retryAfterMs === undefined || !canWait ? failure : { ...failure, retryAfterMs }
+}
