@@ -69,6 +69,11 @@ class FakeRunner : public Runner {
 
   const RunnerInfo& info() const override { return info_; }
 
+  KvView kv() override {
+    return {reinterpret_cast<std::byte*>(cache_.data()), 1, info_.blocks_total,
+            static_cast<int64_t>(kBlockTokens * sizeof(Slot))};
+  }
+
   void forward(const StepBatch& batch, std::span<float> logits) override {
     wait_while_held();
     require(!batch.sequences.empty(), "an empty step");

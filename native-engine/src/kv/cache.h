@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 
+#include "kv/view.h"
 #include "model/batch.h"
 #include "ops/memory.h"
 
@@ -70,6 +71,7 @@ class KvCache {
     return memory_.data() + (int64_t{layer} * shape_.blocks_total + block) * shape_.block_bytes() +
            kv_head * shape_.tile_bytes();
   }
+  KvView view() { return {memory_.data(), shape_.layers, shape_.blocks_total, shape_.block_bytes()}; }
   int64_t v_offset_bytes() const { return shape_.kv_heads * shape_.tile_bytes(); }
 
  private:

@@ -33,6 +33,8 @@ class Decoder final : public Runner {
   // Throws std::logic_error, before anything is changed, when the batch breaks the promises of batch.h.
   void forward(const StepBatch& batch, std::span<float> logits) override;
 
+  KvView kv() override { return cache_.view(); }
+
   int32_t threads() const override { return pool_->threads(); }
 
  protected:

@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 
+#include "kv/view.h"
 #include "model/batch.h"
 
 namespace penstock {
@@ -33,6 +34,10 @@ class Runner {
   // A row's result depends on its own sequence only, bit for bit, whatever else is in the batch.
   // Allocates nothing after construction; batch.token_ids.size() <= the step_tokens_max given at construction.
   virtual void forward(const StepBatch& batch, std::span<float> logits) = 0;
+
+  // The paged cache as memory, for whoever moves whole blocks between engines. Blocks that forward() writes to or reads in
+  // a step must not be touched meanwhile.
+  virtual KvView kv() = 0;
 
   // Threads of parallel(), the caller included.
   virtual int32_t threads() const { return 1; }

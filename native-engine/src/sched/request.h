@@ -18,7 +18,15 @@ namespace penstock {
 class SequenceGrammar;
 
 // Why a sequence ended. The numbers are those of the wire.
-enum class FinishReason : uint8_t { Stop = 1, Length = 2, Cancelled = 3, Deadline = 4, Internal = 5, Grammar = 6 };
+enum class FinishReason : uint8_t {
+  Stop = 1,
+  Length = 2,
+  Cancelled = 3,
+  Deadline = 4,
+  Internal = 5,
+  Grammar = 6,
+  Transfer = 7,  // its K and V could not be handed over
+};
 
 // What a caller asks for. Checked by whoever makes it: ids below the vocabulary, max_new_tokens >= 1.
 struct Request {
@@ -32,6 +40,7 @@ struct Request {
   uint64_t tenant = 0;                       // opaque, for fairness only
   uint64_t salt = 0;                         // only requests with equal salts share cached blocks
   Pooling pooling = Pooling::none;           // other than none: an embedding of the prompt, no output
+  bool hands_over = false;                   // no output: K and V of the prompt, whole blocks, go to another engine
   SamplingParams sampling;                   // carried for the sampler; the scheduler never reads it
   std::shared_ptr<SequenceGrammar> grammar;  // likewise; null: any text
 };
@@ -46,6 +55,9 @@ struct Request {
 //      from Running: apply() ── stop, length, internal ──┴──▶ (gone, one Finished; an embedding ends with stop)
 //
 // Waiting  in the queue; holds no block; computed == 0.
+// A sequence that hands over stays Running when all is computed, until hand_over_ended(): its blocks are being read. When
+// it is to end before that, `ending` says why, and it is neither planned nor preempted until then.
+//
 // Running  in Scheduler::running_; holds at least ceil(computed / kBlockTokens) blocks. The full ones that are computed
 //          are entries of the prefix cache, perhaps shared; the others are its own. Without credit it is paused: not
 //          planned, but it keeps its blocks until somebody who can run needs them.
@@ -67,6 +79,7 @@ struct Sequence {
   std::optional<int32_t> prompt_cached_tokens;  // of the prompt, found in the cache when first admitted; absent before
   std::optional<int32_t> slot;                  // while running: a number below sequences_max that no other has
   uint32_t preemptions = 0;
+  std::optional<FinishReason> ending;           // of one that hands over: ends so as soon as nobody reads its blocks
 
   // The waiting queue's own.
   Sequence* queue_before = nullptr;
@@ -81,9 +94,13 @@ struct Sequence {
   std::span<const int32_t> output() const { return std::span(tokens).subspan(request.prompt.size()); }
 
   bool embeds() const { return request.pooling != Pooling::none; }
-  // An embedding samples nothing, so it needs none.
-  bool has_credit() const { return credit_tokens > 0 || embeds(); }
+  bool hands_over() const { return request.hands_over; }
+  bool samples() const { return !embeds() && !hands_over(); }
+  // Who samples nothing needs none.
+  bool has_credit() const { return credit_tokens > 0 || !samples(); }
   bool decoding() const { return computed > 0 && remaining() == 1; }
+  // Whether a step can bring it further.
+  bool can_compute() const { return remaining() > 0 && has_credit() && !ending.has_value(); }
   bool stops_at(int32_t token) const {
     return std::find(request.stop_ids.begin(), request.stop_ids.end(), token) != request.stop_ids.end();
   }

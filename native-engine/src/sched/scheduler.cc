@@ -25,6 +25,7 @@ BlockChain chain_of(const Sequence& sequence) {
 // and embeddings are made of. A mean is made of all rows.
 int32_t cacheable_blocks(const Sequence& sequence) {
   if (sequence.request.pooling == Pooling::mean) return 0;
+  if (sequence.hands_over()) return sequence.total() / kBlockTokens;
   return (sequence.total() - 1) / kBlockTokens;
 }
 
@@ -53,7 +54,8 @@ Scheduler::Scheduler(const SchedulerConfig& config)
   running_.reserve(slots);
   order_.reserve(slots);
   finished_.reserve(slots + static_cast<size_t>(config.queue_max));
-  paused_holders_.resize(static_cast<size_t>(config.blocks_total), 0);
+  ending_.reserve(slots);
+  common_holders_.resize(static_cast<size_t>(config.blocks_total), 0);
   for (int32_t slot = config.sequences_max - 1; slot >= 0; --slot) slots_.push_back(slot);
 }
 
@@ -68,7 +70,7 @@ std::optional<SubmitError> Scheduler::submit(Request request) {
   sequence->request = std::move(request);
   // All the memory it will ever need in lists, so that steps allocate nothing. What is not written to is not resident.
   const Request& r = sequence->request;
-  const int64_t new_tokens = sequence->embeds() ? 0 : r.max_new_tokens;
+  const int64_t new_tokens = sequence->samples() ? r.max_new_tokens : 0;
   const auto longest = static_cast<size_t>(std::min<int64_t>(sequence_tokens_max_, prompt_tokens + new_tokens));
   const auto blocks = static_cast<size_t>(blocks_for(static_cast<int32_t>(longest)));
   sequence->tokens.reserve(longest);
@@ -130,7 +132,7 @@ void Scheduler::plan_decodes(int32_t& budget_tokens) {
   order_ = running_;
   for (Sequence* sequence : order_) {
     // In order of rank, so a victim (which ranks later, or is paused) is never in the plan already.
-    if (sequence->state != SequenceState::Running || !sequence->decoding() || !sequence->has_credit()) continue;
+    if (sequence->state != SequenceState::Running || !sequence->decoding() || !sequence->can_compute()) continue;
     if (!make_room(*sequence, blocks_for(sequence->total()))) continue;
     add_rows(*sequence, 1);
     --budget_tokens;
@@ -140,7 +142,7 @@ void Scheduler::plan_decodes(int32_t& budget_tokens) {
 void Scheduler::plan_prefills(int32_t& budget_tokens) {
   for (Sequence* sequence : running_) {
     if (budget_tokens == 0) break;
-    if (sequence->decoding() || !sequence->has_credit()) continue;
+    if (sequence->decoding() || !sequence->can_compute()) continue;
     const int32_t rows = std::min(sequence->remaining(), budget_tokens);
     add_rows(*sequence, rows);
     budget_tokens -= rows;
@@ -152,7 +154,9 @@ void Scheduler::admit(int32_t& budget_tokens) {
     // No bypass: if the first does not fit, nobody behind it is let in, or a long prompt could wait for ever.
     Sequence* sequence = waiting_.next();
     if (sequence == nullptr || !admit_next(*sequence)) return;
+    // Nothing is left to compute of one that hands over what the cache has.
     const int32_t rows = std::min(sequence->remaining(), budget_tokens);
+    if (rows == 0) continue;
     add_rows(*sequence, rows);
     budget_tokens -= rows;
   }
@@ -172,12 +176,16 @@ bool Scheduler::admit_next(Sequence& sequence) {
   const int32_t wanted = blocks_for(sequence.total()) - cached + (running - running_paused);
   const auto fits = [&] {
     if (wanted <= cache_.blocks_available()) return true;
-    return running_paused > 0 && wanted <= cache_.blocks_available() + blocks_of_paused();
+    const int32_t committed = blocks_of_committed();
+    if (wanted <= cache_.blocks_available() + committed) return true;
+    return running_paused > 0 && wanted <= cache_.blocks_available() + committed + blocks_of_paused();
   };
   if ((cached < cacheable && is_being_computed(sequence, cached)) || !fits()) {
     pool_.release(sequence.blocks);
     sequence.blocks.clear();
     return false;
+  }
+  while (wanted > cache_.blocks_available() && give_up_reservation()) {
   }
   while (wanted > cache_.blocks_available() || running_.size() == static_cast<size_t>(config_.sequences_max))
     preempt(*last_paused());
@@ -220,11 +228,11 @@ int32_t Scheduler::blocks_of_paused() {
   for (const Sequence* other : running_) {
     if (other->has_credit()) continue;
     for (const int32_t block : other->blocks)
-      blocks += ++paused_holders_[static_cast<size_t>(block)] == pool_.holders(block) ? 1 : 0;
+      blocks += ++common_holders_[static_cast<size_t>(block)] == pool_.holders(block) ? 1 : 0;
   }
   for (const Sequence* other : running_) {
     if (other->has_credit()) continue;
-    for (const int32_t block : other->blocks) paused_holders_[static_cast<size_t>(block)] = 0;
+    for (const int32_t block : other->blocks) common_holders_[static_cast<size_t>(block)] = 0;
   }
   return blocks;
 }
@@ -234,6 +242,7 @@ bool Scheduler::make_room(Sequence& sequence, int32_t blocks_wanted) {
   const int32_t missing = blocks_wanted - held(sequence);
   if (missing <= 0) return true;
   while (cache_.blocks_available() < missing) {
+    if (give_up_reservation()) continue;
     Sequence* victim = victim_for(sequence);
     if (victim == nullptr) return false;
     preempt(*victim);
@@ -246,8 +255,9 @@ bool Scheduler::make_room(Sequence& sequence, int32_t blocks_wanted) {
 Sequence* Scheduler::victim_for(const Sequence& sequence) {
   Sequence* paused_one = last_paused();
   if (paused_one != nullptr) return paused_one;
-  Sequence* last = running_.back();
-  return ranks_before(sequence, *last) ? last : nullptr;
+  // Nobody takes the blocks of one that hands over: they are being read.
+  const auto last = std::find_if(running_.rbegin(), running_.rend(), [](const Sequence* s) { return !s->hands_over(); });
+  return last != running_.rend() && ranks_before(sequence, **last) ? *last : nullptr;
 }
 
 Sequence* Scheduler::last_paused() {
@@ -264,7 +274,7 @@ int32_t Scheduler::paused() const {
 void Scheduler::add_rows(Sequence& sequence, int32_t rows) {
   const int32_t kv_tokens = sequence.computed + rows;
   const bool complete = kv_tokens == sequence.total();
-  const bool wants_logits = complete && !sequence.embeds();
+  const bool wants_logits = complete && sequence.samples();
   (sequence.decoding() ? plan_.decode_tokens : plan_.prefill_tokens) += rows;
   plan_.kv_tokens += kv_tokens;
   plan_.sequences.push_back({
@@ -326,7 +336,7 @@ void Scheduler::apply(std::span<const Drawn> drawn, std::span<const Sequence* co
       finish(sequence, FinishReason::Internal);
     } else {
       advance(sequence, share.rows);
-      if (sequence.remaining() == 0) finish(sequence, FinishReason::Stop);
+      if (sequence.remaining() == 0 && sequence.embeds()) finish(sequence, FinishReason::Stop);
     }
   }
   clear_plan();
@@ -369,6 +379,18 @@ void Scheduler::expire(int64_t now_ms) {
 }
 
 void Scheduler::finish(Sequence& sequence, FinishReason reason) {
+  if (sequence.hands_over() && sequence.state == SequenceState::Running) {
+    if (sequence.ending.has_value()) return;
+    sequence.ending = reason;
+    ending_.push_back(sequence.request.id);
+    // Or it would be found past its deadline in every step.
+    if (sequence.request.deadline_ms.has_value()) deadlines_.erase({*sequence.request.deadline_ms, sequence.arrival});
+    return;
+  }
+  end(sequence, reason);
+}
+
+void Scheduler::end(Sequence& sequence, FinishReason reason) {
   finished_.push_back({
       .id = sequence.request.id,
       .reason = reason,
@@ -380,7 +402,8 @@ void Scheduler::finish(Sequence& sequence, FinishReason reason) {
     waiting_.remove(&sequence);
   else
     leave_running(sequence);
-  if (sequence.request.deadline_ms.has_value()) deadlines_.erase({*sequence.request.deadline_ms, sequence.arrival});
+  if (sequence.request.deadline_ms.has_value() && !sequence.ending.has_value())
+    deadlines_.erase({*sequence.request.deadline_ms, sequence.arrival});
   sequences_.erase(sequence.request.id);
 }
 

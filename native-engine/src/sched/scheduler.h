@@ -20,6 +20,10 @@
 //    itself would cost a recomputation.
 //  - A waiting sequence takes blocks and slots from paused ones, so a slow reader cannot hold the engine. From those
 //    who can run it takes nothing, whatever its priority: that decides who is next, not who is thrown out.
+//  - Reservations hold blocks for sequences that come later. Committed ones are given up before anybody is preempted or
+//    kept waiting; those being filled cannot be, so together they hold at most reserved_blocks_max, and whoever made them
+//    drops them at the end of their lease at the latest. The same goes for sequences that hand over: nobody takes their
+//    blocks while they are read, and they are ended at their deadline.
 //  - A waiting sequence whose next block is just being computed by another (the same prompt several times at once, a
 //    system prompt in common) lets one step pass and then finds it in the cache. That is decided anew in every step
 //    from the plan of that very step: it waits only for rows that are about to be computed, remembers nobody, and
@@ -38,6 +42,7 @@
 #include <span>
 #include <unordered_map>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "model/batch.h"
@@ -45,6 +50,7 @@
 #include "sched/prefix_cache.h"
 #include "sched/queue.h"
 #include "sched/request.h"
+#include "sched/reservation.h"
 
 namespace penstock {
 
@@ -63,6 +69,7 @@ struct SchedulerConfig {
   std::optional<int32_t> prefill_tokens_max = std::nullopt;
   int32_t queue_max = kQueueMax;
   int64_t queue_tokens_max = kQueueTokensMax;
+  int32_t reserved_blocks_max = 0;  // of reservations that are being filled; 0: half of blocks_total
   uint64_t hash_seed = 0;  // of the block hashes, see PrefixCache
   BlockHash block_hash = hash_block;
 };
@@ -110,6 +117,24 @@ class Scheduler {
 
   // Puts a request in the queue, or says why not.
   std::optional<SubmitError> submit(Request request);
+  // Sets blocks aside for the first `tokens.size() / kBlockTokens` blocks of a prompt, those that the cache has included;
+  // the rest of the tokens is ignored. Never takes anything from a sequence. The reservation is valid until it is dropped.
+  std::variant<const Reservation*, ReserveError> reserve(uint64_t id, uint64_t salt, std::span<const int32_t> tokens);
+  // The blocks of a reservation that is being filled hold what they should: they become entries of the prefix cache.
+  void commit(uint64_t id);
+  // Nobody writes into its blocks any more. Unknown ids are ignored.
+  void drop(uint64_t id);
+  const Reservation* reservation(uint64_t id) const;
+  // Moves the ids of committed reservations that were given up since the last call to `out`, which is cleared first.
+  void take_given_up(std::vector<uint64_t>& out);
+
+  // Of a sequence that hands over: nobody reads its blocks any more, because everything has arrived or nothing will.
+  void hand_over_ended(uint64_t id, bool arrived);
+  const Sequence* sequence(uint64_t id) const;
+  // Moves the ids of sequences that hand over and are to end since the last call to `out`, which is cleared first: their
+  // blocks must not be read any more, and hand_over_ended() is to follow.
+  void take_ending(std::vector<uint64_t>& out);
+
   // Ends a sequence with reason cancelled. Unknown ids are ignored: the end may have crossed the cancellation.
   void cancel(uint64_t id);
   void cancel_all();
@@ -147,6 +172,8 @@ class Scheduler {
   bool admit_next(Sequence& sequence);
   bool is_being_computed(const Sequence& sequence, int32_t index) const;
   int32_t blocks_of_paused();
+  bool give_up_reservation();
+  int32_t blocks_of_committed();
   bool make_room(Sequence& sequence, int32_t blocks_wanted);
   void add_rows(Sequence& sequence, int32_t rows);
   Sequence* victim_for(const Sequence& sequence);
@@ -157,6 +184,7 @@ class Scheduler {
   void advance(Sequence& sequence, int32_t rows);
   void accept(Sequence& sequence, const Drawn& drawn);
   void finish(Sequence& sequence, FinishReason reason);
+  void end(Sequence& sequence, FinishReason reason);
   void clear_plan();
 
   SchedulerConfig config_;
@@ -167,11 +195,16 @@ class Scheduler {
   std::vector<Sequence*> running_;  // in order of rank
   std::vector<int32_t> slots_;      // free ones
   std::unordered_map<uint64_t, std::unique_ptr<Sequence>> sequences_;
+  std::unordered_map<uint64_t, Reservation> reservations_;
+  int32_t filling_blocks_ = 0;  // of reservations that are being filled, cached ones not counted
+  uint64_t reservations_made_ = 0;
+  std::vector<uint64_t> given_up_;
+  std::vector<uint64_t> ending_;
   std::map<DeadlineKey, Sequence*> deadlines_;
   std::vector<Finished> finished_;
   StepPlan plan_;
   std::vector<Sequence*> order_;         // scratch: the running ones at the start of a pass
-  std::vector<int32_t> paused_holders_;  // scratch [blocks_total], all 0 between calls
+  std::vector<int32_t> common_holders_;  // scratch [blocks_total], all 0 between calls
   uint64_t arrivals_ = 0;
   uint64_t preemptions_ = 0;
   uint64_t prompt_tokens_ = 0;

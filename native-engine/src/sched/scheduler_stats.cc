@@ -48,9 +48,10 @@ void Scheduler::check_integrity() const {
     const int32_t full = s.computed / kBlockTokens;
     require(s.computed >= 0 && s.computed <= s.total(), "has computed more than it knows");
     require(s.total() <= sequence_tokens_max_, "is longer than any sequence may be");
-    require(s.output_tokens() < s.request.max_new_tokens, "should have ended");
+    require(!s.samples() || s.output_tokens() < s.request.max_new_tokens, "should have ended");
     require(static_cast<int32_t>(s.block_hashes.size()) == s.total() / kBlockTokens, "has not hashed its full blocks");
-    deadlines += s.request.deadline_ms.has_value() ? 1 : 0;
+    deadlines += s.request.deadline_ms.has_value() && !s.ending.has_value() ? 1 : 0;
+    require(!s.ending.has_value() || s.hands_over(), "is ending and hands nothing over");
     for (const int32_t block : s.blocks) ++holders.at(static_cast<size_t>(block));
     if (s.state == SequenceState::Waiting) {
       waiting_tokens += s.total();
@@ -62,7 +63,7 @@ void Scheduler::check_integrity() const {
     ++running;
     require(blocks >= (s.computed + kBlockTokens - 1) / kBlockTokens, "has tokens outside its blocks");
     require(blocks <= (s.total() + kBlockTokens - 1) / kBlockTokens, "holds more blocks than it can fill");
-    require(s.remaining() >= 1, "is running with nothing to compute");
+    require(s.remaining() >= 1 || s.hands_over(), "is running with nothing to compute");
     require(s.slot.has_value() && !slots.at(static_cast<size_t>(*s.slot)), "runs without a slot of its own");
     slots[static_cast<size_t>(*s.slot)] = true;
     // What is computed is in the cache, what is still to be written is nobody else's.
@@ -73,6 +74,25 @@ void Scheduler::check_integrity() const {
       require(pool_.holders(block) == 1 && !pool_.is_kept(block), "would write to a block that is not its own");
     }
   }
+  int32_t filling = 0;
+  for (const auto& [id, made] : reservations_) {
+    const std::string name = "reservation " + std::to_string(id);
+    const auto blocks = static_cast<int32_t>(made.blocks.size());
+    const bool committed = made.state == ReservationState::Committed;
+    for (const int32_t block : made.blocks) ++holders.at(static_cast<size_t>(block));
+    if (made.tokens.size() != made.blocks.size() * kBlockTokens || made.hashes.size() != made.blocks.size())
+      throw std::logic_error(name + " has blocks without tokens");
+    cache_.check_chain({made.salt, made.tokens, made.hashes},
+                       std::span(made.blocks).first(static_cast<size_t>(committed ? blocks : made.cached)));
+    if (committed) continue;
+    filling += blocks - made.cached;
+    for (int32_t i = made.cached; i < blocks; ++i) {
+      const int32_t block = made.blocks[static_cast<size_t>(i)];
+      if (pool_.holders(block) != 1 || pool_.is_kept(block))
+        throw std::logic_error(name + " is filled into a block that is not its own");
+    }
+  }
+  if (filling != filling_blocks_) throw std::logic_error("blocks being filled are miscounted");
   if (running != running_.size() || running + waiting_.size() != sequences_.size())
     throw std::logic_error("a sequence is neither running nor waiting");
   if (running + slots_.size() != slots.size()) throw std::logic_error("slots are neither free nor taken");

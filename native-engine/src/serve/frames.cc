@@ -10,7 +10,7 @@
 namespace penstock {
 namespace {
 
-constexpr uint8_t kFrameVersion = 2;
+constexpr uint8_t kFrameVersion = 3;
 
 enum FrameType : uint8_t {
   kHello = 1,
@@ -20,6 +20,10 @@ enum FrameType : uint8_t {
   kPing = 5,
   kShutdown = 6,
   kVocabulary = 7,
+  kReserve = 8,
+  kRenew = 9,
+  kRelease = 10,
+  kPush = 11,
   kReady = 65,
   kTokens = 66,
   kFinished = 67,
@@ -30,6 +34,8 @@ enum FrameType : uint8_t {
   kEmbedding = 72,
   kBlocks = 73,
   kAdmitted = 74,
+  kReserved = 75,
+  kTransferred = 76,
 };
 
 // --- Writing ---------------------------------------------------------------------------------------------------------
@@ -109,7 +115,54 @@ FrameType write(Writer& w, const frame::Submit& f) {
   w.u8(static_cast<uint8_t>(f.pooling));
   w.u8(f.grammar.has_value() ? static_cast<uint8_t>(f.grammar->kind) : uint8_t{0});
   w.str(f.grammar.has_value() ? f.grammar->text : std::string());
+  w.u64(f.reservation);
   return kSubmit;
+}
+void write_grant(Writer& w, const TransferGrant& grant) {
+  w.u64(grant.id);
+  w.u64(grant.generation);
+  for (const uint8_t byte : grant.secret) w.u8(byte);
+}
+FrameType write(Writer& w, const frame::Reserve& f) {
+  w.u64(f.id);
+  w.list(f.tokens, [&](uint32_t token) { w.u32(token); });
+  w.u64(f.salt);
+  w.u32(f.lease_ms);
+  return kReserve;
+}
+FrameType write(Writer& w, const frame::Renew& f) {
+  w.u64(f.id);
+  w.u32(f.lease_ms);
+  return kRenew;
+}
+FrameType write(Writer& w, const frame::Release& f) {
+  w.u64(f.id);
+  return kRelease;
+}
+FrameType write(Writer& w, const frame::Push& f) {
+  w.u64(f.id);
+  w.list(f.tokens, [&](uint32_t token) { w.u32(token); });
+  w.u32(f.first_block);
+  w.str(f.address);
+  write_grant(w, f.grant);
+  w.i32(f.priority);
+  w.u32(f.deadline_ms.value_or(0));
+  w.u64(f.tenant);
+  w.u64(f.salt);
+  return kPush;
+}
+FrameType write(Writer& w, const frame::Reserved& f) {
+  w.u64(f.id);
+  w.u8(static_cast<uint8_t>(f.code));
+  write_grant(w, f.grant);
+  w.u32(f.blocks);
+  w.u32(f.cached_blocks);
+  return kReserved;
+}
+FrameType write(Writer& w, const frame::Transferred& f) {
+  w.u64(f.id);
+  w.u8(f.complete ? 1 : 0);
+  return kTransferred;
 }
 FrameType write(Writer& w, const frame::Cancel& f) {
   w.u64(f.id);
@@ -144,6 +197,7 @@ FrameType write(Writer& w, const frame::Ready& f) {
   w.u64(f.memory_bytes_per_second_max);
   w.u32(f.embedding_dims);
   w.u32(f.grammars ? kFeatureGrammars : 0);
+  w.str(f.kv_address);
   return kReady;
 }
 FrameType write(Writer& w, const frame::Tokens& f) {
@@ -298,7 +352,42 @@ frame::Submit read_submit(Reader& r) {
   } else if (!text.empty()) {
     throw FrameError("a grammar without its kind");
   }
+  f.reservation = r.u64();
   return f;
+}
+
+TransferGrant read_grant(Reader& r) {
+  TransferGrant grant;
+  grant.id = r.u64();
+  grant.generation = r.u64();
+  for (uint8_t& byte : grant.secret) byte = r.u8();
+  return grant;
+}
+
+frame::Push read_push(Reader& r) {
+  frame::Push f;
+  f.id = r.u64();
+  f.tokens = r.list<uint32_t>(4, [&] { return r.u32(); });
+  f.first_block = r.u32();
+  f.address = r.str();
+  f.grant = read_grant(r);
+  f.priority = r.i32();
+  if (const uint32_t deadline_ms = r.u32(); deadline_ms > 0) f.deadline_ms = deadline_ms;
+  f.tenant = r.u64();
+  f.salt = r.u64();
+  return f;
+}
+
+bool read_bool(Reader& r) {
+  const uint8_t value = r.u8();
+  if (value > 1) throw FrameError("a truth of " + std::to_string(value));
+  return value == 1;
+}
+
+frame::ReserveCode read_reserve_code(Reader& r) {
+  const uint8_t code = r.u8();
+  if (code > 4) throw FrameError("unknown reserve code " + std::to_string(code));
+  return static_cast<frame::ReserveCode>(code);
 }
 
 frame::Vocabulary read_vocabulary(Reader& r) {
@@ -336,6 +425,7 @@ frame::Ready read_ready(Reader& r) {
       .memory_bytes_per_second_max = r.u64(),
       .embedding_dims = r.u32(),
       .grammars = read_features(r),
+      .kv_address = r.str(),
   };
 }
 
@@ -387,7 +477,7 @@ Frame read_body(uint8_t type, Reader& r) {
     case kTokens:
       return read_tokens(r);
     case kFinished:
-      return Finished{r.u64(), static_cast<FinishReason>(read_code(r, 6, "finish reason")), r.i32(), r.i32(), r.i32()};
+      return Finished{r.u64(), static_cast<FinishReason>(read_code(r, 7, "finish reason")), r.i32(), r.i32(), r.i32()};
     case kRejected:
       return frame::Rejected{r.u64(), static_cast<frame::RejectCode>(read_code(r, 4, "reject code")), r.str()};
     case kStats:
@@ -403,6 +493,18 @@ Frame read_body(uint8_t type, Reader& r) {
                              return BlockEvent{static_cast<BlockEventKind>(read_code(r, 3, "block event")), r.u64(),
                                                r.u64()};
                            })};
+    case kReserve:
+      return frame::Reserve{r.u64(), r.list<uint32_t>(4, [&] { return r.u32(); }), r.u64(), r.u32()};
+    case kRenew:
+      return frame::Renew{r.u64(), r.u32()};
+    case kRelease:
+      return frame::Release{r.u64()};
+    case kPush:
+      return read_push(r);
+    case kReserved:
+      return frame::Reserved{r.u64(), read_reserve_code(r), read_grant(r), r.u32(), r.u32()};
+    case kTransferred:
+      return frame::Transferred{r.u64(), read_bool(r)};
     case kAdmitted:
       return frame::Admitted{r.u64(), r.u32(), r.list<uint64_t>(8, [&] { return r.u64(); })};
     default:

@@ -2,6 +2,7 @@
 // specification and protocol/engine-frames.ts the other implementation. What a frame means is socket.h and loop.h.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -10,13 +11,14 @@
 #include <variant>
 #include <vector>
 
+#include "kv/transfer_table.h"
 #include "model/sampler.h"
 #include "sched/block_event.h"
 #include "sched/request.h"
 
 namespace penstock {
 
-inline constexpr uint32_t kEngineProtocol = 2;
+inline constexpr uint32_t kEngineProtocol = 3;
 inline constexpr size_t kFrameHeaderBytes = 8;
 // A prompt of four million tokens: far above any context window, far below what would hurt.
 inline constexpr size_t kFrameBodyBytesMax = 16 * 1024 * 1024;
@@ -66,6 +68,7 @@ struct Submit {
   uint64_t salt = 0;
   Pooling pooling = Pooling::none;
   std::optional<Grammar> grammar;
+  uint64_t reservation = 0;  // whose blocks it takes over; 0: none
 };
 struct Cancel {
   uint64_t id;
@@ -73,6 +76,32 @@ struct Cancel {
 struct Credit {
   uint64_t id;
   uint32_t tokens;
+};
+// Sets blocks aside for the whole blocks of a prompt that another engine computes.
+struct Reserve {
+  uint64_t id = 0;
+  std::vector<uint32_t> tokens;
+  uint64_t salt = 0;
+  uint32_t lease_ms = 0;  // from its arrival
+};
+struct Renew {
+  uint64_t id;
+  uint32_t lease_ms;
+};
+struct Release {
+  uint64_t id;
+};
+// Computes a prompt of whole blocks and hands K and V of those from first_block on to another engine.
+struct Push {
+  uint64_t id = 0;  // of a sequence
+  std::vector<uint32_t> tokens;
+  uint32_t first_block = 0;
+  std::string address;
+  TransferGrant grant;
+  int32_t priority = 0;
+  std::optional<uint32_t> deadline_ms;  // from its arrival
+  uint64_t tenant = 0;
+  uint64_t salt = 0;
 };
 struct Ping {
   uint64_t nonce;
@@ -105,6 +134,7 @@ struct Ready {
   uint64_t memory_bytes_per_second_max = 0;  // 0 = not measured
   uint32_t embedding_dims = 0;
   bool grammars = false;  // SUBMIT may carry one
+  std::string kv_address;  // where PUSH of other engines may go; empty: nowhere
 };
 struct Token {
   uint64_t id;
@@ -143,6 +173,19 @@ struct Stats {
 struct Pong {
   uint64_t nonce;
 };
+enum class ReserveCode : uint8_t { Ok = 0, Invalid = 1, TooLong = 2, NoRoom = 3, Draining = 4 };
+struct Reserved {
+  uint64_t id = 0;
+  ReserveCode code = ReserveCode::Ok;
+  TransferGrant grant;         // its id is the reservation's; unused unless Ok
+  uint32_t blocks = 0;         // in all
+  uint32_t cached_blocks = 0;  // of those, here already: the first ones
+};
+// The reservation is complete, or gone.
+struct Transferred {
+  uint64_t id;
+  bool complete;
+};
 struct Fatal {
   std::string message;
 };
@@ -166,7 +209,8 @@ struct Admitted {
 using Frame =
     std::variant<frame::Hello, frame::Submit, frame::Cancel, frame::Credit, frame::Ping, frame::Shutdown, frame::Vocabulary,
                  frame::Ready, frame::Tokens, Finished, frame::Rejected, frame::Stats, frame::Pong, frame::Fatal,
-                 frame::Embedding, frame::Blocks, frame::Admitted>;
+                 frame::Embedding, frame::Blocks, frame::Admitted, frame::Reserve, frame::Renew, frame::Release, frame::Push,
+                 frame::Reserved, frame::Transferred>;
 
 // Appends one frame, header included. Throws FrameError for what the wire cannot carry: a number that is not finite, a
 // body over the limit; `out` is then unchanged.

@@ -38,12 +38,13 @@ uint32_t saturated_us(std::chrono::steady_clock::duration time) {
 
 }  // namespace
 
-StepLoop::StepLoop(Runner& runner, const SchedulerConfig& config, Inbox& inbox, Outbox& outbox)
+StepLoop::StepLoop(Runner& runner, const SchedulerConfig& config, Inbox& inbox, Outbox& outbox, HandoffOptions handoff)
     : runner_(runner),
       inbox_(inbox),
       outbox_(outbox),
       scheduler_(config),
       grammars_(runner.info().vocab_size, config.sequences_max, [this] { inbox_.post(event::GrammarsCompiled{}); }),
+      handoff_(runner, scheduler_, inbox, std::move(handoff)),
       sampler_(runner, grammars_.masks(), config.sequences_max),
       pooled_(config.sequences_max, runner.info().embedding_dims) {
   const auto sequences = static_cast<size_t>(config.sequences_max);
@@ -78,8 +79,14 @@ void StepLoop::serve() {
     const auto now = Clock::now();
     grammars_.expire(milliseconds(now), held_ids_);
     finish_held(FinishReason::Deadline);
+    for (const uint64_t id : let_go_) handoff_.claimed(id);
+    let_go_.clear();
+    handoff_.expire(milliseconds(now), transferred_);
+    send_transferred();
     StepPlan& plan = scheduler_.plan(milliseconds(now));
+    handoff_.follow(&plan);
     send_finished();
+    if (plan.empty()) send_admitted(plan);  // what hands over only what was there
     if (!plan.empty()) {
       step(plan);
       stepped = true;
@@ -99,7 +106,8 @@ void StepLoop::serve() {
 std::optional<StepLoop::Clock::time_point> StepLoop::wake_at() const {
   std::optional<Clock::time_point> at;
   if (connection_.has_value()) at = stats_at_ + kStatsEvery;
-  for (const auto deadline_ms : {scheduler_.next_deadline_ms(), grammars_.next_deadline_ms()}) {
+  for (const auto deadline_ms :
+       {scheduler_.next_deadline_ms(), grammars_.next_deadline_ms(), handoff_.next_deadline_ms()}) {
     if (!deadline_ms.has_value()) continue;
     const Clock::time_point deadline{std::chrono::milliseconds(*deadline_ms)};
     at = std::min(at.value_or(deadline), deadline);
@@ -121,7 +129,10 @@ void StepLoop::handle(Event& event) {
           log_line(LogLevel::Info, "agent_gone", {{"cancelled", stats.running + stats.waiting}});
           connection_.reset();
           grammars_.clear();
+          handoff_.clear();
+          reservation_of_.clear();
           scheduler_.cancel_all();
+          handoff_.follow(nullptr);
           scheduler_.take_finished(finished_);  // there is nobody to tell
         } else if constexpr (std::is_same_v<Body, event::Shutdown>) {
           shutdown_ = true;
@@ -137,6 +148,20 @@ void StepLoop::handle(Event& event) {
           if (grammars_available()) grammars_.set_vocabulary(body);
         } else if constexpr (std::is_same_v<Body, event::GrammarsCompiled>) {
           take_compiled();
+        } else if constexpr (std::is_same_v<Body, frame::Reserve>) {
+          if (connection_.has_value())
+            outbox_.append(*connection_, handoff_.reserve(body, milliseconds(Clock::now())));
+        } else if constexpr (std::is_same_v<Body, frame::Renew>) {
+          handoff_.renew(body, milliseconds(Clock::now()));
+        } else if constexpr (std::is_same_v<Body, frame::Release>) {
+          handoff_.release(body.id);
+        } else if constexpr (std::is_same_v<Body, frame::Push>) {
+          push(body);
+        } else if constexpr (std::is_same_v<Body, event::TransferEnded>) {
+          if (const auto told = handoff_.ended(body); told.has_value() && connection_.has_value())
+            outbox_.append(*connection_, *told);
+        } else if constexpr (std::is_same_v<Body, event::PushEnded>) {
+          handoff_.ended(body);
         } else {
           static_assert(std::is_same_v<Body, frame::Credit>);
           if (!grammars_.add_credit(body.id, body.tokens)) scheduler_.add_credit(body.id, body.tokens);
@@ -146,6 +171,7 @@ void StepLoop::handle(Event& event) {
 }
 
 void StepLoop::reject(frame::Rejected rejected) {
+  let_go_of_reservation(rejected.id);
   log_line(LogLevel::Debug, "rejected", {{"id", rejected.id}, {"reason", rejected.message}});
   if (connection_.has_value()) outbox_.append(*connection_, std::move(rejected));
 }
@@ -158,9 +184,27 @@ void StepLoop::submit(const frame::Submit& submit) {
   Request& request = std::get<Request>(checked);
   if (grammars_.holds(request.id))
     return reject({submit.id, frame::RejectCode::Invalid, "id belongs to a sequence that has not ended"});
+  if (submit.reservation != 0 && scheduler_.sequence(request.id) == nullptr)
+    reservation_of_[request.id] = submit.reservation;
   if (!submit.grammar.has_value()) return schedule(std::move(request));
   if (!grammars_.hold(std::move(request), *submit.grammar))
     reject({submit.id, frame::RejectCode::QueueFull, "too many grammars wait to be compiled"});
+}
+
+void StepLoop::push(const frame::Push& push) {
+  if (shutdown_) return reject({push.id, frame::RejectCode::Draining, "the engine is shutting down"});
+  if (grammars_.holds(push.id) || scheduler_.sequence(push.id) != nullptr)
+    return reject({push.id, frame::RejectCode::Invalid, "id belongs to a sequence that has not ended"});
+  auto checked = handoff_.push(push, milliseconds(Clock::now()));
+  if (auto* rejected = std::get_if<frame::Rejected>(&checked)) return reject(std::move(*rejected));
+  schedule(std::move(std::get<Request>(checked)));
+  if (scheduler_.sequence(push.id) == nullptr) handoff_.forget_push(push.id);
+}
+
+// Of transferred_: reservations that are gone without their agent's doing.
+void StepLoop::send_transferred() {
+  if (!connection_.has_value()) return;
+  for (const frame::Transferred& told : transferred_) outbox_.append(*connection_, told);
 }
 
 void StepLoop::schedule(Request request) {
@@ -199,6 +243,7 @@ bool StepLoop::cancel_held(uint64_t id) {
 // Of held_ids_, which never came to the scheduler: none of their tokens was computed.
 void StepLoop::finish_held(FinishReason reason) {
   for (const uint64_t id : held_ids_) {
+    let_go_of_reservation(id);
     if (connection_.has_value()) outbox_.append(*connection_, Finished{id, reason, 0, 0, 0});
   }
   held_ids_.clear();
@@ -229,6 +274,7 @@ void StepLoop::step(StepPlan& plan) {
   } else {
     scheduler_.abandon_step();
   }
+  handoff_.follow(nullptr);
   send_finished();
   ++steps_;
   const auto took = Clock::now() - start;
@@ -287,7 +333,17 @@ void StepLoop::send_admitted(const StepPlan& plan) {
     admitted_.cached_tokens = static_cast<uint32_t>(sequence->prompt_cached_tokens.value_or(0));
     admitted_.hashes.assign(sequence->block_hashes.begin(), sequence->block_hashes.begin() + full);
     send(admitted_);
+    let_go_of_reservation(sequence->request.id);
   }
+}
+
+// Its blocks are the sequence's by now, or of no use to it. Before the next step, since this one may be planned already.
+void StepLoop::let_go_of_reservation(uint64_t sequence_id) {
+  if (reservation_of_.empty()) return;
+  const auto found = reservation_of_.find(sequence_id);
+  if (found == reservation_of_.end()) return;
+  let_go_.push_back(found->second);
+  reservation_of_.erase(found);
 }
 
 // A frame that keeps its lists for the next time: they move into the variant and back, so nothing is copied.
@@ -302,7 +358,11 @@ void StepLoop::send(Body& body) {
 void StepLoop::send_finished() {
   scheduler_.take_finished(finished_);
   if (!connection_.has_value()) return;
-  for (const Finished& finished : finished_) outbox_.append(*connection_, finished);
+  for (const Finished& finished : finished_) {
+    let_go_of_reservation(finished.id);
+    // Its agent is gone; the one of now has never heard of it.
+    if (!handoff_.take_orphan(finished.id)) outbox_.append(*connection_, finished);
+  }
 }
 
 void StepLoop::send_stats(Clock::time_point now) {

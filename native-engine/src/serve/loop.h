@@ -5,12 +5,15 @@
 #include <chrono>
 #include <cstdint>
 #include <optional>
+#include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "model/runner.h"
 #include "sched/scheduler.h"
 #include "serve/frames.h"
 #include "serve/grammar_desk.h"
+#include "serve/handoff_desk.h"
 #include "serve/mailbox.h"
 #include "serve/meter.h"
 #include "serve/pooled_states.h"
@@ -21,7 +24,10 @@ namespace penstock {
 class StepLoop {
  public:
   // The scheduler's limits: blocks_total and context_tokens must be the runner's. All three must outlive run().
-  StepLoop(Runner& runner, const SchedulerConfig& config, Inbox& inbox, Outbox& outbox);
+  StepLoop(Runner& runner, const SchedulerConfig& config, Inbox& inbox, Outbox& outbox, HandoffOptions handoff = {});
+
+  // Where other engines send K and V to, for READY.
+  std::string kv_address() const { return handoff_.address(); }
 
   // Prompt and output together, for READY.
   int32_t sequence_tokens_max() const { return scheduler_.sequence_tokens_max(); }
@@ -40,6 +46,9 @@ class StepLoop {
   void schedule(Request request);
   void reject(frame::Rejected rejected);
   void take_compiled();
+  void push(const frame::Push& push);
+  void send_transferred();
+  void let_go_of_reservation(uint64_t sequence_id);
   bool cancel_held(uint64_t id);
   void finish_held(FinishReason reason);
   void step(StepPlan& plan);
@@ -58,6 +67,7 @@ class StepLoop {
   Outbox& outbox_;
   Scheduler scheduler_;
   GrammarDesk grammars_;
+  HandoffDesk handoff_;
   RowSampler sampler_;
   PooledStates pooled_;
   Meter meter_;
@@ -78,6 +88,9 @@ class StepLoop {
   std::vector<Finished> finished_;
   std::vector<Event> events_;
   std::vector<GrammarDesk::Answer> compiled_;
+  std::vector<frame::Transferred> transferred_;
+  std::unordered_map<uint64_t, uint64_t> reservation_of_;  // sequence → the reservation it takes over
+  std::vector<uint64_t> let_go_;  // reservations, before the next step
   std::vector<uint64_t> held_ids_;  // of requests that end before their grammar is compiled
 };
 

@@ -13,6 +13,10 @@ size_t event_bytes(const Event& event) {
     for (const frame::VocabularyToken& token : vocabulary->tokens) bytes += token.bytes.size();
     return bytes;
   }
+  if (const auto* reserve = std::get_if<frame::Reserve>(&event))
+    return sizeof(Event) + reserve->tokens.size() * sizeof(uint32_t);
+  if (const auto* push = std::get_if<frame::Push>(&event))
+    return sizeof(Event) + push->tokens.size() * sizeof(uint32_t) + push->address.size();
   const auto* submit = std::get_if<frame::Submit>(&event);
   if (submit == nullptr) return sizeof(Event);
   return sizeof(Event) + submit->prompt.size() * sizeof(uint32_t) + submit->stop_ids.size() * sizeof(uint32_t) +

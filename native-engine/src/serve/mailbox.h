@@ -8,6 +8,7 @@
 #include <functional>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <variant>
 #include <vector>
 
@@ -31,12 +32,24 @@ struct Connected {
 struct Disconnected {};
 struct Shutdown {};
 struct GrammarsCompiled {};
+// From the transport's threads: the writer of a reservation has left, the reader of a sequence's blocks has.
+struct TransferEnded {
+  uint64_t id;
+  uint64_t generation;
+  bool complete;
+};
+struct PushEnded {
+  uint64_t id;
+  bool arrived;
+  std::string error;
+};
 }  // namespace event
 
 using Event = std::variant<event::Connected, event::Disconnected, event::Shutdown, frame::Submit, frame::Cancel,
-                           frame::Credit, frame::Vocabulary, event::GrammarsCompiled>;
+                           frame::Credit, frame::Vocabulary, frame::Reserve, frame::Renew, frame::Release, frame::Push,
+                           event::GrammarsCompiled, event::TransferEnded, event::PushEnded>;
 
-// Socket thread → step thread.
+// Socket thread and the threads of the transport → step thread.
 class Inbox {
  public:
   // `on_room` is called, from the step thread, when a full inbox has been emptied.

@@ -138,6 +138,7 @@ int serve(const Options& options) {
   config.sequences_max = options.sequences_max;
   config.step_tokens_max = options.step_tokens_max;
   config.prefill_tokens_max = options.prefill_tokens_max;
+  config.kv_listen = options.kv_listen;
   config.threads = threads;
   config.epoch = random_epoch();
   config.memory_bytes_per_second_max = measure_memory_bandwidth(threads);

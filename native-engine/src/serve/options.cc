@@ -52,6 +52,8 @@ std::string_view help_text() {
   --step-tokens N     tokens computed in one step, at least --sequences (default 128)
   --prefill-tokens N  of these, tokens of prompts in a step that also decodes: fewer make the next token of others come
                       sooner and the prompt later (default half of --step-tokens)
+  --kv-listen ADDR    where other engines hand over keys and values: unix:PATH or tcp:HOST:PORT (port 0: any). TCP is neither
+                      encrypted nor meant for more than a network of one's own hosts (default: nowhere)
   --log-level LEVEL   error, warn, info or debug (default info)
   --die-with-parent   end when the process that started this one ends (Linux)
   --help              print this
@@ -91,7 +93,11 @@ std::variant<Options, HelpWanted, OptionError> parse_options(std::span<const std
     };
     constexpr int32_t kAny = std::numeric_limits<int32_t>::max();
     std::optional<OptionError> error;
-    if (name == "--model" || name == "--socket") {
+    if (name == "--kv-listen") {
+      if (!value.has_value() || !(value->starts_with("unix:") || value->starts_with("tcp:")))
+        return OptionError{"--kv-listen needs unix:PATH or tcp:HOST:PORT"};
+      options.kv_listen = std::string(*value);
+    } else if (name == "--model" || name == "--socket") {
       if (!value.has_value() || value->empty()) return OptionError{std::string(name) + " needs a path"};
       (name == "--model" ? options.model_path : options.socket_path) = *value;
     } else if (name == "--threads") {

@@ -29,6 +29,7 @@ struct Options {
   LogLevel log_level = LogLevel::Info;
   bool check_only = false;
   bool die_with_parent = false;
+  std::optional<std::string> kv_listen;  // see HandoffOptions
 };
 
 struct HelpWanted {};

@@ -153,8 +153,20 @@ void SocketServer::handle(Frame frame) {
                            frame::Rejected{body.id, frame::RejectCode::Draining, "the engine is shutting down"});
           else
             inbox_.post(std::move(body));
+        } else if constexpr (std::is_same_v<Body, frame::Push>) {
+          if (shutting_down_)
+            outbox_.append(number_,
+                           frame::Rejected{body.id, frame::RejectCode::Draining, "the engine is shutting down"});
+          else
+            inbox_.post(std::move(body));
+        } else if constexpr (std::is_same_v<Body, frame::Reserve>) {
+          if (shutting_down_)
+            outbox_.append(number_, frame::Reserved{.id = body.id, .code = frame::ReserveCode::Draining, .grant = {}});
+          else
+            inbox_.post(std::move(body));
         } else if constexpr (std::is_same_v<Body, frame::Cancel> || std::is_same_v<Body, frame::Credit> ||
-                             std::is_same_v<Body, frame::Vocabulary>) {
+                             std::is_same_v<Body, frame::Vocabulary> || std::is_same_v<Body, frame::Renew> ||
+                             std::is_same_v<Body, frame::Release>) {
           inbox_.post(body);
         } else {
           fail("a frame that only an engine sends");

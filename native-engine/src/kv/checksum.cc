@@ -1,0 +1,75 @@
+// XXH64 in pieces. See checksum.h.
+#include "kv/checksum.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+namespace penstock {
+namespace {
+
+constexpr uint64_t kPrime1 = 0x9E3779B185EBCA87;
+constexpr uint64_t kPrime2 = 0xC2B2AE3D27D4EB4F;
+constexpr uint64_t kPrime3 = 0x165667B19E3779F9;
+constexpr uint64_t kPrime4 = 0x85EBCA77C2B2AE63;
+constexpr uint64_t kPrime5 = 0x27D4EB2F165667C5;
+
+static_assert(std::endian::native == std::endian::little, "words are read as they lie in memory");
+
+uint64_t read64(const std::byte* bytes) {
+  uint64_t word;
+  std::memcpy(&word, bytes, sizeof word);
+  return word;
+}
+
+uint32_t read32(const std::byte* bytes) {
+  uint32_t word;
+  std::memcpy(&word, bytes, sizeof word);
+  return word;
+}
+
+uint64_t rounded(uint64_t lane, uint64_t word) { return std::rotl(lane + word * kPrime2, 31) * kPrime1; }
+
+}  // namespace
+
+void Checksum::stripe(const std::byte* bytes) {
+  for (int lane = 0; lane < 4; ++lane) lanes_[lane] = rounded(lanes_[lane], read64(bytes + 8 * lane));
+}
+
+void Checksum::update(std::span<const std::byte> bytes) {
+  length_ += bytes.size();
+  if (pending_bytes_ > 0) {
+    const size_t taken = std::min(bytes.size(), kStripe - pending_bytes_);
+    std::memcpy(pending_ + pending_bytes_, bytes.data(), taken);
+    pending_bytes_ += taken;
+    bytes = bytes.subspan(taken);
+    if (pending_bytes_ < kStripe) return;
+    stripe(pending_);
+    pending_bytes_ = 0;
+  }
+  for (; bytes.size() >= kStripe; bytes = bytes.subspan(kStripe)) stripe(bytes.data());
+  if (!bytes.empty()) std::memcpy(pending_, bytes.data(), bytes.size());
+  pending_bytes_ = bytes.size();
+}
+
+uint64_t Checksum::value() const {
+  uint64_t hash = kPrime5;
+  if (length_ >= kStripe) {
+    hash = std::rotl(lanes_[0], 1) + std::rotl(lanes_[1], 7) + std::rotl(lanes_[2], 12) + std::rotl(lanes_[3], 18);
+    for (const uint64_t lane : lanes_) hash = (hash ^ rounded(0, lane)) * kPrime1 + kPrime4;
+  }
+  hash += length_;
+  size_t at = 0;
+  for (; at + 8 <= pending_bytes_; at += 8)
+    hash = std::rotl(hash ^ rounded(0, read64(pending_ + at)), 27) * kPrime1 + kPrime4;
+  if (at + 4 <= pending_bytes_) {
+    hash = std::rotl(hash ^ (read32(pending_ + at) * kPrime1), 23) * kPrime2 + kPrime3;
+    at += 4;
+  }
+  for (; at < pending_bytes_; ++at) hash = std::rotl(hash ^ (static_cast<uint64_t>(pending_[at]) * kPrime5), 11) * kPrime1;
+  hash = (hash ^ (hash >> 33)) * kPrime2;
+  hash = (hash ^ (hash >> 29)) * kPrime3;
+  return hash ^ (hash >> 32);
+}
+
+}  // namespace penstock

@@ -1,0 +1,53 @@
+// The thread that takes in K and V from other engines. Owns its connections and their bytes, straight from the socket into
+// reserved blocks; who may write where is transfer_table.h, the layout of the bytes transfer_wire.h.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "kv/transfer_table.h"
+#include "kv/view.h"
+#include "serve/descriptor.h"
+
+namespace penstock {
+
+struct ReceiverOptions {
+  // A connection on which nothing comes for so long is given up: its blocks are waited for.
+  std::chrono::milliseconds silence_max{10'000};
+  // Connections at a time; more wait to be accepted.
+  size_t connections_max = 64;
+};
+
+class KvReceiver {
+ public:
+  // Listens at `address` (endpoint.h) and serves until destroyed. `kv` and `table` must outlive it. Throws as listen_at().
+  KvReceiver(const KvView& kv, std::string fingerprint, TransferTable& table, std::string address,
+             ReceiverOptions options = {});
+  ~KvReceiver();
+  KvReceiver(const KvReceiver&) = delete;
+  KvReceiver& operator=(const KvReceiver&) = delete;
+
+  // What senders connect to.
+  const std::string& address() const { return address_; }
+
+ private:
+  class Connection;
+
+  void run();
+
+  KvView kv_;
+  std::string fingerprint_;
+  TransferTable& table_;
+  std::string address_;
+  ReceiverOptions options_;
+  Descriptor listener_;
+  WakePipe wake_;
+  std::atomic<bool> stop_{false};
+  std::thread thread_;
+};
+
+}  // namespace penstock

@@ -1,0 +1,77 @@
+// The thread that hands K and V to other engines, straight from the cache. Owns connections to receivers and their bytes;
+// which blocks are complete, and that they stay as they are, is the step loop's.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "kv/transfer_table.h"
+#include "kv/view.h"
+#include "serve/descriptor.h"
+
+namespace penstock {
+
+struct Push {
+  uint64_t id = 0;  // the sender's own, unique among live ones
+  std::string address;
+  TransferGrant grant;
+};
+
+class KvSender {
+ public:
+  // A receiver from which nothing comes, or that takes nothing, for so long is given up.
+  static constexpr std::chrono::milliseconds kSilenceMax{10'000};
+  // `ended` is called from the sender's thread, once for each push: its blocks are not read any more. `arrived`: the
+  // receiver has everything. `error` says why not.
+  using Ended = std::function<void(uint64_t id, bool arrived, const std::string& error)>;
+
+  // `kv` must outlive it.
+  KvSender(const KvView& kv, std::string fingerprint, Ended ended, std::chrono::milliseconds silence_max = kSilenceMax);
+  ~KvSender();
+  KvSender(const KvSender&) = delete;
+  KvSender& operator=(const KvSender&) = delete;
+
+  // Connects and offers. Blocks follow by extend().
+  void begin(Push push);
+  // These blocks are complete and stay as they are; in order, behind those that were told before.
+  void extend(uint64_t id, std::span<const int32_t> blocks);
+  // Everything has been told.
+  void finish(uint64_t id);
+  // Nobody wants it any more: ended() follows at once, with arrived false. Unknown ids are ignored.
+  void stop(uint64_t id);
+
+ private:
+  class Connection;
+  // What the step loop has said of one push and the sender's thread has not taken yet.
+  struct News {
+    std::unique_ptr<Push> begin;
+    std::vector<int32_t> blocks;
+    bool finished = false;
+    bool stopped = false;
+  };
+
+  void tell(uint64_t id, const std::function<void(News&)>& write);
+  void run();
+  void take_news();
+
+  KvView kv_;
+  std::string fingerprint_;
+  Ended ended_;
+  std::chrono::milliseconds silence_max_;
+  WakePipe wake_;
+  std::mutex mutex_;
+  std::map<uint64_t, News> news_;
+  bool leave_ = false;
+  std::map<uint64_t, std::unique_ptr<Connection>> connections_;  // the thread's own
+  std::thread thread_;
+};
+
+}  // namespace penstock

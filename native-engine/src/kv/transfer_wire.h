@@ -1,0 +1,75 @@
+// The bytes between two engines: how K and V are offered, sent and acknowledged. Owns their layout; little endian
+// throughout. One connection carries one transfer.
+//
+//   sender                                   receiver
+//   OFFER  magic, version, id, generation,
+//          secret, fingerprint        ─────▶
+//                                     ◀───── ANSWER  0, or a TransferRefusal: then the connection ends
+//   BLOCKS first, count, payload,
+//          checksum of the payload    ─────▶         any number of times, in order
+//   END    count of all blocks        ─────▶
+//                                     ◀───── ANSWER  0: everything is there and as it was sent
+//
+// A payload holds, for each block, the block of each layer: what a sender has complete first. A connection that ends before
+// the last ANSWER has transferred nothing.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <optional>
+#include <span>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "kv/transfer_table.h"
+
+namespace penstock::wire {
+
+inline constexpr uint32_t kOffer = 0x4f564b50;   // "PKVO"
+inline constexpr uint32_t kBlocks = 0x42564b50;  // "PKVB"
+inline constexpr uint32_t kEnd = 0x45564b50;     // "PKVE"
+inline constexpr uint32_t kAnswer = 0x41564b50;  // "PKVA"
+inline constexpr uint32_t kVersion = 1;
+// A fingerprint names dimensions and types: a few hundred characters.
+inline constexpr uint32_t kFingerprintBytesMax = 4096;
+
+struct OfferHead {
+  uint32_t magic = kOffer;
+  uint32_t version = kVersion;
+  uint64_t id = 0;
+  uint64_t generation = 0;
+  TransferSecret secret = {};
+  uint32_t fingerprint_bytes = 0;  // follow
+  uint32_t reserved = 0;
+};
+// Of BLOCKS and END; END has no payload and its count is that of all blocks.
+struct PieceHead {
+  uint32_t magic = kBlocks;
+  uint32_t first = 0;  // of the transfer's blocks
+  uint32_t count = 0;
+  uint32_t reserved = 0;
+};
+struct Answer {
+  uint32_t magic = kAnswer;
+  uint32_t refusal = 0;
+};
+static_assert(sizeof(OfferHead) == 48 && sizeof(PieceHead) == 16 && sizeof(Answer) == 8, "no padding on the wire");
+static_assert(std::is_trivially_copyable_v<OfferHead> && std::is_trivially_copyable_v<PieceHead>);
+
+template <typename Head>
+Head read(std::span<const std::byte> bytes) {
+  Head head;
+  std::memcpy(&head, bytes.data(), sizeof head);
+  return head;
+}
+
+template <typename Head>
+void append(std::vector<std::byte>& out, const Head& head) {
+  const size_t at = out.size();
+  out.resize(at + sizeof head);
+  std::memcpy(out.data() + at, &head, sizeof head);
+}
+
+}  // namespace penstock::wire

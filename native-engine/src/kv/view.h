@@ -1,0 +1,24 @@
+// The paged cache as memory: for whoever moves whole blocks and does not care what is in them. Owns nothing.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace penstock {
+
+// Layout [layer][block][block_bytes]; see cache.h.
+struct KvView {
+  std::byte* base = nullptr;
+  int32_t layers = 0;
+  int32_t blocks_total = 0;
+  int64_t block_bytes = 0;  // of one block of one layer
+
+  std::span<std::byte> at(int32_t layer, int32_t block) const {
+    return {base + (int64_t{layer} * blocks_total + block) * block_bytes, static_cast<size_t>(block_bytes)};
+  }
+  // Of one block over all layers: what travels.
+  int64_t bytes_per_block() const { return layers * block_bytes; }
+};
+
+}  // namespace penstock

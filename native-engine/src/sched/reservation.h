@@ -1,0 +1,40 @@
+// Blocks set aside for K and V that another engine computes. Owns the shape of a reservation; who makes room for it and
+// what becomes of it is scheduler.h, who may write into its blocks is kv/transfer_table.h.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace penstock {
+
+//              reserve()                 commit()
+//   (nothing) ───────────▶ Filling ─────────────────▶ Committed
+//                             │ drop()                   │ drop(), or its blocks are needed by others
+//                             ▼                          ▼
+//                     blocks are free again      blocks are ordinary entries of the prefix cache
+//
+// Filling    the first `cached` blocks are entries of the prefix cache that were found there, the others are being written
+//            to and nobody reads them. They cannot be taken away before whoever writes has stopped: drop() comes after
+//            that, never before.
+// Committed  all blocks are entries of the prefix cache, held so that they stay until the sequence that they are for is
+//            admitted. Losing them costs a computation and nothing else.
+enum class ReservationState : uint8_t { Filling, Committed };
+
+struct Reservation {
+  uint64_t id;  // unique among live ones
+  uint64_t salt;
+  ReservationState state = ReservationState::Filling;
+  uint64_t order = 0;            // of making, unique
+  std::vector<int32_t> tokens;   // [kBlockTokens * blocks] what the blocks are to hold
+  std::vector<uint64_t> hashes;  // [blocks]
+  std::vector<int32_t> blocks;   // [blocks] block ids in order of position
+  int32_t cached = 0;            // blocks found in the cache when it was made
+};
+
+enum class ReserveError : uint8_t {
+  DuplicateId,
+  TooLong,  // for the pool or the context
+  NoRoom,   // now; it may be tried again
+};
+
+}  // namespace penstock

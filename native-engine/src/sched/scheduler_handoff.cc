@@ -1,0 +1,120 @@
+// What a scheduler does for K and V that move between engines: reservations on the side that gets them, sequences whose
+// blocks are being read on the side that computes them. See scheduler.h and reservation.h.
+#include <algorithm>
+#include <stdexcept>
+
+#include "sched/scheduler.h"
+
+namespace penstock {
+
+std::variant<const Reservation*, ReserveError> Scheduler::reserve(uint64_t id, uint64_t salt,
+                                                                  std::span<const int32_t> tokens) {
+  if (!plan_.empty()) throw std::logic_error("reserve() in the middle of a step");
+  if (reservations_.contains(id)) return ReserveError::DuplicateId;
+  const auto blocks = static_cast<int64_t>(tokens.size() / kBlockTokens);
+  if (blocks * kBlockTokens >= sequence_tokens_max_) return ReserveError::TooLong;
+  Reservation made{.id = id, .salt = salt};
+  made.tokens.assign(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(blocks * kBlockTokens));
+  cache_.extend_hashes(salt, made.tokens, made.hashes);
+  const auto wanted = static_cast<int32_t>(blocks);
+  made.blocks.reserve(static_cast<size_t>(wanted));
+  cache_.match({salt, made.tokens, made.hashes}, wanted, made.blocks);
+  made.cached = static_cast<int32_t>(made.blocks.size());
+  const int32_t missing = wanted - made.cached;
+  const int32_t most = config_.reserved_blocks_max > 0 ? config_.reserved_blocks_max : config_.blocks_total / 2;
+  // A block of headroom for each sequence that is growing, as for a newcomer.
+  const int32_t room = cache_.blocks_available() - static_cast<int32_t>(running_.size());
+  if (filling_blocks_ + missing > most || missing > room) {
+    pool_.release(made.blocks);
+    return ReserveError::NoRoom;
+  }
+  cache_.allocate(missing, made.blocks);
+  filling_blocks_ += missing;
+  made.order = reservations_made_++;
+  given_up_.reserve(reservations_.size() + 1);  // so that a step allocates nothing
+  return &reservations_.emplace(id, std::move(made)).first->second;
+}
+
+void Scheduler::commit(uint64_t id) {
+  if (!plan_.empty()) throw std::logic_error("commit() in the middle of a step");
+  const auto found = reservations_.find(id);
+  if (found == reservations_.end() || found->second.state != ReservationState::Filling)
+    throw std::logic_error("commit() of a reservation that is not being filled");
+  Reservation& made = found->second;
+  const auto blocks = static_cast<int32_t>(made.blocks.size());
+  // What came into the cache meanwhile takes the place of its equal here.
+  for (int32_t index = made.cached; index < blocks; ++index)
+    cache_.store({made.salt, made.tokens, made.hashes}, index, made.blocks);
+  filling_blocks_ -= blocks - made.cached;
+  made.state = ReservationState::Committed;
+}
+
+void Scheduler::drop(uint64_t id) {
+  if (!plan_.empty()) throw std::logic_error("drop() in the middle of a step");
+  const auto found = reservations_.find(id);
+  if (found == reservations_.end()) return;
+  const Reservation& made = found->second;
+  if (made.state == ReservationState::Filling)
+    filling_blocks_ -= static_cast<int32_t>(made.blocks.size()) - made.cached;
+  pool_.release(made.blocks);
+  reservations_.erase(found);
+}
+
+const Reservation* Scheduler::reservation(uint64_t id) const {
+  const auto found = reservations_.find(id);
+  return found == reservations_.end() ? nullptr : &found->second;
+}
+
+void Scheduler::take_given_up(std::vector<uint64_t>& out) {
+  out.assign(given_up_.begin(), given_up_.end());
+  given_up_.clear();
+}
+
+// The oldest committed one: whoever it was for is late. Its blocks stay in the cache until their memory is needed.
+bool Scheduler::give_up_reservation() {
+  const Reservation* oldest = nullptr;
+  for (const auto& [id, made] : reservations_) {
+    if (made.state == ReservationState::Committed && (oldest == nullptr || made.order < oldest->order)) oldest = &made;
+  }
+  if (oldest == nullptr) return false;
+  const uint64_t id = oldest->id;
+  given_up_.push_back(id);
+  pool_.release(oldest->blocks);
+  reservations_.erase(id);
+  return true;
+}
+
+// Blocks that would become available if every committed reservation were given up: those that nobody else holds.
+int32_t Scheduler::blocks_of_committed() {
+  int32_t blocks = 0;
+  for (const auto& [id, made] : reservations_) {
+    if (made.state != ReservationState::Committed) continue;
+    for (const int32_t block : made.blocks)
+      blocks += ++common_holders_[static_cast<size_t>(block)] == pool_.holders(block) ? 1 : 0;
+  }
+  for (const auto& [id, made] : reservations_)
+    for (const int32_t block : made.blocks) common_holders_[static_cast<size_t>(block)] = 0;
+  return blocks;
+}
+
+void Scheduler::hand_over_ended(uint64_t id, bool arrived) {
+  if (!plan_.empty()) throw std::logic_error("hand_over_ended() in the middle of a step");
+  const auto found = sequences_.find(id);
+  if (found == sequences_.end()) return;
+  Sequence& sequence = *found->second;
+  if (!sequence.hands_over()) throw std::logic_error("hand_over_ended() of a sequence that hands nothing over");
+  if (sequence.ending.has_value()) return end(sequence, *sequence.ending);
+  end(sequence, arrived && sequence.remaining() == 0 ? FinishReason::Stop : FinishReason::Transfer);
+}
+
+const Sequence* Scheduler::sequence(uint64_t id) const {
+  const auto found = sequences_.find(id);
+  return found == sequences_.end() ? nullptr : found->second.get();
+}
+
+void Scheduler::take_ending(std::vector<uint64_t>& out) {
+  out.assign(ending_.begin(), ending_.end());
+  ending_.clear();
+}
+
+}  // namespace penstock

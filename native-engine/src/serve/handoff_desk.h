@@ -1,0 +1,111 @@
+// K and V on their way between this engine and others. Owns leases, grants and the threads of the transport; everything
+// here is called by the step thread, between its steps. Blocks are the scheduler's, bytes kv/receiver.h and kv/sender.h,
+// the frames protocol/engine-frames.md.
+//
+// Why no block is written to or read too late: a reservation is dropped, and a sequence that hands over ends, only when
+// the transport has said that it touches their blocks no more. Why none is held for ever: every reservation has a lease,
+// every sequence that hands over a deadline or a reader that notices when it is gone, and a peer that says nothing is given
+// up (ReceiverOptions, KvSender).
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <random>
+#include <set>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "kv/receiver.h"
+#include "kv/sender.h"
+#include "kv/transfer_table.h"
+#include "model/runner.h"
+#include "sched/scheduler.h"
+#include "serve/frames.h"
+#include "serve/mailbox.h"
+
+namespace penstock {
+
+struct HandoffOptions {
+  // Where other engines send K and V to, see kv/endpoint.h. Absent: nothing is reserved here.
+  std::optional<std::string> listen;
+  // A writer or receiver that says nothing for so long is given up.
+  std::chrono::milliseconds silence_max{10'000};
+};
+
+// A lease that is asked for longer than this is cut: what the agent forgets must come back.
+inline constexpr uint32_t kLeaseMsMax = 120'000;
+
+class HandoffDesk {
+ public:
+  // Throws as listen_at(). `inbox` is told from the transport's threads.
+  HandoffDesk(Runner& runner, Scheduler& scheduler, Inbox& inbox, HandoffOptions options);
+
+  // For READY; empty: this engine receives nothing.
+  std::string address() const { return receiver_ ? receiver_->address() : std::string(); }
+
+  // --- The side that receives
+
+  frame::Reserved reserve(const frame::Reserve& asked, int64_t now_ms);
+  // Unknown ids are ignored: the end may have crossed.
+  void renew(const frame::Renew& renewal, int64_t now_ms);
+  void release(uint64_t id);
+  // The sequence that it was for has its blocks, or is over.
+  void claimed(uint64_t id) { release(id); }
+  // What the agent is to be told, where it still cares.
+  std::optional<frame::Transferred> ended(const event::TransferEnded& end);
+  // Lets go of what is past its lease and of what the scheduler gave up; `out` (cleared first) is for the agent.
+  void expire(int64_t now_ms, std::vector<frame::Transferred>& out);
+  std::optional<int64_t> next_deadline_ms() const;
+
+  // --- The side that sends
+
+  // The request to be scheduled, or why not.
+  std::variant<Request, frame::Rejected> push(const frame::Push& push, int64_t now_ms);
+  // The scheduler did not take it after all.
+  void forget_push(uint64_t id) { pushes_.erase(id); }
+  // After each plan and each step: begins pushes of admitted sequences, tells what is complete, stops what is to end.
+  void follow(const StepPlan* plan);
+  // Ends the sequence. Whether its FINISHED is for the agent of now: see take_orphan().
+  void ended(const event::PushEnded& end);
+  // True, once, where a sequence of this id was left behind by an agent that is gone.
+  bool take_orphan(uint64_t id) { return orphans_.erase(id) > 0; }
+
+  // The agent is gone: lets go of everything as soon as the transport has.
+  void clear();
+  bool idle() const { return leases_.empty() && pushes_.empty(); }
+
+ private:
+  struct Lease {
+    uint64_t generation;
+    int64_t until_ms;
+    bool closing = false;  // the writer was told to stop
+    bool wanted = true;    // somebody is told of its end
+  };
+  struct Outgoing {
+    Push push;
+    int32_t first_block;
+    int32_t told = 0;  // blocks of the sequence that the sender knows of, those before first_block included
+    bool begun = false;
+    bool finished = false;
+  };
+
+  TransferSecret new_secret();
+
+  Scheduler& scheduler_;
+  int32_t vocab_size_;
+  TransferTable table_;
+  std::unique_ptr<KvReceiver> receiver_;
+  KvSender sender_;
+  std::random_device random_;
+  uint64_t generations_ = 0;
+  std::map<uint64_t, Lease> leases_;      // by reservation
+  std::map<uint64_t, Outgoing> pushes_;   // by sequence
+  std::set<uint64_t> orphans_;            // sequences
+  std::vector<uint64_t> ids_;             // scratch
+  KvView kv_;
+};
+
+}  // namespace penstock
