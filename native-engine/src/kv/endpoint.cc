@@ -5,6 +5,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 
 #include <cerrno>
@@ -21,9 +22,11 @@ constexpr int kBacklog = 64;
 // Room for some blocks on their way: a faster sender waits in the kernel and not in our loop.
 constexpr int kSocketBufferBytes = 4 * 1024 * 1024;
 
+constexpr size_t kUnixBytes = std::char_traits<char>::length("unix:");
+
 [[noreturn]] void fail(const char* what) { throw std::system_error(errno, std::generic_category(), what); }
 [[noreturn]] void no_address(const std::string& address) {
-  throw std::invalid_argument("'" + address + "' is no address: unix:PATH or tcp:HOST:PORT is needed");
+  throw std::invalid_argument("'" + address + "' is no address: unix:PATH or tcp:HOST:PORT, with a number for HOST, is needed");
 }
 
 struct Place {
@@ -51,7 +54,7 @@ Place tcp_place(const std::string& text, std::string_view rest, bool to_listen) 
   if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
   addrinfo hints{};
   hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_NUMERICSERV | (to_listen ? AI_PASSIVE : 0);
+  hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV | (to_listen ? AI_PASSIVE : 0);
   addrinfo* found = nullptr;
   if (getaddrinfo(host.c_str(), port.c_str(), &hints, &found) != 0 || found == nullptr) no_address(text);
   const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> owner(found, freeaddrinfo);
@@ -76,6 +79,16 @@ Descriptor socket_for(const Place& place) {
   return made;
 }
 
+const sockaddr* generic(const Place& place) { return reinterpret_cast<const sockaddr*>(&place.address); }
+
+// A socket that an engine left behind which was killed. Anything but a refusal means that somebody is there.
+void remove_stale(const Place& place, const char* path) {
+  struct stat found {};
+  if (lstat(path, &found) != 0 || !S_ISSOCK(found.st_mode)) return;
+  const Descriptor probe = socket_for(place);
+  if (connect(probe.get(), generic(place), place.length) != 0 && errno == ECONNREFUSED) unlink(path);
+}
+
 uint16_t port_of(int fd) {
   sockaddr_storage address{};
   socklen_t length = sizeof address;
@@ -91,25 +104,33 @@ Descriptor listen_at(std::string& address) {
   Descriptor made = socket_for(place);
   const int one = 1;
   if (place.family == AF_UNIX) {
-    // The folder is ours alone; what lies there was left by an engine that was killed.
-    unlink(address.c_str() + std::strlen("unix:"));
+    remove_stale(place, address.c_str() + kUnixBytes);
   } else {
     setsockopt(made.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
   }
   setsockopt(made.get(), SOL_SOCKET, SO_RCVBUF, &kSocketBufferBytes, sizeof kSocketBufferBytes);
-  if (bind(made.get(), reinterpret_cast<const sockaddr*>(&place.address), place.length) != 0) fail("bind");
+  // The mask closes the moment in which another user could connect.
+  const mode_t mask = umask(0177);
+  const int bound = bind(made.get(), generic(place), place.length);
+  const int bind_errno = errno;
+  umask(mask);
+  errno = bind_errno;
+  if (bound != 0) fail("bind");
   if (listen(made.get(), kBacklog) != 0) fail("listen");
   if (place.family != AF_UNIX) address = address.substr(0, address.rfind(':') + 1) + std::to_string(port_of(made.get()));
   return made;
+}
+
+void stop_listening(const std::string& address) {
+  if (address.starts_with("unix:")) unlink(address.c_str() + kUnixBytes);
 }
 
 Descriptor connect_to(const std::string& address) {
   const Place place = place_of(address, false);
   Descriptor made = socket_for(place);
   setsockopt(made.get(), SOL_SOCKET, SO_SNDBUF, &kSocketBufferBytes, sizeof kSocketBufferBytes);
-  if (connect(made.get(), reinterpret_cast<const sockaddr*>(&place.address), place.length) != 0 && errno != EINPROGRESS &&
-      errno != EAGAIN)
-    fail("connect");
+  // A Unix socket whose backlog is full says EAGAIN and is not on its way.
+  if (connect(made.get(), generic(place), place.length) != 0 && errno != EINPROGRESS) fail("connect");
   return made;
 }
 

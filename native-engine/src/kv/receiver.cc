@@ -20,6 +20,7 @@ using Clock = std::chrono::steady_clock;
 
 // Of one connection before the others have their turn.
 constexpr size_t kBytesPerTurn = 4 * 1024 * 1024;
+constexpr auto kAcceptPause = std::chrono::milliseconds(10);
 
 #ifdef MSG_NOSIGNAL
 constexpr int kSendFlags = MSG_NOSIGNAL;
@@ -32,20 +33,26 @@ bool would_block() { return errno == EAGAIN || errno == EWOULDBLOCK || errno == 
 }  // namespace
 
 //   Offer ─▶ Fingerprint ──attached──▶ Piece ─▶ Payload ─▶ Sum ─┐        Any fault, the peer's end, silence, or a transfer
-//                                        ▲  └── END ──▶ Over    │        that is closed: Over, and what was attached is
-//                                        └──────────────────────┘        detached as incomplete.
+//                                       ▲ ▲ │└─ END ──▶ Over    │        that is closed: Over, and what was attached is
+//                                       │ └─┘ ALIVE             │        detached as incomplete.
+//                                       └───────────────────────┘
 class KvReceiver::Connection {
  public:
   Connection(KvReceiver& receiver, Descriptor socket)
-      : receiver_(receiver), socket_(std::move(socket)), heard_(Clock::now()) {
+      : receiver_(receiver), socket_(std::move(socket)), accepted_(Clock::now()), heard_(accepted_) {
     expect(State::Offer, sizeof(wire::OfferHead));
   }
   ~Connection() { leave(false); }
 
   int fd() const { return socket_.get(); }
   bool over() const { return state_ == State::Over; }
-  Clock::time_point heard() const { return heard_; }
   void give_up() { leave(false); }
+  // When it is given up unless something comes until then.
+  Clock::time_point patience(std::chrono::milliseconds silence_max) const {
+    return (attached_ ? heard_ : accepted_) + silence_max;
+  }
+  // Nobody wants what it writes any more.
+  bool closed() const { return attached_ && !receiver_.table_.may_write(offer_.id, offer_.generation); }
 
   // Reads what is there, up to its share.
   void read() {
@@ -57,7 +64,7 @@ class KvReceiver::Connection {
         continue;
       }
       // Before each write into blocks: they may have been closed meanwhile.
-      if (state_ == State::Payload && !receiver_.table_.may_write(offer_.id, offer_.generation)) return leave(false);
+      if (closed()) return leave(false);
       const ssize_t count = recv(socket_.get(), into.data(), into.size(), 0);
       if (count == 0) return leave(false);
       if (count < 0) return would_block() ? void() : leave(false);
@@ -90,7 +97,7 @@ class KvReceiver::Connection {
     switch (state_) {
       case State::Offer: {
         offer_ = wire::read<wire::OfferHead>(buffer_);
-        if (offer_.magic != wire::kOffer || offer_.version != wire::kVersion ||
+        if (offer_.magic != wire::kOffer || offer_.version != wire::kVersion || offer_.reserved != 0 ||
             offer_.fingerprint_bytes > wire::kFingerprintBytesMax)
           return refuse(TransferRefusal::Malformed);
         return expect(State::Fingerprint, offer_.fingerprint_bytes);
@@ -117,7 +124,7 @@ class KvReceiver::Connection {
     const std::string theirs(reinterpret_cast<const char*>(buffer_.data()), buffer_.size());
     const TransferGrant grant{offer_.id, offer_.generation, offer_.secret};
     TransferTable::Writer writer;
-    const auto refusal = receiver_.table_.attach(grant, writer);
+    const auto refusal = receiver_.table_.attach(grant, offer_.content, writer);
     if (refusal.has_value()) return refuse(*refusal);
     attached_ = true;
     // After the grant: who has none learns nothing of what is computed here.
@@ -129,6 +136,8 @@ class KvReceiver::Connection {
 
   void begin_piece() {
     const auto head = wire::read<wire::PieceHead>(buffer_);
+    if (head.reserved != 0 || (head.magic != wire::kBlocks && head.first != 0)) return refuse(TransferRefusal::Malformed);
+    if (head.magic == wire::kAlive) return expect(State::Piece, sizeof(wire::PieceHead));
     if (head.magic == wire::kEnd) {
       if (head.count != blocks_.size() || next_ != blocks_.size()) return refuse(TransferRefusal::Incomplete);
       leave(true);
@@ -157,13 +166,15 @@ class KvReceiver::Connection {
     if (state_ == State::Over) return;
     state_ = State::Over;
     // Told first: whoever is told that everything is there finds it so.
-    if (std::exchange(attached_, false)) receiver_.table_.detach(offer_.id, offer_.generation, complete);
-    if (complete) answer(0);
+    const bool wanted =
+        std::exchange(attached_, false) && receiver_.table_.detach(offer_.id, offer_.generation, complete);
+    if (complete) answer(wanted ? 0 : static_cast<uint32_t>(TransferRefusal::Unknown));
     socket_.reset();
   }
 
   KvReceiver& receiver_;
   Descriptor socket_;
+  Clock::time_point accepted_;
   Clock::time_point heard_;
   State state_ = State::Offer;
   std::vector<std::byte> buffer_;
@@ -191,6 +202,7 @@ KvReceiver::~KvReceiver() {
   stop_ = true;
   wake_.wake();
   thread_.join();
+  stop_listening(address_);
 }
 
 void KvReceiver::run() {
@@ -204,23 +216,28 @@ void KvReceiver::run() {
     auto until = Clock::time_point::max();
     for (const auto& connection : connections) {
       polled.push_back({connection->fd(), POLLIN, 0});
-      until = std::min(until, connection->heard() + options_.silence_max);
+      until = std::min(until, connection->patience(options_.silence_max));
     }
     int timeout_ms = -1;
     if (!connections.empty()) {
       const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - Clock::now()).count();
-      timeout_ms = static_cast<int>(std::clamp<int64_t>(left, 0, 60'000));
+      timeout_ms = static_cast<int>(std::clamp<int64_t>(left + 1, 0, 60'000));
     }
     poll(polled.data(), static_cast<nfds_t>(polled.size()), timeout_ms);
     wake_.drain();
     for (size_t i = 0; i < connections.size(); ++i) {
       if (polled[i + 2].revents != 0) connections[i]->read();
-      if (Clock::now() - connections[i]->heard() > options_.silence_max) connections[i]->give_up();
+      if (connections[i]->closed() || Clock::now() > connections[i]->patience(options_.silence_max))
+        connections[i]->give_up();
     }
     std::erase_if(connections, [](const auto& connection) { return connection->over(); });
     if ((polled[1].revents & POLLIN) == 0) continue;
     Descriptor accepted(accept(listener_.get(), nullptr, nullptr));
-    if (!accepted.is_open()) continue;
+    if (!accepted.is_open()) {
+      // Out of descriptors: what is asked for again at once is asked for in vain.
+      if (!would_block()) std::this_thread::sleep_for(kAcceptPause);
+      continue;
+    }
     set_nonblocking(accepted.get());
     connections.push_back(std::make_unique<Connection>(*this, std::move(accepted)));
   }

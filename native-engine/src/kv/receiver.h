@@ -16,7 +16,8 @@
 namespace penstock {
 
 struct ReceiverOptions {
-  // A connection on which nothing comes for so long is given up: its blocks are waited for.
+  // A connection on which nothing comes for so long is given up: its blocks are waited for. So is one that has shown no
+  // grant by then.
   std::chrono::milliseconds silence_max{10'000};
   // Connections at a time; more wait to be accepted.
   size_t connections_max = 64;
@@ -33,6 +34,9 @@ class KvReceiver {
 
   // What senders connect to.
   const std::string& address() const { return address_; }
+
+  // Some transfer was closed: whoever writes for it is sent away now, and not with its next bytes.
+  void look() { wake_.wake(); }
 
  private:
   class Connection;

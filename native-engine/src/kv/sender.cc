@@ -25,6 +25,8 @@ using Clock = std::chrono::steady_clock;
 // noticed soon.
 constexpr size_t kBlocksPerPiece = 16;
 constexpr size_t kBytesPerTurn = 4 * 1024 * 1024;
+// While the next blocks are being computed the receiver hears of us so often before it gives us up.
+constexpr int kAlivesPerSilence = 4;
 
 #ifdef MSG_NOSIGNAL
 constexpr int kSendFlags = MSG_NOSIGNAL;
@@ -52,6 +54,8 @@ const char* words(uint32_t refusal) {
       return "the blocks were damaged on their way";
     case TransferRefusal::Incomplete:
       return "the receiver expects other blocks";
+    case TransferRefusal::Content:
+      return "the receiver expects other tokens";
   }
   return "the receiver refused for a reason unknown here";
 }
@@ -67,6 +71,7 @@ class KvSender::Connection {
     wire::append(out_, wire::OfferHead{.id = push.grant.id,
                                        .generation = push.grant.generation,
                                        .secret = push.grant.secret,
+                                       .content = push.content,
                                        .fingerprint_bytes = static_cast<uint32_t>(fingerprint.size())});
     for (const char letter : fingerprint) out_.push_back(static_cast<std::byte>(letter));
   }
@@ -75,10 +80,19 @@ class KvSender::Connection {
   bool over() const { return over_; }
   bool arrived() const { return arrived_; }
   const std::string& error() const { return error_; }
-  Clock::time_point moved() const { return moved_; }
   // Who waits for blocks to be computed waits for nobody else.
   bool awaits_peer() const { return state_ != State::Sending || wants_write(); }
   bool wants_write() const { return out_sent_ < out_.size() || in_payload() || can_begin_piece() || can_end(); }
+
+  // When something is to be done unless something moves until then: give up, or say that we are still there.
+  Clock::time_point patience(std::chrono::milliseconds silence_max) const {
+    return moved_ + (awaits_peer() ? silence_max : silence_max / kAlivesPerSilence);
+  }
+  void lose_patience() {
+    if (awaits_peer()) return fail("the receiver is silent");
+    wire::append(out_, wire::PieceHead{.magic = wire::kAlive});
+    moved_ = Clock::now();
+  }
 
   void extend(std::span<const int32_t> blocks) {
     if (!wants_write()) moved_ = Clock::now();
@@ -111,7 +125,12 @@ class KvSender::Connection {
     while (!over_ && taken < kBytesPerTurn) {
       const ssize_t count = write_some();
       if (count == 0) return;
-      if (count < 0) return would_block() ? void() : fail(std::strerror(errno));
+      if (count < 0) {
+        if (would_block()) return;
+        const std::string error = std::strerror(errno);
+        read();  // what the receiver said before it went says more
+        return fail(error);
+      }
       moved_ = Clock::now();
       taken += static_cast<size_t>(count);
     }
@@ -245,7 +264,11 @@ void KvSender::tell(uint64_t id, const std::function<void(News&)>& write) {
 
 void KvSender::begin(Push push) {
   const uint64_t id = push.id;
-  tell(id, [&](News& news) { news.begin = std::make_unique<Push>(std::move(push)); });
+  // What was said before was about an earlier push of this id, which has ended.
+  tell(id, [&](News& news) {
+    news = {};
+    news.begin = std::make_unique<Push>(std::move(push));
+  });
 }
 
 void KvSender::extend(uint64_t id, std::span<const int32_t> blocks) {
@@ -291,8 +314,7 @@ void KvSender::run() {
     take_news();
     for (auto at = connections_.begin(); at != connections_.end();) {
       Connection& connection = *at->second;
-      if (!connection.over() && connection.awaits_peer() && Clock::now() - connection.moved() > silence_max_)
-        connection.fail("the receiver is silent");
+      if (!connection.over() && Clock::now() > connection.patience(silence_max_)) connection.lose_patience();
       if (!connection.over()) {
         ++at;
         continue;
@@ -313,7 +335,7 @@ void KvSender::run() {
     auto until = Clock::time_point::max();
     for (const auto& [id, connection] : connections_) {
       polled.push_back({connection->fd(), static_cast<short>(POLLIN | (connection->wants_write() ? POLLOUT : 0)), 0});
-      if (connection->awaits_peer()) until = std::min(until, connection->moved() + silence_max_);
+      until = std::min(until, connection->patience(silence_max_));
     }
     int timeout_ms = -1;
     if (until != Clock::time_point::max()) {

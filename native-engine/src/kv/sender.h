@@ -23,6 +23,7 @@ struct Push {
   uint64_t id = 0;  // the sender's own, unique among live ones
   std::string address;
   TransferGrant grant;
+  uint64_t content = 0;  // names what is sent, see transfer_wire.h
 };
 
 class KvSender {
@@ -39,7 +40,7 @@ class KvSender {
   KvSender(const KvSender&) = delete;
   KvSender& operator=(const KvSender&) = delete;
 
-  // Connects and offers. Blocks follow by extend().
+  // Connects and offers. Blocks follow by extend(). The id of an earlier push may be used again once that has ended.
   void begin(Push push);
   // These blocks are complete and stay as they are; in order, behind those that were told before.
   void extend(uint64_t id, std::span<const int32_t> blocks);

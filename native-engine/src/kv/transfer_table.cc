@@ -16,9 +16,9 @@ bool equal(const TransferSecret& a, const TransferSecret& b) {
 
 }  // namespace
 
-void TransferTable::open(const TransferGrant& grant, std::vector<int32_t> blocks) {
+void TransferTable::open(const TransferGrant& grant, uint64_t content, std::vector<int32_t> blocks) {
   std::lock_guard lock(mutex_);
-  const auto [at, added] = entries_.try_emplace(grant.id, Entry{.grant = grant, .blocks = std::move(blocks)});
+  const auto [at, added] = entries_.try_emplace(grant.id, Entry{grant, content, std::move(blocks)});
   if (!added) throw std::logic_error("a transfer is opened twice");
 }
 
@@ -34,13 +34,15 @@ bool TransferTable::close(uint64_t id) {
   return true;
 }
 
-std::optional<TransferRefusal> TransferTable::attach(const TransferGrant& grant, Writer& writer) {
+std::optional<TransferRefusal> TransferTable::attach(const TransferGrant& grant, uint64_t content,
+                                                      Writer& writer) {
   std::lock_guard lock(mutex_);
   const auto found = entries_.find(grant.id);
   if (found == entries_.end()) return TransferRefusal::Unknown;
   Entry& entry = found->second;
   if (entry.grant.generation != grant.generation) return TransferRefusal::Stale;
   if (!equal(entry.grant.secret, grant.secret)) return TransferRefusal::Forbidden;
+  if (entry.content != content) return TransferRefusal::Content;
   if (entry.writing) return TransferRefusal::Busy;
   entry.writing = true;
   writer.blocks = entry.blocks;
@@ -53,7 +55,7 @@ bool TransferTable::may_write(uint64_t id, uint64_t generation) const {
   return found != entries_.end() && found->second.grant.generation == generation && !found->second.closing;
 }
 
-void TransferTable::detach(uint64_t id, uint64_t generation, bool complete) {
+bool TransferTable::detach(uint64_t id, uint64_t generation, bool complete) {
   {
     std::lock_guard lock(mutex_);
     const auto found = entries_.find(id);
@@ -64,6 +66,7 @@ void TransferTable::detach(uint64_t id, uint64_t generation, bool complete) {
     entries_.erase(found);
   }
   ended_(id, generation, complete);
+  return complete;
 }
 
 }  // namespace penstock

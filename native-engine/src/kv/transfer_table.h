@@ -41,7 +41,8 @@ enum class TransferRefusal : uint32_t {
   Layout = 5,     // the blocks of the two engines do not have the same meaning
   Malformed = 6,  // not this protocol, or not this version of it
   Checksum = 7,   // what arrived is not what was sent
-  Incomplete = 8, // the end came before the last block
+  Incomplete = 8,  // the end came before the last block
+  Content = 9,     // the writer means K and V of other tokens
 };
 
 class TransferTable {
@@ -50,8 +51,8 @@ class TransferTable {
   explicit TransferTable(std::function<void(uint64_t id, uint64_t generation, bool complete)> ended)
       : ended_(std::move(ended)) {}
 
-  // Lets whoever has the grant write into `blocks`, in order. The id must not be open.
-  void open(const TransferGrant& grant, std::vector<int32_t> blocks);
+  // Lets whoever has the grant, and means the same `content`, write into `blocks`, in order. The id must not be open.
+  void open(const TransferGrant& grant, uint64_t content, std::vector<int32_t> blocks);
   // Nobody may begin to write any more. True: nobody writes. False: somebody does, and ended() will come.
   bool close(uint64_t id);
 
@@ -59,15 +60,16 @@ class TransferTable {
   struct Writer {
     std::vector<int32_t> blocks;
   };
-  std::optional<TransferRefusal> attach(const TransferGrant& grant, Writer& writer);
+  std::optional<TransferRefusal> attach(const TransferGrant& grant, uint64_t content, Writer& writer);
   // Whether the writer may go on; asked before each piece.
   bool may_write(uint64_t id, uint64_t generation) const;
-  // The writer touches the blocks no more.
-  void detach(uint64_t id, uint64_t generation, bool complete);
+  // The writer touches the blocks no more. True: what it says is complete is wanted.
+  bool detach(uint64_t id, uint64_t generation, bool complete);
 
  private:
   struct Entry {
     TransferGrant grant;
+    uint64_t content = 0;
     std::vector<int32_t> blocks;
     bool writing = false;
     bool closing = false;

@@ -3,14 +3,16 @@
 //
 //   sender                                   receiver
 //   OFFER  magic, version, id, generation,
-//          secret, fingerprint        ─────▶
+//          secret, content, fingerprint ───▶
 //                                     ◀───── ANSWER  0, or a TransferRefusal: then the connection ends
 //   BLOCKS first, count, payload,
 //          checksum of the payload    ─────▶         any number of times, in order
+//   ALIVE                             ─────▶         while the next blocks are being computed
 //   END    count of all blocks        ─────▶
 //                                     ◀───── ANSWER  0: everything is there and as it was sent
 //
-// A payload holds, for each block, the block of each layer: what a sender has complete first. A connection that ends before
+// The content is a checksum of the tokens and of the number of the first block: a grant that an agent pairs with another
+// prompt writes nothing. A payload holds, for each block, the block of each layer: what a sender has complete first. A connection that ends before
 // the last ANSWER has transferred nothing.
 #pragma once
 
@@ -29,6 +31,7 @@ namespace penstock::wire {
 
 inline constexpr uint32_t kOffer = 0x4f564b50;   // "PKVO"
 inline constexpr uint32_t kBlocks = 0x42564b50;  // "PKVB"
+inline constexpr uint32_t kAlive = 0x4c564b50;   // "PKVL"
 inline constexpr uint32_t kEnd = 0x45564b50;     // "PKVE"
 inline constexpr uint32_t kAnswer = 0x41564b50;  // "PKVA"
 inline constexpr uint32_t kVersion = 1;
@@ -41,10 +44,12 @@ struct OfferHead {
   uint64_t id = 0;
   uint64_t generation = 0;
   TransferSecret secret = {};
+  uint64_t content = 0;
   uint32_t fingerprint_bytes = 0;  // follow
   uint32_t reserved = 0;
 };
-// Of BLOCKS and END; END has no payload and its count is that of all blocks.
+// Of BLOCKS, ALIVE and END. Only BLOCKS has a payload; the count of END is that of all blocks. What is unused
+// is 0.
 struct PieceHead {
   uint32_t magic = kBlocks;
   uint32_t first = 0;  // of the transfer's blocks
@@ -55,7 +60,7 @@ struct Answer {
   uint32_t magic = kAnswer;
   uint32_t refusal = 0;
 };
-static_assert(sizeof(OfferHead) == 48 && sizeof(PieceHead) == 16 && sizeof(Answer) == 8, "no padding on the wire");
+static_assert(sizeof(OfferHead) == 56 && sizeof(PieceHead) == 16 && sizeof(Answer) == 8, "no padding on the wire");
 static_assert(std::is_trivially_copyable_v<OfferHead> && std::is_trivially_copyable_v<PieceHead>);
 
 template <typename Head>

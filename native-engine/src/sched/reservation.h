@@ -21,8 +21,8 @@ namespace penstock {
 enum class ReservationState : uint8_t { Filling, Committed };
 
 struct Reservation {
-  uint64_t id;  // unique among live ones
-  uint64_t salt;
+  uint64_t id = 0;  // unique among live ones
+  uint64_t salt = 0;
   ReservationState state = ReservationState::Filling;
   uint64_t order = 0;            // of making, unique
   std::vector<int32_t> tokens;   // [kBlockTokens * blocks] what the blocks are to hold

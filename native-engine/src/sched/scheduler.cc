@@ -176,9 +176,8 @@ bool Scheduler::admit_next(Sequence& sequence) {
   const int32_t wanted = blocks_for(sequence.total()) - cached + (running - running_paused);
   const auto fits = [&] {
     if (wanted <= cache_.blocks_available()) return true;
-    const int32_t committed = blocks_of_committed();
-    if (wanted <= cache_.blocks_available() + committed) return true;
-    return running_paused > 0 && wanted <= cache_.blocks_available() + committed + blocks_of_paused();
+    return (running_paused > 0 || !reservations_.empty()) &&
+           wanted <= cache_.blocks_available() + blocks_on_demand(running_paused > 0);
   };
   if ((cached < cacheable && is_being_computed(sequence, cached)) || !fits()) {
     pool_.release(sequence.blocks);
@@ -222,18 +221,23 @@ bool Scheduler::is_being_computed(const Sequence& sequence, int32_t index) const
   return false;
 }
 
-// Blocks that would become available if every paused sequence were preempted: those that nobody else holds.
-int32_t Scheduler::blocks_of_paused() {
+// Blocks that would become available if every committed reservation were given up and, `from_paused`, every paused sequence
+// preempted: those that nobody else holds.
+int32_t Scheduler::blocks_on_demand(bool from_paused) {
   int32_t blocks = 0;
-  for (const Sequence* other : running_) {
-    if (other->has_credit()) continue;
-    for (const int32_t block : other->blocks)
+  const auto each = [&](auto visit) {
+    for (const auto& [id, made] : reservations_)
+      if (made.state == ReservationState::Committed) visit(made.blocks);
+    for (const Sequence* other : running_)
+      if (from_paused && !other->has_credit()) visit(other->blocks);
+  };
+  each([&](const std::vector<int32_t>& held_blocks) {
+    for (const int32_t block : held_blocks)
       blocks += ++common_holders_[static_cast<size_t>(block)] == pool_.holders(block) ? 1 : 0;
-  }
-  for (const Sequence* other : running_) {
-    if (other->has_credit()) continue;
-    for (const int32_t block : other->blocks) common_holders_[static_cast<size_t>(block)] = 0;
-  }
+  });
+  each([&](const std::vector<int32_t>& held_blocks) {
+    for (const int32_t block : held_blocks) common_holders_[static_cast<size_t>(block)] = 0;
+  });
   return blocks;
 }
 

@@ -60,6 +60,10 @@ inline constexpr int32_t kQueueMax = 1024;
 // of 8,192 tokens; a single one of any length is let in.
 inline constexpr int64_t kQueueTokensMax = 2 * 1024 * 1024;
 
+// Reservations at a time, whose blocks may all be in the cache: bounds the tokens they remember and what a step spends on
+// looking through them.
+inline constexpr int32_t kReservationsMax = 256;
+
 struct SchedulerConfig {
   int32_t blocks_total = 0;       // KV blocks, >= 1
   int32_t context_tokens = 0;     // longest sequence of the model, >= 2
@@ -70,6 +74,7 @@ struct SchedulerConfig {
   int32_t queue_max = kQueueMax;
   int64_t queue_tokens_max = kQueueTokensMax;
   int32_t reserved_blocks_max = 0;  // of reservations that are being filled; 0: half of blocks_total
+  int32_t reservations_max = kReservationsMax;
   uint64_t hash_seed = 0;  // of the block hashes, see PrefixCache
   BlockHash block_hash = hash_block;
 };
@@ -171,9 +176,8 @@ class Scheduler {
   void admit(int32_t& budget_tokens);
   bool admit_next(Sequence& sequence);
   bool is_being_computed(const Sequence& sequence, int32_t index) const;
-  int32_t blocks_of_paused();
+  int32_t blocks_on_demand(bool from_paused);
   bool give_up_reservation();
-  int32_t blocks_of_committed();
   bool make_room(Sequence& sequence, int32_t blocks_wanted);
   void add_rows(Sequence& sequence, int32_t rows);
   Sequence* victim_for(const Sequence& sequence);

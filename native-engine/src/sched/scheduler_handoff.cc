@@ -13,7 +13,10 @@ std::variant<const Reservation*, ReserveError> Scheduler::reserve(uint64_t id, u
   if (reservations_.contains(id)) return ReserveError::DuplicateId;
   const auto blocks = static_cast<int64_t>(tokens.size() / kBlockTokens);
   if (blocks * kBlockTokens >= sequence_tokens_max_) return ReserveError::TooLong;
-  Reservation made{.id = id, .salt = salt};
+  if (reservations_.size() >= static_cast<size_t>(config_.reservations_max)) return ReserveError::NoRoom;
+  Reservation made;
+  made.id = id;
+  made.salt = salt;
   made.tokens.assign(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(blocks * kBlockTokens));
   cache_.extend_hashes(salt, made.tokens, made.hashes);
   const auto wanted = static_cast<int32_t>(blocks);
@@ -26,12 +29,13 @@ std::variant<const Reservation*, ReserveError> Scheduler::reserve(uint64_t id, u
   const int32_t room = cache_.blocks_available() - static_cast<int32_t>(running_.size());
   if (filling_blocks_ + missing > most || missing > room) {
     pool_.release(made.blocks);
-    return ReserveError::NoRoom;
+    // What is over the cap alone would be asked for again and again.
+    return missing > most ? ReserveError::TooLong : ReserveError::NoRoom;
   }
   cache_.allocate(missing, made.blocks);
   filling_blocks_ += missing;
   made.order = reservations_made_++;
-  given_up_.reserve(reservations_.size() + 1);  // so that a step allocates nothing
+  given_up_.reserve(given_up_.size() + reservations_.size() + 1);  // so that a step allocates nothing
   return &reservations_.emplace(id, std::move(made)).first->second;
 }
 
@@ -82,19 +86,6 @@ bool Scheduler::give_up_reservation() {
   pool_.release(oldest->blocks);
   reservations_.erase(id);
   return true;
-}
-
-// Blocks that would become available if every committed reservation were given up: those that nobody else holds.
-int32_t Scheduler::blocks_of_committed() {
-  int32_t blocks = 0;
-  for (const auto& [id, made] : reservations_) {
-    if (made.state != ReservationState::Committed) continue;
-    for (const int32_t block : made.blocks)
-      blocks += ++common_holders_[static_cast<size_t>(block)] == pool_.holders(block) ? 1 : 0;
-  }
-  for (const auto& [id, made] : reservations_)
-    for (const int32_t block : made.blocks) common_holders_[static_cast<size_t>(block)] = 0;
-  return blocks;
 }
 
 void Scheduler::hand_over_ended(uint64_t id, bool arrived) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "kv/checksum.h"
 #include "serve/log.h"
 
 namespace penstock {
@@ -13,6 +14,14 @@ namespace {
 frame::Rejected invalid(uint64_t id, const std::string& message) { return {id, frame::RejectCode::Invalid, message}; }
 
 constexpr size_t kAddressBytesMax = 256;
+
+// Both engines make it from what their agent tells them: K and V of which tokens, from which block on.
+uint64_t content_of(std::span<const int32_t> tokens, uint32_t first_block) {
+  Checksum sum;
+  sum.update(std::as_bytes(std::span(&first_block, 1)));
+  sum.update(std::as_bytes(tokens));
+  return sum.value();
+}
 
 }  // namespace
 
@@ -70,7 +79,7 @@ frame::Reserved HandoffDesk::reserve(const frame::Reserve& asked, int64_t now_ms
   if (missing.empty())
     scheduler_.commit(asked.id);
   else
-    table_.open(answer.grant, std::move(missing));
+    table_.open(answer.grant, content_of(reservation.tokens, answer.cached_blocks), std::move(missing));
   return answer;
 }
 
@@ -86,11 +95,22 @@ void HandoffDesk::release(uint64_t id) {
   found->second.wanted = false;
   if (!table_.close(id)) {
     found->second.closing = true;
+    receiver_->look();
     return;
   }
   // What the writer has said on leaving may still be on its way: its generation is then unknown.
   scheduler_.drop(id);
   leases_.erase(found);
+}
+
+HandoffDesk::Claim HandoffDesk::claim(uint64_t id) const {
+  const auto found = leases_.find(id);
+  return {id, found == leases_.end() ? 0 : found->second.generation};
+}
+
+void HandoffDesk::release(const Claim& claim) {
+  const auto found = leases_.find(claim.id);
+  if (found != leases_.end() && found->second.generation == claim.generation) release(claim.id);
 }
 
 std::optional<frame::Transferred> HandoffDesk::ended(const event::TransferEnded& end) {
@@ -152,7 +172,8 @@ std::variant<Request, frame::Rejected> HandoffDesk::push(const frame::Push& push
   request.tenant = push.tenant;
   request.salt = push.salt;
   const auto first = static_cast<int32_t>(push.first_block);
-  pushes_[push.id] = {.push = {push.id, push.address, push.grant}, .first_block = first, .told = first};
+  pushes_[push.id] = {.push = {push.id, push.address, push.grant, content_of(request.prompt, push.first_block)},
+                      .told = first};
   return request;
 }
 

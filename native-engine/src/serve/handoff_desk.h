@@ -52,8 +52,14 @@ class HandoffDesk {
   // Unknown ids are ignored: the end may have crossed.
   void renew(const frame::Renew& renewal, int64_t now_ms);
   void release(uint64_t id);
-  // The sequence that it was for has its blocks, or is over.
-  void claimed(uint64_t id) { release(id); }
+  // A reservation as a sequence means it that takes it over: the number may be another's by the time that it runs.
+  struct Claim {
+    uint64_t id = 0;
+    uint64_t generation = 0;
+  };
+  Claim claim(uint64_t id) const;
+  // The sequence has its blocks, or is over.
+  void release(const Claim& claim);
   // What the agent is to be told, where it still cares.
   std::optional<frame::Transferred> ended(const event::TransferEnded& end);
   // Lets go of what is past its lease and of what the scheduler gave up; `out` (cleared first) is for the agent.
@@ -64,7 +70,7 @@ class HandoffDesk {
 
   // The request to be scheduled, or why not.
   std::variant<Request, frame::Rejected> push(const frame::Push& push, int64_t now_ms);
-  // The scheduler did not take it after all.
+  // Its sequence is not, or not any more, the scheduler's.
   void forget_push(uint64_t id) { pushes_.erase(id); }
   // After each plan and each step: begins pushes of admitted sequences, tells what is complete, stops what is to end.
   void follow(const StepPlan* plan);
@@ -75,7 +81,6 @@ class HandoffDesk {
 
   // The agent is gone: lets go of everything as soon as the transport has.
   void clear();
-  bool idle() const { return leases_.empty() && pushes_.empty(); }
 
  private:
   struct Lease {
@@ -86,8 +91,7 @@ class HandoffDesk {
   };
   struct Outgoing {
     Push push;
-    int32_t first_block;
-    int32_t told = 0;  // blocks of the sequence that the sender knows of, those before first_block included
+    int32_t told = 0;  // blocks of the sequence that the sender knows of or that the receiver had before
     bool begun = false;
     bool finished = false;
   };
@@ -105,7 +109,6 @@ class HandoffDesk {
   std::map<uint64_t, Outgoing> pushes_;   // by sequence
   std::set<uint64_t> orphans_;            // sequences
   std::vector<uint64_t> ids_;             // scratch
-  KvView kv_;
 };
 
 }  // namespace penstock

@@ -71,15 +71,19 @@ void StepLoop::run() {
 }
 
 void StepLoop::serve() {
-  bool stepped = false;  // in the last turn
+  bool stepped = false;  // in the last turn, or blocks came or went with a transfer
   for (;;) {
-    inbox_.take(events_, stepped ? std::optional(Clock::time_point{}) : wake_at());
-    for (Event& event : events_) handle(event);
-    if (shutdown_) return;
+    const bool waits = !stepped && let_go_.empty();
+    inbox_.take(events_, waits ? wake_at() : std::optional(Clock::time_point{}));
+    for (Event& event : events_) {
+      handle(event);
+      stepped |= std::holds_alternative<event::TransferEnded>(event) || std::holds_alternative<event::PushEnded>(event);
+    }
+    if (shutdown_) return end_transfers();
     const auto now = Clock::now();
     grammars_.expire(milliseconds(now), held_ids_);
     finish_held(FinishReason::Deadline);
-    for (const uint64_t id : let_go_) handoff_.claimed(id);
+    for (const HandoffDesk::Claim& claim : let_go_) handoff_.release(claim);
     let_go_.clear();
     handoff_.expire(milliseconds(now), transferred_);
     send_transferred();
@@ -99,6 +103,17 @@ void StepLoop::serve() {
     } else if (now - stats_at_ >= kStatsEvery) {
       send_stats(now);
     }
+  }
+}
+
+// What is left when everything has been cancelled: sequences whose blocks are being read. The transport has been told to
+// stop, and nothing that it waits for takes long.
+void StepLoop::end_transfers() {
+  for (;;) {
+    send_finished();
+    if (scheduler_.idle()) return;
+    inbox_.take(events_, std::nullopt);
+    for (Event& event : events_) handle(event);
   }
 }
 
@@ -130,7 +145,7 @@ void StepLoop::handle(Event& event) {
           connection_.reset();
           grammars_.clear();
           handoff_.clear();
-          reservation_of_.clear();
+          claims_.clear();
           scheduler_.cancel_all();
           handoff_.follow(nullptr);
           scheduler_.take_finished(finished_);  // there is nobody to tell
@@ -139,7 +154,7 @@ void StepLoop::handle(Event& event) {
           grammars_.clear(&held_ids_);
           finish_held(FinishReason::Cancelled);
           scheduler_.cancel_all();
-          send_finished();
+          handoff_.follow(nullptr);
         } else if constexpr (std::is_same_v<Body, frame::Submit>) {
           submit(body);
         } else if constexpr (std::is_same_v<Body, frame::Cancel>) {
@@ -171,7 +186,6 @@ void StepLoop::handle(Event& event) {
 }
 
 void StepLoop::reject(frame::Rejected rejected) {
-  let_go_of_reservation(rejected.id);
   log_line(LogLevel::Debug, "rejected", {{"id", rejected.id}, {"reason", rejected.message}});
   if (connection_.has_value()) outbox_.append(*connection_, std::move(rejected));
 }
@@ -182,13 +196,18 @@ void StepLoop::submit(const frame::Submit& submit) {
   auto checked = check_submit(submit, limits, milliseconds(Clock::now()));
   if (auto* rejected = std::get_if<frame::Rejected>(&checked)) return reject(std::move(*rejected));
   Request& request = std::get<Request>(checked);
-  if (grammars_.holds(request.id))
+  if (grammars_.holds(request.id) || scheduler_.sequence(request.id) != nullptr)
     return reject({submit.id, frame::RejectCode::Invalid, "id belongs to a sequence that has not ended"});
-  if (submit.reservation != 0 && scheduler_.sequence(request.id) == nullptr)
-    reservation_of_[request.id] = submit.reservation;
-  if (!submit.grammar.has_value()) return schedule(std::move(request));
-  if (!grammars_.hold(std::move(request), *submit.grammar))
+  const auto claim = [&] {
+    if (submit.reservation != 0) claims_[submit.id] = handoff_.claim(submit.reservation);
+  };
+  if (!submit.grammar.has_value()) {
+    if (schedule(std::move(request))) claim();
+  } else if (grammars_.hold(std::move(request), *submit.grammar)) {
+    claim();
+  } else {
     reject({submit.id, frame::RejectCode::QueueFull, "too many grammars wait to be compiled"});
+  }
 }
 
 void StepLoop::push(const frame::Push& push) {
@@ -197,8 +216,7 @@ void StepLoop::push(const frame::Push& push) {
     return reject({push.id, frame::RejectCode::Invalid, "id belongs to a sequence that has not ended"});
   auto checked = handoff_.push(push, milliseconds(Clock::now()));
   if (auto* rejected = std::get_if<frame::Rejected>(&checked)) return reject(std::move(*rejected));
-  schedule(std::move(std::get<Request>(checked)));
-  if (scheduler_.sequence(push.id) == nullptr) handoff_.forget_push(push.id);
+  if (!schedule(std::move(std::get<Request>(checked)))) handoff_.forget_push(push.id);
 }
 
 // Of transferred_: reservations that are gone without their agent's doing.
@@ -207,28 +225,33 @@ void StepLoop::send_transferred() {
   for (const frame::Transferred& told : transferred_) outbox_.append(*connection_, told);
 }
 
-void StepLoop::schedule(Request request) {
+// What is rejected leaves its reservation as it is: the agent may try again.
+bool StepLoop::schedule(Request request) {
   const uint64_t id = request.id;
   if (request.pooling != Pooling::none) pooled_.prepare();
   const std::optional<SubmitError> error = scheduler_.submit(std::move(request));
-  if (!error.has_value()) return;
+  if (!error.has_value()) return true;
   switch (*error) {
     case SubmitError::DuplicateId:
-      return reject({id, frame::RejectCode::Invalid, "id belongs to a sequence that has not ended"});
+      reject({id, frame::RejectCode::Invalid, "id belongs to a sequence that has not ended"});
+      break;
     case SubmitError::TooLong:
-      return reject({id, frame::RejectCode::TooLong, "prompt does not fit the context"});
+      reject({id, frame::RejectCode::TooLong, "prompt does not fit the context"});
+      break;
     case SubmitError::QueueFull:
-      return reject({id, frame::RejectCode::QueueFull, "the waiting queue is full"});
+      reject({id, frame::RejectCode::QueueFull, "the waiting queue is full"});
+      break;
   }
+  return false;
 }
 
 void StepLoop::take_compiled() {
   grammars_.take(compiled_);
   for (GrammarDesk::Answer& answer : compiled_) {
-    if (answer.request.grammar != nullptr)
-      schedule(std::move(answer.request));
-    else
-      reject({answer.request.id, frame::RejectCode::Invalid, "grammar: " + answer.error});
+    const uint64_t id = answer.request.id;
+    const bool compiled = answer.request.grammar != nullptr;
+    if (!compiled) reject({id, frame::RejectCode::Invalid, "grammar: " + answer.error});
+    if (!compiled || !schedule(std::move(answer.request))) claims_.erase(id);
   }
   compiled_.clear();
 }
@@ -339,11 +362,10 @@ void StepLoop::send_admitted(const StepPlan& plan) {
 
 // Its blocks are the sequence's by now, or of no use to it. Before the next step, since this one may be planned already.
 void StepLoop::let_go_of_reservation(uint64_t sequence_id) {
-  if (reservation_of_.empty()) return;
-  const auto found = reservation_of_.find(sequence_id);
-  if (found == reservation_of_.end()) return;
+  const auto found = claims_.find(sequence_id);
+  if (found == claims_.end()) return;
   let_go_.push_back(found->second);
-  reservation_of_.erase(found);
+  claims_.erase(found);
 }
 
 // A frame that keeps its lists for the next time: they move into the variant and back, so nothing is copied.
@@ -357,11 +379,12 @@ void StepLoop::send(Body& body) {
 
 void StepLoop::send_finished() {
   scheduler_.take_finished(finished_);
-  if (!connection_.has_value()) return;
   for (const Finished& finished : finished_) {
     let_go_of_reservation(finished.id);
+    handoff_.forget_push(finished.id);
     // Its agent is gone; the one of now has never heard of it.
-    if (!handoff_.take_orphan(finished.id)) outbox_.append(*connection_, finished);
+    const bool orphan = handoff_.take_orphan(finished.id);
+    if (!orphan && connection_.has_value()) outbox_.append(*connection_, finished);
   }
 }
 

@@ -32,7 +32,8 @@ class StepLoop {
   // Prompt and output together, for READY.
   int32_t sequence_tokens_max() const { return scheduler_.sequence_tokens_max(); }
 
-  // Steps until told to shut down; sequences still alive then end with reason cancelled. Closes the outbox, also when
+  // Steps until told to shut down; sequences still alive then end with reason cancelled, those whose blocks are being read
+  // as soon as that has stopped. Closes the outbox, also when
   // it throws: std::logic_error means that the books of blocks do not add up, and the process must end. A step that the
   // runner cannot compute ends its sequences with reason internal, and the loop goes on.
   void run();
@@ -43,11 +44,12 @@ class StepLoop {
   void serve();
   void handle(Event& event);
   void submit(const frame::Submit& submit);
-  void schedule(Request request);
+  bool schedule(Request request);
   void reject(frame::Rejected rejected);
   void take_compiled();
   void push(const frame::Push& push);
   void send_transferred();
+  void end_transfers();
   void let_go_of_reservation(uint64_t sequence_id);
   bool cancel_held(uint64_t id);
   void finish_held(FinishReason reason);
@@ -89,8 +91,8 @@ class StepLoop {
   std::vector<Event> events_;
   std::vector<GrammarDesk::Answer> compiled_;
   std::vector<frame::Transferred> transferred_;
-  std::unordered_map<uint64_t, uint64_t> reservation_of_;  // sequence → the reservation it takes over
-  std::vector<uint64_t> let_go_;  // reservations, before the next step
+  std::unordered_map<uint64_t, HandoffDesk::Claim> claims_;  // sequence → the reservation it takes over
+  std::vector<HandoffDesk::Claim> let_go_;                   // before the next step
   std::vector<uint64_t> held_ids_;  // of requests that end before their grammar is compiled
 };
 
