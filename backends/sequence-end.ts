@@ -50,6 +50,8 @@ export function outcomeOf(end: SequenceEnd, promptTokens: number, grammarParam?:
           return { failure: { code: 'internal', message: 'the engine failed on this request' } }
         case 'grammar':
           return { failure: { code: 'internal', message: 'the output format left no token to choose from' } }
+        case 'transfer':
+          return { failure: { code: 'internal', message: 'the keys and values could not be handed over' } }
         default:
           return end.finished.reason satisfies never
       }

@@ -1,14 +1,21 @@
 // Wire 4, agent ↔ engine: binary frames (engine-frames.md is the specification, the C++ side is native-engine/src/serve/frames.h).
 // Owns encoding and decoding; the socket, credits policy and supervision are backends/engine.
 
+import {
+  HANDOFF_TYPE_CODES,
+  type HandoffAgentFrame,
+  type HandoffEngineFrame,
+  readHandoff,
+  writeHandoff,
+} from './engine-handoff.ts'
 import { FrameError, FrameReader, FrameWriter } from './frame-bytes.ts'
 
 export { FrameError }
 
-export const ENGINE_PROTOCOL = 2
+export const ENGINE_PROTOCOL = 3
 export const FRAME_HEADER_BYTES = 8
 export const FRAME_BODY_BYTES_MAX = 16 * 1024 * 1024
-const FRAME_VERSION = 2
+const FRAME_VERSION = 3
 
 export type TokenLogprob = { token: number; logprob: number }
 
@@ -45,6 +52,8 @@ export type Submit = {
   pooling?: Pooling
   /** What the output must match. */
   grammar?: { kind: GrammarKind; text: string }
+  /** Whose blocks it takes over. */
+  reservation?: bigint
 }
 
 /** What grammars are made of: every id's bytes, and which ids end a generation. */
@@ -62,6 +71,7 @@ export type AgentFrame =
   | { type: 'ping'; nonce: bigint }
   | { type: 'shutdown' }
   | VocabularyFrame
+  | HandoffAgentFrame
 
 export type Ready = {
   type: 'ready'
@@ -80,11 +90,13 @@ export type Ready = {
   memoryBytesPerSecondMax: bigint
   embeddingDims: number
   features: { grammars: boolean }
+  /** Where `PUSH` of other engines may go; absent: nowhere. */
+  kvAddress?: string
 }
 
 export type SampledToken = { id: bigint; token: number; logprob: number; top: TokenLogprob[] }
 
-export const FINISH_REASONS = ['stop', 'length', 'cancelled', 'deadline', 'internal', 'grammar'] as const
+export const FINISH_REASONS = ['stop', 'length', 'cancelled', 'deadline', 'internal', 'grammar', 'transfer'] as const
 export type FinishReason = (typeof FINISH_REASONS)[number]
 export const REJECT_CODES = ['invalid', 'too_long', 'queue_full', 'draining'] as const
 export type RejectCode = (typeof REJECT_CODES)[number]
@@ -134,6 +146,7 @@ export type EngineFrame =
   | { type: 'embedding'; id: bigint; values: number[] }
   | { type: 'blocks'; sequence: bigint; events: BlockEvent[] }
   | { type: 'admitted'; id: bigint; cachedTokens: number; hashes: bigint[] }
+  | HandoffEngineFrame
 
 export type Frame = AgentFrame | EngineFrame
 
@@ -158,6 +171,7 @@ const TYPE_CODES = {
   embedding: 72,
   blocks: 73,
   admitted: 74,
+  ...HANDOFF_TYPE_CODES,
 } as const satisfies Record<Frame['type'], number>
 
 /** One frame, header included. */
@@ -208,7 +222,8 @@ function writeBody(w: FrameWriter, f: Frame): void {
       w.u64(f.salt)
       w.u8(f.pooling === undefined ? 0 : POOLINGS.indexOf(f.pooling) + 1)
       w.u8(f.grammar === undefined ? 0 : GRAMMAR_KINDS.indexOf(f.grammar.kind) + 1)
-      return w.str(f.grammar?.text ?? '')
+      w.str(f.grammar?.text ?? '')
+      return w.u64(f.reservation ?? 0n)
     case 'cancel':
       return w.u64(f.id)
     case 'credit':
@@ -235,7 +250,8 @@ function writeBody(w: FrameWriter, f: Frame): void {
       w.str(f.kvFingerprint)
       w.u64(f.memoryBytesPerSecondMax)
       w.u32(f.embeddingDims)
-      return w.u32(f.features.grammars ? FEATURE_GRAMMARS : 0)
+      w.u32(f.features.grammars ? FEATURE_GRAMMARS : 0)
+      return w.str(f.kvAddress ?? '')
     case 'tokens':
       return w.list(f.tokens, (t) => {
         w.u64(t.id)
@@ -281,7 +297,7 @@ function writeBody(w: FrameWriter, f: Frame): void {
       w.u32(f.cachedTokens)
       return w.list(f.hashes, (hash) => w.u64(hash))
     default:
-      f satisfies never
+      return writeHandoff(w, f)
   }
 }
 
@@ -313,11 +329,13 @@ function readSubmit(r: FrameReader): Submit {
   const pooling = r.u8()
   const grammarKind = r.u8()
   const text = r.str()
+  const reservation = r.u64()
   const submit: Submit = { type: 'submit', ...head, ...filters, ...penalties, seed, stopIds, bias, ...tail }
   if (logprobs > 0) submit.logprobsTop = logprobs - 1
   if (pooling > 0) submit.pooling = pick(POOLINGS, pooling, 'pooling')
   if (grammarKind > 0) submit.grammar = { kind: pick(GRAMMAR_KINDS, grammarKind, 'kind of grammar'), text }
   else if (text !== '') throw new FrameError('a grammar without its kind')
+  if (reservation > 0n) submit.reservation = reservation
   return submit
 }
 
@@ -328,7 +346,7 @@ function readFeatures(r: FrameReader): Ready['features'] {
 }
 
 function readReady(r: FrameReader): Ready {
-  return {
+  const ready: Ready = {
     type: 'ready',
     protocol: r.u32(),
     epoch: r.u64(),
@@ -346,6 +364,9 @@ function readReady(r: FrameReader): Ready {
     embeddingDims: r.u32(),
     features: readFeatures(r),
   }
+  const kvAddress = r.str()
+  if (kvAddress !== '') ready.kvAddress = kvAddress
+  return ready
 }
 
 function readStats(r: FrameReader): Stats {
@@ -429,8 +450,11 @@ function readBody(type: number, r: FrameReader): Frame {
       }
     case TYPE_CODES.admitted:
       return { type: 'admitted', id: r.u64(), cachedTokens: r.u32(), hashes: r.list(8, r.u64) }
-    default:
-      throw new FrameError(`unknown frame type ${type}`)
+    default: {
+      const frame = readHandoff(type, r)
+      if (frame === undefined) throw new FrameError(`unknown frame type ${type}`)
+      return frame
+    }
   }
 }
 

@@ -14,6 +14,7 @@ import {
   POOLINGS,
   REJECT_CODES,
 } from '../../../protocol/engine-frames.ts'
+import { RESERVE_CODES } from '../../../protocol/engine-handoff.ts'
 
 type Golden = { hex: string; frame: Record<string, unknown> }
 
@@ -22,7 +23,7 @@ const goldens: { bytes: Uint8Array; frame: Frame }[] = (
     readFileSync(new URL('../../../protocol/engine-frames.golden.json', import.meta.url), 'utf8'),
     // JSON has neither 64-bit integers nor bytes: the file writes strings that end in n, and lists of numbers.
     (key, value: unknown) => {
-      if (key === 'bytes') return Uint8Array.from(value as number[])
+      if (key === 'bytes' || key === 'secret') return Uint8Array.from(value as number[])
       return typeof value === 'string' && /^-?\d+n$/.test(value) ? BigInt(value.slice(0, -1)) : value
     },
   ) as Golden[]
@@ -31,7 +32,7 @@ const goldens: { bytes: Uint8Array; frame: Frame }[] = (
 test('the golden file covers every frame type', () => {
   const types = new Set(goldens.map(({ frame }) => frame.type))
   expect([...types].sort()).toEqual(
-    'admitted blocks cancel credit embedding fatal finished hello ping pong ready rejected shutdown stats submit tokens vocabulary'.split(
+    'admitted blocks cancel credit embedding fatal finished hello ping pong push ready rejected release renew reserve reserved shutdown stats submit tokens transferred vocabulary'.split(
       ' ',
     ),
   )
@@ -114,7 +115,7 @@ test('any bytes at all give frames or a FrameError, nothing else', () => {
 test('a frame over the size limit is refused from its header alone', () => {
   const header = new Uint8Array(FRAME_HEADER_BYTES)
   new DataView(header.buffer).setUint32(0, FRAME_BODY_BYTES_MAX + 1, true)
-  header.set([1, 2], 4)
+  header.set([1, 3], 4)
   expect(() => new FrameDecoder().push(header)).toThrow(/limit/)
 })
 
@@ -122,7 +123,7 @@ test('a list that claims more items than its frame can hold is refused before it
   const body = new Uint8Array(FRAME_HEADER_BYTES + 4)
   const view = new DataView(body.buffer)
   view.setUint32(0, 4, true)
-  body.set([66, 2], 4)
+  body.set([66, 3], 4)
   view.setUint32(FRAME_HEADER_BYTES, 0xffff_ffff, true)
   expect(() => new FrameDecoder().push(body)).toThrow(/does not fit/)
 })
@@ -131,6 +132,13 @@ test('a float that is not finite is refused', () => {
   const bytes = encodeFrame({ type: 'tokens', tokens: [{ id: 1n, token: 2, logprob: 0, top: [] }] })
   new DataView(bytes.buffer).setFloat32(FRAME_HEADER_BYTES + 4 + 12, Number.NaN, true)
   expect(() => new FrameDecoder().push(bytes)).toThrow(/finite/)
+})
+
+test('a secret that is not 16 bytes is refused before it is sent', () => {
+  const grant = { id: 1n, generation: 1n, secret: new Uint8Array(15) }
+  expect(() => encodeFrame({ type: 'reserved', id: 1n, code: 'ok', grant, blocks: 1, cachedBlocks: 0 })).toThrow(
+    FrameError,
+  )
 })
 
 const u32 = fc.integer({ min: 0, max: 0xffff_ffff })
@@ -162,7 +170,36 @@ const submit = fc.record({
   salt: u64,
   pooling: fc.constantFrom(...POOLINGS),
   grammar: fc.record({ kind: fc.constantFrom(...GRAMMAR_KINDS), text }),
+  reservation: fc.bigInt({ min: 1n, max: 2n ** 64n - 1n }),
 })
+
+const grant = fc.record({ id: u64, generation: u64, secret: fc.uint8Array({ minLength: 16, maxLength: 16 }) })
+const handoff: fc.Arbitrary<Frame> = fc.oneof(
+  fc.record({ type: fc.constant('reserve' as const), id: u64, tokens: fc.array(u32), salt: u64, leaseMs: u32 }),
+  fc.record({ type: fc.constant('renew' as const), id: u64, leaseMs: u32 }),
+  fc.record({ type: fc.constant('release' as const), id: u64 }),
+  fc.record({
+    type: fc.constant('push' as const),
+    id: u64,
+    tokens: fc.array(u32),
+    firstBlock: u32,
+    address: text,
+    grant,
+    priority: fc.integer({ min: -(2 ** 31), max: 2 ** 31 - 1 }),
+    deadlineMs: u32,
+    tenant: u64,
+    salt: u64,
+  }),
+  fc.record({
+    type: fc.constant('reserved' as const),
+    id: u64,
+    code: fc.constantFrom(...RESERVE_CODES),
+    grant,
+    blocks: u32,
+    cachedBlocks: u32,
+  }),
+  fc.record({ type: fc.constant('transferred' as const), id: u64, complete: fc.boolean() }),
+)
 
 const frame: fc.Arbitrary<Frame> = fc.oneof(
   fc.record({ type: fc.constant('hello' as const), protocol: u32 }),
@@ -205,7 +242,7 @@ const frame: fc.Arbitrary<Frame> = fc.oneof(
 
 test('what is encoded is what is decoded', () => {
   fc.assert(
-    fc.property(fc.array(fc.oneof<fc.Arbitrary<Frame>[]>(frame, submit), { maxLength: 5 }), (frames) => {
+    fc.property(fc.array(fc.oneof<fc.Arbitrary<Frame>[]>(frame, submit, handoff), { maxLength: 5 }), (frames) => {
       const bytes = Buffer.concat(frames.map((each) => encodeFrame(each)))
       expect(new FrameDecoder().push(bytes)).toEqual(frames)
     }),
