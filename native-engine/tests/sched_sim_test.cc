@@ -284,7 +284,8 @@ class Simulation {
           EXPECT_TRUE(e.failed);
           break;
         case FinishReason::Grammar:
-          ADD_FAILURE() << "there are no grammars here";
+        case FinishReason::Transfer:
+          ADD_FAILURE() << "there are neither grammars nor hand-overs here";
           break;
       }
     }

@@ -45,7 +45,8 @@ std::vector<Golden> goldens() {
 const char* type_name(const Frame& frame) {
   constexpr const char* names[] = {"hello",     "submit",   "cancel", "credit",   "ping",     "shutdown",
                                    "vocabulary", "ready",   "tokens", "finished", "rejected", "stats",
-                                   "pong",      "fatal",    "embedding", "blocks", "admitted"};
+                                   "pong",      "fatal",    "embedding", "blocks", "admitted", "reserve", "renew",
+                                   "release",   "push",     "reserved",  "transferred"};
   return names[frame.index()];
 }
 
@@ -142,6 +143,29 @@ TEST(Frames, ReadsReadyTokensAndStats) {
   EXPECT_EQ(stats.memory_bytes_per_second, 8e9f);
 }
 
+TEST(Frames, ReadsWhatIsSaidOfKAndVThatMove) {
+  EXPECT_EQ(golden_frame<frame::Submit>(0).reservation, 0u);
+  const auto reserve = golden_frame<frame::Reserve>(0);
+  EXPECT_EQ(reserve.tokens, (std::vector<uint32_t>{1, 403, 49151}));
+  EXPECT_EQ(reserve.lease_ms, 30000u);
+  const auto push = golden_frame<frame::Push>(0);
+  EXPECT_EQ(push.first_block, 1u);
+  EXPECT_EQ(push.address, "unix:/run/penstock/kv-ü.sock");
+  EXPECT_EQ(push.grant.id, 7u);
+  EXPECT_EQ(push.grant.generation, UINT64_MAX);
+  EXPECT_EQ(push.grant.secret[0], 240);
+  EXPECT_EQ(push.grant.secret[15], 255);
+  EXPECT_EQ(push.deadline_ms, 20000u);
+  EXPECT_EQ(golden_frame<frame::Push>(1).deadline_ms, std::nullopt);
+  const auto reserved = golden_frame<frame::Reserved>(0);
+  EXPECT_EQ(reserved.code, frame::ReserveCode::Ok);
+  EXPECT_EQ(reserved.cached_blocks, 3u);
+  EXPECT_EQ(golden_frame<frame::Reserved>(1).code, frame::ReserveCode::NoRoom);
+  EXPECT_TRUE(golden_frame<frame::Transferred>(0).complete);
+  EXPECT_EQ(golden_frame<frame::Ready>(0).kv_address, "");
+  EXPECT_EQ(golden_frame<frame::Ready>(1).kv_address, "tcp:[::1]:4170");
+}
+
 TEST(Frames, WaitsForTheRestHoweverTheBytesAreCut) {
   Bytes stream;
   for (const Golden& golden : goldens()) stream.insert(stream.end(), golden.bytes.begin(), golden.bytes.end());
@@ -183,7 +207,7 @@ TEST(Frames, RefusesAnotherVersionReservedBitsAndBodiesOverTheLimit) {
   version[5] = 1;
   reserved[7] = 1;
   set_body_bytes(large, kFrameBodyBytesMax + 1);
-  type[4] = 8;
+  type[4] = 12;
   for (const Bytes& bad : {version, reserved, large, type}) EXPECT_THROW(decode(bad), FrameError);
 }
 

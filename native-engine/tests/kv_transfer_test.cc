@@ -1,0 +1,526 @@
+// K and V on their way between two engines. Goal: what has arrived is what was sent; whatever a peer says, forgets or
+// breaks off, nothing is taken for complete that is not, nothing is written that may not be, and everything ends.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <filesystem>
+#include <thread>
+
+#include "kv/receiver.h"
+#include "kv/sender.h"
+#include "kv_transfer.h"
+
+namespace penstock {
+namespace {
+
+using namespace penstock::testing;
+using namespace std::chrono_literals;
+using Ended = TransferEnds::End;
+
+constexpr uint64_t kContent = 77;
+constexpr auto kPatient = 20'000ms;
+constexpr auto kImpatient = 80ms;
+
+uint64_t checksum_of(std::span<const std::byte> bytes) {
+  Checksum sum;
+  sum.update(bytes);
+  return sum.value();
+}
+
+TransferBytes first_of(TransferBytes bytes, size_t count) {
+  bytes.resize(count);
+  return bytes;
+}
+
+uint64_t checksum_of(std::string_view text) { return checksum_of(std::as_bytes(std::span(text))); }
+
+TEST(Checksum, IsXxh64) {
+  EXPECT_EQ(checksum_of(""), 0xEF46DB3751D8E999u);
+  EXPECT_EQ(checksum_of("a"), 0xD24EC4F1A98C6E5Bu);
+  EXPECT_EQ(checksum_of("abc"), 0x44BC2CF5AD770999u);
+  EXPECT_EQ(checksum_of("xxhash"), 0x32DD38952C4BC720u);
+  EXPECT_EQ(checksum_of("Nobody inspects the spammish repetition"), 0xFBCEA83C8A378BF1u);
+  // The buffer of xxHash's own sanity check.
+  TransferBytes buffer;
+  for (uint64_t state = 2654435761u; buffer.size() < 222; state *= 11400714785074694797u)
+    buffer.push_back(static_cast<std::byte>(state >> 56));
+  EXPECT_EQ(checksum_of(std::span(buffer).first(1)), 0xE934A84ADB052768u);
+  EXPECT_EQ(checksum_of(std::span(buffer).first(4)), 0x9136A0DCA57457EEu);
+  EXPECT_EQ(checksum_of(std::span(buffer).first(14)), 0x8282DCC4994E35C8u);
+  EXPECT_EQ(checksum_of(buffer), 0xB641AE8CB691C174u);
+}
+
+TEST(Checksum, IsTheSameHoweverTheBytesAreCut) {
+  const TransferPool pool(1, 1, 1000, 1);
+  const uint64_t whole = checksum_of(pool.bytes);
+  for (size_t piece = 1; piece < 100; ++piece) {
+    Checksum sum;
+    for (size_t at = 0; at < pool.bytes.size(); at += piece)
+      sum.update(std::span(pool.bytes).subspan(at, std::min(piece, pool.bytes.size() - at)));
+    EXPECT_EQ(sum.value(), whole) << "in pieces of " << piece;
+  }
+}
+
+TransferGrant grant_of(uint64_t id, uint64_t generation = 1) {
+  return {id, generation, {1, 2, 3, static_cast<uint8_t>(generation)}};
+}
+
+class Table : public ::testing::Test {
+ protected:
+  std::vector<std::pair<uint64_t, bool>> ended;
+  TransferTable table{[this](uint64_t id, uint64_t, bool complete) { ended.emplace_back(id, complete); }};
+  TransferTable::Writer writer;
+};
+
+TEST_F(Table, LetsOneWriterInWhoHasTheGrant) {
+  table.open(grant_of(5, 2), kContent, {7, 8});
+  TransferGrant forged = grant_of(5, 2);
+  forged.secret[15] = 1;
+  EXPECT_EQ(table.attach(grant_of(6, 2), kContent, writer), TransferRefusal::Unknown);
+  EXPECT_EQ(table.attach(grant_of(5, 1), kContent, writer), TransferRefusal::Stale);
+  EXPECT_EQ(table.attach(forged, kContent, writer), TransferRefusal::Forbidden);
+  EXPECT_EQ(table.attach(grant_of(5, 2), kContent + 1, writer), TransferRefusal::Content);
+  EXPECT_TRUE(writer.blocks.empty()) << "who is refused learns no block";
+  EXPECT_FALSE(table.attach(grant_of(5, 2), kContent, writer).has_value());
+  EXPECT_EQ(writer.blocks, (std::vector<int32_t>{7, 8}));
+  EXPECT_EQ(table.attach(grant_of(5, 2), kContent, writer), TransferRefusal::Busy);
+  EXPECT_TRUE(table.may_write(5, 2));
+  EXPECT_FALSE(table.may_write(5, 1));
+  EXPECT_TRUE(table.detach(5, 2, true));
+  EXPECT_EQ(ended, (std::vector<std::pair<uint64_t, bool>>{{5, true}}));
+  EXPECT_EQ(table.attach(grant_of(5, 2), kContent, writer), TransferRefusal::Unknown) << "a grant is good once";
+  EXPECT_THROW(table.detach(5, 2, true), std::logic_error);
+}
+
+TEST_F(Table, GivesBlocksBackAtOnceWhereNobodyWritesAndElseWhenTheWriterIsGone) {
+  table.open(grant_of(1), kContent, {1});
+  EXPECT_THROW(table.open(grant_of(1), kContent, {2}), std::logic_error);
+  EXPECT_TRUE(table.close(1));
+  EXPECT_TRUE(table.close(1)) << "of what is gone nobody writes";
+  EXPECT_TRUE(ended.empty());
+  table.open(grant_of(1, 2), kContent, {1});
+  ASSERT_FALSE(table.attach(grant_of(1, 2), kContent, writer).has_value());
+  EXPECT_FALSE(table.close(1));
+  EXPECT_FALSE(table.close(1));
+  EXPECT_FALSE(table.may_write(1, 2));
+  EXPECT_FALSE(table.detach(1, 2, true)) << "complete or not, nobody wants it any more";
+  EXPECT_EQ(ended, (std::vector<std::pair<uint64_t, bool>>{{1, false}}));
+}
+
+// --- Both sides over a real connection
+
+class Transfer : public ::testing::TestWithParam<const char*> {
+ protected:
+  static constexpr const char* kFingerprint = "layout/1";
+
+  void SetUp() override {
+    std::string pattern = (std::filesystem::temp_directory_path() / "penstock-kv-XXXXXX").string();
+    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+    directory = pattern;
+  }
+  void TearDown() override {
+    sender.reset();
+    receiver.reset();
+    EXPECT_FALSE(received.twice() || sent.twice()) << "something ended twice";
+    EXPECT_TRUE(std::filesystem::is_empty(directory)) << "a socket is left behind";
+    std::filesystem::remove_all(directory);
+  }
+  void receive(std::chrono::milliseconds silence_max = kPatient, size_t connections_max = 64) {
+    const std::string address = GetParam() == std::string("unix") ? "unix:" + directory + "/kv.sock" : GetParam();
+    receiver = std::make_unique<KvReceiver>(target.view, kFingerprint, table, address,
+                                            ReceiverOptions{silence_max, connections_max});
+  }
+  void send_as(const std::string& fingerprint, std::chrono::milliseconds silence_max = kPatient) {
+    sender = std::make_unique<KvSender>(
+        source.view, fingerprint,
+        [this](uint64_t id, bool arrived, const std::string& error) { sent.note(id, {arrived, error}); }, silence_max);
+  }
+  Push push(uint64_t id, const TransferGrant& grant) { return {id, receiver->address(), grant, kContent}; }
+  // Everything of one transfer as bytes, and where messages end.
+  TransferBytes stream(const TransferGrant& grant, std::vector<size_t>* boundaries = nullptr) {
+    TransferBytes all = offer_bytes(grant, kContent, kFingerprint);
+    if (boundaries != nullptr) *boundaries = {sizeof(wire::OfferHead), all.size()};
+    for (const TransferBytes& part : {piece_bytes(source, 0, {0, 1}), piece_bytes(source, 2, {2}), end_bytes(3)}) {
+      all.insert(all.end(), part.begin(), part.end());
+      if (boundaries != nullptr) boundaries->push_back(all.size());
+    }
+    return all;
+  }
+
+  std::string directory;
+  TransferPool source{3, 64, 500, 1};
+  TransferPool target{3, 80, 500, 2};
+  TransferEnds received, sent;
+  TransferTable table{
+      [this](uint64_t id, uint64_t, bool complete) { received.note(id, {complete, {}}); }};
+  std::unique_ptr<KvReceiver> receiver;
+  std::unique_ptr<KvSender> sender;
+};
+
+TEST_P(Transfer, BringsEveryBlockAsItWasHoweverTheyBecomeComplete) {
+  receive();
+  send_as(kFingerprint);
+  std::vector<int32_t> from(50), to(50);
+  for (int32_t i = 0; i < 50; ++i) {
+    from[static_cast<size_t>(i)] = (i * 7) % 64;
+    to[static_cast<size_t>(i)] = (i * 11) % 80;
+  }
+  const TransferPool before = target;
+  table.open(grant_of(9), kContent, to);
+  sender->begin(push(1, grant_of(9)));
+  size_t told = 0;
+  for (const size_t count : {1u, 0u, 16u, 2u, 31u}) {
+    sender->extend(1, std::span(from).subspan(told, count));
+    told += count;
+    std::this_thread::sleep_for(1ms);
+  }
+  sender->finish(1);
+  EXPECT_TRUE(received.wait(9).good);
+  EXPECT_TRUE(sent.wait(1).good);
+  std::vector<bool> written(80, false);
+  for (size_t i = 0; i < to.size(); ++i) {
+    EXPECT_EQ(target.block(to[i]), source.block(from[i]));
+    written[static_cast<size_t>(to[i])] = true;
+  }
+  for (int32_t block = 0; block < 80; ++block) {
+    if (!written[static_cast<size_t>(block)]) {
+      const auto held = before.view.at(0, block);
+      const auto now = target.view.at(0, block);
+      EXPECT_TRUE(std::equal(now.begin(), now.end(), held.begin())) << "block " << block << " is somebody else's";
+    }
+  }
+}
+
+TEST_P(Transfer, CarriesManyAtATime) {
+  receive(kPatient, 3);
+  send_as(kFingerprint);
+  for (uint64_t id = 1; id <= 16; ++id) {
+    const auto first = static_cast<int32_t>(id - 1) * 4;
+    table.open(grant_of(id, id), kContent, {first + 10, first + 11, first + 12});
+    sender->begin(push(id + 100, grant_of(id, id)));
+    sender->extend(id + 100, std::vector<int32_t>{first, first + 1, first + 2});
+    sender->finish(id + 100);
+  }
+  for (uint64_t id = 1; id <= 16; ++id) {
+    EXPECT_TRUE(received.wait(id).good);
+    EXPECT_TRUE(sent.wait(id + 100).good);
+    for (int32_t i = 0; i < 3; ++i) {
+      const auto first = static_cast<int32_t>(id - 1) * 4;
+      EXPECT_EQ(target.block(first + 10 + i), source.block(first + i));
+    }
+  }
+}
+
+TEST_P(Transfer, TellsASenderWhyItIsRefused) {
+  receive();
+  send_as(kFingerprint);
+  table.open(grant_of(1, 5), kContent, {1});
+  TransferGrant forged = grant_of(1, 5);
+  forged.secret[0] ^= 1;
+  const auto error_of = [&](const Push& wanted) {
+    sender->begin(wanted);
+    sender->extend(wanted.id, std::vector<int32_t>{0});
+    sender->finish(wanted.id);
+    const Ended end = sent.wait(wanted.id);
+    EXPECT_FALSE(end.good);
+    return end.error;
+  };
+  EXPECT_EQ(error_of(push(1, forged)), "the grant is not good");
+  EXPECT_EQ(error_of(push(2, grant_of(1, 4))), "the transfer is an earlier one");
+  EXPECT_EQ(error_of(push(3, grant_of(2))), "the receiver knows no such transfer");
+  Push other = push(4, grant_of(1, 5));
+  other.content = kContent + 1;
+  EXPECT_EQ(error_of(other), "the receiver expects other tokens");
+  other.address = "unix:" + directory + "/nobody.sock";
+  EXPECT_FALSE(error_of(other).empty());
+  other.address = "anywhere";
+  EXPECT_FALSE(error_of(other).empty());
+  EXPECT_TRUE(received.none()) << "none of them was let in";
+  EXPECT_TRUE(table.close(1));
+}
+
+TEST_P(Transfer, RefusesBlocksOfAnotherLayoutAndASecondWriter) {
+  receive();
+  send_as("layout/2");
+  table.open(grant_of(1), kContent, {1});
+  sender->begin(push(1, grant_of(1)));
+  EXPECT_EQ(sent.wait(1).error, "the receiver's blocks have another layout");
+  EXPECT_FALSE(received.wait(1).good);
+  table.open(grant_of(2), kContent, {1});
+  TransferPeer first(receiver->address()), second(receiver->address());
+  first.send(offer_bytes(grant_of(2), kContent, kFingerprint));
+  EXPECT_EQ(first.answer(), 0u);
+  second.send(offer_bytes(grant_of(2), kContent, kFingerprint));
+  EXPECT_EQ(second.answer(), static_cast<uint32_t>(TransferRefusal::Busy));
+  first.send(piece_bytes(source, 0, {4}));
+  first.send(end_bytes(1));
+  EXPECT_EQ(first.answer(), 0u) << "the second one changed nothing";
+  EXPECT_TRUE(received.wait(2).good);
+}
+
+TEST_P(Transfer, TakesNothingForCompleteThatBreaksOffAnywhere) {
+  receive();
+  std::vector<size_t> cuts;
+  const size_t whole = stream(grant_of(1), &cuts).size();
+  const size_t attached_from = cuts[1];
+  for (const size_t at : std::vector<size_t>(cuts)) {
+    cuts.push_back(at - 1);
+    cuts.push_back(at + 1);
+  }
+  cuts.push_back(0);
+  uint64_t generation = 0;
+  for (const size_t cut : cuts) {
+    if (cut > whole) continue;
+    SCOPED_TRACE("cut at " + std::to_string(cut));
+    const TransferGrant grant = grant_of(1, ++generation);
+    table.open(grant, kContent, {1, 2, 3});
+    TransferPeer peer(receiver->address());
+    peer.send(first_of(stream(grant), cut));
+    if (cut >= attached_from) {
+      EXPECT_EQ(peer.answer(), 0u);
+      if (cut == whole) {
+        EXPECT_EQ(peer.answer(), 0u);
+      }
+      peer.hang_up();
+      EXPECT_EQ(received.wait(1).good, cut == whole);
+    } else {
+      peer.hang_up();
+      EXPECT_TRUE(table.close(1)) << "nobody was let in";
+    }
+  }
+}
+
+TEST_P(Transfer, RefusesWhatIsDamagedOutOfOrderOrNotThisProtocol) {
+  receive();
+  uint64_t generation = 0;
+  const auto refusal_of = [&](const TransferBytes& behind_offer) {
+    const TransferGrant grant = grant_of(1, ++generation);
+    table.open(grant, kContent, {1, 2, 3});
+    TransferPeer peer(receiver->address());
+    peer.send(offer_bytes(grant, kContent, kFingerprint));
+    EXPECT_EQ(peer.answer(), 0u);
+    peer.send(behind_offer);
+    const auto refusal = peer.answer();
+    EXPECT_FALSE(received.wait(1).good);
+    return static_cast<TransferRefusal>(refusal.value_or(0));
+  };
+  TransferBytes damaged = piece_bytes(source, 0, {0, 1, 2});
+  damaged[sizeof(wire::PieceHead) + 700] ^= std::byte{1};
+  EXPECT_EQ(refusal_of(damaged), TransferRefusal::Checksum);
+  damaged = piece_bytes(source, 0, {0, 1, 2});
+  damaged.back() ^= std::byte{128};
+  EXPECT_EQ(refusal_of(damaged), TransferRefusal::Checksum);
+  EXPECT_EQ(refusal_of(end_bytes(3)), TransferRefusal::Incomplete);
+  EXPECT_EQ(refusal_of(end_bytes(0)), TransferRefusal::Incomplete);
+  const auto head = [](uint32_t first, uint32_t count) {
+    TransferBytes out;
+    wire::append(out, wire::PieceHead{.first = first, .count = count});
+    return out;
+  };
+  for (const TransferBytes& bad : {head(1, 1), head(0, 0), head(0, 4), head(0, UINT32_MAX), TransferBytes(16)})
+    EXPECT_EQ(refusal_of(bad), TransferRefusal::Malformed);
+  // Before the grant.
+  wire::OfferHead offer{.version = 2};
+  for (int i = 0; i < 3; ++i) {
+    if (i == 1) offer = {.magic = 0x20544547};
+    if (i == 2) offer = {.fingerprint_bytes = wire::kFingerprintBytesMax + 1};
+    TransferBytes bytes;
+    wire::append(bytes, offer);
+    TransferPeer peer(receiver->address());
+    peer.send(bytes);
+    EXPECT_EQ(peer.answer(), static_cast<uint32_t>(TransferRefusal::Malformed));
+  }
+}
+
+TEST_P(Transfer, SurvivesRandomDamageAndCommitsOnlyWhatWasSent) {
+  receive();
+  const uint32_t seed = std::random_device{}();
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  std::mt19937 random(seed);
+  for (uint64_t generation = 1; generation <= 150; ++generation) {
+    const TransferGrant grant = grant_of(generation, generation);
+    table.open(grant, kContent, {1, 2, 3});
+    TransferBytes bytes = stream(grant);
+    // Also beyond the offer, or hardly any would be let in.
+    const size_t from = random() % 2 == 0 ? 0 : sizeof(wire::OfferHead) + 8;
+    bytes[from + random() % (bytes.size() - from)] ^= static_cast<std::byte>(1u << (random() % 8));
+    if (random() % 8 == 0) bytes = stream(grant);
+    const bool intact = bytes == stream(grant);
+    TransferPeer peer(receiver->address());
+    peer.send(bytes);
+    peer.finish();
+    const auto end = received.now(generation);
+    if (end.has_value() && end->good) {
+      for (int32_t i = 0; i < 3; ++i) ASSERT_EQ(target.block(1 + i), source.block(i));
+    }
+    EXPECT_EQ(end.has_value() && end->good, intact);
+    EXPECT_TRUE(table.close(generation)) << "nobody writes any more";
+  }
+}
+
+TEST_P(Transfer, GivesUpAPeerThatSaysNothing) {
+  receive(kImpatient);
+  // Without a word, without a whole offer, in the middle of a block.
+  TransferPeer mute(receiver->address());
+  EXPECT_EQ(mute.answer(), std::nullopt);
+  TransferPeer half(receiver->address());
+  half.send(first_of(stream(grant_of(1)), 20));
+  EXPECT_EQ(half.answer(), std::nullopt);
+  table.open(grant_of(1), kContent, {1, 2, 3});
+  TransferPeer stalled(receiver->address());
+  stalled.send(first_of(stream(grant_of(1)), 200));
+  EXPECT_EQ(stalled.answer(), 0u);
+  EXPECT_EQ(stalled.answer(), std::nullopt);
+  EXPECT_FALSE(received.wait(1).good);
+}
+
+TEST_P(Transfer, DoesNotLetAPeerWithoutAGrantStayByTricklingBytes) {
+  receive(kImpatient);
+  TransferPeer trickling(receiver->address());
+  const TransferBytes offer = offer_bytes(grant_of(1), kContent, kFingerprint);
+  size_t sent_bytes = 0;
+  while (sent_bytes < offer.size() - 1 && trickling.send(std::span(offer).subspan(sent_bytes, 1))) {
+    ++sent_bytes;
+    std::this_thread::sleep_for(10ms);
+  }
+  EXPECT_LT(sent_bytes, offer.size() - 1);
+}
+
+TEST_P(Transfer, WaitsForBlocksThatAreStillBeingComputed) {
+  receive(kImpatient);
+  send_as(kFingerprint, kImpatient);
+  table.open(grant_of(1), kContent, {1, 2});
+  sender->begin(push(1, grant_of(1)));
+  std::this_thread::sleep_for(4 * kImpatient);
+  sender->extend(1, std::vector<int32_t>{0});
+  std::this_thread::sleep_for(4 * kImpatient);
+  sender->extend(1, std::vector<int32_t>{1});
+  sender->finish(1);
+  EXPECT_TRUE(received.wait(1).good);
+  EXPECT_TRUE(sent.wait(1).good);
+}
+
+TEST_P(Transfer, ASenderGivesUpAReceiverThatSaysNothing) {
+  // A socket that somebody listens on and nobody serves.
+  std::string address = GetParam() == std::string("unix") ? "unix:" + directory + "/mute.sock" : GetParam();
+  const Descriptor listener = listen_at(address);
+  send_as(kFingerprint, kImpatient);
+  sender->begin({1, address, grant_of(1), kContent});
+  EXPECT_EQ(sent.wait(1).error, "the receiver is silent");
+  stop_listening(address);
+}
+
+TEST_P(Transfer, StopsInEachPhase) {
+  receive();
+  send_as(kFingerprint);
+  for (uint64_t phase = 0; phase < 4; ++phase) {
+    SCOPED_TRACE("phase " + std::to_string(phase));
+    table.open(grant_of(phase), kContent, {1, 2});
+    sender->begin(push(7, grant_of(phase)));
+    if (phase >= 1) std::this_thread::sleep_for(5ms);  // offered by now
+    if (phase >= 2) sender->extend(7, std::vector<int32_t>{0});
+    if (phase >= 3) {
+      sender->extend(7, std::vector<int32_t>{1});
+      sender->finish(7);
+    }
+    sender->stop(7);
+    const bool arrived = sent.wait(7).good;
+    EXPECT_TRUE(phase == 3 || !arrived) << "only what was told to the end can have arrived";
+    if (arrived) {
+      EXPECT_TRUE(received.wait(phase).good);
+    } else if (!table.close(phase)) {
+      EXPECT_FALSE(received.wait(phase).good);
+    }
+  }
+  sender->stop(99);
+}
+
+TEST_P(Transfer, EndsPushesWhenTheEngineStops) {
+  receive();
+  send_as(kFingerprint);
+  table.open(grant_of(1), kContent, {1, 2});
+  sender->begin(push(7, grant_of(1)));
+  sender->extend(7, std::vector<int32_t>{0});
+  // Wherever it is by then.
+  std::this_thread::sleep_for(5ms);
+  sender.reset();
+  EXPECT_FALSE(sent.wait(7).good);
+  if (!table.close(1)) {
+    EXPECT_FALSE(received.wait(1).good);
+  }
+}
+
+TEST_P(Transfer, WritesNothingOnceItHasSaidThatItIsOver) {
+  receive();
+  std::mt19937 random(7);
+  for (uint64_t generation = 1; generation <= 40; ++generation) {
+    const TransferGrant grant = grant_of(1, generation);
+    std::vector<int32_t> blocks(64);
+    for (int32_t i = 0; i < 64; ++i) blocks[static_cast<size_t>(i)] = i;
+    table.open(grant, kContent, blocks);
+    std::atomic<bool> attached{false};
+    std::thread writer([&] {
+      TransferPeer peer(receiver->address());
+      peer.send(offer_bytes(grant, kContent, kFingerprint));
+      if (peer.answer() != 0u) return;
+      attached = true;
+      for (uint32_t i = 0; i < 64; ++i)
+        if (!peer.send(piece_bytes(source, i, {static_cast<int32_t>(i)}))) return;
+    });
+    while (!attached) std::this_thread::yield();
+    std::this_thread::sleep_for(std::chrono::microseconds(random() % 1500));
+    if (!table.close(1)) {
+      receiver->look();
+      EXPECT_FALSE(received.wait(1).good);
+    } else {
+      EXPECT_FALSE(received.wait(1).good) << "the writer went by itself";
+    }
+    // The blocks are somebody else's from here on.
+    for (const int32_t block : blocks) target.fill(block, std::byte{42});
+    writer.join();
+    for (const int32_t block : blocks)
+      for (const std::byte byte : target.block(block)) ASSERT_EQ(byte, std::byte{42}) << "block " << block;
+  }
+}
+
+TEST_P(Transfer, SendsAWriterThatHasFallenSilentAwayWhenItsTransferIsClosed) {
+  receive();
+  table.open(grant_of(1), kContent, {1, 2, 3});
+  TransferPeer silent(receiver->address());
+  silent.send(first_of(stream(grant_of(1)), 200));
+  EXPECT_EQ(silent.answer(), 0u);
+  EXPECT_FALSE(table.close(1));
+  receiver->look();
+  EXPECT_FALSE(received.wait(1).good) << "long before its silence is over";
+  EXPECT_EQ(silent.answer(), std::nullopt);
+}
+
+INSTANTIATE_TEST_SUITE_P(Over, Transfer, ::testing::Values("unix", "tcp:127.0.0.1:0"),
+                         [](const auto& which) { return std::string(which.param).substr(0, which.param[0] == 'u' ? 4 : 3); });
+
+TEST(Endpoint, RefusesWhatIsNoAddress) {
+  for (const std::string text : {"", "unix:", "tcp:", "tcp:1.2.3.4", "tcp::80", "tcp:localhost:80", "tcp:1.2.3.4:http",
+                                 "udp:1.2.3.4:80", "/run/kv.sock"}) {
+    std::string address = text;
+    EXPECT_THROW(listen_at(address), std::invalid_argument) << text;
+    EXPECT_THROW(connect_to(text), std::invalid_argument) << text;
+  }
+  EXPECT_THROW(connect_to("unix:" + std::string(200, 'x')), std::invalid_argument);
+}
+
+TEST(Endpoint, DoesNotTakeASocketFromAnEngineThatListensOnIt) {
+  std::string pattern = (std::filesystem::temp_directory_path() / "penstock-kv-XXXXXX").string();
+  ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+  std::string address = "unix:" + pattern + "/kv.sock";
+  {
+    const Descriptor first = listen_at(address);
+    EXPECT_THROW(listen_at(address), std::system_error);
+    EXPECT_EQ(std::filesystem::status(pattern + "/kv.sock").permissions(), std::filesystem::perms(0600));
+  }
+  const Descriptor after = listen_at(address);  // the first one left its file behind, as one that is killed does
+  EXPECT_TRUE(after.is_open());
+  std::filesystem::remove_all(pattern);
+}
+
+}  // namespace
+}  // namespace penstock
