@@ -219,6 +219,12 @@ export class EngineConnection {
       case 'credit':
       case 'ping':
       case 'shutdown':
+      case 'reserve':
+      case 'renew':
+      case 'release':
+      case 'push':
+      case 'reserved': // nothing was reserved, and nothing is on its way
+      case 'transferred':
         throw new Error(`the engine sent ${frame.type}`)
       default:
         frame satisfies never

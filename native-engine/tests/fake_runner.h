@@ -104,6 +104,22 @@ class FakeRunner : public Runner {
     changed_.notify_all();
   }
 
+  // What another engine that computed `tokens` has in the block at `index` of them.
+  void write_block(int32_t block, std::span<const int32_t> tokens, int32_t index) {
+    each_slot(block, tokens, index, [](Slot& at, const Slot& right) { at = right; });
+  }
+  bool holds(int32_t block, std::span<const int32_t> tokens, int32_t index) {
+    bool same = true;
+    each_slot(block, tokens, index, [&](const Slot& at, const Slot& right) {
+      same = same && at.token == right.token && at.hash == right.hash;
+    });
+    return same;
+  }
+  // What a writer leaves behind that is not done yet.
+  void spoil_block(int32_t block) {
+    for (int32_t i = 0; i < kBlockTokens; ++i) cache_[static_cast<size_t>(block * kBlockTokens + i)] = {-1, 0};
+  }
+
   // For tests with threads: the step after the next `steps` begins, but does not end until go().
   void hold(uint64_t steps = 0) {
     std::lock_guard lock(mutex_);
@@ -139,6 +155,16 @@ class FakeRunner : public Runner {
   Slot& slot(const StepSequence& sequence, int32_t position) {
     const auto block = static_cast<size_t>(sequence.block_table[static_cast<size_t>(position / kBlockTokens)]);
     return cache_[block * kBlockTokens + static_cast<size_t>(position % kBlockTokens)];
+  }
+  template <typename Visit>
+  void each_slot(int32_t block, std::span<const int32_t> tokens, int32_t index, Visit visit) {
+    uint64_t hash = 1;
+    for (int32_t position = 0; position < (index + 1) * kBlockTokens; ++position) {
+      const int32_t token = tokens[static_cast<size_t>(position)];
+      hash = mix(hash, token);
+      if (position < index * kBlockTokens) continue;
+      visit(cache_[static_cast<size_t>(block * kBlockTokens + position % kBlockTokens)], Slot{token, hash});
+    }
   }
   // Blocks may be read by several sequences of a step; one that is written to belongs to its writer alone.
   void check_blocks(const StepBatch& batch) const {

@@ -1,13 +1,15 @@
 // Random workloads against a model checker. Goal: whatever the mix of prompts, prefixes in common, salts, pools,
-// priorities, tenants, credits, embeddings, cancellations and deadlines, the books add up after every step, every block
-// read holds what its reader would have computed (fake_runner.h), somebody who can run does run, every request ends
-// exactly once for a reason that is true, and what it says is what it would say alone.
+// priorities, tenants, credits, embeddings, cancellations, deadlines, reservations that others fill and sequences that are
+// handed over, the books add up after every step, every block read holds what its reader would have computed
+// (fake_runner.h), somebody who can run does run, every request ends exactly once for a reason that is true, and what it
+// says is what it would say alone.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
 #include <exception>
 #include <map>
 #include <random>
+#include <set>
 
 #include "fake_runner.h"
 #include "sched/scheduler.h"
@@ -29,6 +31,8 @@ struct Expected {
   std::vector<int32_t> output;
   bool cancelled = false;
   bool failed = false;
+  std::vector<int32_t> read;  // blocks of one that hands over, as its reader knows them
+  bool arrived = false, broken = false;
   std::vector<float> accumulator;  // of an embedding
   std::vector<float> embedding;    // when complete
   std::optional<Finished> end;
@@ -42,6 +46,8 @@ struct Workload {
   bool credits, cancels, deadlines, failures;
   int32_t prefixes;       // prompts begin with one of so many; 0: nothing in common
   int32_t pooling_share;  // percent
+  int32_t handing_share;  // percent, of those that have a whole block
+  bool reserves;
   bool weak_hash;
 };
 
@@ -65,8 +71,10 @@ class Simulation {
         idle = 0;
       } else {
         // Nothing can run: then nobody who has credit may be left.
+        const bool held = somebody_is_read() || somebody_fills();
         for (const auto& [id, e] : live_) {
-          if (!e.end) {
+          if (!e.end && !held) {
+            EXPECT_FALSE(e.request.hands_over) << "hand-over " << id << " could be computed and was not";
             EXPECT_EQ(e.request.pooling, Pooling::none) << "embedding " << id << " could be computed and was not";
             EXPECT_GE(e.output.size(), e.credit_granted) << "request " << id << " could run and did not";
           }
@@ -86,6 +94,8 @@ class Simulation {
 
   uint64_t preemptions() const { return scheduler_.stats().preemptions; }
   uint64_t cached_tokens() const { return scheduler_.stats().cached_tokens; }
+  uint64_t commits() const { return commits_; }
+  uint64_t handed_over() const { return handed_over_; }
   // Every end with its reason, hits and time: equal for equal seeds.
   const std::vector<std::vector<uint64_t>>& log() const { return log_; }
 
@@ -104,6 +114,10 @@ class Simulation {
     if (chance(20)) w.config.queue_tokens_max = pick(1, 400);
     w.prefixes = chance(70) ? pick(1, 3) : 0;
     w.pooling_share = chance(40) ? pick(1, 60) : 0;
+    w.handing_share = chance(40) ? pick(1, 60) : 0;
+    w.reserves = chance(50);
+    if (chance(30)) w.config.reserved_blocks_max = pick(1, w.config.blocks_total);
+    if (chance(20)) w.config.reservations_max = pick(1, 4);
     w.weak_hash = chance(20);
     w.config.block_hash = w.weak_hash ? weak_hash : hash_block;
     w.config.hash_seed = static_cast<uint64_t>(pick(0, 1000));
@@ -119,6 +133,9 @@ class Simulation {
 
   void act() {
     while (submitted_ < workload_.requests && chance(30)) submit();
+    if (workload_.reserves) reserve();
+    move_reservations();
+    hand_over();
     if (live_.empty()) return;
     auto any = live_.begin();
     std::advance(any, pick(0, static_cast<int32_t>(live_.size()) - 1));
@@ -131,14 +148,14 @@ class Simulation {
     scheduler_.check_integrity();
   }
 
-  void submit() {
-    Expected e;
-    e.request.id = static_cast<uint64_t>(submitted_++);
+  std::vector<int32_t> draw_prompt() {
     const int32_t prompt_tokens = pick(1, workload_.prompt_max);
     // A prefix in common is a run of tokens that its number decides; sometimes the whole prompt is in common, and
     // sometimes an earlier conversation is continued.
-    std::vector<int32_t>& prompt = e.request.prompt;
-    if (workload_.prefixes > 0 && chance(80)) {
+    std::vector<int32_t> prompt;
+    if (!reserved_.empty() && chance(40)) {
+      prompt = std::next(reserved_.begin(), pick(0, static_cast<int32_t>(reserved_.size()) - 1))->second;
+    } else if (workload_.prefixes > 0 && chance(80)) {
       const int32_t prefix = pick(1, workload_.prefixes);
       const int32_t common = chance(40) ? prompt_tokens : pick(1, prompt_tokens);
       for (int32_t i = 0; i < common; ++i) prompt.push_back((prefix * 7 + i * prefix) % kVocab);
@@ -148,8 +165,104 @@ class Simulation {
       prompt.insert(prompt.end(), earlier.output.begin(), earlier.output.end());
     }
     while (static_cast<int32_t>(prompt.size()) < prompt_tokens) prompt.push_back(pick(0, kVocab - 1));
+    return prompt;
+  }
+
+  // Another engine computes K and V of a prompt that may or may not be submitted here later.
+  void reserve() {
+    if (!chance(15)) return;
+    const uint64_t id = next_reservation_++;
+    const std::vector<int32_t> prompt = draw_prompt();
+    const SchedulerStats before = scheduler_.stats();
+    const auto made = scheduler_.reserve(id, 0, prompt);
+    if (const auto* error = std::get_if<ReserveError>(&made)) {
+      EXPECT_NE(*error, ReserveError::DuplicateId);
+      EXPECT_EQ(scheduler_.stats().blocks_used, before.blocks_used) << "a refusal leaves nothing behind";
+      return;
+    }
+    EXPECT_EQ(scheduler_.stats().preemptions, before.preemptions) << "it takes nothing from a sequence";
+    reserved_.emplace(id, std::get<const Reservation*>(made)->tokens);
+  }
+
+  void move_reservations() {
+    std::vector<uint64_t> gone;
+    scheduler_.take_given_up(gone);
+    for (const uint64_t id : gone) {
+      EXPECT_TRUE(committed_.contains(id)) << "blocks that are written to were given up";
+      reserved_.erase(id);
+    }
+    for (auto at = reserved_.begin(); at != reserved_.end();) {
+      const auto& [id, tokens] = *at;
+      const Reservation* made = scheduler_.reservation(id);
+      const bool filling = made->state == ReservationState::Filling;
+      // Its writer is at it, and nobody must notice.
+      for (size_t i = static_cast<size_t>(made->cached); filling && i < made->blocks.size(); ++i)
+        if (chance(30)) runner_.spoil_block(made->blocks[i]);
+      if (filling && chance(25)) {
+        for (size_t i = static_cast<size_t>(made->cached); i < made->blocks.size(); ++i)
+          runner_.write_block(made->blocks[i], tokens, static_cast<int32_t>(i));
+        scheduler_.commit(id);
+        committed_.insert(id);
+        ++commits_;
+      } else if (chance(10)) {
+        scheduler_.drop(id);
+        at = reserved_.erase(at);
+        continue;
+      }
+      ++at;
+    }
+  }
+
+  // The reader of what is handed over: it reads what is complete, in any step, until it says that it is done.
+  void hand_over() {
+    std::vector<uint64_t> ending;
+    scheduler_.take_ending(ending);
+    for (auto& [id, e] : live_) {
+      const Sequence* sequence = scheduler_.sequence(id);
+      if (!e.request.hands_over || sequence == nullptr) continue;
+      if (sequence->state == SequenceState::Waiting) {
+        EXPECT_TRUE(e.read.empty()) << "blocks were taken from under a reader";
+        continue;
+      }
+      const auto complete = static_cast<size_t>(sequence->computed / kBlockTokens);
+      e.read.insert(e.read.end(), sequence->blocks.begin() + static_cast<std::ptrdiff_t>(e.read.size()),
+                    sequence->blocks.begin() + static_cast<std::ptrdiff_t>(complete));
+      for (size_t i = 0; i < complete; ++i) {
+        EXPECT_EQ(e.read[i], sequence->blocks[i]);
+        EXPECT_TRUE(runner_.holds(e.read[i], e.request.prompt, static_cast<int32_t>(i)));
+      }
+      const bool done = sequence->remaining() == 0;
+      if (!chance(done || sequence->ending.has_value() ? 30 : 3)) continue;
+      const bool arrived = done && chance(80);
+      if (!sequence->ending.has_value()) (arrived ? e.arrived : e.broken) = true;
+      scheduler_.hand_over_ended(id, arrived);
+      ++handed_over_;
+    }
+    collect();
+  }
+  bool somebody_is_read() const {
+    for (const auto& [id, e] : live_) {
+      const Sequence* sequence = scheduler_.sequence(id);
+      if (e.request.hands_over && sequence != nullptr && sequence->state == SequenceState::Running) return true;
+    }
+    return false;
+  }
+  bool somebody_fills() const {
+    for (const auto& [id, tokens] : reserved_)
+      if (!committed_.contains(id)) return true;
+    return false;
+  }
+
+  void submit() {
+    Expected e;
+    e.request.id = static_cast<uint64_t>(submitted_++);
+    e.request.prompt = draw_prompt();
+    if (chance(workload_.handing_share) && e.request.prompt.size() >= kBlockTokens) {
+      e.request.hands_over = true;
+      e.request.prompt.resize(e.request.prompt.size() / kBlockTokens * kBlockTokens);
+    }
     e.request.salt = chance(80) ? 0 : static_cast<uint64_t>(pick(1, 2));
-    if (chance(workload_.pooling_share)) e.request.pooling = chance(50) ? Pooling::mean : Pooling::last;
+    if (!e.request.hands_over && chance(workload_.pooling_share)) e.request.pooling = chance(50) ? Pooling::mean : Pooling::last;
     e.accumulator.resize(kFakeEmbeddingDims, -1.0f);
     e.request.max_new_tokens = pick(1, workload_.output_max);
     e.credit_granted = workload_.credits ? static_cast<uint64_t>(pick(0, 20)) : 1'000'000;
@@ -184,7 +297,8 @@ class Simulation {
     if (plan.empty()) return false;
     for (const Sequence* owner : plan.owners) {
       const Expected& e = live_.at(owner->request.id);
-      EXPECT_TRUE(e.output.size() < e.credit_granted || e.request.pooling != Pooling::none)
+      EXPECT_TRUE(e.output.size() < e.credit_granted || e.request.pooling != Pooling::none ||
+                  e.request.hands_over)
           << "request " << owner->request.id << " ran without credit";
       EXPECT_FALSE(e.end.has_value());
     }
@@ -232,7 +346,7 @@ class Simulation {
       Expected& e = live_.at(f.id);
       EXPECT_FALSE(e.end.has_value()) << "request " << f.id << " ended twice";
       e.end = f;
-      EXPECT_LT(f.cached_tokens, f.prompt_tokens) << "one token is always computed";
+      EXPECT_LT(f.cached_tokens, f.prompt_tokens + (e.request.hands_over ? 1 : 0)) << "one token is always computed";
       EXPECT_EQ(f.cached_tokens % kBlockTokens, 0);
       EXPECT_TRUE(e.request.pooling != Pooling::mean || f.cached_tokens == 0);
       log_.push_back({f.id, static_cast<uint64_t>(f.reason), static_cast<uint64_t>(f.cached_tokens),
@@ -242,6 +356,8 @@ class Simulation {
   }
 
   void check_ends() {
+    for (const auto& [id, tokens] : reserved_) scheduler_.drop(id);
+    scheduler_.check_integrity();
     EXPECT_EQ(scheduler_.stats().blocks_used, 0);
     EXPECT_EQ(scheduler_.stats().prefill_tokens_queued, 0);
     for (const auto& [id, e] : live_) {
@@ -265,6 +381,10 @@ class Simulation {
           ASSERT_EQ(e.embedding, fake_embedding(e.request.prompt, e.request.pooling));
         }
       }
+      if (e.request.hands_over) {
+        ASSERT_TRUE(e.output.empty());
+        stopped = e.arrived;
+      }
       const bool full = static_cast<int32_t>(e.output.size()) == e.request.max_new_tokens ||
                         static_cast<int32_t>(tokens.size()) == scheduler_.sequence_tokens_max();
       switch (e.end->reason) {
@@ -283,9 +403,11 @@ class Simulation {
         case FinishReason::Internal:
           EXPECT_TRUE(e.failed);
           break;
-        case FinishReason::Grammar:
         case FinishReason::Transfer:
-          ADD_FAILURE() << "there are neither grammars nor hand-overs here";
+          EXPECT_TRUE(e.broken && !stopped);
+          break;
+        case FinishReason::Grammar:
+          ADD_FAILURE() << "there are no grammars here";
           break;
       }
     }
@@ -297,6 +419,9 @@ class Simulation {
   FakeRunner runner_;
   std::map<uint64_t, Expected> live_;  // every accepted request, ended ones included
   std::map<uint64_t, int64_t> ended_at_ms_;
+  std::map<uint64_t, std::vector<int32_t>> reserved_;  // live reservations and their tokens
+  std::set<uint64_t> committed_;                       // of all that ever were
+  uint64_t next_reservation_ = 0, commits_ = 0, handed_over_ = 0;
   std::vector<std::vector<uint64_t>> log_;
   int64_t now_ms_ = 0;
   int submitted_ = 0;
@@ -309,7 +434,7 @@ TEST(SchedulerSimulation, EndsEveryRequestOnceWithTheWordsItWouldSayAlone) {
   const uint32_t first =
       one != nullptr ? static_cast<uint32_t>(std::strtoul(one, nullptr, 10)) : std::random_device{}();
   const int runs = one != nullptr ? 1 : many != nullptr ? std::atoi(many) : 2000;
-  uint64_t preemptions = 0, cached_tokens = 0;
+  uint64_t preemptions = 0, cached_tokens = 0, commits = 0, handed_over = 0;
   int64_t steps = 0;
   for (int i = 0; i < runs; ++i) {
     const uint32_t seed = first + static_cast<uint32_t>(i);
@@ -318,6 +443,8 @@ TEST(SchedulerSimulation, EndsEveryRequestOnceWithTheWordsItWouldSayAlone) {
       steps += simulation.run();
       preemptions += simulation.preemptions();
       cached_tokens += simulation.cached_tokens();
+      commits += simulation.commits();
+      handed_over += simulation.handed_over();
     } catch (const std::exception& error) {
       ADD_FAILURE() << error.what();
     }
@@ -330,6 +457,8 @@ TEST(SchedulerSimulation, EndsEveryRequestOnceWithTheWordsItWouldSayAlone) {
   if (runs >= 1000) {
     EXPECT_GT(preemptions, static_cast<uint64_t>(runs));
     EXPECT_GT(cached_tokens, 16u * static_cast<uint64_t>(runs));
+    EXPECT_GT(commits, static_cast<uint64_t>(runs));
+    EXPECT_GT(handed_over, static_cast<uint64_t>(runs) / 4);
   }
 }
 
