@@ -13,7 +13,7 @@ const BUILD_TIMEOUT_MS = 40 * 60_000
 /** Sanitized code is five to fifteen times slower. */
 const TEST_TIMEOUT_MS = 20 * 60_000
 /** What shares memory between threads; under ThreadSanitizer the rest would only cost time. */
-const THREADED_TEST = /^(ops_pool|model_invariance|serve_(?!grammar)\w+)_test$/
+const THREADED_TEST = /^(ops_pool|kv_transfer|model_invariance|serve_(?!grammar)\w+)_test$/
 /** Run the real model for minutes under a sanitizer, through the same code that smaller models reach. */
 const HEAVY_TESTS = ['PeerGolden.*']
 /** The plain reference runs on one thread: nothing to find, and minutes to wait. */

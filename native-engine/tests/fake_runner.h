@@ -133,9 +133,13 @@ class FakeRunner : public Runner {
   // Returns when a step is inside forward() and held there.
   void wait_until_held() {
     std::unique_lock lock(mutex_);
-    if (!changed_.wait_for(lock, std::chrono::seconds(20), [&] { return inside_; }))
+    if (!changed_.wait_for(lock, std::chrono::seconds(20), [&] {
+          return inside_ && hold_at_step_.has_value() && steps_ >= *hold_at_step_;
+        }))
       throw std::runtime_error("no step came to be held");
   }
+  // Before anybody asks for info(): its blocks mean something else.
+  void set_fingerprint(const std::string& name) { info_.kv_fingerprint = name; }
   // From now on the logits of every sequence that begins with this token are not numbers.
   void spoil_prompts_with(int32_t token) { spoilt_prompt_ = token; }
   // The next step throws.

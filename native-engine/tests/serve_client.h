@@ -92,11 +92,22 @@ class Client {
     }
   }
 
+  // STATS for which `holds` is true and that know of everything sent before: behind a sequence that came after it.
+  template <typename Holds>
+  frame::Stats settled(Holds holds) {
+    frame::Submit last;
+    last.id = UINT64_MAX - settled_++;
+    last.prompt = {1};
+    last.credit_tokens = 1;
+    send(last);
+    finish_of(last.id);
+    return stats_where(holds);
+  }
+
   std::map<uint64_t, std::vector<int32_t>> tokens;
   std::map<uint64_t, std::vector<frame::Token>> details;
   std::map<uint64_t, Finished> finished;
 
- private:
   void note(const Frame& frame) {
     if (const auto* body = std::get_if<frame::Tokens>(&frame)) {
       for (const frame::Token& token : body->tokens) {
@@ -109,7 +120,10 @@ class Client {
       if (!finished.emplace(body->id, *body).second) throw std::runtime_error("a sequence ended twice");
     }
   }
+
+ private:
   int fd_ = -1;
+  uint64_t settled_ = 0;
   FrameDecoder decoder_;
 };
 

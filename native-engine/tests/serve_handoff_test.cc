@@ -1,0 +1,622 @@
+// Two serving engines, one that computes prompts (P) and one that decodes (D), and their agent. Goal: a prompt that is
+// handed over gives exactly the tokens that one engine alone gives; whatever is cancelled, forgotten, mixed up or dies, D
+// computes what it lacks, every sequence ends once, and both engines hold no block in the end.
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "kv/endpoint.h"
+#include "model/load.h"
+#include "model_fixtures.h"
+#include "serve_engine.h"
+
+namespace penstock {
+namespace {
+
+using namespace penstock::testing;
+
+constexpr int32_t kVocab = 97;
+constexpr int32_t kContext = 256;
+constexpr int32_t kStepTokens = 32;
+
+std::unique_ptr<FakeRunner> fake_runner(int32_t blocks) {
+  return std::make_unique<FakeRunner>(blocks, kContext, kVocab, kStepTokens);
+}
+
+std::vector<uint32_t> prompt_of(uint64_t which, size_t tokens) {
+  std::vector<uint32_t> prompt;
+  for (size_t i = 0; i < tokens; ++i) prompt.push_back(static_cast<uint32_t>((which * 17 + i * 3 + i * i) % kVocab));
+  return prompt;
+}
+
+frame::Submit submit_frame(uint64_t id, const std::vector<uint32_t>& prompt, uint32_t max_new_tokens,
+                           uint64_t reservation = 0) {
+  frame::Submit submit;
+  submit.id = id;
+  submit.prompt = prompt;
+  submit.max_new_tokens = max_new_tokens;
+  submit.credit_tokens = 1'000'000;
+  submit.reservation = reservation;
+  return submit;
+}
+
+std::vector<int32_t> alone(const std::vector<uint32_t>& prompt, size_t count) {
+  std::vector<int32_t> tokens(prompt.begin(), prompt.end());
+  while (tokens.size() < prompt.size() + count) tokens.push_back(fake_next_token(tokens, kVocab));
+  return {tokens.begin() + static_cast<std::ptrdiff_t>(prompt.size()), tokens.end()};
+}
+
+bool holds_nothing(const frame::Stats& stats) { return stats.blocks_used == 0 && stats.running == 0 && stats.waiting == 0; }
+
+class HandoffServing : public ::testing::Test {
+ protected:
+  void SetUp() override { set_log_level(LogLevel::Error); }
+  void TearDown() override {
+    if (decode) decode->end();
+    if (prefill) prefill->end();
+  }
+
+  void start(const std::string& listen = "", ServerConfig config = {.sequences_max = 4, .step_tokens_max = kStepTokens},
+             int32_t blocks = 64, const std::string& fingerprint = "fake/1") {
+    config.epoch = 1;
+    auto runner = fake_runner(blocks);
+    runner->set_fingerprint(fingerprint);
+    prefill = std::make_unique<Engine>(std::move(runner), config, folder / "p.sock");
+    config.epoch = 2;
+    config.kv_listen = listen.empty() ? "unix:" + (folder / "kv.sock") : listen;
+    decode = std::make_unique<Engine>(fake_runner(blocks), config, folder / "d.sock");
+    connect();
+  }
+  void connect() {
+    p = std::make_unique<Client>(prefill->path());
+    d = std::make_unique<Client>(decode->path());
+    EXPECT_EQ(p->hello().kv_address, "");
+    address = d->hello().kv_address;
+  }
+  frame::Reserved reserve(uint64_t id, const std::vector<uint32_t>& prompt, uint32_t lease_ms = 60'000) {
+    d->send(reserve_frame(id, prompt, lease_ms));
+    return d->expect<frame::Reserved>();
+  }
+  // P's next step waits in the middle of `prompt`, of which two blocks are handed over by then.
+  // The lease ends soon, so that D lets go also where P stops before D has heard of it.
+  frame::Reserved hold_halfway(const std::vector<uint32_t>& prompt, uint32_t lease_ms = 3'000) {
+    const frame::Reserved reserved = reserve(7, prompt, lease_ms);
+    prefill->fake().hold(1);
+    p->send(push_frame(1, prompt, reserved, address));
+    prefill->fake().wait_until_held();
+    return reserved;
+  }
+  // D computes what it lacks, and it is what one engine alone says.
+  void expect_right_answer(const std::vector<uint32_t>& prompt, uint64_t reservation = 0, uint64_t id = 50) {
+    d->send(submit_frame(id, prompt, 12, reservation));
+    cached_tokens = d->expect<frame::Admitted>().cached_tokens;
+    EXPECT_EQ(d->finish_of(id).reason, FinishReason::Length);
+    EXPECT_EQ(d->tokens[id], alone(prompt, 12));
+  }
+  void expect_nothing_held() {
+    d->settled(holds_nothing);
+    p->settled(holds_nothing);
+  }
+
+  TempFolder folder;
+  std::unique_ptr<Engine> prefill, decode;
+  std::unique_ptr<Client> p, d;
+  std::string address;
+  uint32_t cached_tokens = 0;  // of the last right answer
+};
+
+TEST_F(HandoffServing, GivesWhatOneEngineAloneGives) {
+  for (const std::string listen : {"", "tcp:127.0.0.1:0"}) {
+    start(listen);
+    EXPECT_NE(address.find(listen.empty() ? "unix:/" : "tcp:127.0.0.1:"), std::string::npos);
+    // With a rest, without one, and a single block.
+    for (const size_t tokens : {100u, 96u, 17u, 16u}) {
+      const auto prompt = prompt_of(tokens, tokens);
+      const frame::Reserved reserved = reserve(tokens, prompt);
+      ASSERT_EQ(reserved.code, frame::ReserveCode::Ok);
+      EXPECT_EQ(reserved.blocks, tokens / kBlockTokens);
+      EXPECT_EQ(reserved.cached_blocks, 0u);
+      p->send(push_frame(tokens, prompt, reserved, address));
+      EXPECT_TRUE(d->expect<frame::Transferred>().complete);
+      const Finished pushed = p->finish_of(tokens);
+      EXPECT_EQ(pushed.reason, FinishReason::Stop);
+      EXPECT_EQ(pushed.output_tokens, 0);
+      expect_right_answer(prompt, tokens, tokens);
+      EXPECT_EQ(cached_tokens, (tokens - 1) / kBlockTokens * kBlockTokens) << "one token is always computed";
+    }
+    expect_nothing_held();
+    TearDown();
+  }
+}
+
+TEST_F(HandoffServing, HandsOverOnlyWhatIsMissing) {
+  start();
+  const auto prompt = prompt_of(1, 100);
+  // D knows the first two blocks, and P all of them from before.
+  expect_right_answer({prompt.begin(), prompt.begin() + 40});
+  p->send(submit_frame(2, prompt, 1));
+  p->finish_of(2);
+  const frame::Reserved reserved = reserve(7, prompt);
+  EXPECT_EQ(reserved.blocks, 6u);
+  EXPECT_EQ(reserved.cached_blocks, 2u);
+  p->send(push_frame(3, prompt, reserved, address));
+  EXPECT_TRUE(d->expect<frame::Transferred>().complete);
+  EXPECT_EQ(p->finish_of(3).cached_tokens, 96) << "no row was computed";
+  expect_right_answer(prompt, 7, 51);
+  EXPECT_EQ(cached_tokens, 96u);
+  // Nothing is missing any more.
+  const frame::Reserved again = reserve(8, prompt);
+  EXPECT_EQ(again.cached_blocks, again.blocks);
+  d->send(frame::Release{8});
+  expect_nothing_held();
+}
+
+TEST_F(HandoffServing, RefusesWhatMakesNoSense) {
+  start();
+  const auto prompt = prompt_of(1, 64);
+  EXPECT_EQ(reserve(1, prompt_of(1, 15)).code, frame::ReserveCode::Invalid);
+  EXPECT_EQ(reserve(1, {std::vector<uint32_t>(20, kVocab)}).code, frame::ReserveCode::Invalid);
+  EXPECT_EQ(reserve(1, prompt, 0).code, frame::ReserveCode::Invalid);
+  EXPECT_EQ(reserve(1, prompt_of(1, kContext)).code, frame::ReserveCode::TooLong);
+  p->send(reserve_frame(1, prompt));
+  EXPECT_EQ(p->expect<frame::Reserved>().code, frame::ReserveCode::Invalid) << "it listens nowhere";
+  const frame::Reserved reserved = reserve(1, prompt);
+  EXPECT_EQ(reserve(1, prompt).code, frame::ReserveCode::Invalid) << "the number is taken";
+  EXPECT_EQ(reserve(2, prompt_of(2, 240)).code, frame::ReserveCode::Ok);
+  EXPECT_EQ(reserve(3, prompt_of(3, 240)).code, frame::ReserveCode::NoRoom);
+  d->send(frame::Release{2});
+  const auto rejected = [&](auto change) {
+    frame::Push push = push_frame(1, prompt, reserved, address);
+    change(push);
+    p->send(push);
+    return p->expect<frame::Rejected>().code;
+  };
+  using Code = frame::RejectCode;
+  EXPECT_EQ(rejected([](frame::Push& f) { f.tokens.pop_back(); }), Code::Invalid);
+  EXPECT_EQ(rejected([](frame::Push& f) { f.tokens.clear(); }), Code::Invalid);
+  EXPECT_EQ(rejected([](frame::Push& f) { f.tokens[3] = kVocab; }), Code::Invalid);
+  EXPECT_EQ(rejected([](frame::Push& f) { f.first_block = 4; }), Code::Invalid);
+  EXPECT_EQ(rejected([](frame::Push& f) { f.address.clear(); }), Code::Invalid);
+  EXPECT_EQ(rejected([](frame::Push& f) { f.tokens.resize(kContext, 1); }), Code::TooLong);
+  d->send(frame::Release{1});
+  d->send(frame::Release{1});
+  d->send(frame::Renew{1, 1000});
+  expect_nothing_held();
+}
+
+TEST_F(HandoffServing, AGrantWritesNothingForAnotherPromptOrWithAnotherSecret) {
+  start();
+  const auto prompt = prompt_of(1, 64);
+  const frame::Reserved reserved = reserve(7, prompt);
+  const auto fails = [&](uint64_t id, frame::Push push) {
+    push.id = id;
+    p->send(push);
+    EXPECT_EQ(p->finish_of(id).reason, FinishReason::Transfer);
+  };
+  const frame::Push right = push_frame(100, prompt, reserved, address);
+  frame::Push wrong = right;
+  wrong.tokens = prompt_of(2, 64);
+  fails(1, wrong);
+  wrong = right;
+  wrong.first_block = 1;
+  fails(2, wrong);
+  wrong = right;
+  wrong.tokens.resize(48);
+  fails(3, wrong);
+  wrong = right;
+  wrong.grant.secret[4] ^= 1;
+  fails(4, wrong);
+  wrong = right;
+  ++wrong.grant.generation;
+  fails(5, wrong);
+  wrong = right;
+  wrong.address = "unix:" + (folder / "nobody.sock");
+  fails(6, wrong);
+  p->send(right);
+  EXPECT_TRUE(d->expect<frame::Transferred>().complete) << "it is as good as it was";
+  fails(8, right);  // but only once
+  expect_right_answer(prompt, 7);
+  EXPECT_EQ(cached_tokens, 48u);
+  expect_nothing_held();
+}
+
+TEST_F(HandoffServing, AnotherLayoutIsRefusedAndDComputesItself) {
+  start("", {.sequences_max = 4, .step_tokens_max = kStepTokens}, 64, "fake/2");
+  const auto prompt = prompt_of(1, 64);
+  p->send(push_frame(1, prompt, reserve(7, prompt), address));
+  EXPECT_FALSE(d->expect<frame::Transferred>().complete);
+  EXPECT_EQ(p->finish_of(1).reason, FinishReason::Transfer);
+  expect_right_answer(prompt, 7);
+  EXPECT_EQ(cached_tokens, 0u);
+  expect_nothing_held();
+}
+
+TEST_F(HandoffServing, APushIsCancelledInTheQueueWhileItIsComputedAndWhenItIsOver) {
+  start("", {.sequences_max = 1, .step_tokens_max = kStepTokens});
+  const auto prompt = prompt_of(1, 128);
+  const frame::Reserved reserved = hold_halfway(prompt);
+  p->send(push_frame(2, prompt, reserved, address));
+  p->send(frame::Cancel{2});
+  p->send(frame::Cancel{1});
+  prefill->fake().go();
+  EXPECT_EQ(p->finish_of(2).reason, FinishReason::Cancelled);
+  EXPECT_EQ(p->finish_of(1).reason, FinishReason::Cancelled);
+  EXPECT_FALSE(d->expect<frame::Transferred>().complete);
+  // The number of one that ended in the queue is free again.
+  const frame::Reserved again = reserve(8, prompt);
+  p->send(push_frame(2, prompt, again, address));
+  p->finished.clear();
+  EXPECT_EQ(p->finish_of(2).reason, FinishReason::Stop);
+  p->send(frame::Cancel{2});
+  EXPECT_TRUE(d->expect<frame::Transferred>().complete);
+  expect_right_answer(prompt, 8);
+  expect_nothing_held();
+}
+
+TEST_F(HandoffServing, APushEndsAtItsDeadline) {
+  start("", {.sequences_max = 1, .step_tokens_max = kStepTokens});
+  const auto prompt = prompt_of(1, 128);
+  const frame::Reserved reserved = reserve(7, prompt);
+  prefill->fake().hold(1);
+  frame::Push push = push_frame(1, prompt, reserved, address);
+  push.deadline_ms = 300;
+  p->send(push);
+  prefill->fake().wait_until_held();
+  std::this_thread::sleep_for(std::chrono::milliseconds(320));
+  prefill->fake().go();
+  EXPECT_EQ(p->finish_of(1).reason, FinishReason::Deadline);
+  EXPECT_FALSE(d->expect<frame::Transferred>().complete);
+  expect_nothing_held();
+}
+
+TEST_F(HandoffServing, AReservationIsReleasedInEachPhase) {
+  start();
+  const auto prompt = prompt_of(1, 128);
+  // Before anybody writes.
+  const frame::Reserved early = reserve(6, prompt);
+  d->send(frame::Release{6});
+  d->settled(holds_nothing);
+  p->send(push_frame(9, prompt, early, address));
+  EXPECT_EQ(p->finish_of(9).reason, FinishReason::Transfer);
+  // While somebody does.
+  const auto other = prompt_of(2, 128);
+  hold_halfway(other);
+  d->send(frame::Release{7});
+  d->settled(holds_nothing);  // although P says nothing
+  EXPECT_EQ(reserve(7, other).code, frame::ReserveCode::Ok) << "the number is free";
+  prefill->fake().go();
+  EXPECT_EQ(p->finish_of(1).reason, FinishReason::Transfer);
+  d->send(frame::Release{7});
+  // When everything is there.
+  p->send(push_frame(2, other, reserve(8, other), address));
+  EXPECT_TRUE(d->expect<frame::Transferred>().complete);
+  d->send(frame::Release{8});
+  expect_nothing_held();
+  expect_right_answer(other);
+  EXPECT_EQ(cached_tokens, 112u) << "what was released is in the cache nevertheless";
+}
+
+TEST_F(HandoffServing, ALeaseThatNobodyRenewsEnds) {
+  start();
+  const auto prompt = prompt_of(1, 128);
+  reserve(5, prompt_of(5, 64), 40);
+  const auto expired = d->expect<frame::Transferred>();
+  EXPECT_EQ(expired.id, 5u);
+  EXPECT_FALSE(expired.complete);
+  // In the middle of the transfer; a second one is renewed meanwhile.
+  reserve(6, prompt_of(6, 64), 500);
+  d->send(frame::Renew{6, 60'000});
+  hold_halfway(prompt, 80);
+  EXPECT_EQ(d->expect<frame::Transferred>().id, 7u);
+  d->settled([](const frame::Stats& s) { return s.blocks_used == 4; });
+  prefill->fake().go();
+  EXPECT_EQ(p->finish_of(1).reason, FinishReason::Transfer);
+  d->send(frame::Release{6});
+  // When everything is there: told a second time.
+  const auto other = prompt_of(2, 64);
+  p->send(push_frame(2, other, reserve(9, other, 500), address));
+  EXPECT_TRUE(d->expect<frame::Transferred>().complete);
+  EXPECT_FALSE(d->expect<frame::Transferred>().complete);
+  expect_nothing_held();
+  expect_right_answer(prompt, 7);
+}
+
+TEST_F(HandoffServing, ASubmitThatComesBeforeTheTransferIsOverComputesItself) {
+  start();
+  const auto prompt = prompt_of(1, 128);
+  hold_halfway(prompt);
+  expect_right_answer(prompt, 7);
+  EXPECT_EQ(cached_tokens, 0u);
+  d->settled(holds_nothing);
+  prefill->fake().go();
+  EXPECT_EQ(p->finish_of(1).reason, FinishReason::Transfer);
+  expect_nothing_held();
+}
+
+TEST_F(HandoffServing, ARejectedSubmitLeavesItsReservationAndOneThatEndsInTheQueueDoesNot) {
+  start("", {.sequences_max = 1, .step_tokens_max = kStepTokens});
+  const auto prompt = prompt_of(1, 64);
+  p->send(push_frame(1, prompt, reserve(7, prompt), address));
+  EXPECT_TRUE(d->expect<frame::Transferred>().complete);
+  frame::Submit bad = submit_frame(2, prompt, 0, 7);
+  d->send(bad);
+  EXPECT_EQ(d->expect<frame::Rejected>().code, frame::RejectCode::Invalid);
+  d->settled([](const frame::Stats& s) { return s.blocks_used == 4; });
+  decode->fake().hold();
+  d->send(submit_frame(3, prompt_of(3, 20), 5));
+  decode->fake().wait_until_held();
+  d->send(submit_frame(4, prompt, 5, 7));
+  d->send(frame::Cancel{4});
+  decode->fake().go();
+  EXPECT_EQ(d->finish_of(4).reason, FinishReason::Cancelled);
+  d->finish_of(3);
+  expect_nothing_held();
+}
+
+TEST_F(HandoffServing, WhatIsCommittedGivesWayUnderPressureAndIsSaidToBeGone) {
+  start("", {.sequences_max = 4, .step_tokens_max = kStepTokens}, 16);
+  const auto prompt = prompt_of(1, 96);
+  p->send(push_frame(1, prompt, reserve(7, prompt), address));
+  EXPECT_TRUE(d->expect<frame::Transferred>().complete);
+  const auto large = prompt_of(2, 200);
+  d->send(submit_frame(2, large, 40));
+  EXPECT_FALSE(d->expect<frame::Transferred>().complete);
+  d->finish_of(2);
+  EXPECT_EQ(d->tokens[2], alone(large, 40));
+  expect_right_answer(prompt, 7);
+  expect_nothing_held();
+}
+
+TEST_F(HandoffServing, TheAgentOfDGoesInEachPhase) {
+  start();
+  const auto prompt = prompt_of(1, 128);
+  for (const int phase : {0, 1, 2}) {
+    SCOPED_TRACE("phase " + std::to_string(phase));
+    const frame::Reserved reserved = phase == 1 ? hold_halfway(prompt_of(2, 128)) : reserve(7, prompt);
+    if (phase == 2) {
+      p->send(push_frame(1, prompt, reserved, address));
+      EXPECT_TRUE(d->expect<frame::Transferred>().complete);
+      EXPECT_EQ(p->finish_of(1).reason, FinishReason::Stop);
+    }
+    d->hang_up();
+    d = std::make_unique<Client>(decode->path());
+    d->hello();
+    d->settled(holds_nothing);
+    EXPECT_EQ(reserve(7, prompt_of(9, 64)).code, frame::ReserveCode::Ok) << "numbers begin anew";
+    d->send(frame::Release{7});
+    if (phase == 1) {
+      prefill->fake().go();
+      EXPECT_EQ(p->finish_of(1).reason, FinishReason::Transfer);
+    }
+    p->finished.clear();
+  }
+  expect_right_answer(prompt);
+  expect_nothing_held();
+}
+
+TEST_F(HandoffServing, TheAgentOfPGoesInEachPhaseAndTheNextOneHearsOnlyOfItsOwn) {
+  start();
+  for (const int phase : {0, 1}) {
+    SCOPED_TRACE("phase " + std::to_string(phase));
+    const auto prompt = prompt_of(20 + static_cast<uint64_t>(phase), 128);
+    const frame::Reserved reserved = reserve(7, prompt, 3'000);
+    if (phase == 0) prefill->fake().hold();
+    if (phase == 1) prefill->fake().hold(1);
+    p->send(push_frame(1, prompt, reserved, address));
+    prefill->fake().wait_until_held();
+    p->hang_up();
+    p = std::make_unique<Client>(prefill->path());
+    p->hello();  // the step loop knows before its step ends
+    prefill->fake().go();
+    EXPECT_FALSE(d->expect<frame::Transferred>().complete);
+    p->settled(holds_nothing);
+    // The same number, and its end is not taken for that of the one before.
+    p->send(submit_frame(1, prompt_of(3, 20), 4));
+    EXPECT_EQ(p->finish_of(1).reason, FinishReason::Length);
+    EXPECT_EQ(p->tokens[1], alone(prompt_of(3, 20), 4));
+    expect_right_answer(prompt, 7, 60 + static_cast<uint64_t>(phase));
+  }
+  expect_nothing_held();
+}
+
+TEST_F(HandoffServing, PDiesInTheMiddleAndDComputesItself) {
+  start();
+  const auto prompt = prompt_of(1, 128);
+  hold_halfway(prompt);
+  p->send(frame::Shutdown{});
+  p->send(frame::Ping{1});
+  p->expect<frame::Pong>();  // the socket thread has passed it on
+  prefill->fake().go();
+  EXPECT_EQ(p->finish_of(1).reason, FinishReason::Cancelled) << "said also by an engine that stops";
+  EXPECT_FALSE(d->expect<frame::Transferred>().complete);
+  expect_right_answer(prompt, 7);
+  d->settled(holds_nothing);
+}
+
+TEST_F(HandoffServing, DDiesInTheMiddleAndPLetsGo) {
+  start();
+  const auto prompt = prompt_of(1, 128);
+  hold_halfway(prompt);
+  decode->end();
+  prefill->fake().go();
+  EXPECT_EQ(p->finish_of(1).reason, FinishReason::Transfer);
+  p->settled(holds_nothing);
+}
+
+TEST_F(HandoffServing, APeerThatSaysNothingIsGivenUp) {
+  start("", {.sequences_max = 4, .step_tokens_max = kStepTokens, .kv_silence_max = std::chrono::milliseconds(200)});
+  const auto prompt = prompt_of(1, 64);
+  // A receiver that is there and does not answer.
+  std::string mute = "unix:" + (folder / "mute.sock");
+  const Descriptor listener = listen_at(mute);
+  const frame::Reserved reserved = reserve(7, prompt);
+  frame::Push push = push_frame(1, prompt_of(2, 64), reserved, mute);
+  p->send(push);
+  EXPECT_EQ(p->finish_of(1).reason, FinishReason::Transfer);
+  // A computing engine is no silent one.
+  push = push_frame(2, prompt, reserved, address);
+  prefill->fake().hold();
+  p->send(push);
+  prefill->fake().wait_until_held();
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  prefill->fake().go();
+  EXPECT_TRUE(d->expect<frame::Transferred>().complete);
+  expect_right_answer(prompt, 7);
+  expect_nothing_held();
+}
+
+// --- Any schedule
+
+struct Job {
+  frame::Submit submit;
+  bool handed_over = false, cancelled_push = false, released = false;
+};
+
+// Runs everything on one engine, and returns what each said.
+std::map<uint64_t, std::vector<int32_t>> aggregated(Engine& engine, const std::vector<Job>& jobs) {
+  Client agent(engine.path());
+  agent.hello();
+  for (Job job : jobs) {
+    job.submit.reservation = 0;
+    agent.send(job.submit);
+  }
+  for (const Job& job : jobs) agent.finish_of(job.submit.id);
+  return agent.tokens;
+}
+
+std::vector<Job> random_jobs(std::mt19937& random, int count, int32_t vocab, size_t prompt_max) {
+  const auto pick = [&](size_t low, size_t high) { return low + random() % (high - low + 1); };
+  std::vector<Job> jobs;
+  for (uint64_t id = 1; id <= static_cast<uint64_t>(count); ++id) {
+    Job job;
+    // Half of them begin like others.
+    const size_t common = random() % 2 == 0 ? pick(1, prompt_max) : 0;
+    std::vector<uint32_t> prompt;
+    const size_t stem = random() % 3;
+    for (size_t i = 0; i < common; ++i) prompt.push_back(static_cast<uint32_t>((i * 7 + stem) % static_cast<size_t>(vocab)));
+    for (const size_t total = std::max(common, pick(1, prompt_max)); prompt.size() < total;)
+      prompt.push_back(static_cast<uint32_t>(random() % static_cast<size_t>(vocab)));
+    job.submit = submit_frame(id, prompt, static_cast<uint32_t>(pick(1, 20)));
+    if (random() % 2 == 0) {
+      job.submit.temperature = 0.8f;
+      job.submit.seed = random();
+    }
+    job.handed_over = random() % 4 != 0;
+    job.cancelled_push = random() % 6 == 0;
+    job.released = random() % 8 == 0;
+    jobs.push_back(std::move(job));
+  }
+  return jobs;
+}
+
+// The same over both engines, with six of them under way at a time.
+std::map<uint64_t, std::vector<int32_t>> handed_over(Engine& prefill, Engine& decode, const std::vector<Job>& jobs,
+                                                     uint64_t& cached_tokens) {
+  Client p(prefill.path()), d(decode.path());
+  p.hello();
+  const std::string address = d.hello().kv_address;
+  std::map<uint64_t, const Job*> reserving, pushing;
+  size_t next = 0, ended = 0;
+  const auto submit = [&](const Job& job) {
+    frame::Submit taken_over = job.submit;
+    taken_over.reservation = job.handed_over ? taken_over.id : 0;
+    d.send(taken_over);
+  };
+  while (ended < jobs.size()) {
+    while (next < jobs.size() && next - ended < 6) {
+      const Job& job = jobs[next++];
+      if (!job.handed_over || job.submit.prompt.size() < kBlockTokens) {
+        submit(job);
+        continue;
+      }
+      reserving[job.submit.id] = &job;
+      d.send(reserve_frame(job.submit.id, job.submit.prompt));
+    }
+    const auto frame = d.receive();
+    if (!frame.has_value()) throw std::runtime_error("D is gone");
+    d.note(*frame);
+    if (std::holds_alternative<Finished>(*frame)) ++ended;
+    if (const auto* admitted = std::get_if<frame::Admitted>(&*frame)) cached_tokens += admitted->cached_tokens;
+    if (const auto* reserved = std::get_if<frame::Reserved>(&*frame)) {
+      const Job& job = *reserving.at(reserved->id);
+      if (reserved->code != frame::ReserveCode::Ok || reserved->blocks == reserved->cached_blocks) {
+        submit(job);
+        continue;
+      }
+      pushing[reserved->id] = &job;
+      p.send(push_frame(reserved->id, job.submit.prompt, *reserved, address));
+      if (job.cancelled_push) p.send(frame::Cancel{reserved->id});
+      if (job.released) d.send(frame::Release{reserved->id});
+      // What was released is never heard of again, and one whose push was cancelled before it began is the agent's to
+      // release; for both it goes on at once.
+      if (job.released || job.cancelled_push) {
+        pushing.erase(reserved->id);
+        submit(job);
+      }
+    }
+    if (const auto* transferred = std::get_if<frame::Transferred>(&*frame)) {
+      const auto found = pushing.find(transferred->id);
+      if (found == pushing.end()) continue;
+      submit(*found->second);
+      pushing.erase(found);
+    }
+  }
+  const auto said = d.tokens;
+  d.settled(holds_nothing);
+  p.settled(holds_nothing);
+  return said;
+}
+
+TEST_F(HandoffServing, AnyScheduleSaysWhatOneEngineAloneSays) {
+  const uint32_t seed = std::random_device{}();
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  std::mt19937 random(seed);
+  uint64_t cached_tokens_in_all = 0;
+  for (const int32_t blocks : {20, 40, 120}) {
+    start("", {.sequences_max = 4, .step_tokens_max = kStepTokens}, blocks);
+    p.reset();
+    d.reset();
+    auto jobs = random_jobs(random, 60, kVocab, 200);
+    for (Job& job : jobs) job.submit.temperature = 0.0f;
+    const auto said = handed_over(*prefill, *decode, jobs, cached_tokens_in_all);
+    for (const Job& job : jobs) {
+      const auto& tokens = said.at(job.submit.id);
+      EXPECT_EQ(tokens, alone(job.submit.prompt, tokens.size()));
+      EXPECT_EQ(tokens.size(), std::min<size_t>(job.submit.max_new_tokens, kContext - job.submit.prompt.size()));
+    }
+    TearDown();
+  }
+  EXPECT_GT(cached_tokens_in_all, 1000u);
+}
+
+TEST_F(HandoffServing, ARealModelSaysTheSameWhereverItsPromptsAreComputed) {
+  const TempFile file(random_model({64, 128, 2, 4, 2, 32, kVocab, kContext}, TensorType::q8_0, TensorType::q8_0, true, 5));
+  const uint32_t seed = std::random_device{}();
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  std::mt19937 random(seed);
+  for (const KvType type : {KvType::f16, KvType::q8_0}) {
+    ServerConfig config{.sequences_max = 4, .step_tokens_max = kStepTokens};
+    const auto load = [&] {
+      LoadOptions options;
+      options.path = file.path();
+      options.threads = 1;
+      options.blocks_total = 80;
+      options.step_tokens_max = kStepTokens;
+      options.step_sequences_max = 4;
+      options.kv_type = type;
+      return load_model(options);
+    };
+    prefill = std::make_unique<Engine>(load(), config, folder / "p.sock");
+    config.kv_listen = "tcp:127.0.0.1:0";
+    decode = std::make_unique<Engine>(load(), config, folder / "d.sock");
+    Engine one(load(), config, folder / "one.sock");
+    const auto jobs = random_jobs(random, 30, kVocab, 200);
+    uint64_t cached = 0;
+    EXPECT_EQ(handed_over(*prefill, *decode, jobs, cached), aggregated(one, jobs));
+    EXPECT_GT(cached, 300u);
+    TearDown();
+  }
+}
+
+}  // namespace
+}  // namespace penstock
