@@ -20,6 +20,7 @@ using Ended = TransferEnds::End;
 constexpr uint64_t kContent = 77;
 constexpr auto kPatient = 20'000ms;
 constexpr auto kImpatient = 80ms;
+constexpr auto kHeardInTime = 600ms;  // four signs of life, also where others want the cores
 
 uint64_t checksum_of(std::span<const std::byte> bytes) {
   Checksum sum;
@@ -387,13 +388,13 @@ TEST_P(Transfer, DoesNotLetAPeerWithoutAGrantStayByTricklingBytes) {
 }
 
 TEST_P(Transfer, WaitsForBlocksThatAreStillBeingComputed) {
-  receive(kImpatient);
-  send_as(kFingerprint, kImpatient);
+  receive(kHeardInTime);
+  send_as(kFingerprint, kHeardInTime);
   table.open(grant_of(1), kContent, {1, 2});
   sender->begin(push(1, grant_of(1)));
-  std::this_thread::sleep_for(4 * kImpatient);
+  std::this_thread::sleep_for(1.5 * kHeardInTime);
   sender->extend(1, std::vector<int32_t>{0});
-  std::this_thread::sleep_for(4 * kImpatient);
+  std::this_thread::sleep_for(1.5 * kHeardInTime);
   sender->extend(1, std::vector<int32_t>{1});
   sender->finish(1);
   EXPECT_TRUE(received.wait(1).good);

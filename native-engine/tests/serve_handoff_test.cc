@@ -238,6 +238,8 @@ TEST_F(HandoffServing, APushIsCancelledInTheQueueWhileItIsComputedAndWhenItIsOve
   p->send(push_frame(2, prompt, reserved, address));
   p->send(frame::Cancel{2});
   p->send(frame::Cancel{1});
+  p->send(frame::Ping{1});
+  p->expect<frame::Pong>();  // the socket thread has passed them on
   prefill->fake().go();
   EXPECT_EQ(p->finish_of(2).reason, FinishReason::Cancelled);
   EXPECT_EQ(p->finish_of(1).reason, FinishReason::Cancelled);
@@ -345,7 +347,9 @@ TEST_F(HandoffServing, ARejectedSubmitLeavesItsReservationAndOneThatEndsInTheQue
   decode->fake().hold();
   d->send(submit_frame(3, prompt_of(3, 20), 5));
   decode->fake().wait_until_held();
-  d->send(submit_frame(4, prompt, 5, 7));
+  frame::Submit waiting = submit_frame(4, prompt, 5, 7);
+  waiting.credit_tokens = 0;
+  d->send(waiting);
   d->send(frame::Cancel{4});
   decode->fake().go();
   EXPECT_EQ(d->finish_of(4).reason, FinishReason::Cancelled);
