@@ -3,6 +3,38 @@ import { z } from 'zod'
 
 const count = z.number().int().nonnegative()
 
+export const ENGINE_ROLES = ['both', 'prefill', 'decode'] as const
+export const EngineRole = z.enum(ENGINE_ROLES)
+export type EngineRole = z.infer<typeof EngineRole>
+
+/** What a step takes, fitted from the engine's own steps: base + tokens × cost. Each ≥ 0, milliseconds. */
+export const StepModel = z.object({
+  baseMs: z.number().nonnegative(),
+  /** Per prompt token computed in the step. */
+  prefillTokenMs: z.number().nonnegative(),
+  /** Per sequence that decodes in the step. */
+  decodeSequenceMs: z.number().nonnegative(),
+  /** Per token of K and V that decoding sequences read. */
+  kvTokenMs: z.number().nonnegative(),
+})
+export type StepModel = z.infer<typeof StepModel>
+
+/** How K and V reach this engine, and what moving them takes; absent where nobody can hand any over. */
+export const KvTransfer = z.object({
+  /** Engines with another layout cannot be paired. */
+  fingerprint: z.string().min(1).max(200),
+  /** Engines with the same one share a host, and its memory. */
+  host: z.string().min(1).max(64),
+  /** Engines of other hosts can push to this one. */
+  remote: z.boolean(),
+  bytesPerToken: count,
+  /** Of hand-overs to this engine, over the last ones; absent until one was measured. */
+  measuredBytesPerSecond: z.number().nonnegative().optional(),
+  /** Open reservations. */
+  reservations: count,
+})
+export type KvTransfer = z.infer<typeof KvTransfer>
+
 /**
  * One engine's load at one step. Pushed each second, on change, and with every response, so that the gateway routes
  * by what is true. `measured*` fields are fitted by the engine from its own steps, absent until it has measured.
@@ -10,7 +42,13 @@ const count = z.number().int().nonnegative()
 export const CapacityFrame = z.object({
   /** The model name that requests are routed by. */
   model: z.string().min(1).max(200),
-  role: z.enum(['both', 'prefill', 'decode']),
+  /** Which of the agent's engines; absent where it has one. */
+  engine: z.string().min(1).max(64).optional(),
+  /**
+   * `prefill` engines compute prompts for others and finish no request; `decode` engines finish requests and leave prompts that
+   * pay the way to prefill engines; `both` do everything. Every engine can do everything: a role says what it is given.
+   */
+  role: EngineRole,
   /** New for each life of the engine: frames of an older epoch are void. */
   epoch: z.string().min(1).max(64),
   /** Rises by one per frame within an epoch. */
@@ -36,6 +74,9 @@ export const CapacityFrame = z.object({
   /** Weight and KV bytes moved per second by the last steps, and the ceiling measured at start. */
   memoryBytesPerSecond: z.number().nonnegative().optional(),
   memoryBytesPerSecondMax: z.number().nonnegative().optional(),
+  /** Absent until enough steps were measured. */
+  stepModel: StepModel.optional(),
+  transfer: KvTransfer.optional(),
   draining: z.boolean(),
   /** The engine can hold its output to a grammar. */
   grammars: z.boolean().optional(),

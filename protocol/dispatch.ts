@@ -1,10 +1,15 @@
 // Wire 2, gateway → agent: one POST /dispatch answered by newline-delimited JSON events. Owns both shapes.
 //
-//   accepted → (delta | thought | tool_call | capacity)* → finish per choice → usage → end of body
-//       │              └──────────── error (any time; carries the usage so far) → end of body
+//   accepted → (tokens | delta | thought | tool_call | capacity)* → finish per choice → usage → end of body
+//       │              ├──────────── error (any time; carries the usage so far) → end of body
+//       │              └──────────── moved (only where tokens are told) → end of body
 //       └────→ (embedding | capacity)*, one embedding per prompt ──→ usage → end of body
 //
 // `accepted` comes again where more is known: how much of the prompt the engine found in its prefix cache.
+//
+// A stream that breaks off or is `moved` goes on elsewhere: a second dispatch carries in `resume` the tokens that were told,
+// and its answer begins again from the first character. What the gateway has passed on it leaves out; the engine computes the
+// same tokens from there on, since its draws depend on the seed and the number of tokens alone.
 //
 // A body that ends without `usage` or `error` means the agent died: the last counts seen are the usage.
 import { z } from 'zod'
@@ -79,9 +84,24 @@ const Input = z.discriminatedUnion('kind', [
   }),
 ])
 
+/** Output of one choice that a gateway remembers, so that it can go on elsewhere; a longer one cannot. */
+export const MAX_RESUMED_TOKENS = 65_536
+
+/** Prefill workers named per dispatch: the agent asks the next where one refuses. */
+export const PREFILL_WORKERS_MAX = 4
+
+/** Another backend whose prefill engines may compute the prompt, and the right to ask it. */
+export const PrefillWorker = z.object({
+  backendId: z.uuid(),
+  url: z.url().max(500),
+  /** A token of the gateway for that backend, bound to the key of the one that asks (see signing.ts); single use. */
+  grant: z.string().min(1).max(2000),
+})
+export type PrefillWorker = z.infer<typeof PrefillWorker>
+
 export const DispatchRequest = z.object({
-  /** 2 where tools or calls are part of the request: an agent that would leave them out refuses it. */
-  version: z.union([z.literal(1), z.literal(2)]),
+  /** 2 where tools or calls are part of the request: an agent that would leave them out refuses it. 3 where it resumes. */
+  version: z.union([z.literal(1), z.literal(2), z.literal(3)]),
   requestId: z.string().min(1).max(100),
   /** 1 for the first target tried, and so on. */
   attempt: z.number().int().min(1),
@@ -108,6 +128,24 @@ export const DispatchRequest = z.object({
   thinking: z.boolean().optional(),
   /** The gateway knows the event `thought`; without it thoughts are text. */
   tellsThoughts: z.boolean().optional(),
+  /** The gateway knows the events `tokens` and `moved`; the seed is set then. */
+  tellsTokens: z.boolean().optional(),
+  /** Choices that began elsewhere; those not named are over. Needs the seed of the first dispatch. */
+  resume: z
+    .object({
+      choices: z
+        .array(
+          z.object({
+            choice: z.number().int().min(0),
+            tokenIds: z.array(z.number().int().min(0)).max(MAX_RESUMED_TOKENS),
+          }),
+        )
+        .min(1)
+        .max(128),
+    })
+    .optional(),
+  /** Best first. Absent: only engines of the same host may prefill. */
+  prefill: z.array(PrefillWorker).max(PREFILL_WORKERS_MAX).optional(),
   /** What the output must match. `param` is the caller's field it came in, for refusals. */
   grammar: z
     .object({
@@ -141,8 +179,25 @@ const TokenLogprob = z.object({
 export const LogprobEntry = TokenLogprob.extend({ top: z.array(TokenLogprob) })
 export type LogprobEntry = z.infer<typeof LogprobEntry>
 
+/**
+ * `local`: the engine that decodes. `handed_over`: a prefill engine. `degraded`: it would have paid to hand over, and no prefill
+ * engine could take it, so the decode engine computed it.
+ */
+export const PrefillPlace = z.enum(['local', 'handed_over', 'degraded'])
+export type PrefillPlace = z.infer<typeof PrefillPlace>
+
 export const DispatchEvent = z.discriminatedUnion('type', [
-  z.object({ type: z.literal('accepted'), usage: DispatchUsage, queueMs: z.number().nonnegative() }),
+  z.object({
+    type: z.literal('accepted'),
+    usage: DispatchUsage,
+    queueMs: z.number().nonnegative(),
+    /** Where the prompt is computed, once that is known. */
+    prefill: PrefillPlace.optional(),
+  }),
+  /** Sampled since the last such event, in order, before the events that carry their text. */
+  z.object({ type: z.literal('tokens'), choice: count, ids: z.array(count) }),
+  /** This backend cannot go on; another one can. Text that was told so far stands. */
+  z.object({ type: z.literal('moved'), reason: z.enum(['draining', 'engine_lost']), usage: DispatchUsage }),
   z.object({
     type: z.literal('delta'),
     choice: count,

@@ -1,6 +1,6 @@
 // Wire 3, agent → gateway: join, report, leave. Owns the bodies; signatures are by the agent's Ed25519 key (see signing.ts).
 import { z } from 'zod'
-import { CapacityFrame } from './capacity.ts'
+import { CapacityFrame, EngineRole } from './capacity.ts'
 
 export const JOIN_PATH = '/fleet/join'
 export const REPORT_PATH = '/fleet/report'
@@ -39,6 +39,23 @@ export const JoinReply = z.object({
 })
 export type JoinReply = z.infer<typeof JoinReply>
 
+/** Chunks told per report: a larger change goes on in the next one. 4,096 numbers are some 64 KiB. */
+export const KV_CHUNKS_PER_REPORT_MAX = 4096
+
+const Chunk = z.number().int().nonnegative().max(Number.MAX_SAFE_INTEGER)
+
+/**
+ * Which beginnings of prompts the backend's engines hold K and V for, as changes since its last report. A chunk (see prefix.ts)
+ * is held where one engine holds every block that its tokens and all before them fill.
+ */
+export const KvChanges = z.object({
+  /** What was told before is void: it is followed by all there is, over as many reports as it takes. */
+  reset: z.boolean(),
+  stored: z.array(Chunk).max(KV_CHUNKS_PER_REPORT_MAX),
+  removed: z.array(Chunk).max(KV_CHUNKS_PER_REPORT_MAX),
+})
+export type KvChanges = z.infer<typeof KvChanges>
+
 export const ReportRequest = z.object({
   version: z.literal(1),
   backendId: z.uuid(),
@@ -46,12 +63,27 @@ export const ReportRequest = z.object({
   /** Rises by one per report within an epoch; a gap asks for a resync. */
   sequence: z.number().int().nonnegative(),
   frames: z.array(CapacityFrame).max(64),
+  /** Absent: nothing changed. */
+  kv: KvChanges.optional(),
 })
 export type ReportRequest = z.infer<typeof ReportRequest>
 
+/** What an administrator wants of a backend. The agent gets there in its own time, and its frames say when it has. */
+export const DesiredState = z.object({
+  /** Rises with each change; the agent acts once on each, and on the last one again after a restart. */
+  revision: z.number().int().nonnegative(),
+  /** Takes no new work; what runs ends, or moves elsewhere at the deadline. */
+  draining: z.boolean(),
+  /** By engine; engines not named keep the role that they were started with. */
+  roles: z.record(z.string().max(64), EngineRole),
+})
+export type DesiredState = z.infer<typeof DesiredState>
+
 export const ReportReply = z.object({
-  /** `resync`: send a full join again (unknown backend or epoch, or a sequence gap). */
+  /** `resync`: send a full join again (unknown backend or epoch, or a sequence gap); K and V are told from the start after it. */
   next: z.enum(['continue', 'resync']),
+  /** Absent: nobody has asked for anything. */
+  desired: DesiredState.optional(),
 })
 export type ReportReply = z.infer<typeof ReportReply>
 

@@ -69,6 +69,16 @@ export class DispatchDecoder {
         this.#ended = true
         decoded.events.push({ type: 'usage', ...reported(event.usage) })
         return
+      case 'tokens':
+        return
+      case 'moved':
+        this.#ended = true
+        decoded.events.push({
+          type: 'error',
+          failure: { code: 'backend_lost', message: 'The backend cannot go on.', kind: 'broken_off' },
+          ...reported(event.usage),
+        })
+        return
       case 'error': {
         this.#ended = true
         const { code, message, param, retryAfterMs, usage } = event

@@ -1,0 +1,56 @@
+// Wire 2b, agent → agent: a decode backend asks a prefill backend of another host to compute a prompt and push its K and V.
+// Owns the body, the answer and the claims of the grant. One POST, answered when the push is over: 200 with a PrefillReply, or a
+// refusal like that of a dispatch. Closing the request is the cancel.
+//
+// Who may ask: `authorization: Bearer <grant>`, a token of the gateway for the prefill backend (aud), bound by `cnf.jkt` (RFC 7800)
+// to the asking backend's key, and `x-penstock-proof: <JWT>`, signed by that key over exactly this body (body_sha256, aud: the
+// prefill backend, header `jwk`). A grant counts once.
+import { z } from 'zod'
+
+export const PREFILL_PATH = '/prefill'
+export const PREFILL_PROOF_HEADER = 'x-penstock-proof'
+
+export type PrefillGrantClaims = {
+  iss: string
+  /** backend:<prefill backend>. */
+  aud: string
+  iat: number
+  exp: number
+  jti: string
+  /** The model that may be computed, and for which dispatch. */
+  model: string
+  request_id: string
+  /** Thumbprint (RFC 7638) of the asking backend's key. */
+  cnf: { jkt: string }
+}
+
+const count = z.number().int().nonnegative()
+/** 64-bit numbers that JSON cannot carry. */
+const Hex64 = z.string().regex(/^[0-9a-f]{1,16}$/)
+
+export const PrefillRequest = z.object({
+  version: z.literal(1),
+  requestId: z.string().min(1).max(100),
+  model: z.string().min(1).max(200),
+  /** Of the asking engine: another layout is refused with `invalid_request`. */
+  fingerprint: z.string().min(1).max(200),
+  /** Whole blocks. */
+  tokens: z.array(count).min(1).max(4_000_000),
+  /** The first that is missing there. */
+  firstBlock: count,
+  /** Where to push (wire 5), and the right to. */
+  address: z.string().min(1).max(500),
+  transfer: z.object({ id: Hex64, generation: Hex64, secret: z.base64().length(24) }),
+  priority: z.number().int().min(-100).max(100),
+  deadlineInMs: z.number().int().positive(),
+  /** Opaque, for fair sharing and for the prefix cache's salt. */
+  tenant: z.string().min(1).max(100),
+})
+export type PrefillRequest = z.infer<typeof PrefillRequest>
+
+export const PrefillReply = z.object({
+  /** Prompt tokens computed for this, and those that were in the prefill engine's cache. */
+  computedTokens: count,
+  cachedTokens: count,
+})
+export type PrefillReply = z.infer<typeof PrefillReply>
