@@ -1,6 +1,6 @@
 // `npm test`: every suite, and one line with the sum. Owns the order, the counting and the exit code; what is tested is in
-// the suites. They run in turn, but for the simulation, which takes minutes of processor time and nothing else: it runs
-// beside the others at the lowest priority, in the time that they spend waiting.
+// the suites. Those that mostly wait run in one line; beside them, at lower priorities and in the time that they leave, those
+// that only compute: first the engine's compiler, and at the lowest the simulation. End to end comes last, with the engine built.
 import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process'
 import { glob, mkdtemp, open, readFile, rm, writeFile } from 'node:fs/promises'
 import { availableParallelism, constants, homedir, setPriority, tmpdir } from 'node:os'
@@ -11,7 +11,12 @@ import { obtainModel } from './model.ts'
 import { DEFAULT_MODEL, parseOptions } from './options.ts'
 import { type Count, countCtest, countVitest, NOTHING, sum } from './test-results.ts'
 
-type Suite = { name: string; title: string; run: (dir: string) => Promise<Count>; isBackground?: true }
+/**
+ * `waits`: one after the other at the usual priority. `computes`: beside them, one after the other, behind them. `idle`: beside all.
+ * `last`: when the first two lines are through.
+ */
+type Line = 'waits' | 'computes' | 'idle' | 'last'
+type Suite = { name: string; title: string; line: Line; run: (dir: string) => Promise<Count> }
 
 const ROOT = join(import.meta.dirname, '..')
 /** A test that hangs is ended by this; the slowest, a property test, takes seconds. */
@@ -21,13 +26,13 @@ const EXIT_USAGE = 2
 const WORKER_SHARDS = 10
 
 const SUITES: Suite[] = [
-  { name: 'types', title: 'Types (tsc)', run: types },
-  { name: 'lint', title: 'Lint and format (biome)', run: () => check([['biome', 'check', '.']]) },
-  { name: 'simulation', title: 'Simulation (vitest, Node)', run: simulation, isBackground: true },
-  { name: 'engine', title: 'Engine (ctest)', run: engine },
-  { name: 'unit', title: 'Unit (vitest, Node)', run: (dir) => vitest('unit', dir) },
-  { name: 'worker', title: 'Worker (vitest, workerd)', run: worker },
-  { name: 'e2e', title: 'End to end (vitest, the real system)', run: (dir) => vitest('e2e', dir) },
+  { name: 'types', title: 'Types (tsc)', line: 'waits', run: types },
+  { name: 'lint', title: 'Lint and format (biome)', line: 'waits', run: () => check([['biome', 'check', '.']]) },
+  { name: 'simulation', title: 'Simulation (vitest, Node)', line: 'idle', run: simulation },
+  { name: 'engine', title: 'Engine (ctest)', line: 'computes', run: engine },
+  { name: 'worker', title: 'Worker (vitest, workerd)', line: 'waits', run: worker },
+  { name: 'unit', title: 'Unit (vitest, Node)', line: 'waits', run: (dir) => vitest('unit', dir) },
+  { name: 'e2e', title: 'End to end (vitest, the real system)', line: 'last', run: (dir) => vitest('e2e', dir) },
 ]
 
 const stopping = new AbortController()
@@ -61,9 +66,13 @@ async function main(argv: string[]): Promise<number> {
       lines.push(`${count.failed === 0 ? '✓' : '✗'} ${suite.title}: ${describe(count)} (${seconds} s)`)
       console.log(lines.at(-1))
     }
-    const background = Promise.all(wanted.filter(({ isBackground }) => isBackground === true).map(one))
-    for (const suite of wanted) if (suite.isBackground !== true) await one(suite)
-    await background
+    const inTurn = async (line: Line) => {
+      for (const suite of wanted) if (suite.line === line) await one(suite)
+    }
+    const idle = inTurn('idle')
+    await Promise.all([inTurn('waits'), inTurn('computes')])
+    await inTurn('last')
+    await idle
   } finally {
     await rm(dir, { recursive: true, force: true })
   }
@@ -141,14 +150,11 @@ async function worker(dir: string): Promise<Count> {
   return sum([await vitest('worker', dir, WORKER_SHARDS), await vitest('worker-alone', dir)])
 }
 
-/** What it prints comes in one piece at its end, so that it does not stand between the lines of others. */
 async function simulation(dir: string): Promise<Count> {
-  const [results, log] = [join(dir, 'simulation.json'), join(dir, 'simulation.log')]
-  const out = await open(log, 'w')
+  const results = join(dir, 'simulation.json')
   const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${results}`]
   const args = ['run', '--project', 'simulation', ...reporters]
-  const code = await spawnIn(tool('vitest'), args, { output: out.fd, isBackground: true }).finally(() => out.close())
-  console.log(await readFile(log, 'utf8'))
+  const code = await spawnBeside(tool('vitest'), args, { log: join(dir, 'simulation.log'), priority: 'idle' })
   return countVitest(await readFile(results, 'utf8').catch(() => ''), code)
 }
 
@@ -163,9 +169,10 @@ async function engine(dir: string): Promise<Count> {
     signal: stopping.signal,
     onPercent: (percent) => {
       const step = Math.floor(percent / 20)
-      if (step !== shown) console.log(`compiling ${percent}%`)
+      if (step !== shown) console.log(`── engine: compiling ${percent}%`)
       shown = step
     },
+    adopt: (pid) => lower(pid, 'behind'),
   }).catch((error: Error) => {
     if (!error.message.includes('GTest::')) throw error
     throw new Error(`GoogleTest cannot be found. Install it:
@@ -178,10 +185,14 @@ async function engine(dir: string): Promise<Count> {
     console.log('The real model cannot be had here: its comparison with llama.cpp is skipped.')
   const results = join(dir, 'ctest.xml')
   const limits = ['--timeout', String(CTEST_TIMEOUT_S), '--parallel', String(availableParallelism())]
-  const code = await spawnIn(
+  const code = await spawnBeside(
     'ctest',
     ['--test-dir', buildDir, '--output-on-failure', '--output-junit', results, ...limits],
-    modelPath === undefined ? {} : { env: { PENSTOCK_MODEL_PATH: modelPath } },
+    {
+      log: join(dir, 'engine.log'),
+      priority: 'behind',
+      ...(modelPath === undefined ? {} : { env: { PENSTOCK_MODEL_PATH: modelPath } }),
+    },
   )
   return countCtest(await readFile(results, 'utf8').catch(() => ''), code)
 }
@@ -203,21 +214,44 @@ function tool(name: string): string {
   return join(ROOT, 'node_modules', '.bin', name)
 }
 
+/** `behind` the suites that wait, `idle` behind those too. */
+type Priority = 'behind' | 'idle'
+const NICENESS: Record<Priority, number> = {
+  behind: constants.priority.PRIORITY_BELOW_NORMAL,
+  idle: constants.priority.PRIORITY_LOW,
+}
+
+/** What it prints comes in one piece at its end, so that it does not stand between the lines of others. */
+async function spawnBeside(
+  command: string,
+  args: string[],
+  options: { log: string; priority: Priority; env?: Record<string, string> },
+): Promise<number> {
+  const { log, priority, env } = options
+  const out = await open(log, 'w')
+  const code = await spawnIn(command, args, { output: out.fd, priority, ...(env && { env }) }).finally(() =>
+    out.close(),
+  )
+  console.log(await readFile(log, 'utf8'))
+  return code
+}
+
 type SpawnOptions = {
   env?: Record<string, string>
   /** File descriptor for what it prints. */
   output?: number
-  /** Gets the processor when nobody else wants it. */
-  isBackground?: true
+  /** Default: the usual one. */
+  priority?: Priority
 }
 
 async function spawnIn(command: string, args: string[], options: SpawnOptions = {}): Promise<number> {
   stopping.signal.throwIfAborted()
-  const { env = {}, output = 'inherit', isBackground = false } = options
+  const { env = {}, output = 'inherit', priority } = options
   const stdio: StdioOptions = ['ignore', output, output]
-  const child = spawn(command, args, { cwd: ROOT, stdio, env: { ...process.env, ...env }, detached: isBackground })
+  const detached = priority !== undefined
+  const child = spawn(command, args, { cwd: ROOT, stdio, env: { ...process.env, ...env }, detached })
   children.add(child)
-  if (isBackground && child.pid !== undefined) lower(child.pid)
+  if (priority !== undefined && child.pid !== undefined) lower(child.pid, priority)
   return new Promise<number>((resolve, reject) => {
     child.on('error', (error) => reject(new Error(`cannot run ${command}: ${error.message}`)))
     child.on('exit', (code) => resolve(code ?? 1))
@@ -228,9 +262,9 @@ async function spawnIn(command: string, args: string[], options: SpawnOptions = 
  * Linux shares the processor between sessions first, and a priority counts within its session alone: the session itself
  * has to step back. Where there is no such thing the priority of the process is enough.
  */
-function lower(pid: number): void {
-  setPriority(pid, constants.priority.PRIORITY_LOW)
-  void writeFile(`/proc/${pid}/autogroup`, '19').catch(() => {})
+function lower(pid: number, priority: Priority): void {
+  setPriority(pid, NICENESS[priority])
+  void writeFile(`/proc/${pid}/autogroup`, String(NICENESS[priority])).catch(() => {})
 }
 
 function stop(signal: NodeJS.Signals): void {
