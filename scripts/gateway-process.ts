@@ -3,11 +3,12 @@
 import { mkdirSync } from 'node:fs'
 import { readdir, readFile, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
-import { createServer } from 'node:net'
+import { createServer, isIPv6 } from 'node:net'
 import { dirname, join, relative } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Children, describeExit, type Running } from './children.ts'
 import type { DataFolder } from './data-folder.ts'
+import { LOOPBACK } from './options.ts'
 import type { Secrets } from './secrets.ts'
 import { workerdConfig } from './workerd-config.ts'
 
@@ -17,11 +18,12 @@ export type GatewayOptions = {
   folder: DataFolder
   bundleDir: string
   port: number
+  /** IP address to listen on. Default: loopback. */
+  host?: string
   databaseUrl: string
   secrets: Secrets
 }
 
-export const LOOPBACK = '127.0.0.1'
 const HEALTH_TIMEOUT_MS = 20_000
 const HEALTH_POLL_MS = 25
 const HEALTH_REQUEST_MS = 2_000
@@ -40,7 +42,7 @@ export async function writeGatewayConfig(options: GatewayOptions): Promise<void>
     modules: names.map((name) => ({ name, path: relative(dirname(folder.configPath), join(bundleDir, name)) })),
     secrets: Object.keys(environmentOf(options)),
     storageDir: folder.objectsDir,
-    address: `${LOOPBACK}:${options.port}`,
+    address: authority(options.host ?? LOOPBACK, options.port),
   })
   mkdirSync(folder.objectsDir, { recursive: true, mode: 0o700 })
   await writeFile(folder.configPath, text, { mode: 0o600 })
@@ -59,7 +61,7 @@ export async function startGateway(options: GatewayOptions, children: Children, 
   })
   try {
     await Promise.race([
-      waitUntilHealthy(`http://${LOOPBACK}:${options.port}/health`, signal),
+      waitUntilHealthy(`${localUrl(options.host ?? LOOPBACK, options.port)}/health`, signal),
       running.exited.then((exit) => {
         throw new Error(describeExit('the gateway (workerd)', exit, running.recent()))
       }),
@@ -71,15 +73,23 @@ export async function startGateway(options: GatewayOptions, children: Children, 
   }
 }
 
+const authority = (host: string, port: number): string => (isIPv6(host) ? `[${host}]:${port}` : `${host}:${port}`)
+
+/** Where this machine reaches a gateway that listens on `host`. */
+export function localUrl(host: string, port: number): string {
+  const reachable = host === '0.0.0.0' ? LOOPBACK : host === '::' ? '::1' : host
+  return `http://${authority(reachable, port)}`
+}
+
 /** Fails early and clearly where the port is taken. @throws Error naming the port and the option */
-export async function requireFreePort(port: number): Promise<void> {
+export async function requireFreePort(port: number, host: string): Promise<void> {
   await new Promise<void>((resolve, reject) => {
     const probe = createServer()
     probe.on('error', (error: NodeJS.ErrnoException) => {
       const why = error.code === 'EADDRINUSE' ? 'is in use' : `cannot be used (${error.code ?? error.message})`
-      reject(new Error(`port ${port} on ${LOOPBACK} ${why}; choose another one with --port`))
+      reject(new Error(`port ${port} on ${host} ${why}; choose another one with --port`))
     })
-    probe.listen({ port, host: LOOPBACK, exclusive: true }, () => probe.close(() => resolve()))
+    probe.listen({ port, host, exclusive: true }, () => probe.close(() => resolve()))
   })
 }
 

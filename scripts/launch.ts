@@ -12,7 +12,7 @@ import { bundleGateway } from './bundle.ts'
 import { Children } from './children.ts'
 import { openDataFolder } from './data-folder.ts'
 import { buildEngine } from './engine-build.ts'
-import { type GatewayOptions, LOOPBACK, requireFreePort, startGateway, writeGatewayConfig } from './gateway-process.ts'
+import { type GatewayOptions, localUrl, requireFreePort, startGateway, writeGatewayConfig } from './gateway-process.ts'
 import { LogFile } from './log-file.ts'
 import { obtainModel } from './model.ts'
 import type { StartOptions } from './options.ts'
@@ -54,7 +54,7 @@ export async function launch(options: StartOptions, context: LaunchContext): Pro
   teardown.add('data folder', () => folder.lock.release())
   const left = await Children.endLeftOvers(folder.dir)
   if (left.length > 0) progress.note(`Ended what a killed start had left running: ${left.join(', ')}.`)
-  await requireFreePort(options.port)
+  await requireFreePort(options.port, options.host)
   const secrets = await loadSecrets(folder.secretsPath)
 
   const children = new Children(folder.dir, folder.logDir, (name, line) => {
@@ -139,12 +139,20 @@ export async function launch(options: StartOptions, context: LaunchContext): Pro
     }),
   )
 
-  const baseUrl = `http://${LOOPBACK}:${options.port}`
+  const baseUrl = localUrl(options.host, options.port)
   const admin = new AdminClient(baseUrl, secrets.ADMIN_TOKEN)
   let gateway: Supervised | undefined
   const gatewayUp = part(async () => {
     const [databaseUrl, bundleDir] = await Promise.all([database, bundle])
-    const settings: GatewayOptions = { root: ROOT, folder, bundleDir, port: options.port, databaseUrl, secrets }
+    const settings: GatewayOptions = {
+      root: ROOT,
+      folder,
+      bundleDir,
+      port: options.port,
+      host: options.host,
+      databaseUrl,
+      secrets,
+    }
     await writeGatewayConfig(settings)
     await asStep(progress, 'Gateway', async () => {
       gateway = await supervise({

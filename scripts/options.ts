@@ -1,10 +1,13 @@
 // The launcher's options. Owns their names, defaults, limits and help text. Pure: arguments and environment come in.
+import { isIP } from 'node:net'
 import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 
 export type StartOptions = {
-  /** The gateway's port on 127.0.0.1. */
+  /** The gateway's port. */
   port: number
+  /** IP address that it listens on; with 0.0.0.0 or :: agents of other hosts reach it. */
+  host: string
   /** Everything of this installation: database, secrets, logs. Absolute. */
   dataDir: string
   /** Downloaded models, shared by all installations of this user. Absolute. */
@@ -44,6 +47,7 @@ export type ParsedOptions =
 export type OptionsContext = { env: Record<string, string | undefined>; homeDir: string; cwd: string }
 
 export const DEFAULT_PORT = 8787
+export const LOOPBACK = '127.0.0.1'
 export const DEFAULT_MODEL = 'smollm2-135m-instruct'
 const DEFAULT_MAX_TOKENS = 256
 
@@ -68,7 +72,9 @@ export function helpText(): string {
   npm start -- --once "PROMPT"                answer one prompt, show its cost, stop
 
 Options (after \`npm start --\`; an environment variable in brackets sets the same):
-  --port N          the gateway's port on 127.0.0.1           default ${DEFAULT_PORT}  [PENSTOCK_PORT]
+  --port N          the gateway's port                        default ${DEFAULT_PORT}  [PENSTOCK_PORT]
+  --host ADDRESS    the IP address that it listens on         default ${LOOPBACK}  [PENSTOCK_HOST]
+                    0.0.0.0 or :: for all: then put TLS in front, keys travel in the clear
   --data DIR        database, keys, logs of this installation default ~/.local/share/penstock  [PENSTOCK_DATA]
   --model NAME|PATH a model of scripts/models.json, a .gguf file or a Hugging Face folder (with a / in its path)
                                                               default ${DEFAULT_MODEL}  [PENSTOCK_MODEL]
@@ -121,6 +127,8 @@ export function parseOptions(argv: string[], context: OptionsContext): ParsedOpt
   const kvType = choice('kv-type', env.PENSTOCK_KV_TYPE)
   const quantize = choice('quantize', env.PENSTOCK_QUANTIZE)
   const port = integer('port', env.PENSTOCK_PORT) ?? DEFAULT_PORT
+  const host = values.host ?? (env.PENSTOCK_HOST || LOOPBACK)
+  if (isIP(host) === 0) wrong.push(`--host must be an IP address, not ${JSON.stringify(host)}`)
   const maxTokens = integer('max-tokens', undefined) ?? DEFAULT_MAX_TOKENS
   if (values.once !== undefined && values.once.trim() === '') wrong.push('--once needs a prompt that is not empty')
   const databaseUrl = env.DATABASE_URL === '' ? undefined : env.DATABASE_URL
@@ -140,6 +148,7 @@ export function parseOptions(argv: string[], context: OptionsContext): ParsedOpt
     kind: 'start',
     options: {
       port,
+      host,
       dataDir: folder(values.data ?? env.PENSTOCK_DATA, env.XDG_DATA_HOME, '.local', 'share'),
       cacheDir: folder(env.PENSTOCK_CACHE, env.XDG_CACHE_HOME, '.cache'),
       model: isModelPath(model) ? resolve(context.cwd, model) : model,
@@ -170,6 +179,7 @@ function readArguments(argv: string[]) {
     allowPositionals: false,
     options: {
       port: { type: 'string' },
+      host: { type: 'string' },
       data: { type: 'string' },
       model: { type: 'string' },
       threads: { type: 'string' },

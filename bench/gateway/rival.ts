@@ -6,7 +6,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { runCommand } from '../../scripts/commands.ts'
-import { LOOPBACK, workerdBinary } from '../../scripts/gateway-process.ts'
+import { workerdBinary } from '../../scripts/gateway-process.ts'
+import { LOOPBACK } from '../../scripts/options.ts'
 import { freePort } from '../../scripts/postgres.ts'
 
 const ROOT = join(import.meta.dirname, '..', '..')

@@ -18,6 +18,7 @@ describe('options of the launcher', () => {
   test('have defaults that need nothing from the user', () => {
     expect(options([])).toEqual({
       port: DEFAULT_PORT,
+      host: '127.0.0.1',
       dataDir: '/h/.local/share/penstock',
       cacheDir: '/h/.cache/penstock',
       model: DEFAULT_MODEL,
@@ -53,6 +54,7 @@ describe('options of the launcher', () => {
   test.each([
     [['--port', '0'], '--port must be a whole number from 1 to 65535, not "0"'],
     [['--port', '65536'], '--port must be a whole number from 1 to 65535, not "65536"'],
+    [['--host', 'my-host'], '--host must be an IP address, not "my-host"'],
     [['--threads', '1.5'], '--threads must be a whole number from 1 to 1024, not "1.5"'],
     [['--context', '-1'], "Option '--context' argument is ambiguous"],
     [['--max-tokens', 'many'], '--max-tokens must be a whole number from 1 to 131072, not "many"'],
@@ -72,7 +74,7 @@ describe('options of the launcher', () => {
   })
 
   test('all stand in the help', () => {
-    const flags = ['port', 'data', 'model', 'threads', 'context', 'kv-mib', 'kv-type', 'quantize', 'once']
+    const flags = ['port', 'host', 'data', 'model', 'threads', 'context', 'kv-mib', 'kv-type', 'quantize', 'once']
     for (const flag of [...flags, 'max-tokens', 'json', 'verbose']) expect(helpText()).toContain(`--${flag} `)
     expect(parseOptions(['--help'], context())).toEqual({ kind: 'help', text: helpText() })
   })
