@@ -1,5 +1,6 @@
 // Test suites: `unit` runs in Node, `simulation` lives through random histories of money in Node, `worker` runs inside workerd
-// with the real migrations in a real Postgres, `e2e` starts the whole system and talks to it from outside.
+// with the real migrations in a real Postgres, `e2e` starts the whole system and talks to it from outside, `net` does so over
+// several hosts in network namespaces.
 import { cloudflareTest } from '@cloudflare/vitest-plugin'
 import { defineConfig } from 'vitest/config'
 
@@ -60,6 +61,16 @@ export default defineConfig({
       },
       worker('worker', { include: ['test/worker/**/*.test.ts'], exclude: [ALONE], isolate: false }),
       worker('worker-alone', { include: [ALONE] }),
+      {
+        test: {
+          name: 'net',
+          // In network namespaces that only root can make: run by `npm run test:net`.
+          include: ['test/net/**/*.test.ts'],
+          hookTimeout: 600_000,
+          testTimeout: 120_000,
+          maxWorkers: 1,
+        },
+      },
       {
         test: {
           name: 'e2e',
