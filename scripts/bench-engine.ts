@@ -1,6 +1,5 @@
 // `npm run bench:engine`: this engine and llama.cpp on the same files, in turn. Owns the options, what is built and
 // installed for it, and where results go; measuring is bench/engine/measure.ts and served.ts, the tables are report.ts.
-import { existsSync } from 'node:fs'
 import { readFile, writeFile } from 'node:fs/promises'
 import { availableParallelism, homedir } from 'node:os'
 import { join } from 'node:path'
@@ -12,6 +11,7 @@ import { markdownOf, type Run, threadsText, titleOf, verdictsOf } from '../bench
 import { readInteger, shapeOf } from '../bench/engine/requantize.ts'
 import { measureServed } from '../bench/engine/served.ts'
 import { runCommand } from './commands.ts'
+import { writeDocsTable } from './docs-table.ts'
 import { buildEngine } from './engine-build.ts'
 import { obtainModel } from './model.ts'
 import { DEFAULT_MODEL, parseOptions } from './options.ts'
@@ -19,7 +19,6 @@ import { DEFAULT_MODEL, parseOptions } from './options.ts'
 const ROOT = join(import.meta.dirname, '..')
 const PEER_DIR = join(ROOT, 'bench', 'engine')
 const WINDOWS = join(ROOT, 'native-engine', 'tests', 'fixtures', 'smollm2-135m.peer.txt')
-const DOCS = join(ROOT, 'docs', 'benchmarks.md')
 const SOURCE_FORMAT = 'Q4_1'
 const LONG_TOKENS = 4096
 /** Room behind the long prompt for the tokens that are decoded there. */
@@ -131,7 +130,7 @@ console.log(`\n${report}`)
 const verdicts = verdictsOf(run)
 console.log(`${verdicts.filter(({ met }) => met).length} of ${verdicts.length} targets met`)
 if (values.json !== undefined) await writeFile(values.json, `${JSON.stringify({ ...run, verdicts }, undefined, 1)}\n`)
-if (values['write-docs']) await writeDocs(report)
+if (values['write-docs']) await writeDocsTable('measured', report)
 
 /** The peer is large and used here alone, so it has a folder and a lock file of its own. */
 async function installPeer(): Promise<void> {
@@ -155,13 +154,4 @@ function foreignShare(): number | undefined {
   const own = cells.reduce((sum, { cpuSeconds }) => sum + cpuSeconds, (user + system) / 1e6)
   const elapsedSeconds = (after.elapsedMs - before.elapsedMs) / 1000
   return Math.max(0, (after.busySeconds - before.busySeconds - own) / (elapsedSeconds * availableParallelism()))
-}
-
-/** Replaces what stands between the two marks. */
-async function writeDocs(report: string): Promise<void> {
-  const [begin, end] = ['<!-- measured: begin -->', '<!-- measured: end -->']
-  const text = existsSync(DOCS) ? await readFile(DOCS, 'utf8') : ''
-  const [from, to] = [text.indexOf(begin), text.indexOf(end)]
-  if (from < 0 || to < from) throw new Error(`docs/benchmarks.md has no ${begin} … ${end}`)
-  await writeFile(DOCS, `${text.slice(0, from + begin.length)}\n${report}${text.slice(to)}`)
 }

@@ -1,6 +1,6 @@
 // `npm run bench:gateway`: what holds, settles and the outbox cost and can do, against the limits of the machine in the
 // same minutes. Owns the options and where results go; measuring is bench/gateway, the Worker under test bench/account.
-import { readFile, writeFile } from 'node:fs/promises'
+import { writeFile } from 'node:fs/promises'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -11,9 +11,9 @@ import { PathBench, type PathRound } from '../bench/gateway/path.ts'
 import { markdownOf, type Run, versusMarkdownOf } from '../bench/gateway/report.ts'
 import { watchOthers } from '../bench/gateway/share.ts'
 import { type Memory, Versus, type VersusRound } from '../bench/gateway/versus.ts'
+import { writeDocsTable } from './docs-table.ts'
 
 const ROOT = join(import.meta.dirname, '..')
-const DOCS = join(ROOT, 'docs', 'benchmarks.md')
 const PARTS = ['gateway', 'gateway-peer'] as const
 const USAGE =
   'Usage: npm run bench:gateway -- [--quick] [--rounds N] [--only account|versus] [--json FILE] [--write-docs]'
@@ -80,7 +80,8 @@ const run: Run = {
 const reports = { gateway: markdownOf(run), 'gateway-peer': versusMarkdownOf(run) }
 for (const part of PARTS) if (reports[part] !== undefined) console.log(`\n${reports[part]}`)
 if (values.json !== undefined) await writeFile(values.json, `${JSON.stringify(run, undefined, 1)}\n`)
-for (const part of PARTS) if (values['write-docs'] && reports[part] !== undefined) await writeDocs(part, reports[part])
+for (const part of PARTS)
+  if (values['write-docs'] && reports[part] !== undefined) await writeDocsTable(part, reports[part])
 
 async function measureVersus(stack: PathBench): Promise<NonNullable<Run['versus']>> {
   const bench = await Versus.start(stack)
@@ -94,13 +95,4 @@ async function measureVersus(stack: PathBench): Promise<NonNullable<Run['versus'
   } finally {
     await bench.stop()
   }
-}
-
-/** Replaces what stands between the part's two marks. @throws Error where the page has none */
-async function writeDocs(part: (typeof PARTS)[number], text: string): Promise<void> {
-  const [begin, end] = [`<!-- ${part}: begin -->`, `<!-- ${part}: end -->`]
-  const page = await readFile(DOCS, 'utf8')
-  const [from, to] = [page.indexOf(begin), page.indexOf(end)]
-  if (from < 0 || to < from) throw new Error(`docs/benchmarks.md has no place for it (${begin} … ${end})`)
-  await writeFile(DOCS, `${page.slice(0, from + begin.length)}\n${text}${page.slice(to)}`)
 }
