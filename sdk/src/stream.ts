@@ -1,0 +1,149 @@
+// The events of a call after its first content: passed on as they are, until the end mark. Owns what happens when they break off:
+// a background response is continued where it stopped, an answer is begun anew where the caller allows it, else the error says
+// what had come.
+import { answer, type Call, modelOf, stopped, type Won } from './call.ts'
+import type { Core } from './core.ts'
+import { pause } from './deadline.ts'
+import { mergedUsage } from './dialect.ts'
+import { PenstockError, StreamInterruptedError, type Usage } from './errors.ts'
+import { pauseMs } from './retry-after.ts'
+import type { SseEvent } from './sse.ts'
+import { dialectFor } from './target.ts'
+
+/** How often one stream is taken up again. */
+const RESUMES_MAX = 10
+/** Begun anew so often: an answer that never comes through is better an error. */
+const RESTARTS_MAX = 2
+export const RESTART_EVENT = 'penstock.restart'
+
+type Progress = {
+  text: string
+  usage: Usage | undefined
+  hasEnded: boolean
+  responseId: string | undefined
+  sequence: number | undefined
+}
+
+/**
+ * Everything of the answer, from its first event.
+ * @throws StreamInterruptedError, or PenstockError `aborted` or `timeout`.
+ */
+export async function* eventsOf(core: Core, call: Call, won: Won): AsyncGenerator<SseEvent, void, undefined> {
+  let current = won
+  let progress = newProgress()
+  let resumes = 0
+  let restarts = 0
+  try {
+    for (;;) {
+      const broken = yield* passOn(current, progress)
+      if (broken === undefined) return
+      call.scope.signal.throwIfAborted()
+      const isBackground = call.request.body?.background === true || call.request.method === 'GET'
+      if (isBackground && progress.responseId !== undefined && resumes < RESUMES_MAX) {
+        current = await resumed(core, call, progress.responseId, progress.sequence, resumes++)
+        continue
+      }
+      const afterContent = call.options.afterContent ?? core.afterContent
+      if (afterContent === 'error' || restarts++ >= RESTARTS_MAX) throw interrupted(call, current, progress, broken)
+      report(core, call, current, progress)
+      yield { event: RESTART_EVENT, data: JSON.stringify({ type: RESTART_EVENT, restart: restarts }) }
+      progress = newProgress()
+      if (current.target.isGateway) call.isGatewayDown = true
+      // What was begun under the old key is over: the ledger has it as broken off, and this is another answer.
+      call.idempotencyKey = core.newId()
+      current = await answer(core, call)
+    }
+  } catch (error) {
+    throw error instanceof PenstockError ? error : stopped(call, error)
+  } finally {
+    if (current.kind === 'stream') current.reader.close()
+    report(core, call, current, progress)
+    call.scope.abort(new Error('the call is over'))
+  }
+}
+
+const newProgress = (): Progress => ({
+  text: '',
+  usage: undefined,
+  hasEnded: false,
+  responseId: undefined,
+  sequence: undefined,
+})
+
+/** @returns what broke it off; undefined at its proper end. */
+async function* passOn(won: Won, progress: Progress): AsyncGenerator<SseEvent, unknown, undefined> {
+  if (won.kind === 'whole') return undefined
+  let batch: Awaited<ReturnType<typeof won.reader.next>> = won.first
+  try {
+    while (batch !== undefined) {
+      for (const { event, reading } of batch) {
+        if (reading.isError === true) return new Error(`the stream ended with an error: ${event.data.slice(0, 500)}`)
+        progress.text += reading.text ?? ''
+        progress.usage = mergedUsage(progress.usage, reading.usage)
+        progress.responseId = reading.responseId ?? progress.responseId
+        progress.sequence = reading.sequence ?? progress.sequence
+        if (reading.isEnd === true) progress.hasEnded = true
+        yield event
+      }
+      if (progress.hasEnded) return undefined
+      batch = await won.reader.next()
+    }
+    return new Error('the stream ended without its end mark')
+  } catch (error) {
+    return error
+  }
+}
+
+/** A kept response goes on behind the last event that was seen. */
+async function resumed(
+  core: Core,
+  call: Call,
+  id: string,
+  sequence: number | undefined,
+  resumes: number,
+): Promise<Won> {
+  await pause(pauseMs(resumes, undefined, core.random()), call.scope.signal)
+  const query = sequence === undefined ? 'stream=true' : `stream=true&starting_after=${sequence}`
+  call.request = {
+    method: 'GET',
+    path: `/responses/${encodeURIComponent(id)}?${query}`,
+    headers: call.request.headers,
+    isStream: true,
+  }
+  call.isGatewayDown = false
+  return await answer(core, call)
+}
+
+function interrupted(call: Call, won: Won, progress: Progress, cause: unknown): StreamInterruptedError {
+  const { responseId, sequence } = progress
+  const isKept = dialectFor(call.request) === 'responses' && responseId !== undefined && won.target.isGateway
+  return new StreamInterruptedError(
+    'the stream broke off after content had come',
+    {
+      origin: won.target.isGateway ? 'gateway' : 'provider',
+      target: won.target.name,
+      attempts: call.attempts,
+      ...(won.requestId === undefined ? {} : { requestId: won.requestId }),
+      cause,
+    },
+    {
+      text: progress.text,
+      usage: progress.usage,
+      resumeToken: isKept ? `${responseId}:${sequence ?? -1}` : undefined,
+    },
+  )
+}
+
+/** Each answer's usage is told once. */
+function report(core: Core, call: Call, won: Won, progress: Progress): void {
+  if (progress.usage === undefined) return
+  core.hook('onUsage', {
+    ...progress.usage,
+    target: won.target.name,
+    model: modelOf(call),
+    requestId: won.requestId,
+    idempotencyKey: call.idempotencyKey,
+    isMetered: won.target.isGateway,
+  })
+  progress.usage = undefined
+}
