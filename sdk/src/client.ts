@@ -68,7 +68,7 @@ export function answeredBy(value: object): Answered | undefined {
  * @example
  * ```ts
  * const penstock = new Penstock({
- *   gateway: { baseUrl: 'http://127.0.0.1:8787', apiKey: process.env.PENSTOCK_API_KEY ?? '' },
+ *   gateway: { baseUrl: 'http://127.0.0.1:8787', apiKey },
  *   direct: [{ name: 'spare', baseUrl: 'https://api.example.com/v1', apiKey: key, models: { small: 'their-small' } }],
  * })
  * const answer = await penstock.chat.completions.create({ model: 'small', messages: [{ role: 'user', content: 'Hi' }] })
