@@ -30,7 +30,7 @@ export type Restarted = { type: 'penstock.restart'; restart: number }
  * @example
  * ```ts
  * const stream = await penstock.chat.completions.create({ model: 'small', messages, stream: true })
- * for await (const chunk of stream) process.stdout.write(chunk.choices[0]?.delta.content ?? '')
+ * for await (const chunk of stream) show(chunk.choices[0]?.delta.content ?? '')
  * ```
  */
 export type EventStream<T> = AsyncIterable<T> & {
