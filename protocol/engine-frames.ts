@@ -54,6 +54,8 @@ export type Submit = {
   grammar?: { kind: GrammarKind; text: string }
   /** Whose blocks it takes over. */
   reservation?: bigint
+  /** Sampled in an earlier life of the sequence, in another engine; counts as output and is not sent again. */
+  output?: number[]
 }
 
 /** What grammars are made of: every id's bytes, and which ids end a generation. */
@@ -223,7 +225,8 @@ function writeBody(w: FrameWriter, f: Frame): void {
       w.u8(f.pooling === undefined ? 0 : POOLINGS.indexOf(f.pooling) + 1)
       w.u8(f.grammar === undefined ? 0 : GRAMMAR_KINDS.indexOf(f.grammar.kind) + 1)
       w.str(f.grammar?.text ?? '')
-      return w.u64(f.reservation ?? 0n)
+      w.u64(f.reservation ?? 0n)
+      return w.list(f.output ?? [], (id) => w.u32(id))
     case 'cancel':
       return w.u64(f.id)
     case 'credit':
@@ -330,12 +333,14 @@ function readSubmit(r: FrameReader): Submit {
   const grammarKind = r.u8()
   const text = r.str()
   const reservation = r.u64()
+  const output = r.list(4, r.u32)
   const submit: Submit = { type: 'submit', ...head, ...filters, ...penalties, seed, stopIds, bias, ...tail }
   if (logprobs > 0) submit.logprobsTop = logprobs - 1
   if (pooling > 0) submit.pooling = pick(POOLINGS, pooling, 'pooling')
   if (grammarKind > 0) submit.grammar = { kind: pick(GRAMMAR_KINDS, grammarKind, 'kind of grammar'), text }
   else if (text !== '') throw new FrameError('a grammar without its kind')
   if (reservation > 0n) submit.reservation = reservation
+  if (output.length > 0) submit.output = output
   return submit
 }
 

@@ -1,7 +1,7 @@
 // `npm run test:engine:sanitize` and `test:engine:fuzz`: the engine's C++ under sanitizers and fuzzers, each in a build folder
 // of its own. Owns what is built how and how long it runs; the tests and fuzz entries are native-engine's.
 //
-//   node scripts/engine-checks.ts [address] [thread] [fuzz] [--seconds N]
+//   node scripts/engine-checks.ts [address] [thread] [fuzz] [--only PATTERN] [--seconds N]
 import { readdir, rm } from 'node:fs/promises'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -13,7 +13,7 @@ const BUILD_TIMEOUT_MS = 40 * 60_000
 /** Sanitized code is five to fifteen times slower. */
 const TEST_TIMEOUT_MS = 20 * 60_000
 /** What shares memory between threads; under ThreadSanitizer the rest would only cost time. */
-const THREADED_TEST = /^(ops_pool|kv_transfer|model_invariance|serve_(?!grammar)\w+)_test$/
+const THREADED_TEST = /^(ops_pool|kv_(?!cache)\w+|model_invariance|serve_(?!grammar)\w+)_test$/
 /** Run the real model for minutes under a sanitizer, through the same code that smaller models reach. */
 const HEAVY_TESTS = ['PeerGolden.*']
 /** The plain reference runs on one thread: nothing to find, and minutes to wait. */
@@ -28,8 +28,10 @@ const { signal } = new AbortController()
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { seconds: { type: 'string', default: '30' } },
+  // only: a regular expression; of tests and fuzzers, those whose name it matches.
+  options: { seconds: { type: 'string', default: '30' }, only: { type: 'string', default: '' } },
 })
+const only = new RegExp(values.only)
 const checks: Record<string, Check> = {
   address: {
     name: 'AddressSanitizer and UndefinedBehaviorSanitizer',
@@ -54,7 +56,8 @@ process.exitCode = failures === 0 ? 0 : 1
 async function sanitized(folder: string, option: string, wants: (name: string) => boolean): Promise<number> {
   const sources = await readdir(join(NATIVE_DIR, 'tests'))
   const names = sources.filter((file) => file.endsWith('_test.cc')).map((file) => file.slice(0, -'.cc'.length))
-  const targets = names.filter(wants).sort()
+  const targets = names.filter((name) => wants(name) && only.test(name)).sort()
+  if (targets.length === 0) throw new Error(`no test matches ${values.only}`)
   const flags = option === 'thread' ? THREAD_OPTIONS : []
   const buildDir = await build(
     `build-${folder}`,
@@ -79,7 +82,8 @@ async function fuzzed(secondsEach: number): Promise<number> {
   }
   const options = ['-DPENSTOCK_FUZZ=ON', '-DPENSTOCK_TESTS=OFF', `-DCMAKE_CXX_COMPILER=${compiler}`]
   const buildDir = await build('build-fuzz', options, ['engine-fuzz'])
-  const names = (await readdir(join(buildDir, 'fuzz'))).filter((name) => name.endsWith('-fuzz')).sort()
+  const built = (await readdir(join(buildDir, 'fuzz'))).filter((name) => name.endsWith('-fuzz'))
+  const names = built.filter((name) => only.test(name)).sort()
   let failed = 0
   for (const name of names) {
     // What makes it fail is written here and stays.
@@ -88,7 +92,7 @@ async function fuzzed(secondsEach: number): Promise<number> {
     const limitMs = TEST_TIMEOUT_MS + 1000 * secondsEach
     if (!(await passes(name, join(buildDir, 'fuzz', name), [...args, '-print_final_stats=1'], limitMs))) failed++
   }
-  if (names.length === 0) throw new Error('no fuzzer was built')
+  if (names.length === 0) throw new Error('no fuzzer was built, or none matches')
   return failed
 }
 

@@ -320,6 +320,76 @@ TEST_F(Compiling, CancelledOrdersAreNotAnsweredAndTheQueueIsBounded) {
   for (const CompiledGrammar& answer : wait_for(1)) EXPECT_EQ(answer.ticket, 1000u);
 }
 
+// Goal: what is replayed needs no masks to be judged as the masks would.
+TEST(Grammar, ATokenMayBeConsumedExactlyWhereTheMaskAllowsItWhetherOrNotMasksWereMade) {
+  const std::pair<GrammarKind, const char*> grammars[] = {
+      {GrammarKind::Regex, "(ab|cd?|e[0-9]{1,3}x)*"},
+      {GrammarKind::Lark, "start: \"[\" /[0-9]{1,9}/ (\",\" /[a-z]{1,4}/)* \"]\""},
+      {GrammarKind::JsonSchema, R"({"type":"object","properties":{"a":{"type":"array","items":{"type":"string"}}}})"},
+  };
+  std::mt19937 random(1);
+  for (const auto& [kind, text] : grammars) {
+    SCOPED_TRACE(text);
+    const GrammarMatcher compiled(vocabulary(), kind, text);
+    for (int walk = 0; walk < 3; ++walk) {
+      GrammarMatcher at(compiled);
+      std::vector<int32_t> tokens;
+      std::vector<uint32_t> mask((kVocab + 31) / 32);
+      for (int length = 0; length < 12; ++length) {
+        if (at.mask(mask) != GrammarMatcher::State::open) break;
+        std::vector<int32_t> allowed;
+        SequenceGrammar so_far(compiled, kVocab);
+        size_t index = 0;
+        ASSERT_EQ(so_far.replay(tokens, index), GrammarMatcher::State::open);
+        ASSERT_EQ(index, tokens.size());
+        so_far.prepare();
+        const auto again = so_far.mask();
+        ASSERT_TRUE(std::equal(mask.begin(), mask.end(), again.begin(), again.end()));
+        for (int32_t token = -1; token <= kVocab; ++token) {
+          const bool in_mask = token >= 0 && token < kVocab && (mask[static_cast<size_t>(token / 32)] >> (token % 32) & 1u) != 0;
+          tokens.push_back(token);
+          SequenceGrammar next(compiled, kVocab);
+          EXPECT_EQ(next.replay(tokens, index) != GrammarMatcher::State::failed, in_mask) << token;
+          if (!in_mask) {
+            EXPECT_EQ(index, tokens.size() - 1);
+          }
+          tokens.pop_back();
+          if (in_mask) allowed.push_back(token);
+        }
+        tokens.push_back(allowed[random() % allowed.size()]);
+        if (at.consume(tokens.back()) != GrammarMatcher::State::open) {
+          SequenceGrammar over(compiled, kVocab);
+          EXPECT_EQ(over.replay(tokens, index), GrammarMatcher::State::complete);
+          tokens.push_back('a');
+          SequenceGrammar behind(compiled, kVocab);
+          EXPECT_EQ(behind.replay(tokens, index), GrammarMatcher::State::failed) << "nothing may follow";
+          EXPECT_EQ(index, tokens.size() - 1);
+          break;
+        }
+      }
+    }
+  }
+}
+
+TEST_F(Compiling, AnOrderWithOutputIsAnsweredWhereItsTextStands) {
+  compiler_.set_vocabulary(test_tokens(), kEndIds);
+  ASSERT_TRUE(compiler_.order({1, GrammarKind::Regex, "ab[cd]", 0, {'a', 'b'}}));
+  ASSERT_TRUE(compiler_.order({2, GrammarKind::Regex, "ab[cd]", 0, {'a', 'b', 'd'}}));
+  ASSERT_TRUE(compiler_.order({3, GrammarKind::Regex, "ab[cd]", 0, {'a', 'x', 'd'}}));
+  ASSERT_TRUE(compiler_.order({4, GrammarKind::Regex, "ab[cd]", 0}));
+  const auto answers = wait_for(4);
+  ASSERT_NE(answers.at(0).grammar, nullptr);
+  EXPECT_FALSE(answers[0].complete);
+  const auto mask = answers[0].grammar->mask();
+  EXPECT_EQ(mask['c' / 32] >> ('c' % 32) & 1u, 1u);
+  EXPECT_EQ(mask['a' / 32] >> ('a' % 32) & 1u, 0u);
+  EXPECT_TRUE(answers[1].complete);
+  EXPECT_EQ(answers[1].grammar, nullptr);
+  EXPECT_EQ(answers[2].not_allowed, 1u);
+  EXPECT_EQ(answers[2].grammar, nullptr);
+  EXPECT_EQ(answers[3].grammar->consume('a'), GrammarMatcher::State::open) << "the kept grammar has not moved";
+}
+
 TEST(Grammar, MasksOfManySequencesAreMadeOnAnyThread) {
   MaskPool pool(2, 8);
   const GrammarMatcher compiled(vocabulary(), GrammarKind::Regex, "[a-y]{0,200}z");

@@ -63,6 +63,42 @@ TEST(SchedulerCache, FindsAConversationWithItsAnswer) {
   EXPECT_EQ(bench.outputs[2], Bench::alone(next, 30));
 }
 
+TEST(SchedulerCache, GoesOnWithOutputOfAnEarlierLifeWhichIsNoCachedInput) {
+  Bench bench(config(64));
+  const Request whole = with_prefix(1, 20, 0, 60);
+  bench.scheduler.submit(whole);
+  bench.run_dry();
+  const int64_t rows_before = bench.rows_computed;
+  Request resumed = whole;
+  resumed.id = 2;
+  resumed.output.assign(bench.outputs[1].begin(), bench.outputs[1].begin() + 40);
+  bench.scheduler.submit(resumed);
+  EXPECT_EQ(bench.step(), (Rows{{2, 12}})) << "three of the four blocks, and the last token of the fourth";
+  bench.run_dry();
+  EXPECT_EQ(bench.rows_computed - rows_before, 12 + 19);
+  EXPECT_EQ(bench.finished[2].prompt_tokens, 20);
+  EXPECT_EQ(bench.finished[2].cached_tokens, 20);
+  EXPECT_EQ(bench.finished[2].output_tokens, 60);
+  EXPECT_EQ(bench.finished[2].reason, FinishReason::Length);
+  EXPECT_EQ(bench.outputs[2], std::vector(bench.outputs[1].begin() + 40, bench.outputs[1].end()));
+  EXPECT_EQ(bench.scheduler.stats().cached_tokens, 20u);
+  EXPECT_EQ(bench.scheduler.stats().prompt_tokens, 40u);
+}
+
+TEST(SchedulerCache, RefusesOutputThatLeavesNoRoomForAnother) {
+  Bench bench(config(64, 4, 32, 100));
+  Request r = with_prefix(1, 60, 0, 50);
+  r.output.assign(40, 1);
+  EXPECT_EQ(bench.scheduler.submit(r), SubmitError::TooLong);
+  r.output.assign(50, 1);
+  EXPECT_THROW(bench.scheduler.submit(r), std::logic_error);
+  r.output.assign(39, 1);
+  EXPECT_EQ(bench.scheduler.submit(r), std::nullopt);
+  bench.run_dry();
+  EXPECT_EQ(bench.finished[1].output_tokens, 40);
+  EXPECT_EQ(bench.finished[1].reason, FinishReason::Length);
+}
+
 TEST(SchedulerCache, SharesNothingBetweenSalts) {
   Bench bench(config(64));
   for (uint64_t id : {1, 2, 3}) {

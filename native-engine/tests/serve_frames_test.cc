@@ -145,6 +145,9 @@ TEST(Frames, ReadsReadyTokensAndStats) {
 
 TEST(Frames, ReadsWhatIsSaidOfKAndVThatMove) {
   EXPECT_EQ(golden_frame<frame::Submit>(0).reservation, 0u);
+  EXPECT_TRUE(golden_frame<frame::Submit>(0).output.empty());
+  EXPECT_EQ(golden_frame<frame::Submit>(6).reservation, 0x8000000000000001u);
+  EXPECT_EQ(golden_frame<frame::Submit>(6).output, (std::vector<uint32_t>{403, 0, 49151}));
   const auto reserve = golden_frame<frame::Reserve>(0);
   EXPECT_EQ(reserve.tokens, (std::vector<uint32_t>{1, 403, 49151}));
   EXPECT_EQ(reserve.lease_ms, 30000u);

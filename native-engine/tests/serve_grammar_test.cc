@@ -150,6 +150,42 @@ TEST_F(ServingGrammars, APreemptedSequenceGoesOnWhereItsTextStands) {
   EXPECT_GT(agent->stats_where([](const frame::Stats& stats) { return stats.running == 0; }).preemptions, 0u);
 }
 
+TEST_F(ServingGrammars, ASequenceGoesOnInTheMiddleOfItsTextAndIsOverWhereNothingMayFollow) {
+  start();
+  agent->send(characters());
+  const auto resumed = [&](uint64_t id, const std::string& text) {
+    frame::Submit submit = request(id, frame::GrammarKind::Regex, "ab{3}[xy]");
+    for (const char c : text) submit.output.push_back(static_cast<uint32_t>(c - kFirst));
+    return submit;
+  };
+  agent->send(resumed(1, "abb"));
+  const Finished middle = agent->finish_of(1);
+  EXPECT_EQ(middle.reason, FinishReason::Stop);
+  EXPECT_EQ(middle.output_tokens, 5);
+  EXPECT_TRUE(text_of(agent->tokens[1]) == "bx" || text_of(agent->tokens[1]) == "by") << text_of(agent->tokens[1]);
+
+  agent->send(resumed(2, "abbby"));
+  const Finished over = agent->finish_of(2);
+  EXPECT_EQ(over.reason, FinishReason::Stop);
+  EXPECT_EQ(over.prompt_tokens, 3);
+  EXPECT_EQ(over.output_tokens, 5);
+  EXPECT_TRUE(agent->tokens[2].empty());
+
+  for (const std::string wrong : {"abc", "abbbxx"}) {
+    agent->send(resumed(3, wrong));
+    const auto rejected = agent->expect<frame::Rejected>();
+    EXPECT_EQ(rejected.code, frame::RejectCode::Invalid);
+    const size_t at = wrong.size() - 1;
+    const std::string message = "output[" + std::to_string(at) + "] is token " + std::to_string(wrong[at] - kFirst) +
+                                ", which the grammar does not allow there";
+    EXPECT_EQ(rejected.message, message);
+  }
+  frame::Submit control = resumed(4, "ab");
+  control.output.push_back(kEnd - 1);
+  agent->send(control);
+  EXPECT_EQ(agent->expect<frame::Rejected>().id, 4u) << "a control token is no text";
+}
+
 TEST_F(ServingGrammars, WhatCannotBeCompiledIsRejectedInTheCompilersWords) {
   start();
   agent->send(characters());
@@ -168,7 +204,9 @@ TEST_F(ServingGrammars, AGrammarThatTakesLongHoldsUpNobodyAndCanBeGivenUp) {
   frame::Submit late = request(1, frame::GrammarKind::JsonSchema, slow_schema());
   late.deadline_ms = 30;
   agent->send(late);
-  agent->send(request(2, frame::GrammarKind::JsonSchema, slow_schema()));
+  frame::Submit given_up = request(2, frame::GrammarKind::JsonSchema, slow_schema());
+  given_up.output = {'{' - kFirst, '"' - kFirst};
+  agent->send(given_up);
   frame::Submit plain = request(3, frame::GrammarKind::Regex, "");
   plain.grammar.reset();
   plain.max_new_tokens = 10;
@@ -178,7 +216,8 @@ TEST_F(ServingGrammars, AGrammarThatTakesLongHoldsUpNobodyAndCanBeGivenUp) {
   agent->send(frame::Cancel{2});
   const Finished cancelled = agent->finish_of(2);
   EXPECT_EQ(cancelled.reason, FinishReason::Cancelled);
-  EXPECT_EQ(cancelled.output_tokens, 0);
+  EXPECT_EQ(cancelled.prompt_tokens, 3);
+  EXPECT_EQ(cancelled.output_tokens, 2) << "those of its earlier life";
   EXPECT_EQ(agent->finish_of(1).reason, FinishReason::Deadline);
 }
 

@@ -164,6 +164,12 @@ TEST(Submit, IsRefusedByTheNameOfItsFirstWrongField) {
       {"bias.id", [](frame::Submit& s) { s.bias = {{100, 1.0f}}; }},
       {"bias.bias", [](frame::Submit& s) { s.bias = {{1, 5000.0f}}; }},
       {"bias", [](frame::Submit& s) { s.bias.assign(4097, {1, 1.0f}); }},
+      {"output[2]", [](frame::Submit& s) { s.output = {1, 2, 100}; }},
+      {"output", [](frame::Submit& s) { s.output.assign(10, 1); }},
+      {"output:", [](frame::Submit& s) {
+         s.output = {1};
+         s.pooling = Pooling::mean;
+       }},
   };
   for (const Wrong& wrong : table) {
     SCOPED_TRACE(wrong.field);
@@ -186,6 +192,23 @@ TEST(Submit, IsTooLongWhenNoOutputTokenWouldFit) {
   const auto checked = check_submit(submit, kLimits, 0);
   ASSERT_TRUE(std::holds_alternative<frame::Rejected>(checked));
   EXPECT_EQ(std::get<frame::Rejected>(checked).code, frame::RejectCode::TooLong);
+}
+
+TEST(Submit, CountsOutputOfAnEarlierLifeLikeItsPromptAndTowardMaxNewTokens) {
+  frame::Submit submit = valid();
+  submit.output = {4, 5, 6, 7, 8, 9, 10, 11, 12};
+  const auto most = check_submit(submit, kLimits, 0);
+  ASSERT_TRUE(std::holds_alternative<Request>(most));
+  EXPECT_EQ(std::get<Request>(most).output, (std::vector<int32_t>{4, 5, 6, 7, 8, 9, 10, 11, 12}));
+  EXPECT_EQ(std::get<Request>(most).prompt, (std::vector<int32_t>{1, 2, 3})) << "which stays what it was";
+  submit.prompt.assign(40, 1);
+  EXPECT_TRUE(std::holds_alternative<Request>(check_submit(submit, kLimits, 0)));
+  submit.prompt.assign(41, 1);
+  const auto checked = check_submit(submit, kLimits, 0);
+  ASSERT_TRUE(std::holds_alternative<frame::Rejected>(checked));
+  EXPECT_EQ(std::get<frame::Rejected>(checked).code, frame::RejectCode::TooLong);
+  EXPECT_EQ(std::get<frame::Rejected>(checked).message,
+            "prompt and output have 50 tokens, the context holds 50 with the output");
 }
 
 TEST(Submit, WithAGrammarIsRefusedByABuildThatHasNoneAndBoundedByOneThatHas) {
@@ -268,13 +291,16 @@ TEST(Inbox, IsFullAtItsBoundAndSaysWhenThereIsRoomAgain) {
   inbox.take(events, std::chrono::steady_clock::time_point{});
   EXPECT_EQ(events.size(), 1u);
   EXPECT_EQ(rooms, 0);
-  frame::Submit large;
-  large.prompt.resize(kInboxBytesMax / sizeof(uint32_t));
-  inbox.post(std::move(large));
-  EXPECT_TRUE(inbox.full());
-  inbox.take(events, std::chrono::steady_clock::time_point{});
-  EXPECT_EQ(rooms, 1);
-  EXPECT_FALSE(inbox.full());
+  for (const auto tokens : {&frame::Submit::prompt, &frame::Submit::output}) {
+    frame::Submit large;
+    (large.*tokens).resize(kInboxBytesMax / sizeof(uint32_t));
+    inbox.post(std::move(large));
+    EXPECT_TRUE(inbox.full());
+    rooms = 0;
+    inbox.take(events, std::chrono::steady_clock::time_point{});
+    EXPECT_EQ(rooms, 1);
+    EXPECT_FALSE(inbox.full());
+  }
   inbox.take(events, std::chrono::steady_clock::time_point{});
   EXPECT_TRUE(events.empty());
 }

@@ -111,14 +111,23 @@ void GrammarCompiler::work() {
 }
 
 CompiledGrammar GrammarCompiler::compile(GrammarOrder& order) {
-  CompiledGrammar done{order.ticket, nullptr, {}};
+  CompiledGrammar done;
+  done.ticket = order.ticket;
   try {
     if (vocabulary_ == nullptr)
       throw GrammarError(vocabulary_error_.empty() ? "grammars need a VOCABULARY first" : vocabulary_error_);
-    done.grammar = std::make_shared<SequenceGrammar>(matcher_for(order), vocab_size_);
-    done.grammar->prepare();
+    auto grammar = std::make_shared<SequenceGrammar>(matcher_for(order), vocab_size_);
+    size_t at = 0;
+    const auto state = grammar->replay(order.output, at);
+    if (state == GrammarMatcher::State::failed) {
+      done.not_allowed = at;
+      return done;
+    }
+    done.complete = state == GrammarMatcher::State::complete;
+    if (done.complete) return done;
+    grammar->prepare();
+    done.grammar = std::move(grammar);
   } catch (const GrammarError& error) {
-    done.grammar = nullptr;
     done.error = error.what();
   }
   return done;

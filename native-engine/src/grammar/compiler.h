@@ -27,12 +27,15 @@ struct GrammarOrder {
   GrammarKind kind;
   std::string text;
   uint64_t salt;  // orders share cached grammars only where equal, so that none can tell what another one has asked
+  std::vector<int32_t> output = {};  // of the text that is there already, see SequenceGrammar::replay()
 };
 
 struct CompiledGrammar {
-  uint64_t ticket;
-  std::shared_ptr<SequenceGrammar> grammar;  // null where it was refused
-  std::string error;
+  uint64_t ticket = 0;
+  std::shared_ptr<SequenceGrammar> grammar;  // null where it was refused, or nothing may follow the output
+  bool complete = false;                     // nothing may follow the output
+  std::optional<size_t> not_allowed;         // index in the output of a token that may not stand there
+  std::string error;                         // why the grammar itself was refused
 };
 
 class GrammarCompiler {

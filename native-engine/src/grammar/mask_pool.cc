@@ -9,6 +9,16 @@ namespace penstock {
 SequenceGrammar::SequenceGrammar(GrammarMatcher matcher, int32_t vocab_size)
     : matcher_(std::move(matcher)), mask_((static_cast<size_t>(vocab_size) + 31) / 32) {}
 
+GrammarMatcher::State SequenceGrammar::replay(std::span<const int32_t> tokens, size_t& at) {
+  auto state = GrammarMatcher::State::open;
+  for (at = 0; at < tokens.size(); ++at) {
+    // Nothing may follow a complete text.
+    state = state == GrammarMatcher::State::open ? matcher_.consume(tokens[at]) : GrammarMatcher::State::failed;
+    if (state == GrammarMatcher::State::failed) break;
+  }
+  return state;
+}
+
 void SequenceGrammar::prepare() {
   turn_ = kWorking;
   compute();

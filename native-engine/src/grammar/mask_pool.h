@@ -27,6 +27,9 @@ class SequenceGrammar {
   // vocab_size: of the model, which may have more rows than the vocabulary has tokens.
   SequenceGrammar(GrammarMatcher matcher, int32_t vocab_size);
 
+  // Moves on by tokens that were sampled elsewhere, from the start of the text; failed as soon as one of them may not come
+  // next, whose index is then `at`. No masks are made on the way, so it costs microseconds a token.
+  GrammarMatcher::State replay(std::span<const int32_t> tokens, size_t& at);
   // Computes the mask now; for the first one, on the thread that compiled the grammar.
   void prepare();
   // [ceil(vocab_size / 32)] the tokens that may come next, or an empty span where none may or the matcher failed. Waits

@@ -67,7 +67,7 @@ class GrammarMatcher {
 
   // Writes which tokens may come next: token i is bit i % 32 of mask[i / 32]; words beyond the vocabulary become 0.
   State mask(std::span<uint32_t> mask);
-  // PRECOND: the last mask allowed the token.
+  // Failed where the token may not come next, for a reason or another; PRECOND: the state is open.
   State consume(int32_t token);
   std::string error() const;  // why it failed
   bool is_end(int32_t token) const { return vocabulary_->is_end(token); }

@@ -30,26 +30,58 @@ uint32_t read32(const std::byte* bytes) {
 
 uint64_t rounded(uint64_t lane, uint64_t word) { return std::rotl(lane + word * kPrime2, 31) * kPrime1; }
 
+void take_stripe(uint64_t* lanes, const std::byte* bytes) {
+  for (int lane = 0; lane < 4; ++lane) lanes[lane] = rounded(lanes[lane], read64(bytes + 8 * lane));
+}
+
 }  // namespace
 
-void Checksum::stripe(const std::byte* bytes) {
-  for (int lane = 0; lane < 4; ++lane) lanes_[lane] = rounded(lanes_[lane], read64(bytes + 8 * lane));
+size_t Checksum::fill(std::span<const std::byte> bytes) {
+  const size_t taken = std::min(bytes.size(), kStripe - pending_bytes_);
+  std::memcpy(pending_ + pending_bytes_, bytes.data(), taken);
+  pending_bytes_ += taken;
+  return taken;
 }
 
 void Checksum::update(std::span<const std::byte> bytes) {
   length_ += bytes.size();
   if (pending_bytes_ > 0) {
-    const size_t taken = std::min(bytes.size(), kStripe - pending_bytes_);
-    std::memcpy(pending_ + pending_bytes_, bytes.data(), taken);
-    pending_bytes_ += taken;
-    bytes = bytes.subspan(taken);
+    bytes = bytes.subspan(fill(bytes));
     if (pending_bytes_ < kStripe) return;
-    stripe(pending_);
+    take_stripe(lanes_, pending_);
     pending_bytes_ = 0;
   }
-  for (; bytes.size() >= kStripe; bytes = bytes.subspan(kStripe)) stripe(bytes.data());
-  if (!bytes.empty()) std::memcpy(pending_, bytes.data(), bytes.size());
-  pending_bytes_ = bytes.size();
+  for (; bytes.size() >= kStripe; bytes = bytes.subspan(kStripe)) take_stripe(lanes_, bytes.data());
+  fill(bytes);
+}
+
+void Checksum::copy(std::byte* to, std::span<const std::byte> from) {
+  length_ += from.size();
+  // From pending_, which nobody else can write to.
+  const auto copy_pending = [&] {
+    const size_t taken = fill(from);
+    if (taken > 0) std::memcpy(to, pending_ + pending_bytes_ - taken, taken);
+    to += taken;
+    from = from.subspan(taken);
+  };
+  if (pending_bytes_ > 0) {
+    copy_pending();
+    if (pending_bytes_ < kStripe) return;
+    take_stripe(lanes_, pending_);
+    pending_bytes_ = 0;
+  }
+  uint64_t lanes[4] = {lanes_[0], lanes_[1], lanes_[2], lanes_[3]};
+  for (; from.size() >= kStripe; from = from.subspan(kStripe), to += kStripe) {
+    for (int lane = 0; lane < 4; ++lane) {
+      uint64_t word = read64(from.data() + 8 * lane);
+      // The compiler may not read it again: it no longer knows that it is what lies in `from`.
+      asm volatile("" : "+r"(word));
+      std::memcpy(to + 8 * lane, &word, sizeof word);
+      lanes[lane] = rounded(lanes[lane], word);
+    }
+  }
+  std::copy(lanes, lanes + 4, lanes_);
+  copy_pending();
 }
 
 uint64_t Checksum::value() const {

@@ -12,6 +12,9 @@ namespace penstock {
 class Checksum {
  public:
   void update(std::span<const std::byte> bytes);
+  // Copies `from` to `to` and takes it in, in one pass over the memory. What is taken in is what was written, also where
+  // somebody changes `from` meanwhile: every byte is read once.
+  void copy(std::byte* to, std::span<const std::byte> from);
   uint64_t value() const;
 
  private:
@@ -19,7 +22,8 @@ class Checksum {
   static constexpr uint64_t kPrime1 = 0x9E3779B185EBCA87;
   static constexpr uint64_t kPrime2 = 0xC2B2AE3D27D4EB4F;
 
-  void stripe(const std::byte* bytes);
+  // Of up to a stripe, what is missing of one: how many bytes, which then lie at the end of pending_.
+  size_t fill(std::span<const std::byte> bytes);
 
   uint64_t lanes_[4] = {kPrime1 + kPrime2, kPrime2, 0, 0 - kPrime1};
   uint64_t length_ = 0;

@@ -19,7 +19,8 @@ namespace penstock {
 namespace {
 
 constexpr int kBacklog = 64;
-// Room for some blocks on their way: a faster sender waits in the kernel and not in our loop.
+// Of Unix sockets. Room for some blocks on their way: a faster sender waits in the kernel and not in our loop. Those of TCP
+// grow by themselves, further than net.core.rmem_max lets us go, and a size that is set would end that.
 constexpr int kSocketBufferBytes = 4 * 1024 * 1024;
 
 constexpr size_t kUnixBytes = std::char_traits<char>::length("unix:");
@@ -99,16 +100,34 @@ uint16_t port_of(int fd) {
 
 }  // namespace
 
+std::vector<std::string> addresses_in(std::string_view text) {
+  std::vector<std::string> found;
+  while (!text.empty()) {
+    size_t end = text.find(' ');
+    while (end != std::string_view::npos) {
+      const std::string_view rest = text.substr(end + 1);
+      const size_t scheme = rest.find_first_not_of("abcdefghijklmnopqrstuvwxyz");
+      if (scheme != std::string_view::npos && scheme > 0 && rest[scheme] == ':') break;
+      end = text.find(' ', end + 1);
+    }
+    found.emplace_back(text.substr(0, end));
+    text = end == std::string_view::npos ? std::string_view() : text.substr(end + 1);
+  }
+  return found;
+}
+
+bool is_local(std::string_view address) { return address.starts_with("unix:"); }
+
 Descriptor listen_at(std::string& address) {
   const Place place = place_of(address, true);
   Descriptor made = socket_for(place);
   const int one = 1;
   if (place.family == AF_UNIX) {
     remove_stale(place, address.c_str() + kUnixBytes);
+    setsockopt(made.get(), SOL_SOCKET, SO_RCVBUF, &kSocketBufferBytes, sizeof kSocketBufferBytes);
   } else {
     setsockopt(made.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
   }
-  setsockopt(made.get(), SOL_SOCKET, SO_RCVBUF, &kSocketBufferBytes, sizeof kSocketBufferBytes);
   // The mask closes the moment in which another user could connect.
   const mode_t mask = umask(0177);
   const int bound = bind(made.get(), generic(place), place.length);
@@ -128,7 +147,8 @@ void stop_listening(const std::string& address) {
 Descriptor connect_to(const std::string& address) {
   const Place place = place_of(address, false);
   Descriptor made = socket_for(place);
-  setsockopt(made.get(), SOL_SOCKET, SO_SNDBUF, &kSocketBufferBytes, sizeof kSocketBufferBytes);
+  if (place.family == AF_UNIX)
+    setsockopt(made.get(), SOL_SOCKET, SO_SNDBUF, &kSocketBufferBytes, sizeof kSocketBufferBytes);
   // A Unix socket whose backlog is full says EAGAIN and is not on its way.
   if (connect(made.get(), generic(place), place.length) != 0 && errno != EINPROGRESS) fail("connect");
   return made;

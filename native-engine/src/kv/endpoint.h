@@ -2,10 +2,18 @@
 #pragma once
 
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "serve/descriptor.h"
 
 namespace penstock {
+
+// Of one place under several addresses, `unix:PATH tcp:HOST:PORT`, in order of preference: where one ends is where a space is
+// followed by the next scheme, since paths may have spaces. Nothing is checked.
+std::vector<std::string> addresses_in(std::string_view text);
+// Whether only processes of this host can be there.
+bool is_local(std::string_view address);
 
 // Listens at `unix:PATH` or `tcp:HOST:PORT` (port 0: any), non-blocking. HOST is a number, since asking a resolver would
 // keep every other transfer waiting; IPv6 stands in brackets. A Unix socket is its owner's alone, and takes the place of one

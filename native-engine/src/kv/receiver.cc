@@ -7,11 +7,14 @@
 #include <algorithm>
 #include <cerrno>
 #include <optional>
+#include <span>
+#include <stdexcept>
 #include <utility>
 
-#include "kv/checksum.h"
 #include "kv/endpoint.h"
+#include "kv/piece.h"
 #include "kv/transfer_wire.h"
+#include "kv/transport.h"
 
 namespace penstock {
 namespace {
@@ -20,13 +23,9 @@ using Clock = std::chrono::steady_clock;
 
 // Of one connection before the others have their turn.
 constexpr size_t kBytesPerTurn = 4 * 1024 * 1024;
+// A socket file of this host, and an address in each of some networks.
+constexpr size_t kListenersMax = 8;
 constexpr auto kAcceptPause = std::chrono::milliseconds(10);
-
-#ifdef MSG_NOSIGNAL
-constexpr int kSendFlags = MSG_NOSIGNAL;
-#else
-constexpr int kSendFlags = 0;
-#endif
 
 bool would_block() { return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR; }
 
@@ -38,13 +37,17 @@ bool would_block() { return errno == EAGAIN || errno == EWOULDBLOCK || errno == 
 //                                       └───────────────────────┘
 class KvReceiver::Connection {
  public:
-  Connection(KvReceiver& receiver, Descriptor socket)
-      : receiver_(receiver), socket_(std::move(socket)), accepted_(Clock::now()), heard_(accepted_) {
+  Connection(KvReceiver& receiver, std::unique_ptr<Transport> transport)
+      : receiver_(receiver), transport_(std::move(transport)), accepted_(Clock::now()), heard_(accepted_) {
     expect(State::Offer, sizeof(wire::OfferHead));
   }
   ~Connection() { leave(false); }
 
-  int fd() const { return socket_.get(); }
+  // For poll().
+  int fd() const { return transport_->fd(); }
+  short events() const { return transport_->events(false); }
+  // There is something to read whatever poll() says.
+  bool has_bytes() const { return !over() && transport_->has_bytes(); }
   bool over() const { return state_ == State::Over; }
   void give_up() { leave(false); }
   // When it is given up unless something comes until then.
@@ -58,22 +61,17 @@ class KvReceiver::Connection {
   void read() {
     size_t taken = 0;
     while (!over() && taken < kBytesPerTurn) {
-      const std::span<std::byte> into = target();
-      if (into.empty()) {
+      if (complete()) {
         advance();
         continue;
       }
       // Before each write into blocks: they may have been closed meanwhile.
       if (closed()) return leave(false);
-      const ssize_t count = recv(socket_.get(), into.data(), into.size(), 0);
-      if (count == 0) return leave(false);
-      if (count < 0) return would_block() ? void() : leave(false);
+      const Moved moved = read_some();
+      if (moved.over) return leave(false);
+      if (moved.bytes == 0) return;
       heard_ = Clock::now();
-      const auto got = static_cast<size_t>(count);
-      if (state_ == State::Payload) sum_.update(into.first(got));
-      filled_ += got;
-      taken += got;
-      if (got == into.size()) advance();
+      taken += moved.bytes;
     }
   }
 
@@ -83,13 +81,22 @@ class KvReceiver::Connection {
   void expect(State state, size_t bytes) {
     state_ = state;
     filled_ = 0;
-    if (state != State::Payload) buffer_.resize(bytes);
+    buffer_.resize(bytes);
   }
 
-  // Where the next bytes go: the rest of a head, or of a block of a layer.
-  std::span<std::byte> target() {
-    if (state_ != State::Payload) return std::span(buffer_).subspan(filled_);
-    return receiver_.kv_.at(layer_, blocks_[next_]).subspan(filled_);
+  bool complete() const { return state_ == State::Payload ? piece_.done() : filled_ == buffer_.size(); }
+
+  // Of a head, or straight into the blocks.
+  Moved read_some() {
+    if (state_ == State::Payload) {
+      const Moved moved = transport_->read(piece_.parts(), &piece_.sum());
+      piece_.advance(moved.bytes);
+      return moved;
+    }
+    const iovec part{buffer_.data() + filled_, buffer_.size() - filled_};
+    const Moved moved = transport_->read({&part, 1});
+    filled_ += moved.bytes;
+    return moved;
   }
 
   // What was expected is there.
@@ -97,8 +104,8 @@ class KvReceiver::Connection {
     switch (state_) {
       case State::Offer: {
         offer_ = wire::read<wire::OfferHead>(buffer_);
-        if (offer_.magic != wire::kOffer || offer_.version != wire::kVersion || offer_.reserved != 0 ||
-            offer_.fingerprint_bytes > wire::kFingerprintBytesMax)
+        if (offer_.magic != wire::kOffer || offer_.version != wire::kVersion ||
+            (offer_.features & ~transport_->features()) != 0 || offer_.fingerprint_bytes > wire::kFingerprintBytesMax)
           return refuse(TransferRefusal::Malformed);
         return expect(State::Fingerprint, offer_.fingerprint_bytes);
       }
@@ -107,13 +114,11 @@ class KvReceiver::Connection {
       case State::Piece:
         return begin_piece();
       case State::Payload:
-        filled_ = 0;
-        if (++layer_ < receiver_.kv_.layers) return;
-        layer_ = 0;
-        if (++next_ < piece_end_) return;
         return expect(State::Sum, sizeof(uint64_t));
       case State::Sum:
-        if (wire::read<uint64_t>(buffer_) != sum_.value()) return refuse(TransferRefusal::Checksum);
+        // Of what lies in the blocks by now.
+        if (wire::read<uint64_t>(buffer_) != piece_.sum().value()) return refuse(TransferRefusal::Checksum);
+        next_ += piece_blocks_;
         return expect(State::Piece, sizeof(wire::PieceHead));
       case State::Over:
         return;
@@ -130,6 +135,7 @@ class KvReceiver::Connection {
     // After the grant: who has none learns nothing of what is computed here.
     if (theirs != receiver_.fingerprint_) return refuse(TransferRefusal::Layout);
     blocks_ = std::move(writer.blocks);
+    transport_->grant(offer_.features);
     answer(0);
     expect(State::Piece, sizeof(wire::PieceHead));
   }
@@ -145,9 +151,8 @@ class KvReceiver::Connection {
     }
     if (head.magic != wire::kBlocks || head.first != next_ || head.count == 0 || head.count > blocks_.size() - next_)
       return refuse(TransferRefusal::Malformed);
-    piece_end_ = next_ + head.count;
-    sum_ = Checksum();
-    layer_ = 0;
+    piece_blocks_ = head.count;
+    piece_ = Piece(receiver_.kv_, std::span(blocks_).subspan(next_, piece_blocks_));
     expect(State::Payload, 0);
   }
 
@@ -157,9 +162,10 @@ class KvReceiver::Connection {
   }
 
   void answer(uint32_t refusal) {
-    const wire::Answer answer{.refusal = refusal};
+    wire::Answer answer{.refusal = refusal};
+    const iovec part{&answer, sizeof answer};
     // A connection has room for eight bytes, or is broken.
-    [[maybe_unused]] const ssize_t sent = send(socket_.get(), &answer, sizeof answer, kSendFlags);
+    [[maybe_unused]] const Moved sent = transport_->write({&part, 1});
   }
 
   void leave(bool complete) {
@@ -169,23 +175,22 @@ class KvReceiver::Connection {
     const bool wanted =
         std::exchange(attached_, false) && receiver_.table_.detach(offer_.id, offer_.generation, complete);
     if (complete) answer(wanted ? 0 : static_cast<uint32_t>(TransferRefusal::Unknown));
-    socket_.reset();
+    transport_.reset();
   }
 
   KvReceiver& receiver_;
-  Descriptor socket_;
+  std::unique_ptr<Transport> transport_;
   Clock::time_point accepted_;
   Clock::time_point heard_;
   State state_ = State::Offer;
   std::vector<std::byte> buffer_;
-  size_t filled_ = 0;  // of the buffer, or of the block of a layer
+  size_t filled_ = 0;  // of the buffer
   wire::OfferHead offer_;
   bool attached_ = false;
   std::vector<int32_t> blocks_;
   size_t next_ = 0;  // of blocks_: everything before it has arrived
-  size_t piece_end_ = 0;
-  int32_t layer_ = 0;
-  Checksum sum_;
+  size_t piece_blocks_ = 0;
+  Piece piece_;
 };
 
 KvReceiver::KvReceiver(const KvView& kv, std::string fingerprint, TransferTable& table, std::string address,
@@ -193,53 +198,61 @@ KvReceiver::KvReceiver(const KvView& kv, std::string fingerprint, TransferTable&
     : kv_(kv),
       fingerprint_(std::move(fingerprint)),
       table_(table),
-      address_(std::move(address)),
-      options_(options),
-      listener_(listen_at(address_)),
-      thread_([this] { run(); }) {}
+      options_(options) {
+  for (std::string& each : addresses_in(address)) {
+    if (listeners_.size() == kListenersMax) throw std::invalid_argument("too many addresses to listen at");
+    listeners_.push_back(std::make_unique<Listening>(std::move(each)));
+    address_ += (address_.empty() ? "" : " ") + listeners_.back()->address;
+  }
+  if (listeners_.empty()) throw std::invalid_argument("no address to listen at");
+  thread_ = std::thread([this] { run(); });
+}
 
 KvReceiver::~KvReceiver() {
   stop_ = true;
   wake_.wake();
   thread_.join();
-  stop_listening(address_);
 }
 
 void KvReceiver::run() {
   std::vector<std::unique_ptr<Connection>> connections;
   std::vector<pollfd> polled;
+  const size_t first = listeners_.size() + 1;  // of the connections in polled
   while (!stop_) {
     polled.clear();
     polled.push_back({wake_.fd(), POLLIN, 0});
     const bool accepts = connections.size() < options_.connections_max;
-    polled.push_back({accepts ? listener_.get() : -1, POLLIN, 0});
+    for (const auto& listener : listeners_) polled.push_back({accepts ? listener->socket.get() : -1, POLLIN, 0});
     auto until = Clock::time_point::max();
     for (const auto& connection : connections) {
-      polled.push_back({connection->fd(), POLLIN, 0});
-      until = std::min(until, connection->patience(options_.silence_max));
+      polled.push_back({connection->fd(), connection->events(), 0});
+      until = std::min(until, connection->has_bytes() ? Clock::now() : connection->patience(options_.silence_max));
     }
     int timeout_ms = -1;
     if (!connections.empty()) {
       const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - Clock::now()).count();
-      timeout_ms = static_cast<int>(std::clamp<int64_t>(left + 1, 0, 60'000));
+      timeout_ms = left < 0 ? 0 : static_cast<int>(std::min<int64_t>(left + 1, 60'000));
     }
     poll(polled.data(), static_cast<nfds_t>(polled.size()), timeout_ms);
     wake_.drain();
     for (size_t i = 0; i < connections.size(); ++i) {
-      if (polled[i + 2].revents != 0) connections[i]->read();
+      if (polled[first + i].revents != 0 || connections[i]->has_bytes()) connections[i]->read();
       if (connections[i]->closed() || Clock::now() > connections[i]->patience(options_.silence_max))
         connections[i]->give_up();
     }
     std::erase_if(connections, [](const auto& connection) { return connection->over(); });
-    if ((polled[1].revents & POLLIN) == 0) continue;
-    Descriptor accepted(accept(listener_.get(), nullptr, nullptr));
-    if (!accepted.is_open()) {
-      // Out of descriptors: what is asked for again at once is asked for in vain.
-      if (!would_block()) std::this_thread::sleep_for(kAcceptPause);
-      continue;
+    for (size_t i = 0; i < listeners_.size() && connections.size() < options_.connections_max; ++i) {
+      if ((polled[1 + i].revents & POLLIN) == 0) continue;
+      Descriptor accepted(accept(listeners_[i]->socket.get(), nullptr, nullptr));
+      if (!accepted.is_open()) {
+        // Out of descriptors: what is asked for again at once is asked for in vain.
+        if (!would_block()) std::this_thread::sleep_for(kAcceptPause);
+        continue;
+      }
+      set_nonblocking(accepted.get());
+      connections.push_back(
+          std::make_unique<Connection>(*this, accepted_transport(std::move(accepted), listeners_[i]->address)));
     }
-    set_nonblocking(accepted.get());
-    connections.push_back(std::make_unique<Connection>(*this, std::move(accepted)));
   }
 }
 

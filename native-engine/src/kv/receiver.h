@@ -1,5 +1,5 @@
-// The thread that takes in K and V from other engines. Owns its connections and their bytes, straight from the socket into
-// reserved blocks; who may write where is transfer_table.h, the layout of the bytes transfer_wire.h.
+// The thread that takes in K and V from other engines. Owns its connections and when each of them ends; bytes go
+// straight into reserved blocks (transport.h, piece.h), who may write where is transfer_table.h, their layout transfer_wire.h.
 #pragma once
 
 #include <atomic>
@@ -7,8 +7,10 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include "kv/endpoint.h"
 #include "kv/transfer_table.h"
 #include "kv/view.h"
 #include "serve/descriptor.h"
@@ -25,14 +27,14 @@ struct ReceiverOptions {
 
 class KvReceiver {
  public:
-  // Listens at `address` (endpoint.h) and serves until destroyed. `kv` and `table` must outlive it. Throws as listen_at().
+  // Listens at every one of `address` (addresses_in()) and serves until destroyed. `kv` and `table` must outlive it. Throws as listen_at().
   KvReceiver(const KvView& kv, std::string fingerprint, TransferTable& table, std::string address,
              ReceiverOptions options = {});
   ~KvReceiver();
   KvReceiver(const KvReceiver&) = delete;
   KvReceiver& operator=(const KvReceiver&) = delete;
 
-  // What senders connect to.
+  // What senders connect to, each of them to the first that it reaches.
   const std::string& address() const { return address_; }
 
   // Some transfer was closed: whoever writes for it is sent away now, and not with its next bytes.
@@ -46,9 +48,17 @@ class KvReceiver {
   KvView kv_;
   std::string fingerprint_;
   TransferTable& table_;
-  std::string address_;
   ReceiverOptions options_;
-  Descriptor listener_;
+  struct Listening {
+    explicit Listening(std::string at) : address(std::move(at)), socket(listen_at(address)) {}
+    ~Listening() { stop_listening(address); }
+    Listening(const Listening&) = delete;
+    Listening& operator=(const Listening&) = delete;
+    std::string address;
+    Descriptor socket;
+  };
+  std::vector<std::unique_ptr<Listening>> listeners_;
+  std::string address_;
   WakePipe wake_;
   std::atomic<bool> stop_{false};
   std::thread thread_;

@@ -2,19 +2,18 @@
 #include "kv/sender.h"
 
 #include <poll.h>
-#include <sys/socket.h>
-#include <sys/uio.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <exception>
-#include <optional>
+#include <stdexcept>
 #include <utility>
 
-#include "kv/checksum.h"
 #include "kv/endpoint.h"
+#include "kv/piece.h"
+#include "kv/shared_memory.h"
 #include "kv/transfer_wire.h"
+#include "kv/transport.h"
 
 namespace penstock {
 namespace {
@@ -27,14 +26,6 @@ constexpr size_t kBlocksPerPiece = 16;
 constexpr size_t kBytesPerTurn = 4 * 1024 * 1024;
 // While the next blocks are being computed the receiver hears of us so often before it gives us up.
 constexpr int kAlivesPerSilence = 4;
-
-#ifdef MSG_NOSIGNAL
-constexpr int kSendFlags = MSG_NOSIGNAL;
-#else
-constexpr int kSendFlags = 0;
-#endif
-
-bool would_block() { return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR; }
 
 const char* words(uint32_t refusal) {
   switch (static_cast<TransferRefusal>(refusal)) {
@@ -60,23 +51,37 @@ const char* words(uint32_t refusal) {
   return "the receiver refused for a reason unknown here";
 }
 
+// Whether it is said by the one that is meant. The secret came first, so the others may be somebody else's, whose socket
+// has the same path on this host, or whose number is that of another transfer.
+bool is_final(uint32_t refusal) {
+  switch (static_cast<TransferRefusal>(refusal)) {
+    case TransferRefusal::Busy:
+    case TransferRefusal::Layout:
+    case TransferRefusal::Content:
+      return true;
+    default:
+      return false;
+  }
+}
+
 }  // namespace
 
+//   Offering ◀─┐ the next address, if any: cannot be reached, silent, or not the one that is meant
+//      │   └───┘
 //   Offering ──ANSWER 0──▶ Sending ──everything sent, finish()──▶ Waiting ──ANSWER 0──▶ Over (arrived)
 //       any refusal, fault, silence, stop() ─────────────────────────────────────────▶ Over
 class KvSender::Connection {
  public:
+  // Throws as connect_to() where no address can be tried.
   Connection(const KvView& kv, const std::string& fingerprint, const Push& push)
-      : kv_(kv), socket_(connect_to(push.address)), moved_(Clock::now()) {
-    wire::append(out_, wire::OfferHead{.id = push.grant.id,
-                                       .generation = push.grant.generation,
-                                       .secret = push.grant.secret,
-                                       .content = push.content,
-                                       .fingerprint_bytes = static_cast<uint32_t>(fingerprint.size())});
-    for (const char letter : fingerprint) out_.push_back(static_cast<std::byte>(letter));
+      : kv_(kv), fingerprint_(fingerprint), push_(push), addresses_(addresses_in(push.address)) {
+    if (addresses_.empty()) throw std::invalid_argument("no address to send to");
+    open_next();
   }
 
-  int fd() const { return socket_.get(); }
+  // For poll().
+  int fd() const { return transport_->fd(); }
+  short events() const { return transport_->events(wants_write()); }
   bool over() const { return over_; }
   bool arrived() const { return arrived_; }
   const std::string& error() const { return error_; }
@@ -102,37 +107,33 @@ class KvSender::Connection {
     if (!wants_write()) moved_ = Clock::now();
     finished_ = true;
   }
-  void fail(const std::string& error) {
+  // Over, whoever else could be tried.
+  void end(const std::string& error) {
     if (over_) return;
     over_ = true;
     error_ = error;
-    socket_.reset();
+    transport_.reset();
   }
 
   void read() {
     while (!over_) {
-      const ssize_t count = recv(socket_.get(), in_ + in_bytes_, sizeof in_ - in_bytes_, 0);
-      if (count == 0) return fail("the receiver closed the connection");
-      if (count < 0) return would_block() ? void() : fail(std::strerror(errno));
+      const iovec part{in_ + in_bytes_, sizeof in_ - in_bytes_};
+      const Moved moved = transport_->read({&part, 1});
+      if (moved.over) return fail(moved.error == 0 ? "the receiver closed the connection" : std::strerror(moved.error));
+      if (moved.bytes == 0) return;
       moved_ = Clock::now();
-      in_bytes_ += static_cast<size_t>(count);
-      if (in_bytes_ == sizeof in_) answered();
+      in_bytes_ += moved.bytes;
+      if (in_bytes_ == sizeof in_ && answered()) return;
     }
   }
 
   void write() {
-    size_t taken = 0;
-    while (!over_ && taken < kBytesPerTurn) {
-      const ssize_t count = write_some();
-      if (count == 0) return;
-      if (count < 0) {
-        if (would_block()) return;
-        const std::string error = std::strerror(errno);
-        read();  // what the receiver said before it went says more
-        return fail(error);
-      }
+    if (transport_->has_unsent() && lost(transport_->write({}))) return;
+    for (size_t taken = 0; prepare() && taken < kBytesPerTurn;) {
+      const Moved moved = write_some();
+      if (lost(moved) || moved.bytes == 0) return;
       moved_ = Clock::now();
-      taken += static_cast<size_t>(count);
+      taken += moved.bytes;
     }
   }
 
@@ -143,83 +144,116 @@ class KvSender::Connection {
   bool can_begin_piece() const { return state_ == State::Sending && next_ < blocks_.size(); }
   bool can_end() const { return state_ == State::Sending && finished_ && next_ == blocks_.size(); }
 
-  // Bytes sent; 0: nothing to send now; below 0: errno.
-  ssize_t write_some() {
-    if (out_sent_ < out_.size()) {
-      const ssize_t count = send(socket_.get(), out_.data() + out_sent_, out_.size() - out_sent_, kSendFlags);
-      if (count > 0) out_sent_ += static_cast<size_t>(count);
-      return count;
-    }
+  // Makes sure that there is something to write. False: there is nothing.
+  bool prepare() {
+    if (out_sent_ < out_.size()) return true;
     out_.clear();
     out_sent_ = 0;
-    if (in_payload()) return write_payload();
-    if (can_begin_piece()) {
+    if (in_payload()) {
+      if (!piece_.done()) return true;
+      wire::append(out_, piece_.sum().value());
+      next_ = piece_end_;
+    } else if (can_begin_piece()) {
       piece_end_ = std::min(blocks_.size(), next_ + kBlocksPerPiece);
-      layer_ = 0;
-      offset_ = 0;
-      sum_ = Checksum();
+      piece_blocks_.assign(blocks_.begin() + static_cast<std::ptrdiff_t>(next_),
+                           blocks_.begin() + static_cast<std::ptrdiff_t>(piece_end_));
+      piece_ = Piece(kv_, piece_blocks_);
       wire::append(out_, wire::PieceHead{.first = static_cast<uint32_t>(next_),
                                          .count = static_cast<uint32_t>(piece_end_ - next_)});
-      return write_some();
-    }
-    if (can_end()) {
+    } else if (can_end()) {
       wire::append(out_, wire::PieceHead{.magic = wire::kEnd, .count = static_cast<uint32_t>(blocks_.size())});
       state_ = State::Waiting;
-      return write_some();
+    } else {
+      return false;
     }
-    return 0;
+    return true;
   }
 
-  // The rest of the block of a layer, and those of the layers behind it, in one call.
-  ssize_t write_payload() {
-    iovec parts[kPartsMax];
-    int count = 0;
-    int32_t layer = layer_;
-    size_t offset = offset_;
-    for (; layer < kv_.layers && count < kPartsMax; ++layer, offset = 0) {
-      const std::span<std::byte> bytes = kv_.at(layer, blocks_[next_]).subspan(offset);
-      parts[count++] = {bytes.data(), bytes.size()};
+  // What prepare() has made sure of.
+  Moved write_some() {
+    if (out_sent_ < out_.size()) {
+      const iovec part{out_.data() + out_sent_, out_.size() - out_sent_};
+      const Moved moved = transport_->write({&part, 1});
+      out_sent_ += moved.bytes;
+      return moved;
     }
-    msghdr message{};
-    message.msg_iov = parts;
-    message.msg_iovlen = static_cast<decltype(message.msg_iovlen)>(count);
-    const ssize_t sent = sendmsg(socket_.get(), &message, kSendFlags);
-    if (sent <= 0) return sent;
-    for (size_t left = static_cast<size_t>(sent); left > 0;) {
-      const std::span<std::byte> bytes = kv_.at(layer_, blocks_[next_]).subspan(offset_);
-      const size_t here = std::min(left, bytes.size());
-      sum_.update(bytes.first(here));
-      offset_ += here;
-      left -= here;
-      if (here < bytes.size()) break;
-      offset_ = 0;
-      if (++layer_ == kv_.layers) {
-        layer_ = 0;
-        if (++next_ == piece_end_) wire::append(out_, sum_.value());
+    const Moved moved = transport_->write(piece_.parts(), &piece_.sum());
+    piece_.advance(moved.bytes);
+    return moved;
+  }
+
+  // True: the connection is over.
+  bool lost(const Moved& moved) {
+    if (!moved.over) return false;
+    const size_t attempt = attempts_;
+    read();  // what the receiver said before it went says more
+    if (!over_ && attempt == attempts_) fail(std::strerror(moved.error));
+    return true;
+  }
+
+  // Connects to the next address that can be tried.
+  void open_next() {
+    for (;;) {
+      try {
+        const int64_t bytes = static_cast<int64_t>(push_.blocks) * kv_.bytes_per_block();
+        transport_ = open_transport(addresses_[attempts_++], push_.blocks == 0 || bytes >= kSharedBytesMin);
+        break;
+      } catch (const std::exception&) {
+        if (attempts_ == addresses_.size()) throw;
       }
     }
-    return sent;
+    moved_ = Clock::now();
+    in_bytes_ = 0;
+    out_.clear();
+    out_sent_ = 0;
+    wire::append(out_, wire::OfferHead{.id = push_.grant.id,
+                                       .generation = push_.grant.generation,
+                                       .secret = push_.grant.secret,
+                                       .content = push_.content,
+                                       .fingerprint_bytes = static_cast<uint32_t>(fingerprint_.size()),
+                                       .features = transport_->features()});
+    for (const char letter : fingerprint_) out_.push_back(static_cast<std::byte>(letter));
   }
 
-  void answered() {
+  // Over, unless another address can be tried.
+  void fail(const std::string& error) {
+    if (over_) return;
+    if (state_ == State::Offering && attempts_ < addresses_.size()) {
+      try {
+        return open_next();
+      } catch (const std::exception& other) {
+        return end(other.what());
+      }
+    }
+    end(error);
+  }
+
+  // True: nothing more is to be read on this connection.
+  bool answered() {
     const auto answer = wire::read<wire::Answer>(in_);
     in_bytes_ = 0;
-    if (answer.magic != wire::kAnswer) return fail("the receiver says something else");
-    if (answer.refusal != 0) return fail(words(answer.refusal));
-    if (state_ == State::Offering) {
+    if (answer.magic != wire::kAnswer) {
+      fail("the receiver says something else");
+    } else if (answer.refusal != 0) {
+      is_final(answer.refusal) ? end(words(answer.refusal)) : fail(words(answer.refusal));
+    } else if (state_ == State::Offering) {
       state_ = State::Sending;
+      return false;
     } else if (state_ == State::Waiting) {
       over_ = arrived_ = true;
-      socket_.reset();
+      transport_.reset();
     } else {
       fail("the receiver answers what was not asked");
     }
+    return true;
   }
 
-  static constexpr int kPartsMax = 64;
-
   const KvView& kv_;
-  Descriptor socket_;
+  const std::string& fingerprint_;
+  const Push push_;
+  const std::vector<std::string> addresses_;
+  size_t attempts_ = 0;  // addresses that were tried
+  std::unique_ptr<Transport> transport_;
   Clock::time_point moved_;
   State state_ = State::Offering;
   std::vector<std::byte> out_;  // heads and sums
@@ -230,9 +264,8 @@ class KvSender::Connection {
   bool finished_ = false;
   size_t next_ = 0;  // of blocks_: the one being sent, or to be sent next
   size_t piece_end_ = 0;
-  int32_t layer_ = 0;
-  size_t offset_ = 0;
-  Checksum sum_;
+  std::vector<int32_t> piece_blocks_;  // those in between: blocks_ grows, and moves
+  Piece piece_;
   bool over_ = false;
   bool arrived_ = false;
   std::string error_;
@@ -304,7 +337,7 @@ void KvSender::take_news() {
     Connection& connection = *found->second;
     connection.extend(news.blocks);
     if (news.finished) connection.finish();
-    if (news.stopped) connection.fail("nobody wants it any more");
+    if (news.stopped) connection.end("nobody wants it any more");
   }
 }
 
@@ -334,7 +367,7 @@ void KvSender::run() {
     polled.assign(1, {wake_.fd(), POLLIN, 0});
     auto until = Clock::time_point::max();
     for (const auto& [id, connection] : connections_) {
-      polled.push_back({connection->fd(), static_cast<short>(POLLIN | (connection->wants_write() ? POLLOUT : 0)), 0});
+      polled.push_back({connection->fd(), connection->events(), 0});
       until = std::min(until, connection->patience(silence_max_));
     }
     int timeout_ms = -1;
@@ -347,12 +380,14 @@ void KvSender::run() {
     size_t i = 1;
     for (auto& [id, connection] : connections_) {
       const short events = polled[i++].revents;
+      const int polled_fd = polled[i - 1].fd;
       if ((events & (POLLIN | POLLERR | POLLHUP)) != 0) connection->read();
-      if (!connection->over() && (events & POLLOUT) != 0) connection->write();
+      // Not on another connection to which it has gone over meanwhile.
+      if (!connection->over() && connection->fd() == polled_fd && (events & POLLOUT) != 0) connection->write();
     }
   }
   for (auto& [id, connection] : connections_) {
-    connection->fail("the engine stops");
+    connection->end("the engine stops");
     ended_(id, false, connection->error());
   }
   connections_.clear();

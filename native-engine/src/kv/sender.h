@@ -1,5 +1,5 @@
-// The thread that hands K and V to other engines, straight from the cache. Owns connections to receivers and their bytes;
-// which blocks are complete, and that they stay as they are, is the step loop's.
+// The thread that hands K and V to other engines, straight from the cache. Owns connections to receivers and when each of
+// them ends; how bytes cross is transport.h; which blocks are complete, and that they stay as they are, is the step loop's.
 #pragma once
 
 #include <chrono>
@@ -21,9 +21,10 @@ namespace penstock {
 
 struct Push {
   uint64_t id = 0;  // the sender's own, unique among live ones
-  std::string address;
+  std::string address;  // one or more, see addresses_in(): the first that can be reached is taken
   TransferGrant grant;
   uint64_t content = 0;  // names what is sent, see transfer_wire.h
+  uint32_t blocks = 0;   // that will follow; 0: not known. Few of them are not worth an arena.
 };
 
 class KvSender {

@@ -3,7 +3,8 @@
 //
 //   sender                                   receiver
 //   OFFER  magic, version, id, generation,
-//          secret, content, fingerprint ───▶
+//          secret, content, features,
+//          fingerprint                ─────▶
 //                                     ◀───── ANSWER  0, or a TransferRefusal: then the connection ends
 //   BLOCKS first, count, payload,
 //          checksum of the payload    ─────▶         any number of times, in order
@@ -12,8 +13,10 @@
 //                                     ◀───── ANSWER  0: everything is there and as it was sent
 //
 // The content is a checksum of the tokens and of the number of the first block: a grant that an agent pairs with another
-// prompt writes nothing. A payload holds, for each block, the block of each layer: what a sender has complete first. A connection that ends before
-// the last ANSWER has transferred nothing.
+// prompt writes nothing. A payload holds, for each block, the block of each layer: what a sender has complete first. A
+// connection that ends before the last ANSWER has transferred nothing. The features are what the sender asks for; one that
+// the transport does not have is refused. From the ANSWER on a transport may carry the bytes elsewhere than on the socket
+// (shared_memory.h); they stay the same.
 #pragma once
 
 #include <cstddef>
@@ -34,7 +37,14 @@ inline constexpr uint32_t kBlocks = 0x42564b50;  // "PKVB"
 inline constexpr uint32_t kAlive = 0x4c564b50;   // "PKVL"
 inline constexpr uint32_t kEnd = 0x45564b50;     // "PKVE"
 inline constexpr uint32_t kAnswer = 0x41564b50;  // "PKVA"
-inline constexpr uint32_t kVersion = 1;
+inline constexpr uint32_t kVersion = 2;
+// Bits of OfferHead::features.
+inline constexpr uint32_t kFeatureSharedMemory = 1;
+// Notes, see shared_memory.h.
+inline constexpr uint32_t kArena = 0x4d564b50;  // "PKVM"
+inline constexpr uint32_t kTaken = 0x54564b50;  // "PKVT"
+inline constexpr uint32_t kFilled = 0x46564b50;  // "PKVF"
+inline constexpr uint32_t kFreed = 0x52564b50;  // "PKVR"
 // A fingerprint names dimensions and types: a few hundred characters.
 inline constexpr uint32_t kFingerprintBytesMax = 4096;
 
@@ -46,7 +56,7 @@ struct OfferHead {
   TransferSecret secret = {};
   uint64_t content = 0;
   uint32_t fingerprint_bytes = 0;  // follow
-  uint32_t reserved = 0;
+  uint32_t features = 0;
 };
 // Of BLOCKS, ALIVE and END. Only BLOCKS has a payload; the count of END is that of all blocks. What is unused
 // is 0.
@@ -60,7 +70,12 @@ struct Answer {
   uint32_t magic = kAnswer;
   uint32_t refusal = 0;
 };
-static_assert(sizeof(OfferHead) == 56 && sizeof(PieceHead) == 16 && sizeof(Answer) == 8, "no padding on the wire");
+struct Note {
+  uint32_t magic = kFilled;
+  uint32_t bytes = 0;
+};
+static_assert(sizeof(OfferHead) == 56 && sizeof(PieceHead) == 16 && sizeof(Answer) == 8 && sizeof(Note) == 8,
+              "no padding on the wire");
 static_assert(std::is_trivially_copyable_v<OfferHead> && std::is_trivially_copyable_v<PieceHead>);
 
 template <typename Head>

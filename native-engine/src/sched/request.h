@@ -28,11 +28,13 @@ enum class FinishReason : uint8_t {
   Transfer = 7,  // its K and V could not be handed over
 };
 
-// What a caller asks for. Checked by whoever makes it: ids below the vocabulary, max_new_tokens >= 1.
+// What a caller asks for. Checked by whoever makes it: ids below the vocabulary, max_new_tokens >= 1, output shorter than
+// that.
 struct Request {
   uint64_t id = 0;                           // unique among live sequences
   std::vector<int32_t> prompt;               // [1..] token ids
-  int32_t max_new_tokens = 1;                // >= 1
+  std::vector<int32_t> output;               // sampled in an earlier life, elsewhere: output like what is sampled here
+  int32_t max_new_tokens = 1;                // >= 1, of output in all
   uint64_t credit_tokens = 0;                // tokens that may be sampled before more credit is granted
   std::vector<int32_t> stop_ids;             // any of these ends the sequence
   int32_t priority = 0;                      // higher goes first
@@ -126,7 +128,7 @@ struct Finished {
   FinishReason reason;
   int32_t prompt_tokens;
   int32_t cached_tokens;  // prompt tokens found in the cache when first admitted; preemption does not change it
-  int32_t output_tokens;  // every sampled token, the stop token included
+  int32_t output_tokens;  // every sampled token, the stop token and those of an earlier life included
 };
 
 }  // namespace penstock

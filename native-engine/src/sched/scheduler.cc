@@ -60,21 +60,26 @@ Scheduler::Scheduler(const SchedulerConfig& config)
 }
 
 std::optional<SubmitError> Scheduler::submit(Request request) {
-  if (request.prompt.empty() || request.max_new_tokens < 1) throw std::logic_error("submit() of an unchecked request");
-  if (sequences_.contains(request.id)) return SubmitError::DuplicateId;
   const auto prompt_tokens = static_cast<int64_t>(request.prompt.size());
-  if (prompt_tokens >= sequence_tokens_max_) return SubmitError::TooLong;
+  const auto output_tokens = static_cast<int64_t>(request.output.size());
+  const bool samples = request.pooling == Pooling::none && !request.hands_over;
+  if (prompt_tokens == 0 || request.max_new_tokens <= output_tokens || (output_tokens > 0 && !samples))
+    throw std::logic_error("submit() of an unchecked request");
+  if (sequences_.contains(request.id)) return SubmitError::DuplicateId;
+  const int64_t known_tokens = prompt_tokens + output_tokens;
+  if (known_tokens >= sequence_tokens_max_) return SubmitError::TooLong;
   if (waiting_.size() >= static_cast<size_t>(config_.queue_max)) return SubmitError::QueueFull;
-  if (!waiting_.empty() && waiting_.tokens() + prompt_tokens > config_.queue_tokens_max) return SubmitError::QueueFull;
+  if (!waiting_.empty() && waiting_.tokens() + known_tokens > config_.queue_tokens_max) return SubmitError::QueueFull;
   auto sequence = std::make_unique<Sequence>();
   sequence->request = std::move(request);
   // All the memory it will ever need in lists, so that steps allocate nothing. What is not written to is not resident.
   const Request& r = sequence->request;
-  const int64_t new_tokens = sequence->samples() ? r.max_new_tokens : 0;
+  const int64_t new_tokens = samples ? r.max_new_tokens : 0;
   const auto longest = static_cast<size_t>(std::min<int64_t>(sequence_tokens_max_, prompt_tokens + new_tokens));
   const auto blocks = static_cast<size_t>(blocks_for(static_cast<int32_t>(longest)));
   sequence->tokens.reserve(longest);
   sequence->tokens.assign(r.prompt.begin(), r.prompt.end());
+  sequence->tokens.insert(sequence->tokens.end(), r.output.begin(), r.output.end());
   sequence->blocks.reserve(blocks);
   sequence->block_hashes.reserve(blocks);
   cache_.extend_hashes(r.salt, sequence->tokens, sequence->block_hashes);
@@ -199,9 +204,10 @@ bool Scheduler::admit_next(Sequence& sequence) {
                                    [](const Sequence* a, const Sequence* b) { return ranks_before(*a, *b); }),
                   &sequence);
   if (!sequence.prompt_cached_tokens.has_value()) {
-    sequence.prompt_cached_tokens = sequence.computed;
+    // Output of an earlier life that the cache has is nobody's cached input.
+    sequence.prompt_cached_tokens = std::min(sequence.computed, sequence.prompt_tokens());
     prompt_tokens_ += static_cast<uint64_t>(sequence.prompt_tokens());
-    cached_tokens_ += static_cast<uint64_t>(sequence.computed);
+    cached_tokens_ += static_cast<uint64_t>(*sequence.prompt_cached_tokens);
     plan_.admitted.push_back(&sequence);
   }
   return true;

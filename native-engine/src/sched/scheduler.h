@@ -56,7 +56,7 @@ namespace penstock {
 
 // Requests that may wait. A caller with more work than this is better told so at once.
 inline constexpr int32_t kQueueMax = 1024;
-// Prompt tokens that may wait, which is what a queue costs in memory: at most 9 bytes each, 18 MiB in all. 256 prompts
+// Known tokens that may wait, which is what a queue costs in memory: at most 9 bytes each, 18 MiB in all. 256 prompts
 // of 8,192 tokens; a single one of any length is let in.
 inline constexpr int64_t kQueueTokensMax = 2 * 1024 * 1024;
 

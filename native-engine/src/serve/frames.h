@@ -68,7 +68,8 @@ struct Submit {
   uint64_t salt = 0;
   Pooling pooling = Pooling::none;
   std::optional<Grammar> grammar;
-  uint64_t reservation = 0;  // whose blocks it takes over; 0: none
+  uint64_t reservation = 0;      // whose blocks it takes over; 0: none
+  std::vector<uint32_t> output;  // sampled in an earlier life of the sequence, in another engine
 };
 struct Cancel {
   uint64_t id;

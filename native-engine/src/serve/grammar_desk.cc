@@ -34,20 +34,21 @@ void GrammarDesk::set_vocabulary(frame::Vocabulary& vocabulary) {
 bool GrammarDesk::hold(Request request, const frame::Grammar& grammar) {
   const uint64_t ticket = next_ticket_++;
   const auto kind = static_cast<GrammarKind>(grammar.kind);
-  if (!compiler_.order({ticket, kind, grammar.text, request.salt})) return false;
+  if (!compiler_.order({ticket, kind, grammar.text, request.salt, request.output})) return false;
   id_of_.emplace(ticket, request.id);
   const uint64_t id = request.id;
   held_.emplace(id, Held{ticket, std::move(request)});
   return true;
 }
 
-bool GrammarDesk::cancel(uint64_t id) {
+std::optional<Request> GrammarDesk::cancel(uint64_t id) {
   const auto found = held_.find(id);
-  if (found == held_.end()) return false;
+  if (found == held_.end()) return std::nullopt;
   compiler_.cancel(found->second.ticket);
   id_of_.erase(found->second.ticket);
+  Request request = std::move(found->second.request);
   held_.erase(found);
-  return true;
+  return request;
 }
 
 bool GrammarDesk::add_credit(uint64_t id, uint64_t tokens) {
@@ -58,12 +59,12 @@ bool GrammarDesk::add_credit(uint64_t id, uint64_t tokens) {
   return true;
 }
 
-void GrammarDesk::expire(int64_t now_ms, std::vector<uint64_t>& out) {
+void GrammarDesk::expire(int64_t now_ms, std::vector<Request>& out) {
   out.clear();
-  for (const auto& [id, held] : held_) {
-    if (held.request.deadline_ms.has_value() && *held.request.deadline_ms <= now_ms) out.push_back(id);
+  for (auto at = held_.begin(); at != held_.end();) {
+    const auto& [id, held] = *at++;
+    if (held.request.deadline_ms.has_value() && *held.request.deadline_ms <= now_ms) out.push_back(*cancel(id));
   }
-  for (const uint64_t id : out) cancel(id);
 }
 
 std::optional<int64_t> GrammarDesk::next_deadline_ms() const {
@@ -75,10 +76,10 @@ std::optional<int64_t> GrammarDesk::next_deadline_ms() const {
   return next;
 }
 
-void GrammarDesk::clear(std::vector<uint64_t>* out) {
+void GrammarDesk::clear(std::vector<Request>* out) {
   if (out != nullptr) {
     out->clear();
-    for (const auto& [id, held] : held_) out->push_back(id);
+    for (auto& [id, held] : held_) out->push_back(std::move(held.request));
   }
   compiler_.clear();
   held_.clear();
@@ -92,11 +93,17 @@ void GrammarDesk::take(std::vector<Answer>& out) {
     const auto ticket = id_of_.find(compiled.ticket);
     if (ticket == id_of_.end()) continue;  // cancelled while it was on its way
     const auto found = held_.find(ticket->second);
-    Request request = std::move(found->second.request);
-    request.grammar = std::move(compiled.grammar);
+    Answer answer{.request = std::move(found->second.request), .complete = compiled.complete, .error = {}};
+    answer.request.grammar = std::move(compiled.grammar);
     held_.erase(found);
     id_of_.erase(ticket);
-    out.push_back({std::move(request), std::move(compiled.error)});
+    // The library's own words quote text, and a refusal goes into logs.
+    if (const auto at = compiled.not_allowed)
+      answer.error = "output[" + std::to_string(*at) + "] is token " + std::to_string(answer.request.output[*at]) +
+                     ", which the grammar does not allow there";
+    else if (!compiled.error.empty())
+      answer.error = "grammar: " + compiled.error;
+    out.push_back(std::move(answer));
   }
 }
 

@@ -19,8 +19,9 @@ namespace penstock {
 class GrammarDesk {
  public:
   struct Answer {
-    Request request;    // with its grammar, where there is no error
-    std::string error;  // the compiler's refusal
+    Request request;        // with its grammar, where it can go on
+    bool complete = false;  // nothing may follow its output: it is over
+    std::string error;      // why it is refused
   };
 
   // on_compiled: called on another thread when there is something to take().
@@ -32,14 +33,14 @@ class GrammarDesk {
   // False when too many wait already; the id must not be held().
   bool hold(Request request, const frame::Grammar& grammar);
   bool holds(uint64_t id) const { return held_.contains(id); }
-  // True where the id was held, and is no more.
-  bool cancel(uint64_t id);
+  // The request of this id, which is held no more; nullopt: none was.
+  std::optional<Request> cancel(uint64_t id);
   bool add_credit(uint64_t id, uint64_t tokens);
-  // Moves the ids that are past their deadline to `out`, which is cleared first, and drops them.
-  void expire(int64_t now_ms, std::vector<uint64_t>& out);
+  // Moves the requests that are past their deadline to `out`, which is cleared first.
+  void expire(int64_t now_ms, std::vector<Request>& out);
   std::optional<int64_t> next_deadline_ms() const;
-  // Drops everything, and the vocabulary. The ids that were held go to `out` where it is given.
-  void clear(std::vector<uint64_t>* out = nullptr);
+  // Drops everything, and the vocabulary. The requests that were held go to `out` where it is given.
+  void clear(std::vector<Request>* out = nullptr);
   void take(std::vector<Answer>& out);
 
   size_t size() const { return held_.size(); }

@@ -172,7 +172,8 @@ std::variant<Request, frame::Rejected> HandoffDesk::push(const frame::Push& push
   request.tenant = push.tenant;
   request.salt = push.salt;
   const auto first = static_cast<int32_t>(push.first_block);
-  pushes_[push.id] = {.push = {push.id, push.address, push.grant, content_of(request.prompt, push.first_block)},
+  const auto blocks = static_cast<uint32_t>(request.prompt.size() / kBlockTokens) - push.first_block;
+  pushes_[push.id] = {.push = {push.id, push.address, push.grant, content_of(request.prompt, push.first_block), blocks},
                       .told = first};
   return request;
 }

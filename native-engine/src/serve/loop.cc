@@ -81,7 +81,7 @@ void StepLoop::serve() {
     }
     if (shutdown_) return end_transfers();
     const auto now = Clock::now();
-    grammars_.expire(milliseconds(now), held_ids_);
+    grammars_.expire(milliseconds(now), held_);
     finish_held(FinishReason::Deadline);
     for (const HandoffDesk::Claim& claim : let_go_) handoff_.release(claim);
     let_go_.clear();
@@ -151,7 +151,7 @@ void StepLoop::handle(Event& event) {
           scheduler_.take_finished(finished_);  // there is nobody to tell
         } else if constexpr (std::is_same_v<Body, event::Shutdown>) {
           shutdown_ = true;
-          grammars_.clear(&held_ids_);
+          grammars_.clear(&held_);
           finish_held(FinishReason::Cancelled);
           scheduler_.cancel_all();
           handoff_.follow(nullptr);
@@ -199,7 +199,14 @@ void StepLoop::submit(const frame::Submit& submit) {
   if (grammars_.holds(request.id) || scheduler_.sequence(request.id) != nullptr)
     return reject({submit.id, frame::RejectCode::Invalid, "id belongs to a sequence that has not ended"});
   const auto claim = [&] {
-    if (submit.reservation != 0) claims_[submit.id] = handoff_.claim(submit.reservation);
+    if (submit.reservation == 0) return;
+    // One that is not complete would keep the very blocks that the sequence is to compute, perhaps until its lease ends.
+    const Reservation* reservation = scheduler_.reservation(submit.reservation);
+    const bool complete = reservation != nullptr && reservation->state == ReservationState::Committed;
+    if (complete)
+      claims_[submit.id] = handoff_.claim(submit.reservation);
+    else
+      let_go_.push_back(handoff_.claim(submit.reservation));
   };
   if (!submit.grammar.has_value()) {
     if (schedule(std::move(request))) claim();
@@ -249,27 +256,37 @@ void StepLoop::take_compiled() {
   grammars_.take(compiled_);
   for (GrammarDesk::Answer& answer : compiled_) {
     const uint64_t id = answer.request.id;
+    if (answer.complete) {
+      // It ended where it was before, and only that is not known yet.
+      held_.push_back(std::move(answer.request));
+      finish_held(FinishReason::Stop);
+      continue;
+    }
     const bool compiled = answer.request.grammar != nullptr;
-    if (!compiled) reject({id, frame::RejectCode::Invalid, "grammar: " + answer.error});
+    if (!compiled) reject({id, frame::RejectCode::Invalid, answer.error});
     if (!compiled || !schedule(std::move(answer.request))) claims_.erase(id);
   }
   compiled_.clear();
 }
 
 bool StepLoop::cancel_held(uint64_t id) {
-  if (!grammars_.cancel(id)) return false;
-  held_ids_.assign(1, id);
+  std::optional<Request> request = grammars_.cancel(id);
+  if (!request.has_value()) return false;
+  held_.push_back(std::move(*request));
   finish_held(FinishReason::Cancelled);
   return true;
 }
 
-// Of held_ids_, which never came to the scheduler: none of their tokens was computed.
+// Of held_, which never came to the scheduler: they end as those do that wait in its queue.
 void StepLoop::finish_held(FinishReason reason) {
-  for (const uint64_t id : held_ids_) {
-    let_go_of_reservation(id);
-    if (connection_.has_value()) outbox_.append(*connection_, Finished{id, reason, 0, 0, 0});
+  for (const Request& request : held_) {
+    let_go_of_reservation(request.id);
+    const auto prompt_tokens = static_cast<int32_t>(request.prompt.size());
+    const auto output_tokens = static_cast<int32_t>(request.output.size());
+    if (connection_.has_value())
+      outbox_.append(*connection_, Finished{request.id, reason, prompt_tokens, 0, output_tokens});
   }
-  held_ids_.clear();
+  held_.clear();
 }
 
 void StepLoop::step(StepPlan& plan) {
@@ -351,10 +368,10 @@ void StepLoop::embed(const StepPlan& plan) {
 
 void StepLoop::send_admitted(const StepPlan& plan) {
   for (const Sequence* sequence : plan.admitted) {
-    const auto full = static_cast<std::ptrdiff_t>(sequence->prompt_tokens() / kBlockTokens);
     admitted_.id = sequence->request.id;
     admitted_.cached_tokens = static_cast<uint32_t>(sequence->prompt_cached_tokens.value_or(0));
-    admitted_.hashes.assign(sequence->block_hashes.begin(), sequence->block_hashes.begin() + full);
+    // Nothing has been sampled here yet, so what is known is the prompt and output of an earlier life.
+    admitted_.hashes.assign(sequence->block_hashes.begin(), sequence->block_hashes.end());
     send(admitted_);
     let_go_of_reservation(sequence->request.id);
   }

@@ -93,7 +93,7 @@ class StepLoop {
   std::vector<frame::Transferred> transferred_;
   std::unordered_map<uint64_t, HandoffDesk::Claim> claims_;  // sequence → the reservation it takes over
   std::vector<HandoffDesk::Claim> let_go_;                   // before the next step
-  std::vector<uint64_t> held_ids_;  // of requests that end before their grammar is compiled
+  std::vector<Request> held_;  // requests that end before the scheduler has seen them
 };
 
 }  // namespace penstock

@@ -19,8 +19,9 @@ size_t event_bytes(const Event& event) {
     return sizeof(Event) + push->tokens.size() * sizeof(uint32_t) + push->address.size();
   const auto* submit = std::get_if<frame::Submit>(&event);
   if (submit == nullptr) return sizeof(Event);
-  return sizeof(Event) + submit->prompt.size() * sizeof(uint32_t) + submit->stop_ids.size() * sizeof(uint32_t) +
-         submit->bias.size() * sizeof(frame::Bias) + (submit->grammar.has_value() ? submit->grammar->text.size() : 0);
+  const size_t ids = submit->prompt.size() + submit->output.size() + submit->stop_ids.size();
+  return sizeof(Event) + ids * sizeof(uint32_t) + submit->bias.size() * sizeof(frame::Bias) +
+         (submit->grammar.has_value() ? submit->grammar->text.size() : 0);
 }
 
 }  // namespace

@@ -52,8 +52,10 @@ std::string_view help_text() {
   --step-tokens N     tokens computed in one step, at least --sequences (default 128)
   --prefill-tokens N  of these, tokens of prompts in a step that also decodes: fewer make the next token of others come
                       sooner and the prompt later (default half of --step-tokens)
-  --kv-listen ADDR    where other engines hand over keys and values: unix:PATH or tcp:HOST:PORT (port 0: any). TCP is neither
-                      encrypted nor meant for more than a network of one's own hosts (default: nowhere)
+  --kv-listen ADDR    where other engines hand over keys and values: unix:PATH or tcp:HOST:PORT (port 0: any), or several in
+                      one argument, 'unix:PATH tcp:HOST:PORT': the other engine takes the first that it reaches, and over
+                      unix shared memory. TCP is neither encrypted nor meant for more than a network of one's own hosts
+                      (default: nowhere)
   --log-level LEVEL   error, warn, info or debug (default info)
   --die-with-parent   end when the process that started this one ends (Linux)
   --help              print this

@@ -69,6 +69,11 @@ std::variant<Request, frame::Rejected> check_submit(const frame::Submit& submit,
   check.require(!submit.prompt.empty(), "prompt must have at least one token");
   check.ids("prompt", submit.prompt);
   check.require(submit.max_new_tokens >= 1 || submit.pooling != Pooling::none, "max_new_tokens must be at least 1");
+  check.ids("output", submit.output);
+  check.require(submit.output.empty() || submit.pooling == Pooling::none, "output: an embedding has none");
+  check.require(submit.output.empty() || submit.output.size() < submit.max_new_tokens,
+                "output has " + std::to_string(submit.output.size()) + " tokens, max_new_tokens allows no more than " +
+                    std::to_string(submit.max_new_tokens));
   check.range("temperature", submit.temperature, 0.0f, kTemperatureMax);
   check.require(submit.top_p > 0.0f && submit.top_p <= 1.0f, "top_p must be above 0 and at most 1");
   check.range("min_p", submit.min_p, 0.0f, 1.0f);
@@ -92,15 +97,18 @@ std::variant<Request, frame::Rejected> check_submit(const frame::Submit& submit,
                       std::to_string(submit.grammar->text.size()));
   }
   if (check.error().has_value()) return frame::Rejected{submit.id, frame::RejectCode::Invalid, *check.error()};
-  if (submit.prompt.size() >= static_cast<size_t>(limits.context_tokens)) {
+  if (submit.prompt.size() + submit.output.size() >= static_cast<size_t>(limits.context_tokens)) {
+    const std::string what = submit.output.empty() ? "prompt has " : "prompt and output have ";
     return frame::Rejected{submit.id, frame::RejectCode::TooLong,
-                           "prompt has " + std::to_string(submit.prompt.size()) + " tokens, the context holds " +
-                               std::to_string(limits.context_tokens) + " with the output"};
+                           what + std::to_string(submit.prompt.size() + submit.output.size()) +
+                               " tokens, the context holds " + std::to_string(limits.context_tokens) +
+                               " with the output"};
   }
 
   Request request;
   request.id = submit.id;
   request.prompt = signed_ids(submit.prompt);
+  request.output = signed_ids(submit.output);
   request.max_new_tokens = clamp_to_int32(std::max<uint32_t>(submit.max_new_tokens, 1));
   request.credit_tokens = submit.credit_tokens;
   request.stop_ids = signed_ids(submit.stop_ids);

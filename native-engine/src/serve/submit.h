@@ -12,7 +12,7 @@ namespace penstock {
 
 struct SubmitLimits {
   int32_t vocab_size;
-  int32_t context_tokens;  // a prompt must be shorter: at least one token has to fit
+  int32_t context_tokens;  // prompt and output so far must be shorter: at least one token has to fit
   bool grammars = false;   // this build can compile them
 };
 

@@ -171,6 +171,7 @@ const submit = fc.record({
   pooling: fc.constantFrom(...POOLINGS),
   grammar: fc.record({ kind: fc.constantFrom(...GRAMMAR_KINDS), text }),
   reservation: fc.bigInt({ min: 1n, max: 2n ** 64n - 1n }),
+  output: fc.array(u32, { minLength: 1 }),
 })
 
 const grant = fc.record({ id: u64, generation: u64, secret: fc.uint8Array({ minLength: 16, maxLength: 16 }) })

@@ -1,0 +1,90 @@
+// How bytes cross between two engines. Owns a connection as a stream of bytes in each direction; what the bytes mean is
+// transfer_wire.h, who may write where transfer_table.h, and for how long anybody waits sender.h and receiver.h: no call here
+// ever waits.
+//
+//   address         sender         receiver        bytes of K and V
+//   tcp:HOST:PORT   SocketStream   SocketStream    through the socket
+//   unix:PATH       SharedSource   SharedTarget    through shared memory (shared_memory.h), or through the socket where that
+//                                                  is not to be had
+//
+// Room for more: a kind of transport is an address (endpoint.h) and a class for each side. Between GPUs of one host it is that
+// of shared memory with an arena in device memory, whose handle (cudaIpcMemHandle_t) takes the place of the descriptor: the
+// notes on the socket stay, the two copies become those of the device, and the receiver still writes into its blocks itself.
+// UCX is a stream whose fd() is its worker's. A sender skips addresses that it does not know.
+//
+// Not here, since it was slower or no faster over the loopback device of two cores: MSG_ZEROCOPY, which carried 0.6 of the bytes
+// per second, for the kernel copies there all the same; and several connections for one transfer, of which four carried what
+// one did (`npm run bench:handoff` says what they do today). Transfers beside each other have a connection each anyway.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "kv/checksum.h"
+#include "serve/descriptor.h"
+
+namespace penstock {
+
+// What one call did.
+struct Moved {
+  size_t bytes = 0;   // 0: nothing now; again when poll() says so
+  bool over = false;  // nothing moves on this connection any more
+  int error = 0;      // why it is over; 0: the other side closed it
+};
+
+class Transport {
+ public:
+  Transport() = default;
+  virtual ~Transport() = default;  // closes
+  Transport(const Transport&) = delete;
+  Transport& operator=(const Transport&) = delete;
+
+  virtual int fd() const = 0;
+  // What poll() is to look for.
+  virtual short events(bool wants_write) const = 0;
+  // Bytes are there to be read that poll() does not see.
+  virtual bool has_bytes() const { return false; }
+  // Bytes were taken that the other side does not know of yet: write() again, of nothing, when poll() says so.
+  virtual bool has_unsent() const { return false; }
+
+  // Gathers, in order, as much as there is room for. `sum` takes in what has moved.
+  virtual Moved write(std::span<const iovec> parts, Checksum* sum = nullptr) = 0;
+  // Straight into place, as much as there is. `sum` takes in what lies there now.
+  virtual Moved read(std::span<const iovec> parts, Checksum* sum = nullptr) = 0;
+
+  // Bits of wire::OfferHead: the sender's, what it asks for; the receiver's, what it understands.
+  virtual uint32_t features() const { return 0; }
+  // On the receiver's side, between the proof of the sender's right and the answer to it: grants what it has asked for, where
+  // the system lets it.
+  virtual void grant([[maybe_unused]] uint32_t asked) {}
+};
+
+// A socket as it is. Also what both sides of a Unix socket are until they share memory.
+class SocketStream : public Transport {
+ public:
+  explicit SocketStream(Descriptor socket) : socket_(std::move(socket)) {}
+  int fd() const override { return socket_.get(); }
+  short events(bool wants_write) const override;
+  Moved write(std::span<const iovec> parts, Checksum* sum = nullptr) override;
+  Moved read(std::span<const iovec> parts, Checksum* sum = nullptr) override;
+
+ protected:
+  // Of a call that has returned `count`, with its errno.
+  static Moved moved_by(ssize_t count);
+
+ private:
+  Descriptor socket_;
+};
+
+// Towards `address`, perhaps still on its way. `shares`: asks for shared memory where the address is on this host. Throws as
+// connect_to().
+std::unique_ptr<Transport> open_transport(const std::string& address, bool shares);
+// What a socket of listen_at(`address`) has accepted.
+std::unique_ptr<Transport> accepted_transport(Descriptor socket, const std::string& address);
+
+}  // namespace penstock
