@@ -55,6 +55,14 @@ export const ModelPolicy = z.strictObject({
   /** From sending an attempt to its first content, and between two pieces of content. */
   first_token_timeout_ms: durationMs(600_000).exactOptional(),
   idle_timeout_ms: durationMs(600_000).exactOptional(),
+  /**
+   * Own fleet only. What it promises for this model: a request that no backend is predicted to begin, or to go on with, as fast as
+   * that is not sent to it but to the next target. Never where nothing is measured.
+   */
+  first_token_target_ms: durationMs(600_000).exactOptional(),
+  inter_token_target_ms: durationMs(60_000).exactOptional(),
+  /** Own fleet only. Higher goes first; default 0. */
+  priority: z.number().int().min(-100).max(100).exactOptional(),
 })
 export type ModelPolicy = z.infer<typeof ModelPolicy>
 

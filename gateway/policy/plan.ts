@@ -67,7 +67,15 @@ export type ProviderOptions = {
   apiVersion?: string
   /** Sent with each call; values are no secrets. */
   headers?: Record<string, string>
+  /** Which route of the provider serves conversations, where it has two. Default: by kind. */
+  api?: ProviderApi
+  /** Whether what a model thinks may be asked for in summary. Default: yes. */
+  reasoningSummary?: boolean
 }
+
+/** `auto`: whichever the request needs, `chat_completions` where both can serve it. */
+export const PROVIDER_APIS = ['chat_completions', 'responses', 'auto'] as const
+export type ProviderApi = (typeof PROVIDER_APIS)[number]
 
 /**
  * When the client leaves or the deadline cuts an answer off in its middle: `drain` reads on without a client for the true

@@ -52,6 +52,8 @@ export function completeProvider(form: ProviderForm): Result<ProviderFields, For
   for (const [name, option] of [
     ['region', 'region'],
     ['api_version', 'apiVersion'],
+    ['api', 'api'],
+    ['reasoning_summary', 'reasoningSummary'],
   ] as const) {
     const isGiven = values[option] !== undefined
     if (isGiven && !registration.options.includes(option)) return fault(['options', name], `means nothing to "${kind}"`)

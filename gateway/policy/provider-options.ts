@@ -1,7 +1,7 @@
 // What only some kinds of provider need. Owns the stored form, which is also the admin API's and the configuration file's;
 // which kind takes which option is providers/registration.ts. Pure.
 import { z } from 'zod'
-import type { ProviderOptions } from './plan.ts'
+import { PROVIDER_APIS, type ProviderOptions } from './plan.ts'
 import { Region } from './targets.ts'
 
 const HEADERS_MAX = 16
@@ -35,11 +35,20 @@ export const StoredOptions = z.strictObject({
     .record(HeaderName, HeaderValue)
     .refine((headers) => Object.keys(headers).length <= HEADERS_MAX, `has more than ${HEADERS_MAX} entries`)
     .exactOptional(),
+  /** Which of two routes serves conversations; `auto`: whichever a request needs. */
+  api: z.enum(PROVIDER_APIS).exactOptional(),
+  /** Whether what a model thinks may be asked for in summary, which not every account is allowed. */
+  reasoning_summary: z.boolean().exactOptional(),
 })
 export type StoredOptions = z.infer<typeof StoredOptions>
 
-export const optionsOf = ({ region, api_version: apiVersion, headers }: StoredOptions): ProviderOptions => ({
-  ...(region === undefined ? {} : { region }),
-  ...(apiVersion === undefined ? {} : { apiVersion }),
-  ...(headers === undefined ? {} : { headers }),
-})
+export const optionsOf = (stored: StoredOptions): ProviderOptions => {
+  const { region, api_version: apiVersion, headers, api, reasoning_summary: reasoningSummary } = stored
+  return {
+    ...(region === undefined ? {} : { region }),
+    ...(apiVersion === undefined ? {} : { apiVersion }),
+    ...(headers === undefined ? {} : { headers }),
+    ...(api === undefined ? {} : { api }),
+    ...(reasoningSummary === undefined ? {} : { reasoningSummary }),
+  }
+}

@@ -24,14 +24,23 @@ export const azureOpenAi = openAiVendor({
   },
   url: azureUrl,
   authorisation: ({ key }) => ({ 'api-key': key.secret }),
+  // Few dated versions have the responses route: who registers one of them for it says so.
+  api: ({ options: { apiVersion } }) => (isDated(apiVersion) ? 'chat_completions' : 'auto'),
+  // Encrypted for Azure, and for nobody else.
+  responsesMark: () => 'azure_openai',
 })
 
 function azureUrl({ baseUrl, options: { apiVersion } }: ProviderConfig, target: Target, path: string): string {
   const url = new URL(baseUrl)
   // Registered as the resource's own address, or with the path that the portal shows.
   const resource = url.pathname.replace(/\/openai(\/v1)?\/*$/, '').replace(/\/+$/, '')
-  const deployment = isDated(apiVersion) ? `deployments/${encodeURIComponent(target.model)}` : 'v1'
-  url.pathname = `${resource}/openai/${deployment}${path}`
+  url.pathname = `${resource}/openai${placeOf(apiVersion, target, path)}${path}`
   if (apiVersion !== undefined && apiVersion !== 'v1') url.searchParams.set('api-version', apiVersion)
   return url.toString()
+}
+
+/** With a date the deployment stands in the address, except for responses: there it has always stood in the body. */
+function placeOf(apiVersion: string | undefined, target: Target, path: string): string {
+  if (!isDated(apiVersion)) return '/v1'
+  return path === '/responses' ? '' : `/deployments/${encodeURIComponent(target.model)}`
 }

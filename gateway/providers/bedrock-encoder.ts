@@ -10,6 +10,7 @@ import { type BedrockFamily, bedrockFamily, topKFields } from './bedrock-models.
 import { type ClaudeTraits, claudeTraits } from './claude-models.ts'
 import { refusedSampling, type ThinkingFields, thinkingFields } from './claude-thinking.ts'
 import { closedSchema } from './closed-schema.ts'
+import { effortOf } from './reasoning-effort.ts'
 import { chatOnly, refuse, unsupportedSampling } from './refusal.ts'
 import { checkedToolNames, plainToolName } from './tool-names.ts'
 
@@ -125,11 +126,13 @@ function promptOf(
   const thinking: Result<ThinkingFields, Failure> =
     family === 'claude' ? thinkingFields(request.reasoning, rules) : ok({})
   if (!thinking.ok) return thinking
+  const other = request.reasoning === undefined ? ok({}) : otherReasoning(request.reasoning, family, target.model)
+  if (!other.ok) return other
   const toolConfig = toolFields(request, conversation.value)
   const extra: Fields = {
     ...(thinking.value.thinking === undefined ? {} : { thinking: thinking.value.thinking }),
     ...(thinking.value.effort === undefined ? {} : { output_config: { effort: thinking.value.effort } }),
-    ...(request.reasoning === undefined ? {} : otherReasoning(request.reasoning, family, target.model)),
+    ...other.value,
   }
   if (
     toolConfig !== undefined &&
@@ -191,14 +194,29 @@ const EFFORTS_OF_THREE = {
   max: 'high',
 } as const
 
-/** How much families other than Claude think; those that are not told here think as they like. */
-function otherReasoning({ effort }: Reasoning, family: BedrockFamily, model: string): Fields {
-  if (effort === undefined) return {}
-  const word = EFFORTS_OF_THREE[effort]
-  if (family === 'gpt') return { reasoning_effort: word ?? 'low' }
-  if (family !== 'nova' || !NOVA_THINKS.test(model)) return {}
-  if (word === undefined) return { reasoningConfig: { type: 'disabled' } }
-  return { reasoningConfig: { type: 'enabled', maxReasoningEffort: word } }
+/** These think whatever they are told. */
+const THINKS_ALWAYS = /deepseek\.r1|-thinking/
+/** Of Nova, where thinking was asked for and no amount of it. */
+const NOVA_MEDIUM = 'medium'
+
+/**
+ * How much families other than Claude think. Those that are not told here think as they like: no effort is promised of them,
+ * and to think at all only where they always do.
+ */
+function otherReasoning(reasoning: Reasoning, family: BedrockFamily, model: string): Result<Fields, Failure> {
+  const effort = effortOf(reasoning)
+  const word = effort === undefined ? undefined : EFFORTS_OF_THREE[effort]
+  const isWanted = effort !== 'none' && (reasoning.isRequired === true || (reasoning.budgetTokens ?? 0) > 0)
+  if (family === 'claude') return ok({})
+  if (family === 'gpt') return ok(effort === undefined ? {} : { reasoning_effort: word ?? 'low' })
+  if (family === 'nova' && NOVA_THINKS.test(model)) {
+    if (effort === 'none') return ok({ reasoningConfig: { type: 'disabled' } })
+    if (word === undefined && !isWanted) return ok({})
+    return ok({ reasoningConfig: { type: 'enabled', maxReasoningEffort: word ?? NOVA_MEDIUM } })
+  }
+  return isWanted && !THINKS_ALWAYS.test(model.toLowerCase())
+    ? refuse('reasoning', 'This model cannot be told to think: leave it out, or choose another model.')
+    : ok({})
 }
 
 function formatField(format: OutputFormat, family: BedrockFamily, traits: ClaudeTraits): Result<Fields, Failure> {

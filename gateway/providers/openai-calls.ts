@@ -30,6 +30,13 @@ type Call = {
   isOver: boolean
 }
 
+/** Ids made here are unlike those of other answers of a conversation. */
+const ID_CHARS_MAX = 24
+export const idPrefixOf = (id: string, choice: number): string => {
+  const own = id.replaceAll(/[^A-Za-z0-9]/g, '').slice(-ID_CHARS_MAX)
+  return `${own === '' ? '' : `${own}_`}${choice}_`
+}
+
 export class CallReader {
   readonly #calls: Call[] = []
   /** The call whose pieces go out; those behind it wait. */

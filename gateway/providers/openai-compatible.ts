@@ -8,4 +8,7 @@ export const openAiCompatible = openAiVendor({
   url: ({ baseUrl }, _, path) => `${baseUrl}${path}`,
   authorisation: bearer,
   sealMark: ({ preset }) => (presetOf(preset).thoughtField === 'reasoning_details' ? preset : undefined),
+  api: () => 'chat_completions',
+  // The other route has proofs of another form.
+  responsesMark: ({ preset = 'openai_compatible' }) => `${preset}.responses`,
 })

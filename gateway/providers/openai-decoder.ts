@@ -7,8 +7,8 @@ import { type Json, rawUsageText, withOtherModels } from '../meter/normalise.ts'
 import { outputTokens } from '../meter/usage.ts'
 import { SseDecoder, type SseEvent } from '../stream/sse.ts'
 import type { FinishReason, ProviderEvent } from './event.ts'
-import { CallReader } from './openai-calls.ts'
-import { type Choice, Chunk, isAnything, isFault, logprobsOf, saidOf, vectorText } from './openai-chunk.ts'
+import { CallReader, idPrefixOf } from './openai-calls.ts'
+import { type Choice, isAnything, isFault, logprobsOf, readChunk, saidOf, vectorText } from './openai-chunk.ts'
 import { inBandFailure } from './openai-failure.ts'
 import { ThoughtDetails } from './thought-details.ts'
 import { type SeenUsage, type UsageDialect, UsageReader } from './usage-dialect.ts'
@@ -66,13 +66,6 @@ function finishOf(reason: string): FinishReason | undefined {
     default:
       return 'stop'
   }
-}
-
-/** Ids made here are unlike those of other answers of a conversation. */
-const ID_CHARS_MAX = 24
-const idPrefixOf = (id: string, choice: number): string => {
-  const own = id.replaceAll(/[^A-Za-z0-9]/g, '').slice(-ID_CHARS_MAX)
-  return `${own === '' ? '' : `${own}_`}${choice}_`
 }
 
 /**
@@ -160,19 +153,19 @@ export class OpenAiDecoder implements AnswerDecoder {
       if (isErrorEvent) return [this.#broken(data, errorKind)]
       return [this.#malformed('The provider sent an event that is not JSON.')]
     }
-    const parsed = Chunk.safeParse(json)
-    if (!parsed.success) {
+    const chunk = readChunk(json)
+    if (chunk === undefined) {
       return [
         isErrorEvent
           ? this.#broken(json, errorKind)
           : this.#malformed('The provider sent an event of an unknown shape.'),
       ]
     }
-    const { choices, data: vectors, error } = parsed.data
+    const { choices, data: vectors, error } = chunk
     const hasNothing = choices === undefined && vectors === undefined && isError(json)
     if (isFault(error) || isErrorEvent || hasNothing) return [this.#broken(json, errorKind)]
-    this.#answerId = parsed.data.id || this.#answerId
-    this.#tierServed = parsed.data.service_tier ?? this.#tierServed
+    this.#answerId = chunk.id || this.#answerId
+    this.#tierServed = chunk.service_tier ?? this.#tierServed
     const events: ProviderEvent[] = []
     for (const choice of choices ?? []) {
       if (isFault(choice.error)) return [...events, this.#broken(choice, errorKind)]
@@ -186,7 +179,7 @@ export class OpenAiDecoder implements AnswerDecoder {
       this.#finished.add(vector.index)
       events.push({ type: 'embedding', choice: vector.index, values })
     }
-    const { usage, usageMetadata, x_groq } = parsed.data
+    const { usage, usageMetadata, x_groq } = chunk
     const seen = this.#usage.see(usage ?? usageMetadata ?? x_groq?.usage)
     if (seen !== undefined) events.push(this.#counted(seen))
     return events

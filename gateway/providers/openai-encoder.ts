@@ -1,13 +1,15 @@
 // The internal request as an OpenAI body. Owns which fields are sent: only what the caller said,
 // since upstreams refuse parameters they do not know; what a server lacks is refused here where it changes the answer, and
-// left out where it is a hint. Messages are openai-messages.ts, servers' deviations presets.ts. Pure.
+// left out where it is a hint. Messages are openai-messages.ts, what asks for a feature openai-features.ts, servers'
+// deviations presets.ts. Pure.
 import type { Failure } from '../../protocol/errors.ts'
 import type { OutputFormat } from '../../protocol/output-format.ts'
-import type { ContentPart, InferenceRequest, Prompt, Reasoning, Tool, ToolChoice } from '../../protocol/request.ts'
+import type { InferenceRequest, Prompt, Reasoning, Tool, ToolChoice } from '../../protocol/request.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
 import type { Target } from '../policy/plan.ts'
+import { firstLacking } from './openai-features.ts'
 import { openAiMessages, type SealMark } from './openai-messages.ts'
-import { type Feature, PLAIN, type Preset } from './presets.ts'
+import { PLAIN, type Preset } from './presets.ts'
 import { effortOf, nearestEffort } from './reasoning-effort.ts'
 import { startedAnswer } from './refusal.ts'
 
@@ -39,7 +41,7 @@ export function encodeOpenAi(
   const { preset = PLAIN, maxOutputTokens, sealMark } = options
   const started = startedAnswer(request)
   if (started !== undefined) return started
-  const lacking = firstLacking(request, preset)
+  const lacking = firstLacking(request, preset.lacks)
   if (lacking !== undefined) return err(lacking)
   const { input } = request
   if (input.kind === 'embedding') {
@@ -96,87 +98,6 @@ const asksToThink = (reasoning: unknown): boolean =>
   typeof reasoning === 'object' &&
   reasoning !== null &&
   ('max_tokens' in reasoning || ('effort' in reasoning && reasoning.effort !== 'none'))
-
-type Ask = { feature: Feature; param: string; isAsked: (request: InferenceRequest) => boolean }
-
-const hasImage = (request: InferenceRequest, isMeant: (part: ContentPart & { type: 'image' }) => boolean): boolean =>
-  request.input.kind === 'chat' &&
-  request.input.messages.some(({ content }) => content.some((part) => part.type === 'image' && isMeant(part)))
-
-const forces = ({ toolChoice }: InferenceRequest): boolean =>
-  toolChoice?.mode === 'required' || toolChoice?.mode === 'tool'
-
-/** Which field of the internal form asks for a feature, and when. */
-const ASKS: readonly Ask[] = [
-  { feature: 'completions', param: 'prompts', isAsked: ({ input }) => input.kind === 'completion' },
-  { feature: 'embeddings', param: 'prompts', isAsked: ({ input }) => input.kind === 'embedding' },
-  { feature: 'image', param: 'messages', isAsked: (request) => hasImage(request, () => true) },
-  {
-    feature: 'image_url',
-    param: 'messages',
-    isAsked: (request) => hasImage(request, ({ source }) => source.kind === 'url'),
-  },
-  {
-    feature: 'json_schema',
-    param: 'outputFormat',
-    isAsked: ({ outputFormat }) => outputFormat?.kind === 'json_schema' || outputFormat?.kind === 'json',
-  },
-  { feature: 'logit_bias', param: 'logitBias', isAsked: ({ sampling }) => sampling.logitBias.length > 0 },
-  { feature: 'logprobs', param: 'logprobs', isAsked: ({ logprobs }) => logprobs !== undefined },
-  { feature: 'min_p', param: 'minP', isAsked: ({ sampling }) => (sampling.minP ?? 0) !== 0 },
-  { feature: 'n', param: 'n', isAsked: ({ n }) => n !== 1 },
-  {
-    feature: 'parallel_tool_calls',
-    param: 'parallelToolCalls',
-    isAsked: ({ parallelToolCalls, tools }) => parallelToolCalls === false && tools !== undefined,
-  },
-  {
-    feature: 'repetition_penalty',
-    param: 'repetitionPenalty',
-    isAsked: ({ sampling }) => (sampling.repetitionPenalty ?? 1) !== 1,
-  },
-  {
-    feature: 'structured_outputs',
-    param: 'outputFormat',
-    isAsked: ({ outputFormat }) => outputFormat !== undefined && !isSchemaFormat(outputFormat),
-  },
-  { feature: 'tool_choice', param: 'toolChoice', isAsked: forces },
-  { feature: 'top_k', param: 'topK', isAsked: ({ sampling }) => (sampling.topK ?? 0) !== 0 },
-]
-
-/** Formats with a place in `response_format`; a schema that is only `true` or `false` has none. */
-const isSchemaFormat = (format: OutputFormat): boolean =>
-  format.kind === 'json_object' ||
-  format.kind === 'json_schema' ||
-  (format.kind === 'json' && typeof format.schema !== 'boolean')
-
-function firstLacking(request: InferenceRequest, preset: Preset): Failure | undefined {
-  const ask = ASKS.find(({ feature, isAsked }) => preset.lacks.includes(feature) && isAsked(request))
-  if (ask === undefined) return undefined
-  return {
-    code: 'invalid_request',
-    message: `The provider of this model ${LACKED[ask.feature]}.`,
-    param: ask.param,
-    kind: 'refused',
-  }
-}
-
-const LACKED: Record<Feature, string> = {
-  completions: 'answers conversations only: send messages in place of a prompt',
-  embeddings: 'serves no embeddings',
-  image: 'reads no images',
-  image_url: 'reads images as data only, not by address: send the image as a data URL',
-  json_schema: "keeps no answer to a schema: use a response_format of type 'json_object'",
-  logit_bias: 'takes no logit_bias',
-  logprobs: 'tells no logprobs',
-  min_p: 'has no min_p: use top_p',
-  n: 'gives one choice at a time: n must be 1',
-  parallel_tool_calls: 'cannot be kept to one tool call at a time',
-  repetition_penalty: 'has no repetition_penalty: use presence_penalty or frequency_penalty',
-  structured_outputs: 'keeps answers to JSON schemas only',
-  tool_choice: "cannot be made to call a tool: use a tool_choice of 'auto'",
-  top_k: 'has no top_k: use top_p',
-}
 
 /** The fields of plain numbers, each with its value in the dialect where the caller says nothing. */
 const SAMPLING_FIELDS = [

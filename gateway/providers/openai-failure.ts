@@ -11,6 +11,7 @@ import {
   isRequestFault,
   limitFault,
   unknownModelFault,
+  withWait,
 } from './provider-faults.ts'
 import { limitReset, retryAfter, waitInWords } from './retry-after.ts'
 
@@ -47,6 +48,9 @@ const FILTER_CODES = new Set([
   'invalid_prompt',
   'data_inspection_failed',
   'moderation_blocked',
+  'bio_policy',
+  'misalignment_policy_violation',
+  'image_content_policy_violation',
 ])
 const FILTERED = new RegExp(
   [
@@ -74,11 +78,34 @@ const UNKNOWN_MODEL_CODES = new Set(['model_not_found', 'invalid_model', 'deploy
 const UNKNOWN_MODEL = /model (not exist|does not exist|not found)|invalid model|no such model/i
 
 /**
- * OpenAI's newest models take tools together with reasoning on its Responses route alone, others are served on no other
- * route. Its words name a route that this gateway has too, where the caller would be refused the same.
+ * OpenAI's newest models take tools together with reasoning on its Responses route alone, others are served on one of the
+ * two. Its words name a route that this gateway has too, which says nothing of the one that it called.
  */
 const OTHER_ROUTE = /\bv1\/responses\b/i
 const TOOLS_WITH_REASONING = /reasoning|\btools?\b/i
+
+/** The responses route reads images after its 200: what is wrong with them is the caller's all the same. */
+const IMAGE_CODES = new Set([
+  'invalid_image',
+  'invalid_image_format',
+  'invalid_base64_image',
+  'invalid_image_url',
+  'invalid_image_mode',
+  'image_too_large',
+  'image_too_small',
+  'image_parse_error',
+  'image_file_too_large',
+  'unsupported_image_media_type',
+  'empty_image_file',
+  'failed_to_download_image',
+])
+
+/** A proof of a thought that another account made, or that was changed on its way. */
+const UNREADABLE_PROOF = 'invalid_encrypted_content'
+/** What is asked for with every thought is refused by models that have none. */
+const THINKS_NOT = /encrypted content is not supported with this model/i
+/** An organisation that OpenAI has not verified is shown no thoughts, which is the operator's to see to. */
+const UNVERIFIED = /must be verified to generate reasoning summaries/i
 
 const LIMIT_CODES = new Set(['rate_limit_exceeded', 'rate_limit_error', 'rate_limited', 'too_many_requests'])
 
@@ -108,9 +135,8 @@ export function inBandFailure(raw: unknown, kind: 'in_band' | 'ok_with_error'): 
   const error = errorBody(raw)
   const status = /^[45]\d\d$/.test(error.code) ? Number(error.code) : undefined
   const failure = known(status, error)
-  if (failure !== undefined) return failure
-  const isFull = status === 503 || status === 529 || /overloaded/i.test(error.type + error.code)
-  if (status === 429 || LIMIT_CODES.has(error.code) || LIMIT_CODES.has(error.type)) return limitFault('rate_limited')
+  if (failure !== undefined) return withWait(failure, waitInWords(error.message ?? ''))
+  const isFull = status === 503 || status === 529 || /overloaded|slow_down/i.test(error.type + error.code)
   if (isFull) return limitFault('overloaded')
   const message = `The provider broke off with an error: ${wordsOf(error)}`
   return { code: 'upstream_error', message, kind }
@@ -142,6 +168,10 @@ function known(status: number | undefined, error: ErrorBody): Failure | undefine
     const words = `The provider's content rules refused the request: ${wordsOf(error)}`
     return { code: 'content_filtered', message: words, kind: 'content_filter' }
   }
+  if (IMAGE_CODES.has(code)) return { ...faultOfStatus(400, wordsOf(error)), param: 'messages' }
+  if (code === UNREADABLE_PROOF) return unreadableProof
+  if (THINKS_NOT.test(message)) return noThoughts
+  if (UNVERIFIED.test(message)) return noSummaries
   if (OTHER_ROUTE.test(message)) return TOOLS_WITH_REASONING.test(message) ? toolsWithReasoning : wrongRoute
   const isUnknownModel = UNKNOWN_MODEL_CODES.has(code) || (status === 400 && UNKNOWN_MODEL.test(message))
   return isUnknownModel ? unknownModelFault() : undefined
@@ -162,15 +192,41 @@ function byStatus(status: number, error: ErrorBody): Failure {
 const toolsWithReasoning: Failure = {
   code: 'invalid_request',
   message:
-    'The provider refused the request: on its chat route, which is the one that this gateway calls, this model takes tools ' +
-    "only without reasoning. Set the reasoning effort to 'none', or choose another model.",
+    'The provider refused the request: on its chat route this model takes tools only without reasoning. ' +
+    "Set the reasoning effort to 'none', leave out what only that route can do (several choices, stop strings, penalties, " +
+    'a bias on tokens, fewer than 16 tokens), or choose another model.',
   param: 'reasoning',
+  kind: 'refused',
+}
+
+const noSummaries: Failure = {
+  code: 'invalid_request',
+  message:
+    'The provider shows no thoughts to the account that it is called with. Do not ask for them, or choose another model.',
+  param: 'reasoning',
+  kind: 'refused',
+}
+
+const noThoughts: Failure = {
+  code: 'invalid_request',
+  message:
+    'The provider refused the request: this model does not think. Leave the reasoning out, or choose another model.',
+  param: 'reasoning',
+  kind: 'refused',
+}
+
+const unreadableProof: Failure = {
+  code: 'invalid_request',
+  message:
+    'The provider cannot read the thoughts that the conversation brings back: they were made elsewhere, or changed. ' +
+    'Send them as they came, or leave them out.',
+  param: 'messages',
   kind: 'refused',
 }
 
 const wrongRoute: Failure = {
   code: 'upstream_error',
-  message: 'The provider does not serve the model on its chat route, which is the one that this gateway calls.',
+  message: 'The provider does not serve the model on the route that was called.',
   kind: 'unknown_model',
 }
 

@@ -14,11 +14,13 @@ export type Registration = {
   baseUrl(options: ProviderOptions): string | undefined
   usageDialect: UsageDialect
   /** Options that mean something to this kind; `headers` to all of them. */
-  options: readonly ('region' | 'apiVersion')[]
+  options: readonly OptionName[]
   /** Those of them without which no call can be made. */
-  required: readonly ('region' | 'apiVersion')[]
+  required: readonly OptionName[]
   secret: SecretForm
 }
+
+type OptionName = Exclude<keyof ProviderOptions, 'headers'>
 
 export type SecretForm = {
   pattern: RegExp
@@ -50,7 +52,7 @@ const KINDS: Record<ProviderKind, Registration> = {
   openai: {
     baseUrl: () => 'https://api.openai.com/v1',
     usageDialect: 'openai',
-    options: [],
+    options: ['api', 'reasoningSummary'],
     required: [],
     secret: BEARER,
   },
@@ -78,11 +80,17 @@ const KINDS: Record<ProviderKind, Registration> = {
   azure_openai: {
     baseUrl: nowhere,
     usageDialect: 'openai',
-    options: ['apiVersion'],
+    options: ['apiVersion', 'api', 'reasoningSummary'],
     required: [],
     secret: BEARER,
   },
-  openai_compatible: { baseUrl: nowhere, usageDialect: 'openai', options: [], required: [], secret: PERHAPS },
+  openai_compatible: {
+    baseUrl: nowhere,
+    usageDialect: 'openai',
+    options: ['api', 'reasoningSummary'],
+    required: [],
+    secret: PERHAPS,
+  },
 }
 
 /** What a provider of this kind, with this preset, needs. */

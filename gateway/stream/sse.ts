@@ -12,10 +12,17 @@ export const SSE_EVENT_BYTES_MAX = 1024 * 1024
  * @throws LineTooLong when a line or an event is over the bound.
  */
 export class SseDecoder {
-  readonly #lines = new LineSplitter(SSE_EVENT_BYTES_MAX)
+  readonly #bytesMax: number
+  readonly #lines: LineSplitter
   #event = ''
   #data: string[] = []
   #dataLength = 0
+
+  /** @param bytesMax Of one event. Default: SSE_EVENT_BYTES_MAX. */
+  constructor(bytesMax = SSE_EVENT_BYTES_MAX) {
+    this.#bytesMax = bytesMax
+    this.#lines = new LineSplitter(bytesMax)
+  }
 
   push(chunk: Uint8Array): SseEvent[] {
     const events: SseEvent[] = []
@@ -47,7 +54,7 @@ export class SseDecoder {
     if (name === 'data') {
       // A line of its own takes memory even when it is empty.
       this.#dataLength += value.length + 1
-      if (this.#dataLength > SSE_EVENT_BYTES_MAX) throw new LineTooLong('an event is over the bound')
+      if (this.#dataLength > this.#bytesMax) throw new LineTooLong('an event is over the bound')
       this.#data.push(value)
     } else if (name === 'event') this.#event = value
   }

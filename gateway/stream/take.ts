@@ -32,6 +32,15 @@ const isContent = (event: ProviderEvent): boolean =>
   (event.type === 'thought' && event.text !== '') ||
   (event.type === 'delta' && (event.text !== '' || (event.logprobs?.length ?? 0) > 0))
 
+/** Whether every choice is over, withheld by its target's content rules before anything of it could be shown. */
+export function isWithheld(events: readonly ProviderEvent[], choices: number): boolean {
+  const contents = events.filter(isContent)
+  return (
+    contents.length === choices &&
+    contents.every((event) => event.type === 'finish' && event.reason === 'content_filter')
+  )
+}
+
 const unfinished: Failure = {
   code: 'upstream_error',
   message: 'The target ended its answer before it was complete.',

@@ -18,6 +18,8 @@ const RECORDING_BYTES_MAX = 6 * 1024
 const RANDOM_CUTS = 12
 const CUTS_AT_ONCE = 8
 const FUZZ_RUNS = 60
+/** Of 64 KiB each: more than any event may have. */
+const ENDLESS_CHUNKS = 256
 function shown(choice: CollectedChoice): ExpectedChoice {
   const { parts, finish, stopString, refusal, logprobs, values } = choice
   return {
@@ -206,7 +208,7 @@ for (const promised of PROVIDERS) {
       const decoder = decoderOf(promised, {})
       const chunk = new TextEncoder().encode('data: '.padEnd(64 * 1024, 'x'))
       let last: ProviderEvent[] = []
-      for (let sent = 0; sent < 64 && !decoder.isOver; sent++) last = decoder.push(chunk)
+      for (let sent = 0; sent < ENDLESS_CHUNKS && !decoder.isOver; sent++) last = decoder.push(chunk)
       expect(decoder.isOver).toBe(true)
       expect(last).toMatchObject([{ type: 'error', failure: { code: 'upstream_error' } }])
     })

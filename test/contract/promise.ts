@@ -56,7 +56,7 @@ export type Answer = {
   hasUnclearEnd?: true
 }
 
-export type ExpectedFailure = Pick<Failure, 'code' | 'kind' | 'retryAfterMs'> & {
+export type ExpectedFailure = Pick<Failure, 'code' | 'kind' | 'retryAfterMs' | 'param'> & {
   /** Words the message holds. */
   says?: string
 }

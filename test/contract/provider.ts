@@ -72,6 +72,7 @@ export async function encodeForFleet(request: InferenceRequest): Promise<Result<
       attempt: 1,
       tenant: 'tenant',
       deadlineInMs: 1000,
+      seed: 1,
       ...(maxOutputTokens === undefined ? {} : { maxOutputTokens }),
     },
   )

@@ -21,7 +21,7 @@ const words = fc.oneof(
 const name = fc.constantFrom('weather', 'a.b', 'x-1', '9lives', 'A'.repeat(128))
 const seal = fc.record(
   {
-    by: fc.constantFrom('anthropic', 'gemini', 'bedrock', 'openrouter', 'somebody'),
+    by: fc.constantFrom('anthropic', 'gemini', 'bedrock', 'openai', 'azure_openai', 'openrouter', 'somebody'),
     value: fc.constantFrom('c2ln', '', '[{"type":"reasoning.text"}]', '{', 'x'.repeat(100)),
     isRedacted: fc.boolean(),
   },

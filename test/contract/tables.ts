@@ -44,7 +44,12 @@ const table = (head: readonly string[], rows: readonly string[][]): string =>
 const code = (text: string): string => `\`${text}\``
 /** For options that an address is made of. */
 const SAMPLE = { region: '{region}' }
-const OPTION_NAMES = { region: 'region', apiVersion: 'api_version' } as const
+const OPTION_NAMES = {
+  region: 'region',
+  apiVersion: 'api_version',
+  api: 'api',
+  reasoningSummary: 'reasoning_summary',
+} as const
 
 /** What the admin API asks of each kind. */
 function kindTable(): string {

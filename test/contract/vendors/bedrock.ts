@@ -106,7 +106,7 @@ export const bedrock: Promised = {
     reasoning_budget: {
       is: 'honoured',
       body: { 'additionalModelRequestFields.thinking': { type: 'enabled', budget_tokens: 2000 } },
-      note: 'For Claude, as at Anthropic; left out for other families.',
+      note: 'For Claude, as at Anthropic; an effort for GPT and Nova 2; refused for families that cannot be told to think.',
     },
     thoughts_shown: { is: 'left_out', note: 'Claude shows its thoughts up to 4.5; later ones are asked to.' },
     thoughts_returned: {

@@ -5,8 +5,8 @@ import type { Claim } from '../promise.ts'
 
 /** Sampling that equals it is the same with and without the field. */
 export const OWN_DEFAULT = 'It is the default there.'
-const CHAT_ROUTE =
-  'The gateway calls the chat route, where the newest GPT models refuse tools unless the reasoning effort is none.'
+const EITHER_ROUTE =
+  'Tools together with reasoning go to the responses route, with GPT 5.4 and later whatever is said of reasoning except `none`.'
 
 const HINT: Claim = { is: 'left_out' }
 
@@ -117,9 +117,25 @@ export const NO_EXTENSIONS = {
 export const OPENAI_CLAIMS: Record<FeatureName, Claim> = {
   ...COMPATIBLE_CLAIMS,
   ...NO_EXTENSIONS,
-  tools: { ...COMPATIBLE_CLAIMS.tools, note: CHAT_ROUTE },
-  reasoning_effort: { ...COMPATIBLE_CLAIMS.reasoning_effort, note: CHAT_ROUTE },
+  tools: { ...COMPATIBLE_CLAIMS.tools, note: EITHER_ROUTE },
+  reasoning_effort: { ...COMPATIBLE_CLAIMS.reasoning_effort, note: EITHER_ROUTE },
   temperature_of_one: { is: 'left_out', note: OWN_DEFAULT },
   verbosity: { is: 'honoured', body: { verbosity: 'low' } },
   cache_key: { is: 'honoured', body: { prompt_cache_key: 'handbook-7' } },
+}
+
+const BY_RESPONSES = 'On the responses route, which is chosen for it.'
+
+/** The same where each request takes the route that it needs. */
+export const CHOSEN_CLAIMS: Record<FeatureName, Claim> = {
+  ...OPENAI_CLAIMS,
+  thoughts_shown: {
+    is: 'left_out',
+    note: 'In summary, with `reasoning_summary: true`: the vendor refuses those whose organisation it has not verified.',
+  },
+  thoughts_returned: {
+    is: 'honoured',
+    body: { 'input[1].type': 'reasoning', 'input[1].encrypted_content': 'c2lnbmVk', 'input[2].type': 'function_call' },
+    note: BY_RESPONSES,
+  },
 }

@@ -1,6 +1,6 @@
 // What is promised of OpenAI's own API, at OpenAI and on Azure.
 import type { Answer, Promised } from '../promise.ts'
-import { OPENAI_CLAIMS } from './openai-claims.ts'
+import { CHOSEN_CLAIMS } from './openai-claims.ts'
 
 const text = (words: string) => ({ type: 'text' as const, text: words })
 const WEATHER_CALL = { type: 'tool_call' as const, name: 'weather' }
@@ -139,10 +139,11 @@ export const openAi: Promised = {
   model: 'gpt-5.1',
   secret: 'sk-test-0123456789',
   usageDialect: 'openai',
+  sealBy: 'openai',
   url: 'https://api.openai.com/v1/chat/completions',
   headers: { authorization: 'Bearer sk-test-0123456789' },
   strangers: OPENAI_STRANGERS,
-  claims: OPENAI_CLAIMS,
+  claims: CHOSEN_CLAIMS,
   answers: ANSWERS,
   errors: [
     { fixture: 'error-400-field.http', code: 'invalid_request', kind: 'refused', says: 'temperature' },
@@ -164,6 +165,7 @@ export const azureOpenAi: Promised = {
   title: 'Azure OpenAI',
   kind: 'azure_openai',
   folder: 'azure-openai',
+  sealBy: 'azure_openai',
   baseUrl: 'https://fjord.openai.azure.com',
   model: 'our-deployment',
   secret: '0123456789abcdef0123456789abcdef',

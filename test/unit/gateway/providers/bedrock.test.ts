@@ -222,10 +222,23 @@ describe('what only some families understand', () => {
     [NOVA, { effort: 'none' }, { reasoningConfig: { type: 'disabled' } }],
     ['amazon.nova-pro-v1:0', { effort: 'high' }, undefined],
     [LLAMA, { effort: 'high' }, undefined],
-    [LLAMA, { budgetTokens: 2000 }, undefined],
+    [LLAMA, { effort: 'none', isRequired: true }, undefined],
+    [GPT, { budgetTokens: 5000, isRequired: true }, { reasoning_effort: 'medium' }],
+    [NOVA, { budgetTokens: 2000 }, { reasoningConfig: { type: 'enabled', maxReasoningEffort: 'low' } }],
+    [NOVA, { isRequired: true }, { reasoningConfig: { type: 'enabled', maxReasoningEffort: 'medium' } }],
+    [NOVA, { show: true }, undefined],
+    ['us.deepseek.r1-v1:0', { budgetTokens: 2000, isRequired: true }, undefined],
   ])('%s thinks for %j with %j', (model, reasoning, fields) => {
     expect(extra(model, { reasoning })).toEqual(fields)
   })
+
+  test.each([LLAMA, MISTRAL, 'amazon.nova-pro-v1:0', 'cohere.command-r-plus-v1:0'])(
+    'thinking that was asked for by itself is refused for %s, which cannot be told to',
+    (model) => {
+      expect(refused({ reasoning: { isRequired: true } }, model)).toBe('reasoning')
+      expect(refused({ reasoning: { budgetTokens: 2000 } }, model)).toBe('reasoning')
+    },
+  )
 
   test('sampling that the newest Claude refuses is refused here', () => {
     const sampling = { sampling: { ...NEUTRAL_SAMPLING, temperature: 0.2 } }
