@@ -31,6 +31,7 @@ export class Admission {
   /** Priority → tenant → requests; a Map keeps tenants in the order of their turns. */
   readonly #queues = new Map<number, Map<string, Waiting[]>>()
   #slotsMax = 0
+  #widthMax = 0
   #slotsUsed = 0
   #queued = 0
   #queuedSlots = 0
@@ -53,13 +54,17 @@ export class Admission {
     return this.#slotsUsed
   }
 
-  /** The engine's limit; 0 while there is no engine. Waiting requests stay in line over a restart. */
-  setSlotsMax(slotsMax: number): void {
+  /**
+   * The engines' limit; 0 while there is none. Waiting requests stay in line over a restart.
+   * @param widthMax what they have together when all of them are up: a wider request never has its turn.
+   */
+  setSlotsMax(slotsMax: number, widthMax: number = slotsMax): void {
     this.#slotsMax = slotsMax
+    this.#widthMax = widthMax
     this.#advance()
   }
 
-  /** Refuses everything from now on, those who wait included. */
+  /** Refuses everything until `open`, those who wait included. */
   close(failure: Failure): void {
     this.#closed = failure
     for (const waiting of this.#all()) waiting.drop(failure)
@@ -68,18 +73,18 @@ export class Admission {
     this.#queuedSlots = 0
   }
 
+  /** Takes requests again. */
+  open(): void {
+    this.#closed = undefined
+  }
+
   /**
    * Waits for a turn.
    * @param signal ends the wait; its reason must be a Failure.
    */
   async enter(ask: Ask, signal: AbortSignal): Promise<Result<Ticket, Failure>> {
     if (this.#closed !== undefined) return err(this.#closed)
-    if (this.#slotsMax > 0 && ask.slots > this.#slotsMax)
-      return err({
-        code: 'invalid_request',
-        message: `the request asks for ${ask.slots} sequences at once, this backend computes at most ${this.#slotsMax}`,
-        param: 'n',
-      })
+    if (this.#isTooWide(ask)) return err(this.#tooWide(ask))
     if (signal.aborted) return err(signal.reason as Failure)
     const enqueuedMs = this.#nowMs()
     if (this.#queued === 0 && this.#slotsUsed + ask.slots <= this.#slotsMax) return ok(this.#take(ask, enqueuedMs))
@@ -97,6 +102,15 @@ export class Admission {
   estimatedWaitMs(): number {
     if (this.#serviceMs === undefined || this.#slotsMax === 0) return 0
     return (this.#serviceMs * (this.#queuedSlots + 1)) / this.#slotsMax
+  }
+
+  #isTooWide({ slots }: Ask): boolean {
+    return this.#widthMax > 0 && slots > this.#widthMax
+  }
+
+  #tooWide({ slots }: Ask): Failure {
+    const message = `the request asks for ${slots} sequences at once, this backend computes at most ${this.#widthMax}`
+    return { code: 'invalid_request', message, param: 'n' }
   }
 
   #overloaded(reason: string, waitMs: number): Failure {
@@ -140,14 +154,10 @@ export class Admission {
     for (;;) {
       const head = this.#head()
       if (head === undefined) return
-      if (head.slots > this.#slotsMax && this.#slotsMax > 0) {
+      if (this.#isTooWide(head)) {
         // The engine came back smaller than it was.
         this.#remove(head)
-        head.drop({
-          code: 'invalid_request',
-          message: `the request asks for ${head.slots} sequences at once, this backend computes at most ${this.#slotsMax}`,
-          param: 'n',
-        })
+        head.drop(this.#tooWide(head))
         continue
       }
       if (this.#slotsUsed + head.slots > this.#slotsMax) return

@@ -1,45 +1,46 @@
-// One agent: engine, queue, server and membership tied together. Owns the life cycle and the path of a dispatch from
-// arrival to release; options and signals are main.ts.
-import { createHash, randomBytes, randomUUID } from 'node:crypto'
+// One agent: engines, queue, server and membership tied together. Owns the life cycle, what an administrator wants of it, and
+// the path of a dispatch from arrival to release; options and signals are main.ts, the engines engines.ts.
+import { randomUUID } from 'node:crypto'
 import type { Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import type { DispatchEvent, DispatchRequest } from '../protocol/dispatch.ts'
+import type { DispatchEvent } from '../protocol/dispatch.ts'
 import type { Pooling } from '../protocol/engine-frames.ts'
 import type { Failure } from '../protocol/errors.ts'
-import { ok, type Result } from '../protocol/result.ts'
+import type { DesiredState } from '../protocol/report.ts'
 import { Admission } from './admission.ts'
 import { answerFormatOf } from './answer-format.ts'
 import { createAuthority, gatewayKeys } from './authority.ts'
-import { CapacityTracker } from './capacity.ts'
 import { createChatRenderer } from './chat.ts'
 import type { Config } from './config.ts'
-import { type EngineLimits, prepareDispatch, type TextModel } from './dispatch.ts'
-import {
-  type EmbeddingLimits,
-  type EmbeddingRequest,
-  isEmbedding,
-  prepareEmbedding,
-  runEmbedding,
-} from './embedding.ts'
+import type { TextModel } from './dispatch.ts'
 import { createSocketDirectory, type SocketDirectory } from './engine/socket-path.ts'
-import { type EngineOptions, EngineSupervisor } from './engine/spawn.ts'
+import type { EngineOptions } from './engine/spawn.ts'
+import { Engines, type ReadyFields } from './engines.ts'
+import { Handoffs } from './handoff/handoffs.ts'
+import { createPrefillAuthority } from './handoff/prefill-authority.ts'
+import type { SequencesOptions } from './handoff/sequences.ts'
+import type { Refusal } from './http-body.ts'
 import { type Identity, loadIdentity } from './identity.ts'
+import { prepareJob } from './jobs.ts'
 import type { Log } from './log.ts'
 import { type AgentCounters, metricsText } from './metrics.ts'
 import { readModelFile } from './model-reader.ts'
+import { OpenWork } from './open-work.ts'
+import { HeldChunks } from './prefix/held-chunks.ts'
 import { Reporter } from './report.ts'
-import { type Arrival, createAgentServer, type Refusal, type StreamOpener } from './server.ts'
-import { runSession, type SessionContext, type SessionResult } from './session.ts'
+import { type Arrival, createAgentServer, type StreamOpener } from './server.ts'
 import { createTokenizer } from './tokens.ts'
 import { grammarVocabulary } from './vocabulary.ts'
 
 /** Time for the last bytes of drained streams to leave. */
 const CLOSE_GRACE_MS = 1000
+/** For streams that were told to move: to say so, and to cancel what they have. */
+const MOVE_WAIT_MS = 2000
 
 export type AgentEvents = {
   listening: (url: string) => void
-  /** Each time an engine is ready. */
-  ready: (fields: { pid?: number; contextTokens: number; sequencesMax: number }) => void
+  /** When all engines have come up or failed to, and each time that one is ready after that. */
+  ready: (fields: ReadyFields) => void
   /** The engine cannot serve this model: the agent will not become ready. */
   failed: (message: string) => void
 }
@@ -48,7 +49,10 @@ export type AgentEvents = {
 const DEFAULT_POOLING: Pooling = 'last'
 
 /** Settings that only tests change. */
-export type AgentOverrides = { engine?: Pick<EngineOptions, 'env' | 'timing'> }
+export type AgentOverrides = {
+  engine?: Pick<EngineOptions, 'env' | 'timing'>
+  handoff?: SequencesOptions['timing']
+}
 
 export class Agent {
   readonly #config: Config
@@ -56,9 +60,9 @@ export class Agent {
   readonly #model: TextModel
   readonly #pooling: Pooling
   readonly #sockets: SocketDirectory
-  readonly #engine: EngineSupervisor
+  readonly #engines: Engines
+  readonly #handoffs: Handoffs
   readonly #admission: Admission
-  readonly #capacity: CapacityTracker
   readonly #server: Server
   readonly #identity: Identity
   readonly #counters: AgentCounters = {
@@ -72,9 +76,13 @@ export class Agent {
   }
   #reporter: Reporter | undefined
   #running: Promise<void> | undefined
+  /** This process is ending. */
   #draining = false
-  #open = 0
-  #idle: (() => void) | undefined
+  /** An administrator wants no work here. */
+  #held = false
+  #moveTimer: NodeJS.Timeout | undefined
+  #announced = false
+  readonly #work = new OpenWork()
 
   private constructor(
     config: Config,
@@ -87,30 +95,57 @@ export class Agent {
     this.#pooling = parts.pooling
     this.#identity = parts.identity
     this.#sockets = createSocketDirectory(config.stateDir)
-    this.#engine = new EngineSupervisor(engineOptions(config, this.#sockets, overrides), parts.log)
-    this.#admission = new Admission(config.queueRequestsMax, () => performance.now())
-    this.#capacity = new CapacityTracker(config.modelName, () => ({
-      requestsQueued: this.#admission.queued,
-      requestsQueuedMax: this.#admission.queueMax,
-      draining: this.#draining,
-      prefixBlocks: this.#engine.connection?.prefixBlocks ?? 0,
-    }))
+    this.#admission = new Admission(config.queueRequestsMax, nowMs)
+    this.#engines = new Engines({
+      config,
+      sockets: this.#sockets,
+      log: parts.log,
+      overrides: overrides.engine,
+      queues: () => ({
+        requests: this.#admission,
+        prompts: this.#handoffs.desk,
+        draining: this.#draining || this.#held,
+      }),
+    })
+    this.#handoffs = new Handoffs({
+      engines: this.#engines,
+      identity: this.#identity,
+      model: config.modelName,
+      nowMs,
+      ...(overrides.handoff === undefined ? {} : { timing: overrides.handoff }),
+    })
+    const keys = gatewayKeys(config.gatewayUrl)
+    const refused = () => {
+      this.#counters.refusals++
+    }
     this.#server = createAgentServer({
-      authority: createAuthority(this.#identity.backendId, gatewayKeys(config.gatewayUrl), Date.now),
+      authority: createAuthority(this.#identity.backendId, keys, Date.now),
       closed: () => this.#closed(),
       dispatch: (arrival, open) => this.#dispatch(arrival, open),
+      prefill: {
+        authority: createPrefillAuthority(this.#identity.backendId, keys, Date.now),
+        // Work of others, which a drain waits for as for its own.
+        desk: { push: (ask, signal) => this.#work.run(() => this.#handoffs.desk.push(ask, signal)) },
+        model: config.modelName,
+        closed: () => this.#stopped(),
+        refused,
+        nowMs,
+      },
       health: () => this.#health(),
       metrics: () =>
         metricsText({
           model: config.modelName,
-          frame: this.#capacity.frame(),
-          stats: this.#engine.connection?.stats,
+          engines: this.#engines.units.map((unit) => ({
+            ...(this.#engines.units.length === 1 ? {} : { name: unit.name }),
+            frame: unit.frame(),
+            stats: unit.connection?.stats,
+            reservations: unit.connection?.openReservations ?? 0,
+          })),
           counters: this.#counters,
+          handoffs: this.#handoffs.counters,
         }),
-      refused: () => {
-        this.#counters.refusals++
-      },
-      nowMs: () => performance.now(),
+      refused,
+      nowMs,
       log: parts.log,
     })
   }
@@ -133,90 +168,120 @@ export class Agent {
   get backendId(): string {
     return this.#identity.backendId
   }
+  /** Of the first engine that takes requests, or of the first one. */
   get enginePid(): number | undefined {
-    return this.#engine.pid
+    return this.#engines.first?.supervisor.pid
+  }
+  /** By name. */
+  enginePids(): Record<string, number | undefined> {
+    return Object.fromEntries(this.#engines.units.map(({ name, supervisor }) => [name, supervisor.pid]))
   }
   /** Dispatches between arrival and their last byte. */
   get openDispatches(): number {
-    return this.#open
+    return this.#work.open
   }
 
-  /** Listens, starts the engine, and joins the fleet once it is ready. */
+  /** Listens, starts the engines, and joins the fleet once one of them is ready. */
   async start(events: AgentEvents): Promise<void> {
     const url = await this.#listen()
     events.listening(url)
+    const held = new HeldChunks(() => this.#reporter?.changed())
     const reporter = new Reporter({
       gatewayUrl: this.#config.gatewayUrl,
       publicUrl: this.#config.publicUrl ?? url,
       identity: this.#identity,
       ...(this.#config.joinToken === undefined ? {} : { joinToken: this.#config.joinToken }),
       epoch: randomUUID(),
-      frames: () => [this.#capacity.frame()].filter((frame) => frame !== undefined),
-      fingerprint: () => this.#capacity.fingerprint(),
+      frames: () => this.#engines.frames(),
+      fingerprint: () => this.#engines.fingerprint(),
+      kv: held,
+      onDesired: (desired) => this.#desire(desired),
       log: this.#log,
     })
     this.#reporter = reporter
-    this.#engine.on('ready', () => {
-      const ready = this.#engine.connection?.ready
-      if (ready === undefined) return
-      this.#capacity.engineReady(ready)
-      if (ready.features.grammars)
-        this.#engine.connection?.setVocabulary(grammarVocabulary(this.#model.tokenizer.vocabulary))
-      this.#admission.setSlotsMax(ready.sequencesMax)
-      const pid = this.#engine.pid
-      events.ready({
-        ...(pid === undefined ? {} : { pid }),
-        contextTokens: ready.contextTokens,
-        sequencesMax: ready.sequencesMax,
-      })
+    const engines = this.#engines
+    const changed = () => {
+      const { now, most } = engines.slots
+      this.#admission.setSlotsMax(now, most)
+      this.#handoffs.desk.enginesChanged()
+      reporter.changed()
+    }
+    const announce = (isNew: boolean) => {
+      if (!engines.isSettled || (this.#announced && !isNew)) return
+      this.#announced = true
+      const fields = engines.readyFields()
+      if (fields !== undefined) events.ready(fields)
+    }
+    engines.on('ready', ({ connection }) => {
+      if (connection !== undefined) held.follow(connection.chunks)
+      if (connection?.ready.features.grammars === true)
+        connection.setVocabulary(grammarVocabulary(this.#model.tokenizer.vocabulary))
+      changed()
+      announce(true)
       if (!this.#draining) reporter.start()
-      reporter.changed()
     })
-    this.#engine.on('down', () => {
+    engines.on('down', () => {
       this.#counters.engineRestarts++
-      this.#capacity.engineDown()
-      this.#admission.setSlotsMax(0)
-      reporter.changed()
+      changed()
+      announce(false)
     })
-    this.#engine.on('stats', (stats) => {
-      this.#capacity.engineStats(stats)
-      reporter.changed()
-    })
-    this.#engine.on('failed', (message) => {
-      this.#capacity.engineDown()
+    engines.on('changed', changed)
+    engines.on('stats', () => reporter.changed())
+    engines.on('failed', (message) => {
       this.#admission.close({ code: 'engine_lost', message: 'the engine cannot serve its model' })
       events.failed(message)
     })
-    this.#running = this.#engine.run()
+    this.#running = engines.run()
   }
 
-  /** Refuses new work, lets open streams end within the grace, leaves the fleet, ends the engine. */
+  /** Refuses new work, lets open streams end within the grace or move elsewhere, leaves the fleet, ends the engines. */
   async drain(graceMs: number): Promise<void> {
     if (this.#draining) return
     this.#draining = true
-    this.#log('info', 'draining', { open: this.#open })
+    this.#log('info', 'draining', { open: this.#work.open })
+    clearTimeout(this.#moveTimer)
     this.#admission.close({ code: 'overloaded', message: 'this backend is shutting down' })
+    this.#handoffs.desk.setClosed(true)
     const left = this.#reporter?.leave()
-    if (this.#open > 0) {
-      const idle = new Promise<void>((resolve) => {
-        this.#idle = resolve
-      })
-      let timer: NodeJS.Timeout | undefined
-      const late = new Promise<void>((resolve) => {
-        timer = setTimeout(resolve, graceMs)
-      })
-      await Promise.race([idle, late])
-      clearTimeout(timer)
+    await this.#work.allOver(graceMs)
+    if (this.#work.open > 0) {
+      this.#moveAll()
+      await this.#work.allOver(Math.min(graceMs, MOVE_WAIT_MS))
     }
-    await this.#engine.stop()
+    await this.#engines.stop()
     await this.#running
     await left
     await this.#close()
   }
 
+  /** Streams go on elsewhere, prompts of others are computed by those who asked. */
+  #moveAll(): void {
+    for (const unit of this.#engines.units) unit.moveAll()
+    this.#handoffs.desk.cancelAll()
+  }
+
+  /** Each revision once: an administrator's word stands until the next. */
+  #desire({ revision, draining, roles }: DesiredState): void {
+    if (this.#draining) return
+    this.#log('info', 'desired', { revision, draining })
+    const graceMs = this.#config.drainGraceMs
+    if (draining !== this.#held) {
+      this.#held = draining
+      clearTimeout(this.#moveTimer)
+      this.#handoffs.desk.setClosed(draining)
+      if (draining) {
+        this.#admission.close(HELD)
+        this.#moveTimer = setTimeout(() => this.#moveAll(), graceMs)
+        this.#moveTimer.unref()
+      } else this.#admission.open()
+    }
+    this.#engines.setRoles(roles, graceMs)
+    this.#reporter?.changed()
+  }
+
   /** Ends everything now; streams break off. */
   kill(): void {
-    this.#engine.kill()
+    this.#engines.kill()
     this.#server.closeAllConnections()
     this.#sockets.remove()
   }
@@ -239,41 +304,39 @@ export class Agent {
     return `http://${family === 'IPv6' ? `[${address}]` : address}:${port}`
   }
 
-  #closed(): Refusal | undefined {
-    if (this.#draining)
-      return {
-        status: 503,
-        failure: { code: 'overloaded', message: 'this backend is shutting down', retryAfterMs: 1000 },
-      }
-    if (this.#engine.state !== 'ready')
-      return { status: 503, failure: { code: 'engine_lost', message: 'the engine is not running', retryAfterMs: 1000 } }
+  /** No work of any kind. */
+  #stopped(): Refusal | undefined {
+    if (this.#draining) return unavailable('overloaded', 'this backend is shutting down')
+    if (this.#held) return { status: 503, failure: HELD }
     return undefined
   }
 
+  #closed(): Refusal | undefined {
+    const stopped = this.#stopped()
+    if (stopped !== undefined) return stopped
+    if (this.#engines.isForPromptsOnly)
+      return unavailable('overloaded', 'this backend computes prompts for others only')
+    return this.#engines.serving.length > 0 ? undefined : unavailable('engine_lost', 'the engine is not running')
+  }
+
   #health(): { ready: boolean; body: object } {
-    const ready = !this.#draining && this.#engine.state === 'ready'
+    const ready = !this.#draining && !this.#held && this.#engines.isReady
     return {
       ready,
       body: {
         live: true,
         ready,
-        engine: this.#engine.state,
-        draining: this.#draining,
+        engines: this.#engines.units.map(({ name, role, state }) => ({ name, role, state })),
+        draining: this.#draining || this.#held,
         joined: this.#reporter?.joined ?? false,
         model: this.#config.modelName,
-        openDispatches: this.#open,
+        openDispatches: this.#work.open,
       },
     }
   }
 
   async #dispatch(arrival: Arrival, open: StreamOpener): Promise<Refusal | undefined> {
-    this.#open++
-    try {
-      return await this.#serve(arrival, open)
-    } finally {
-      this.#open--
-      if (this.#open === 0) this.#idle?.()
-    }
+    return await this.#work.run(() => this.#serve(arrival, open))
   }
 
   async #serve({ request, deadlineAtMs, signal }: Arrival, open: StreamOpener): Promise<Refusal | undefined> {
@@ -282,38 +345,31 @@ export class Agent {
         status: 404,
         failure: { code: 'model_not_found', message: 'this model is not served here', param: 'model' },
       }
-    const ready = this.#engine.connection?.ready
-    if (ready === undefined) return this.#closed()
-    const limits = {
-      contextTokens: ready.contextTokens,
-      vocabularyTokens: ready.vocabSize,
-      sequencesMax: ready.sequencesMax,
-      grammars: ready.features.grammars,
-    }
-    const tenant = createHash('sha256').update(request.tenant).digest().readBigUInt64LE()
-    const job = isEmbedding(request)
-      ? await this.#embeddingJob(request, { ...limits, embeddingDims: ready.embeddingDims }, tenant)
-      : await this.#generationJob(request, limits, tenant)
+    const limits = this.#engines.limits()
+    if (limits === undefined) return this.#closed() ?? unavailable('engine_lost', 'the engine is not running')
+    const job = await prepareJob(request, { model: this.#model, limits, pooling: this.#pooling })
     if (!job.ok) return { status: 400, failure: job.error }
 
     const { slots } = job.value
     const ask = { slots, tenant: request.tenant, priority: request.priority, deadlineAtMs }
     const entered = await this.#admission.enter(ask, signal)
     if (!entered.ok) return { status: refusalStatus(entered.error), failure: entered.error }
-    const connection = this.#engine.connection
-    if (connection === undefined) {
+    if (this.#engines.serving.length === 0) {
       entered.value.release()
-      return { status: 503, failure: { code: 'engine_lost', message: 'the engine is not running', retryAfterMs: 1000 } }
+      return this.#closed() ?? unavailable('engine_lost', 'the engine is not running')
     }
+    const sequences = this.#handoffs.open(request, deadlineAtMs)
     this.#counters.dispatches++
     this.#reporter?.changed()
     try {
       const write = open()
       const result = await job.value.run({
-        connection,
+        connection: sequences,
+        prefillPlace: () => sequences.place,
+        moving: sequences.moving,
         sink: { write: (events: readonly DispatchEvent[]) => write(events) },
-        capacity: () => this.#capacity.frame(),
-        nowMs: () => performance.now(),
+        capacity: () => (sequences.unit ?? this.#engines.serving[0])?.frame(),
+        nowMs,
         signal,
         queuedMs: entered.value.queuedMs,
         deadlineAtMs,
@@ -332,57 +388,24 @@ export class Agent {
       }
       return undefined
     } finally {
+      sequences.close()
       entered.value.release()
       this.#reporter?.changed()
     }
   }
-
-  async #generationJob(
-    request: DispatchRequest,
-    limits: EngineLimits,
-    tenant: bigint,
-  ): Promise<Result<EngineJob, Failure>> {
-    const prepared = await prepareDispatch(request, this.#model, limits, { randomSeed, tenant })
-    if (!prepared.ok) return prepared
-    const slots = prepared.value.choices.length
-    return ok({ slots, run: (context) => runSession(prepared.value, context) })
-  }
-
-  async #embeddingJob(
-    request: EmbeddingRequest,
-    limits: Omit<EmbeddingLimits, 'pooling'>,
-    tenant: bigint,
-  ): Promise<Result<EngineJob, Failure>> {
-    const prepared = await prepareEmbedding(request, this.#model, { ...limits, pooling: this.#pooling }, tenant)
-    if (!prepared.ok) return prepared
-    const { slots } = prepared.value
-    return ok({ slots, run: (context) => runEmbedding(prepared.value, context) })
-  }
 }
 
-/** What a request asks of the engine, ready to run. `slots` are sequences at once. */
-type EngineJob = { slots: number; run: (context: SessionContext) => Promise<SessionResult> }
+/** A drain lasts: asking again soon is no use. */
+const HELD: Failure = { code: 'overloaded', message: 'this backend takes no work', retryAfterMs: 10_000 }
 
-const randomSeed = (): bigint => randomBytes(8).readBigUInt64LE()
+const unavailable = (code: 'overloaded' | 'engine_lost', message: string): Refusal => ({
+  status: 503,
+  failure: { code, message, retryAfterMs: 1000 },
+})
+
+const nowMs = (): number => performance.now()
 
 function refusalStatus(failure: Failure): Refusal['status'] {
   if (failure.code === 'invalid_request') return 400
   return failure.code === 'overloaded' && failure.retryAfterMs !== undefined ? 429 : 503
-}
-
-function engineOptions(config: Config, sockets: SocketDirectory, overrides: AgentOverrides): EngineOptions {
-  const options: EngineOptions = {
-    enginePath: config.enginePath,
-    modelPath: config.modelPath,
-    sockets,
-    ...overrides.engine,
-  }
-  if (config.threads !== undefined) options.threads = config.threads
-  if (config.kvMib !== undefined) options.kvMib = config.kvMib
-  if (config.kvType !== undefined) options.kvType = config.kvType
-  if (config.quantize !== undefined) options.quantize = config.quantize
-  if (config.prefillTokens !== undefined) options.prefillTokens = config.prefillTokens
-  if (config.contextTokens !== undefined) options.contextTokens = config.contextTokens
-  if (config.sequencesMax !== undefined) options.sequencesMax = config.sequencesMax
-  return options
 }

@@ -82,13 +82,13 @@ export function createAuthority(backendId: string, keys: JWTVerifyGetKey, nowMs:
 }
 
 // Not the end caller's fault, so the code is one that another backend may answer better.
-const refused = (message: string): AuthorityFailure => ({
+export const refused = (message: string): AuthorityFailure => ({
   status: 401,
-  failure: { code: 'internal', message: `dispatch refused: ${message}` },
+  failure: { code: 'internal', message: `request refused: ${message}` },
 })
 
 /** Our side could not get the gateway's keys: that says nothing about the token. */
-function keyFault(thrown: unknown): AuthorityFailure | undefined {
+export function keyFault(thrown: unknown): AuthorityFailure | undefined {
   const known = thrown instanceof errors.JOSEError
   if (known && !(thrown instanceof errors.JWKSTimeout) && !(thrown instanceof errors.JWKSInvalid)) {
     // jose reports an HTTP status other than 200 with its base class.
@@ -97,7 +97,7 @@ function keyFault(thrown: unknown): AuthorityFailure | undefined {
   return { status: 503, failure: { code: 'internal', message: "the gateway's keys cannot be read" } }
 }
 
-function tokenFault(thrown: unknown): string {
+export function tokenFault(thrown: unknown): string {
   if (thrown instanceof errors.JWTExpired) return 'the token has expired'
   if (thrown instanceof errors.JWTClaimValidationFailed) return `claim ${thrown.claim} is wrong`
   if (thrown instanceof errors.JWKSNoMatchingKey) return 'the token is signed by an unknown key'

@@ -1,6 +1,6 @@
-// The capacity frame: what this backend says about its load ○. Owns how engine statistics and the agent's own queue
+// The capacity frame: what an engine of this backend says about its load ○. Owns how its statistics and the agent's own queue
 // become one frame, and the frame numbers; sending is report.ts and session.ts.
-import type { CapacityFrame } from '../protocol/capacity.ts'
+import type { CapacityFrame, EngineRole, KvTransfer, StepModel } from '../protocol/capacity.ts'
 import type { Ready, Stats } from '../protocol/engine-frames.ts'
 
 export type AgentLoad = {
@@ -9,6 +9,13 @@ export type AgentLoad = {
   draining: boolean
   /** Blocks in the engine's prefix cache. */
   prefixBlocks: number
+  role: EngineRole
+  /** It gives up its role: nothing must be routed to it until it has another. */
+  leaving?: boolean
+  /** Absent: the agent's only one. */
+  engine?: string
+  transfer?: KvTransfer
+  stepModel?: StepModel
 }
 
 /** A change of KV use by less than this share of the pool is not worth a report of its own. */
@@ -53,7 +60,7 @@ export class CapacityTracker {
     const load = this.#load()
     const frame: CapacityFrame = {
       model: this.#model,
-      role: 'both',
+      role: load.role,
       epoch: epochText(ready.epoch),
       sequence: this.#sequence++,
       contextTokensMax: ready.contextTokens,
@@ -69,9 +76,12 @@ export class CapacityTracker {
       prefillTokensQueued: Number(stats?.prefillTokensQueued ?? 0n),
       decodeKvTokens: Number(stats?.decodeKvTokens ?? 0n),
       stepMs: (stats?.stepUs ?? 0) / 1000,
-      draining: load.draining || !this.#up,
+      draining: load.draining || load.leaving === true || !this.#up,
       grammars: ready.features.grammars,
     }
+    if (load.engine !== undefined) frame.engine = load.engine
+    if (load.stepModel !== undefined) frame.stepModel = load.stepModel
+    if (load.transfer !== undefined) frame.transfer = load.transfer
     // The engine sends 0 for what it has not measured; the frame leaves it out.
     if (stats !== undefined && stats.prefillTokensPerSecond > 0)
       frame.measuredPrefillTokensPerSecond = stats.prefillTokensPerSecond
@@ -89,6 +99,7 @@ export class CapacityTracker {
     const total = stats?.blocksTotal ?? 0
     const kvStep = total === 0 ? 0 : Math.floor((stats?.blocksUsed ?? 0) / total / KV_CHANGE_SHARE)
     const sequences = [stats?.running ?? 0, stats?.waiting ?? 0, load.requestsQueued]
-    return [this.#ready?.epoch ?? '', this.#up, load.draining, ...sequences, kvStep].join(' ')
+    const state = [this.#ready?.epoch ?? '', this.#up, load.draining, load.role, load.leaving === true]
+    return [...state, ...sequences, kvStep].join(' ')
   }
 }

@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { z } from 'zod'
+import { ENGINE_ROLES, type EngineRole } from '../protocol/capacity.ts'
 import { POOLINGS, type Pooling } from '../protocol/engine-frames.ts'
 
 export class ConfigError extends Error {
@@ -12,6 +13,10 @@ export class ConfigError extends Error {
 
 const KV_TYPES = ['f16', 'q8_0', 'f32'] as const
 const QUANTIZATIONS = ['none', 'q8_0', 'q4_0'] as const
+/** More would not fit a report, and no machine has use for them. */
+const ENGINES_MAX = 16
+
+type Address = { host: string; port: number }
 
 export type Config = {
   enginePath: string
@@ -25,9 +30,19 @@ export type Config = {
   /** Absent: derived from the address that was bound. */
   publicUrl?: string
   joinToken?: string
-  /** Absent: the engine chooses. */
+  /** One process each. */
+  engines: EngineRole[]
+  /** Where engines of other hosts hand over K and V, each engine a port further; port 0 = any free ones. Absent: nowhere. */
+  kvListen?: Address
+  /** How they reach it; absent: as `kvListen` says. */
+  kvPublic?: Address
+  /** Absent: the engine chooses; several engines share the cores. */
   threads?: number
+  prefillThreads?: number
+  decodeThreads?: number
   kvMib?: number
+  prefillKvMib?: number
+  decodeKvMib?: number
   kvType?: (typeof KV_TYPES)[number]
   quantize?: (typeof QUANTIZATIONS)[number]
   prefillTokens?: number
@@ -76,8 +91,61 @@ const OPTIONS: readonly Option[] = [
     value: 'FILE',
     help: 'one-time enrolment token; or PENSTOCK_JOIN_TOKEN in the environment',
   },
-  { flag: 'threads', env: 'PENSTOCK_AGENT_THREADS', value: 'N', help: 'engine threads (default: the engine chooses)' },
-  { flag: 'kv-mib', env: 'PENSTOCK_AGENT_KV_MIB', value: 'N', help: 'KV cache, MiB (default: the engine chooses)' },
+  {
+    flag: 'engines',
+    env: 'PENSTOCK_AGENT_ENGINES',
+    value: 'ROLES',
+    help: 'one process per role: both, prefill, decode; e.g. prefill,decode,decode',
+    fallback: 'both',
+  },
+  {
+    flag: 'kv-listen',
+    env: 'PENSTOCK_AGENT_KV_LISTEN',
+    value: 'HOST:PORT',
+    help: 'take keys and values from engines of other hosts; each engine a port further (default: nowhere)',
+  },
+  {
+    flag: 'kv-public',
+    env: 'PENSTOCK_AGENT_KV_PUBLIC',
+    value: 'HOST:PORT',
+    help: 'how those reach it, an IP address (default: as --kv-listen)',
+  },
+  {
+    flag: 'threads',
+    env: 'PENSTOCK_AGENT_THREADS',
+    value: 'N',
+    help: 'threads of each engine (default: its share of the cores)',
+  },
+  {
+    flag: 'prefill-threads',
+    env: 'PENSTOCK_AGENT_PREFILL_THREADS',
+    value: 'N',
+    help: 'of prefill engines (default: --threads)',
+  },
+  {
+    flag: 'decode-threads',
+    env: 'PENSTOCK_AGENT_DECODE_THREADS',
+    value: 'N',
+    help: 'of decode engines (default: --threads)',
+  },
+  {
+    flag: 'kv-mib',
+    env: 'PENSTOCK_AGENT_KV_MIB',
+    value: 'N',
+    help: 'KV cache of each engine, MiB (default: the engine chooses)',
+  },
+  {
+    flag: 'prefill-kv-mib',
+    env: 'PENSTOCK_AGENT_PREFILL_KV_MIB',
+    value: 'N',
+    help: 'of prefill engines (default: --kv-mib)',
+  },
+  {
+    flag: 'decode-kv-mib',
+    env: 'PENSTOCK_AGENT_DECODE_KV_MIB',
+    value: 'N',
+    help: 'of decode engines (default: --kv-mib)',
+  },
   {
     flag: 'kv-type',
     env: 'PENSTOCK_AGENT_KV_TYPE',
@@ -129,7 +197,7 @@ export function helpText(): string {
   return [
     'Usage: node backends/main.ts --engine PATH --model FILE --model-name NAME --gateway URL --state-dir DIR [options]',
     '',
-    'Serves one model file through one engine process and joins it to the fleet of a gateway.',
+    'Serves one model file through one or more engine processes and joins them to the fleet of a gateway.',
     'Prints one JSON line per life event on stdout (listening, ready, failed), logs as JSON lines on stderr.',
     'Exit codes: 0 drained, 1 failure, 2 bad options or a model that the engine cannot serve.',
     '',
@@ -141,6 +209,7 @@ export function helpText(): string {
 
 const wholeNumber = (max: number) => z.coerce.number().int().min(1).max(max)
 const TOKEN_BYTES_MAX = 4096
+const HostPort = z.string().regex(/^(\[[0-9a-fA-F:]+\]|[^:]+):\d{1,5}$/, 'must be HOST:PORT')
 
 const Values = z.object({
   engine: z.string().min(1),
@@ -148,14 +217,24 @@ const Values = z.object({
   'model-name': z.string().min(1).max(200),
   gateway: z.url({ protocol: /^https?$/ }),
   'state-dir': z.string().min(1),
-  listen: z.string().regex(/^(\[[0-9a-fA-F:]+\]|[^:]+):\d{1,5}$/, 'must be HOST:PORT'),
+  listen: HostPort,
   'public-url': z
     .url({ protocol: /^https?$/ })
     .max(500)
     .optional(),
   'join-token-file': z.string().min(1).optional(),
+  engines: z
+    .string()
+    .transform((text) => text.split(',').map((role) => role.trim()))
+    .pipe(z.array(z.enum(ENGINE_ROLES, `each must be one of ${ENGINE_ROLES.join(', ')}`)).max(ENGINES_MAX)),
+  'kv-listen': HostPort.optional(),
+  'kv-public': HostPort.optional(),
   threads: wholeNumber(1024).optional(),
+  'prefill-threads': wholeNumber(1024).optional(),
+  'decode-threads': wholeNumber(1024).optional(),
   'kv-mib': wholeNumber(16 * 1024 * 1024).optional(),
+  'prefill-kv-mib': wholeNumber(16 * 1024 * 1024).optional(),
+  'decode-kv-mib': wholeNumber(16 * 1024 * 1024).optional(),
   'kv-type': z.enum(KV_TYPES).optional(),
   quantize: z.enum(QUANTIZATIONS).optional(),
   'prefill-tokens': wholeNumber(16 * 1024).optional(),
@@ -175,6 +254,15 @@ function readJoinToken(file: string | undefined, env: NodeJS.ProcessEnv): string
   } catch (thrown) {
     throw new ConfigError(`--join-token-file ${file}: ${thrown instanceof Error ? thrown.message : String(thrown)}`)
   }
+}
+
+/** @param ports that are taken, from this one on. */
+function addressOf(flag: string, text: string, ports: number): Address {
+  const colon = text.lastIndexOf(':')
+  const port = Number(text.slice(colon + 1))
+  const last = port === 0 ? 0 : port + ports - 1
+  if (last > 65535) throw new ConfigError(`--${flag}: port ${last} is over 65535`)
+  return { host: text.slice(0, colon), port }
 }
 
 /**
@@ -208,23 +296,32 @@ export function readConfig(argv: readonly string[], env: NodeJS.ProcessEnv): Con
     throw new ConfigError(raw[flag] === undefined ? `--${flag} is required` : `--${flag}: ${issue?.message}`)
   }
   const values = parsed.data
-  const colon = values.listen.lastIndexOf(':')
-  const listenPort = Number(values.listen.slice(colon + 1))
-  if (listenPort > 65535) throw new ConfigError(`--listen: port ${listenPort} is over 65535`)
+  const listen = addressOf('listen', values.listen, 1)
   const config: Config = {
     enginePath: resolve(values.engine),
     modelPath: resolve(values.model),
     modelName: values['model-name'],
     gatewayUrl: values.gateway.replace(/\/+$/, ''),
     stateDir: resolve(values['state-dir']),
-    listenHost: values.listen.slice(0, colon).replace(/^\[|\]$/g, ''),
-    listenPort,
+    listenHost: listen.host.replace(/^\[|\]$/g, ''),
+    listenPort: listen.port,
+    engines: values.engines,
     queueRequestsMax: values.queue,
     drainGraceMs: values['drain-grace-ms'],
   }
   if (values['public-url'] !== undefined) config.publicUrl = values['public-url'].replace(/\/+$/, '')
+  if (values['kv-listen'] !== undefined)
+    config.kvListen = addressOf('kv-listen', values['kv-listen'], values.engines.length)
+  if (values['kv-public'] !== undefined) {
+    if (config.kvListen === undefined) throw new ConfigError('--kv-public says how --kv-listen is reached: give both')
+    config.kvPublic = addressOf('kv-public', values['kv-public'], values.engines.length)
+  }
   if (values.threads !== undefined) config.threads = values.threads
+  if (values['prefill-threads'] !== undefined) config.prefillThreads = values['prefill-threads']
+  if (values['decode-threads'] !== undefined) config.decodeThreads = values['decode-threads']
   if (values['kv-mib'] !== undefined) config.kvMib = values['kv-mib']
+  if (values['prefill-kv-mib'] !== undefined) config.prefillKvMib = values['prefill-kv-mib']
+  if (values['decode-kv-mib'] !== undefined) config.decodeKvMib = values['decode-kv-mib']
   if (values['kv-type'] !== undefined) config.kvType = values['kv-type']
   if (values.quantize !== undefined) config.quantize = values.quantize
   if (values['prefill-tokens'] !== undefined) config.prefillTokens = values['prefill-tokens']

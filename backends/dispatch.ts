@@ -10,6 +10,8 @@ import type { AnswerPlan } from './answer-parts.ts'
 import type { ChatRenderer } from './chat.ts'
 import { Detokenizer } from './detokenizer.ts'
 import type { SequenceParameters } from './engine/client.ts'
+import { type ChunkEnd, promptChunks } from './prompt-chunks.ts'
+import { choicesToRun, resumedChoices } from './resume.ts'
 import type { EncodeLimits, Encoding, Tokenizer } from './tokens.ts'
 import { callOpening, callSchema, isInThought } from './tool-grammar.ts'
 import type { Vocabulary } from './vocabulary.ts'
@@ -34,13 +36,16 @@ export type EngineLimits = {
 }
 
 export type Prepared = {
+  requestId: string
   vocabulary: Vocabulary
-  prompts: { ids: number[]; maxNewTokens: number }[]
-  /** index = prompt × n + i. */
-  choices: { index: number; prompt: number; seed: bigint }[]
+  prompts: { ids: number[]; maxNewTokens: number; chunks?: ChunkEnd[] }[]
+  /** index = prompt × n + i. `output` is what another backend sampled of it before. */
+  choices: { index: number; prompt: number; seed: bigint; output?: number[] }[]
   parameters: Omit<SequenceParameters, 'prompt' | 'maxNewTokens' | 'creditTokens' | 'seed' | 'deadlineMs'>
   stop: string[]
   withLogprobs: boolean
+  /** The ids of what is sampled go out too, and another backend may go on with them. */
+  tellsTokens: boolean
   /** The caller's field that the grammar came in. */
   grammarParam?: string
   /** Absent: answers are text. */
@@ -86,9 +91,10 @@ export async function prepareDispatch(
   const grammar = format ?? forced.value
   const promptCount = request.input.kind === 'chat' ? 1 : request.input.prompts.length
   const sequences = promptCount * request.n
-  if (sequences > limits.sequencesMax)
+  const atOnce = choicesToRun(request, sequences)
+  if (atOnce > limits.sequencesMax)
     return err(
-      invalid(`${sequences} choices at once were asked for; this backend computes at most ${limits.sequencesMax}`, 'n'),
+      invalid(`${atOnce} choices at once were asked for; this backend computes at most ${limits.sequencesMax}`, 'n'),
     )
 
   const encoded = await encodePrompts(request, model, limits, forced.value !== undefined)
@@ -100,16 +106,19 @@ export async function prepareDispatch(
     if (ids.length >= limits.contextTokens)
       return err(tooLong(complete ? `${ids.length}` : `more than ${ids.length - 1}`, limits, param))
     const window = limits.contextTokens - ids.length
-    prompts.push({ ids, maxNewTokens: Math.min(request.maxOutputTokens ?? window, window) })
+    const chunks = promptChunks(request, index, encoded.value.texts[index], ids, vocabulary)
+    prompts.push({ ids, maxNewTokens: Math.min(request.maxOutputTokens ?? window, window), chunks })
   }
 
   const { sampling } = request
-  const choices = Array.from({ length: sequences }, (_, index) => ({
+  const all: Prepared['choices'] = Array.from({ length: sequences }, (_, index) => ({
     index,
     prompt: Math.floor(index / request.n),
     // Distinct choices, the same on every run of the same request.
     seed: sampling.seed === undefined ? given.randomSeed() : BigInt.asUintN(64, BigInt(sampling.seed) + BigInt(index)),
   }))
+  const choices = resumedChoices(request, all, prompts, vocabularyTokens)
+  if (!choices.ok) return choices
   const parameters: Prepared['parameters'] = {
     temperature: sampling.temperature,
     topP: Math.max(sampling.topP, TOP_P_MIN),
@@ -128,12 +137,14 @@ export async function prepareDispatch(
   if (request.logprobs !== undefined) parameters.logprobsTop = request.logprobs.top
   if (grammar !== undefined) parameters.grammar = { kind: grammar.kind, text: grammar.text }
   const prepared: Prepared = {
+    requestId: request.requestId,
     vocabulary,
     prompts,
-    choices,
+    choices: choices.value,
     parameters,
     stop: request.stop,
     withLogprobs: request.logprobs !== undefined,
+    tellsTokens: request.tellsTokens === true,
   }
   if (grammar !== undefined) prepared.grammarParam = grammar.param
   if (encoded.value.answer !== undefined) prepared.answer = encoded.value.answer
@@ -181,7 +192,8 @@ function forcedCall(
   return ok({ kind: 'json_schema', text, param: 'tools' })
 }
 
-type Encoded = { encodings: Encoding[]; answer?: AnswerReading }
+/** `texts`: what the encodings were made from; undefined where the caller sent token ids. */
+type Encoded = { encodings: Encoding[]; texts: (string | undefined)[]; answer?: AnswerReading }
 
 async function encodePrompts(
   request: DispatchRequest,
@@ -209,7 +221,8 @@ async function encodePrompts(
     const opening = isForced && format !== undefined ? callOpening(format, text) : ''
     const encoding = await model.tokenizer.encodeRendered(text + opening, mark, bound)
     const answer = answerReading(request, model, text, isForced)
-    return ok({ encodings: [encoding], ...(answer === undefined ? {} : { answer }) })
+    const texts = [text.replaceAll(mark, '')]
+    return ok({ encodings: [encoding], texts, ...(answer === undefined ? {} : { answer }) })
   }
   const encodings: Encoding[] = []
   for (const prompt of input.prompts) {
@@ -217,7 +230,7 @@ async function encodePrompts(
     if (!encoded.ok) return encoded
     encodings.push(encoded.value)
   }
-  return ok({ encodings })
+  return ok({ encodings, texts: input.prompts.map((prompt) => ('text' in prompt ? prompt.text : undefined)) })
 }
 
 function chatChars(

@@ -3,7 +3,7 @@
 import { randomUUID } from 'node:crypto'
 import { chmodSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { calculateJwkThumbprint, exportJWK, generateKeyPair, importJWK, SignJWT } from 'jose'
+import { calculateJwkThumbprint, exportJWK, generateKeyPair, importJWK, type JWTHeaderParameters, SignJWT } from 'jose'
 import { z } from 'zod'
 import type { PublicKeyJwk } from '../protocol/report.ts'
 import { BODY_TOKEN_TTL_S, backendParty, bodyDigest, GATEWAY_ISSUER } from '../protocol/signing.ts'
@@ -21,6 +21,8 @@ export type Identity = {
   publicKey: PublicKeyJwk
   /** A token for exactly this body, valid for BODY_TOKEN_TTL_S seconds. */
   sign: (body: Uint8Array) => Promise<string>
+  /** As `sign`, for another backend: it has never seen the key, so the token names it. */
+  signFor: (backendId: string, body: Uint8Array) => Promise<string>
 }
 
 /**
@@ -36,18 +38,20 @@ export async function loadIdentity(stateDir: string): Promise<Identity> {
   const kid = await calculateJwkThumbprint({ kty, crv, x })
   const key = await importJWK(stored.privateKey, 'EdDSA')
   const issuer = backendParty(stored.backendId)
+  const sign = async (audience: string, header: JWTHeaderParameters, body: Uint8Array) =>
+    await new SignJWT({ body_sha256: await bodyDigest(body) })
+      .setProtectedHeader(header)
+      .setIssuer(issuer)
+      .setAudience(audience)
+      .setIssuedAt()
+      .setExpirationTime(`${BODY_TOKEN_TTL_S}s`)
+      .setJti(randomUUID())
+      .sign(key)
   return {
     backendId: stored.backendId,
     publicKey: { kty, crv, x, kid },
-    sign: async (body) =>
-      await new SignJWT({ body_sha256: await bodyDigest(body) })
-        .setProtectedHeader({ alg: 'EdDSA', kid })
-        .setIssuer(issuer)
-        .setAudience(GATEWAY_ISSUER)
-        .setIssuedAt()
-        .setExpirationTime(`${BODY_TOKEN_TTL_S}s`)
-        .setJti(randomUUID())
-        .sign(key),
+    sign: (body) => sign(GATEWAY_ISSUER, { alg: 'EdDSA', kid }, body),
+    signFor: (backendId, body) => sign(backendParty(backendId), { alg: 'EdDSA', jwk: { kty, crv, x } }, body),
   }
 }
 

@@ -41,14 +41,22 @@ export class ChoiceOutput {
   }
 
   push(sampled: SampledToken): OutputPart {
+    return this.#push(sampled.token, this.#withLogprobs ? sampled : undefined)
+  }
+
+  /** A token that another backend has told with its probabilities. */
+  replay(token: number): OutputPart {
+    return this.#push(token, undefined)
+  }
+
+  #push(token: number, told: SampledToken | undefined): OutputPart {
     if (this.stopped) return { text: '', logprobs: [] }
-    const { token } = sampled
     const isMarker = this.#markerIds.has(token)
     const bytes = isMarker ? this.#vocabulary.nameBytes(token) : this.#vocabulary.outputBytes(token)
     const decoded = this.#detokenizer.push(bytes)
     const startChar = this.#decodedChars
     this.#decodedChars += decoded.length
-    if (this.#withLogprobs) this.#pending.push({ entry: this.#entry(sampled), startChar, endChar: this.#decodedChars })
+    if (told !== undefined) this.#pending.push({ entry: this.#entry(told), startChar, endChar: this.#decodedChars })
     return this.#release(this.#stops.push(decoded))
   }
 

@@ -1,5 +1,5 @@
 // Parts of one choice's answer as events of the wire. Owns the numbers and ids of its calls; what a part is, is answer-parts.ts.
-import { randomUUID } from 'node:crypto'
+import { createHash } from 'node:crypto'
 import type { DispatchEvent } from '../protocol/dispatch.ts'
 import type { AnswerPart } from './answer-parts.ts'
 import { pieces } from './text-pieces.ts'
@@ -7,11 +7,13 @@ import { pieces } from './text-pieces.ts'
 const ID_CHARS = 24
 
 export class PartWriter {
+  readonly #requestId: string
   readonly #choice: number
   #calls = 0
   readonly #ids = new Set<string>()
 
-  constructor(choice: number) {
+  constructor(requestId: string, choice: number) {
+    this.#requestId = requestId
     this.#choice = choice
   }
 
@@ -35,11 +37,18 @@ export class PartWriter {
     })
   }
 
-  /** The model's own where it gave one that is not used yet: its template wants it back as it was. */
+  /**
+   * The model's own where it gave one that is not used yet: its template wants it back as it was. Else one that every backend
+   * makes alike, since another one may go on with the answer.
+   */
   #idOf(own: string | undefined): string {
-    const id =
-      own === undefined || this.#ids.has(own) ? `call_${randomUUID().replaceAll('-', '').slice(0, ID_CHARS)}` : own
+    const id = own === undefined || this.#ids.has(own) ? this.#madeId() : own
     this.#ids.add(id)
     return id
+  }
+
+  #madeId(): string {
+    const text = `${this.#requestId} ${this.#choice} ${this.#calls}`
+    return `call_${createHash('sha256').update(text).digest('hex').slice(0, ID_CHARS)}`
   }
 }

@@ -1,5 +1,5 @@
 // Membership in the fleet: join, report, leave. Owns when each is sent and what a failure means; bodies are protocol/report.ts,
-// keys identity.ts, frames capacity.ts.
+// keys identity.ts, frames capacity.ts, and what is told of K and V prefix/held-chunks.ts.
 //
 //   joining ──reply──▶ joined ──resync, unknown, network fault──▶ joining …      any ──leave()──▶ left
 //
@@ -8,9 +8,11 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { z } from 'zod'
 import type { CapacityFrame } from '../protocol/capacity.ts'
 import {
+  type DesiredState,
   JOIN_PATH,
   JoinReply,
   type JoinRequest,
+  KV_CHUNKS_PER_REPORT_MAX,
   LEAVE_PATH,
   type LeaveRequest,
   REPORT_PATH,
@@ -19,6 +21,7 @@ import {
 } from '../protocol/report.ts'
 import type { Identity } from './identity.ts'
 import { type Log, messageOf } from './log.ts'
+import type { HeldChunks } from './prefix/held-chunks.ts'
 
 /** Reports on change are this far apart at least. */
 const CHANGE_INTERVAL_MIN_MS = 50
@@ -38,8 +41,20 @@ export type ReporterOptions = {
   frames: () => CapacityFrame[]
   /** Differs when a report is due before its time. */
   fingerprint: () => string
+  /** Absent: nothing is told of what the engines hold. */
+  kv?: Pick<HeldChunks, 'reset' | 'take' | 'hasUntold'>
+  /** Called with what an administrator wants, once for each revision; after a start with the last one. */
+  onDesired?: (desired: DesiredState) => void
   log: Log
 }
+
+/** All digits of a double would be a quarter of a report, and nothing in it is measured with more than these. */
+const SIGNIFICANT_DIGITS = 6
+
+export const reportText = (body: object): string =>
+  JSON.stringify(body, (_, value: unknown) =>
+    typeof value === 'number' && !Number.isInteger(value) ? Number(value.toPrecision(SIGNIFICANT_DIGITS)) : value,
+  )
 
 class Refused extends Error {
   override name = 'Refused'
@@ -59,6 +74,7 @@ export class Reporter {
   #sequence = 0
   #intervalMs = 1000
   #reported = ''
+  #desiredRevision: number | undefined
   #useToken: boolean
   #wake: (() => void) | undefined
 
@@ -135,30 +151,43 @@ export class Reporter {
     // The token is spent: from here on the key is enough.
     this.#useToken = false
     this.#intervalMs = reply.reportIntervalMs
+    this.#options.kv?.reset()
     log('info', 'fleet_joined', { backendId: identity.backendId, reportIntervalMs: reply.reportIntervalMs })
   }
 
   async #report(): Promise<void> {
-    const { identity, epoch, frames, fingerprint, log } = this.#options
+    const { identity, epoch, frames, fingerprint, kv, onDesired, log } = this.#options
     this.#reported = fingerprint()
+    // Taken is told: where this report is lost a join follows, and everything is told anew.
+    const changes = kv?.take(KV_CHUNKS_PER_REPORT_MAX)
     const body: ReportRequest = {
       version: 1,
       backendId: identity.backendId,
       epoch,
       sequence: this.#sequence++,
       frames: frames(),
+      ...(changes === undefined ? {} : { kv: changes }),
     }
     const reply = ReportReply.parse(await this.#post(REPORT_PATH, body, REQUEST_TIMEOUT_MS))
     if (reply.next === 'resync') {
       log('info', 'fleet_resync')
       this.#joined = false
     }
+    const { desired } = reply
+    if (desired === undefined || desired.revision === this.#desiredRevision) return
+    this.#desiredRevision = desired.revision
+    onDesired?.(desired)
+  }
+
+  /** Something is to be told before the interval is over: also an idle engine's last changes. */
+  #isDue(): boolean {
+    return this.#options.fingerprint() !== this.#reported || this.#options.kv?.hasUntold === true
   }
 
   /** Until the interval is over, or sooner when something changed. */
   async #nextTurn(signal: AbortSignal): Promise<void> {
     await sleep(CHANGE_INTERVAL_MIN_MS, undefined, { signal }).catch(() => {})
-    if (signal.aborted || this.#options.fingerprint() !== this.#reported) return
+    if (signal.aborted || this.#isDue()) return
     await new Promise<void>((resolve) => {
       const done = () => {
         clearTimeout(timer)
@@ -169,13 +198,13 @@ export class Reporter {
       const timer = setTimeout(done, Math.max(0, this.#intervalMs - CHANGE_INTERVAL_MIN_MS))
       signal.addEventListener('abort', done, { once: true })
       this.#wake = () => {
-        if (this.#options.fingerprint() !== this.#reported) done()
+        if (this.#isDue()) done()
       }
     })
   }
 
   async #post(path: string, body: object, timeoutMs: number): Promise<unknown> {
-    const bytes = new TextEncoder().encode(JSON.stringify(body))
+    const bytes = new TextEncoder().encode(reportText(body))
     const token = await this.#options.identity.sign(bytes)
     const stop = path === LEAVE_PATH ? [] : [this.#stop.signal]
     const response = await fetch(`${this.#options.gatewayUrl}${path}`, {

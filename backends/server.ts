@@ -1,21 +1,16 @@
-// The agent's HTTP side: POST /dispatch, GET /health, GET /metrics. Owns reading bodies within bounds, statuses, and the
-// event stream's backpressure; what a dispatch does is dispatch.ts and session.ts.
+// The agent's HTTP side: POST /dispatch, POST /prefill, GET /health, GET /metrics. Owns what a dispatch has to bring along, its
+// deadline, and the event stream's backpressure; what a dispatch does is dispatch.ts and session.ts, what a prefill has to bring
+// along handoff/prefill-route.ts.
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
-import {
-  DISPATCH_CONTENT_TYPE,
-  DISPATCH_PATH,
-  type DispatchEvent,
-  type DispatchRefusal,
-  DispatchRequest,
-} from '../protocol/dispatch.ts'
+import { DISPATCH_CONTENT_TYPE, DISPATCH_PATH, type DispatchEvent, DispatchRequest } from '../protocol/dispatch.ts'
 import type { Failure } from '../protocol/errors.ts'
-import { MAX_BODY_BYTES } from '../protocol/request.ts'
+import { PREFILL_PATH } from '../protocol/prefill.ts'
 import { err, ok, type Result } from '../protocol/result.ts'
 import type { Authority } from './authority.ts'
+import { handlePrefill, type PrefillRoute } from './handoff/prefill-route.ts'
+import { malformed, type Refusal, readBody, sendJson, sendRefusal } from './http-body.ts'
 import { type Log, messageOf } from './log.ts'
 
-/** The gateway's own limit, doubled for escapes that its re-encoding may add, and room for the envelope. */
-export const DISPATCH_BODY_BYTES_MAX = 2 * MAX_BODY_BYTES + 1024 * 1024
 /** The gateway sends its headers at once; the body follows at network speed. */
 const HEADERS_TIMEOUT_MS = 10_000
 const REQUEST_TIMEOUT_MS = 60_000
@@ -27,8 +22,6 @@ const CONNECTIONS_MAX = 8192
 const TIMER_MS_MAX = 2 ** 31 - 1
 /** After an error event to a reader that does not read. */
 const LAST_WRITE_GRACE_MS = 5000
-
-export type Refusal = { status: 400 | 401 | 404 | 413 | 429 | 503; failure: Failure }
 
 /** A dispatch that came through authentication and parsing. */
 export type Arrival = {
@@ -47,6 +40,7 @@ export type ServerHandlers = {
   closed: () => Refusal | undefined
   /** Resolves when the dispatch is over. A refusal is only possible before the stream was opened. */
   dispatch: (arrival: Arrival, open: StreamOpener) => Promise<Refusal | undefined>
+  prefill: PrefillRoute
   health: () => { ready: boolean; body: object }
   metrics: () => string
   refused: () => void
@@ -79,6 +73,8 @@ export function createAgentServer(handlers: ServerHandlers): Server {
 async function route(request: IncomingMessage, response: ServerResponse, handlers: ServerHandlers): Promise<void> {
   const path = request.url?.split('?')[0]
   if (path === DISPATCH_PATH && request.method === 'POST') return await handleDispatch(request, response, handlers)
+  if (path === PREFILL_PATH && request.method === 'POST')
+    return await handlePrefill(request, response, handlers.prefill)
   if (path === '/health' && request.method === 'GET') {
     const { ready, body } = handlers.health()
     return sendJson(response, ready ? 200 : 503, body)
@@ -164,32 +160,6 @@ function endStream(response: ServerResponse): void {
   response.end(() => clearTimeout(timer))
 }
 
-/** The whole body within the limit. What lies beyond is read and dropped, so that the refusal reaches a caller still sending. */
-function readBody(request: IncomingMessage): Promise<Result<Uint8Array, Refusal>> {
-  return new Promise((resolve) => {
-    const chunks: Buffer[] = []
-    let bytes = 0
-    request.on('data', (chunk: Buffer) => {
-      bytes += chunk.length
-      if (bytes <= DISPATCH_BODY_BYTES_MAX) {
-        chunks.push(chunk)
-        return
-      }
-      chunks.length = 0
-      const message = `a dispatch is at most ${DISPATCH_BODY_BYTES_MAX} bytes`
-      resolve(err({ status: 413, failure: { code: 'request_too_large', message } }))
-    })
-    request.on('end', () => resolve(ok(Buffer.concat(chunks))))
-    request.on('error', () => resolve(err(malformed('the body ended early'))))
-    request.on('close', () => resolve(err(malformed('the body ended early'))))
-  })
-}
-
-const malformed = (message: string, param?: string): Refusal => ({
-  status: 400,
-  failure: { code: 'invalid_request', message, ...(param === undefined ? {} : { param }) },
-})
-
 function parseDispatch(body: Uint8Array): Result<DispatchRequest, Refusal> {
   let value: unknown
   try {
@@ -201,17 +171,4 @@ function parseDispatch(body: Uint8Array): Result<DispatchRequest, Refusal> {
   if (parsed.success) return ok(parsed.data)
   const issue = parsed.error.issues[0]
   return err(malformed(issue?.message ?? 'the body is not a dispatch', issue?.path.join('.')))
-}
-
-function sendRefusal(response: ServerResponse, refusal: Refusal): void {
-  const body: DispatchRefusal = refusal.failure
-  if (body.retryAfterMs !== undefined) response.setHeader('retry-after', Math.ceil(body.retryAfterMs / 1000))
-  // A body that nobody reads would hold up the connection; `requestTimeout` bounds how long it may go on.
-  response.req.resume()
-  sendJson(response, refusal.status, body)
-}
-
-function sendJson(response: ServerResponse, status: number, body: object): void {
-  if (response.destroyed) return
-  response.writeHead(status, { 'content-type': 'application/json' }).end(`${JSON.stringify(body)}\n`)
 }

@@ -1,7 +1,7 @@
 // One admitted dispatch, from SUBMIT to the last event. Owns the order of events, stops, cancellation, credits and counts;
 // preparing the prompts is dispatch.ts, text is output.ts, the wire is server.ts.
 import type { CapacityFrame } from '../protocol/capacity.ts'
-import type { DispatchEvent, DispatchUsage } from '../protocol/dispatch.ts'
+import type { DispatchEvent, DispatchUsage, PrefillPlace } from '../protocol/dispatch.ts'
 import type { SampledToken } from '../protocol/engine-frames.ts'
 import type { Failure } from '../protocol/errors.ts'
 import { AnswerParts } from './answer-parts.ts'
@@ -18,6 +18,8 @@ const CREDIT_TOKENS = 64
 const GRANT_TOKENS_MIN = 16
 /** The engine answers CANCEL within a step; a missing answer must not hold the request. */
 export const CANCEL_WAIT_MS = 5000
+/** Of an answer that began elsewhere, told again at once: its text fits into events, and the others have their turn between. */
+const REPLAYED_TOKENS = 256
 /** Load changes slowly beside tokens. */
 const CAPACITY_EVENT_INTERVAL_MS = 1000
 
@@ -36,12 +38,20 @@ export type SessionContext = {
   signal: AbortSignal
   queuedMs: number
   deadlineAtMs: number
+  /** Fires where this backend gives up what it has: another one can go on. */
+  moving?: AbortSignal
+  /** Where the prompts are computed, once that is known; absent: there is no choice. */
+  prefillPlace?: () => PrefillPlace | undefined
 }
+
+type Plan = Prepared['choices'][number]
+type MoveReason = Extract<DispatchEvent, { type: 'moved' }>['reason']
 
 type Choice = {
   index: number
   prompt: number
-  sequence: Sequence
+  /** Absent where nothing is computed: what another backend sampled is the whole answer. */
+  sequence?: Sequence
   output: ChoiceOutput
   /** Tells thoughts and calls from text; undefined where all is text. */
   parts: AnswerParts | undefined
@@ -59,7 +69,7 @@ type Choice = {
 
 export type SessionResult = { usage: DispatchUsage; failure?: Failure }
 
-/** Runs a dispatch to its end. Always writes exactly one closing event, `usage` or `error`, unless the caller is gone. */
+/** Runs a dispatch to its end. Always writes exactly one closing event, `usage`, `error` or `moved`, unless the caller is gone. */
 export async function runSession(prepared: Prepared, context: SessionContext): Promise<SessionResult> {
   const { sink, signal, connection } = context
   const wake = createWake()
@@ -71,24 +81,50 @@ export async function runSession(prepared: Prepared, context: SessionContext): P
   }
   if (signal.aborted) aborted()
   else signal.addEventListener('abort', aborted, { once: true })
+  const moving = prepared.tellsTokens ? context.moving : undefined
+  const draining = () => {
+    failure ??= DRAINING
+    wake.call()
+  }
+  if (moving?.aborted === true) draining()
+  else moving?.addEventListener('abort', draining, { once: true })
 
   const usage = { inputTokens: promptTokens(prepared), cachedInputTokens: 0, outputTokens: 0 }
   await sink.write([{ type: 'accepted', usage, queueMs: context.queuedMs }, ...capacityEvents(context)])
   if (failure === undefined) {
-    for (const plan of prepared.choices) choices.push(submitChoice(prepared, plan, connection, context, wake.call))
+    for (const plan of prepared.choices) {
+      const choice = beginChoice(prepared, plan)
+      choices.push(choice)
+      if (plan.output === undefined) submitChoice(choice, prepared, plan, connection, context, wake.call)
+    }
     if (prepared.echo !== undefined) await writeEcho(prepared, choices, sink)
+    for (const [at, plan] of prepared.choices.entries()) {
+      const choice = choices[at]
+      if (choice === undefined || plan.output === undefined) continue
+      await replay(choice, plan.output, prepared, sink)
+      if (failure !== undefined) break
+      if (isOver(choice) || plan.output.length >= maxNewTokensOf(prepared, plan)) {
+        choice.end = endOfReplay(plan.output.length)
+        wake.call()
+      } else submitChoice(choice, prepared, plan, connection, context, wake.call)
+    }
   }
 
   let capacitySentMs = context.nowMs()
   let cachedSent = 0
+  let placeSent: PrefillPlace | undefined
   while (failure === undefined && choices.some((choice) => !choice.finished)) {
     await wake.wait()
     const events: DispatchEvent[] = []
     const known = usageOf(prepared, choices)
+    const prefill = context.prefillPlace?.()
     // Whatever breaks off later, what came from the cache is not charged as computed.
-    if (known.cachedInputTokens > cachedSent)
-      events.push({ type: 'accepted', usage: { ...known, outputTokens: 0 }, queueMs: context.queuedMs })
+    if (known.cachedInputTokens > cachedSent || prefill !== placeSent) {
+      const place = prefill === undefined ? {} : { prefill }
+      events.push({ type: 'accepted', usage: { ...known, outputTokens: 0 }, queueMs: context.queuedMs, ...place })
+    }
     cachedSent = known.cachedInputTokens
+    placeSent = prefill
     for (const choice of choices) {
       const fault = drain(choice, events, prepared)
       failure ??= fault
@@ -102,6 +138,7 @@ export async function runSession(prepared: Prepared, context: SessionContext): P
     for (const choice of choices) grant(choice)
   }
   signal.removeEventListener('abort', aborted)
+  moving?.removeEventListener('abort', draining)
   for (const choice of choices) cancel(choice)
   await allEnded(choices, wake)
   const total = usageOf(prepared, choices)
@@ -112,31 +149,85 @@ export async function runSession(prepared: Prepared, context: SessionContext): P
   // What was counted is also shown: text that had arrived when the failure struck.
   const last: DispatchEvent[] = []
   for (const choice of choices) takeInbox(choice, last, prepared)
-  if (failure.code !== 'cancelled') await sink.write([...last, { type: 'error', ...failure, usage: total }])
-  return { usage: total, failure }
+  const moved = prepared.tellsTokens ? movedBecause(failure, choices) : undefined
+  if (failure.code !== 'cancelled') {
+    await sink.write([
+      ...last,
+      moved === undefined
+        ? { type: 'error', ...failure, usage: total }
+        : { type: 'moved', reason: moved, usage: total },
+    ])
+  }
+  // What goes on elsewhere as it was meant to is no failure.
+  return moved === 'draining' ? { usage: total } : { usage: total, failure }
 }
 
+/** Its grace is over, and it is given up. */
+const DRAINING: Failure = { code: 'engine_lost', message: 'this backend is shutting down' }
+
+/** Why another backend shall go on; undefined: there is nothing to go on with, or it would fare no better. */
+function movedBecause(failure: Failure, choices: readonly Choice[]): MoveReason | undefined {
+  if (failure === DRAINING) return 'draining'
+  return failure.code === 'engine_lost' && choices.some(({ tokensSeen }) => tokensSeen > 0) ? 'engine_lost' : undefined
+}
+
+const maxNewTokensOf = (prepared: Prepared, { prompt }: Plan): number => prepared.prompts[prompt]?.maxNewTokens ?? 1
+
+function beginChoice(prepared: Prepared, { index, prompt }: Plan): Choice {
+  return {
+    index,
+    prompt,
+    output: new ChoiceOutput(prepared.vocabulary, prepared.stop, prepared.withLogprobs, prepared.answer?.markerIds),
+    parts: prepared.answer === undefined ? undefined : new AnswerParts(prepared.answer.plan),
+    writer: new PartWriter(prepared.requestId, index),
+    inbox: [],
+    tokensSeen: 0,
+    owedTokens: 0,
+    cancelled: false,
+    finished: false,
+  }
+}
+
+/** Tells again, from the first character, what another backend has sampled; its probabilities were told there. */
+async function replay(choice: Choice, output: readonly number[], prepared: Prepared, sink: EventSink): Promise<void> {
+  for (let at = 0; at < output.length; at += REPLAYED_TOKENS) {
+    const events: DispatchEvent[] = []
+    const part = join(output.slice(at, at + REPLAYED_TOKENS).map((token) => choice.output.replay(token)))
+    choice.tokensSeen = Math.min(output.length, at + REPLAYED_TOKENS)
+    say(choice, part, events, prepared)
+    await sink.write(events)
+  }
+}
+
+/** What was sampled elsewhere is all: a stop string, a call, or as many tokens as there may be. */
+const endOfReplay = (outputTokens: number): SequenceEnd => ({
+  kind: 'finished',
+  finished: { type: 'finished', id: 0n, reason: 'length', promptTokens: 0, cachedTokens: 0, outputTokens },
+})
+
 function submitChoice(
+  choice: Choice,
   prepared: Prepared,
-  plan: Prepared['choices'][number],
+  plan: Plan,
   connection: SessionContext['connection'],
   context: SessionContext,
   wake: () => void,
-): Choice {
+): void {
   const leftMs = Math.max(1, Math.ceil(context.deadlineAtMs - context.nowMs()))
   const parameters = {
     ...prepared.parameters,
     prompt: prepared.prompts[plan.prompt]?.ids ?? [],
-    maxNewTokens: prepared.prompts[plan.prompt]?.maxNewTokens ?? 1,
+    chunks: prepared.prompts[plan.prompt]?.chunks ?? [],
+    maxNewTokens: maxNewTokensOf(prepared, plan),
     creditTokens: CREDIT_TOKENS,
     seed: plan.seed,
     deadlineMs: Math.min(leftMs, 0xffff_ffff),
+    ...(plan.output === undefined || plan.output.length === 0 ? {} : { output: plan.output }),
   }
-  const inbox: SampledToken[] = []
-  const sequence = connection.submit(parameters, {
+  choice.sequence = connection.submit(parameters, {
     token: (token) => {
       choice.tokensSeen++
-      inbox.push(token)
+      choice.inbox.push(token)
       wake()
     },
     admitted: (cachedTokens) => {
@@ -148,20 +239,6 @@ function submitChoice(
       wake()
     },
   })
-  const choice: Choice = {
-    index: plan.index,
-    prompt: plan.prompt,
-    sequence,
-    output: new ChoiceOutput(prepared.vocabulary, prepared.stop, prepared.withLogprobs, prepared.answer?.markerIds),
-    parts: prepared.answer === undefined ? undefined : new AnswerParts(prepared.answer.plan),
-    writer: new PartWriter(plan.index),
-    inbox,
-    tokensSeen: 0,
-    owedTokens: 0,
-    cancelled: false,
-    finished: false,
-  }
-  return choice
 }
 
 /** Turns what arrived for a choice into events. Returns the failure that ends the whole dispatch, if any. */
@@ -189,6 +266,7 @@ function takeInbox(choice: Choice, events: DispatchEvent[], prepared: Prepared):
   if (choice.inbox.length === 0) return
   const taken = choice.inbox.splice(0)
   choice.owedTokens += taken.length
+  if (prepared.tellsTokens) events.push({ type: 'tokens', choice: choice.index, ids: taken.map(({ token }) => token) })
   say(choice, join(taken.map((token) => choice.output.push(token))), events, prepared)
 }
 
@@ -224,12 +302,12 @@ function outcome(choice: Choice, end: SequenceEnd, prepared: Prepared): Outcome 
 function cancel(choice: Choice): void {
   if (choice.cancelled || choice.end !== undefined) return
   choice.cancelled = true
-  choice.sequence.cancel()
+  choice.sequence?.cancel()
 }
 
 function grant(choice: Choice): void {
   if (choice.cancelled || choice.end !== undefined || choice.owedTokens < GRANT_TOKENS_MIN) return
-  choice.sequence.grant(choice.owedTokens)
+  choice.sequence?.grant(choice.owedTokens)
   choice.owedTokens = 0
 }
 
@@ -240,7 +318,8 @@ async function allEnded(choices: readonly Choice[], wake: Wake): Promise<void> {
     late = true
     wake.call()
   }, CANCEL_WAIT_MS)
-  while (!late && choices.some((choice) => choice.end === undefined)) await wake.wait()
+  const isOpen = ({ sequence, end }: Choice) => sequence !== undefined && end === undefined
+  while (!late && choices.some(isOpen)) await wake.wait()
   clearTimeout(timer)
 }
 
@@ -263,7 +342,7 @@ function usageOf(prepared: Prepared, choices: readonly Choice[]): DispatchUsage 
   const usage: DispatchUsage = { inputTokens: 0, cachedInputTokens: 0, outputTokens: 0 }
   prepared.prompts.forEach((prompt, index) => {
     const own = choices.filter((choice) => choice.prompt === index)
-    if (own.every((choice) => choice.end?.kind === 'rejected')) return
+    if (own.every(({ sequence, end }) => sequence === undefined || end?.kind === 'rejected')) return
     const cached = own.flatMap((choice) => cachedTokensOf(choice) ?? [])
     const cachedTokens = Math.min(prompt.ids.length, ...(cached.length === 0 ? [0] : cached))
     usage.cachedInputTokens += cachedTokens

@@ -42,7 +42,13 @@ export type JoinReply = z.infer<typeof JoinReply>
 /** Chunks told per report: a larger change goes on in the next one. 4,096 numbers are some 64 KiB. */
 export const KV_CHUNKS_PER_REPORT_MAX = 4096
 
-const Chunk = z.number().int().nonnegative().max(Number.MAX_SAFE_INTEGER)
+const isChunk = (value: unknown): boolean => Number.isSafeInteger(value) && (value as number) >= 0
+
+/** One look per number: a schema for each of thousands would take longer than the signature's check. */
+const Chunks = z.custom<number[]>(
+  (value) => Array.isArray(value) && value.length <= KV_CHUNKS_PER_REPORT_MAX && value.every(isChunk),
+  `expected at most ${KV_CHUNKS_PER_REPORT_MAX} chunks`,
+)
 
 /**
  * Which beginnings of prompts the backend's engines hold K and V for, as changes since its last report. A chunk (see prefix.ts)
@@ -51,8 +57,8 @@ const Chunk = z.number().int().nonnegative().max(Number.MAX_SAFE_INTEGER)
 export const KvChanges = z.object({
   /** What was told before is void: it is followed by all there is, over as many reports as it takes. */
   reset: z.boolean(),
-  stored: z.array(Chunk).max(KV_CHUNKS_PER_REPORT_MAX),
-  removed: z.array(Chunk).max(KV_CHUNKS_PER_REPORT_MAX),
+  stored: Chunks,
+  removed: Chunks,
 })
 export type KvChanges = z.infer<typeof KvChanges>
 

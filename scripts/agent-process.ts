@@ -1,4 +1,4 @@
-// The backend agent as a process, with its engine below it. Owns its command line and knowing when it is ready; its
+// The backend agent as a process, with its engines below it. Owns its command line and knowing when it is ready; its
 // options are backends/config.ts.
 import { join } from 'node:path'
 import { type Children, describeExit, type Running } from './children.ts'
@@ -13,6 +13,8 @@ export type AgentOptions = {
   stateDir: string
   /** One-time enrolment token; needed at the first start on a state folder. */
   joinToken?: string
+  /** Roles, one engine process each. Default: the agent's, one that does both. */
+  engines?: string
   threads?: number
   contextTokens?: number
   kvMib?: number
@@ -21,8 +23,10 @@ export type AgentOptions = {
 }
 
 export type AgentRunning = Running & {
-  /** Process id of the engine that is up now. */
+  /** Process id of the engine that answers requests now. */
   enginePid(): number | undefined
+  /** Process ids of all engines that are up now. */
+  enginePids(): number[]
   /** Context window that the engine serves, in tokens. */
   contextTokens: number
 }
@@ -34,13 +38,14 @@ const DRAIN_GRACE_MS = 5_000
 /** On top of the drain: leaving the fleet, ending the engine. */
 const STOP_GRACE_MS = DRAIN_GRACE_MS + 4_000
 
-/** Starts the agent and resolves when its engine is ready. @throws Error with its own words, or its last log lines */
+/** Starts the agent and resolves when its engines are ready. @throws Error with its own words, or its last log lines */
 export async function startAgent(
   options: AgentOptions,
   children: Children,
   signal: AbortSignal,
 ): Promise<AgentRunning> {
   let enginePid: number | undefined
+  let enginePids: number[] = []
   let onReady = (_: number) => {}
   let onFailed = (_: Error) => {}
   const ready = new Promise<number>((resolve, reject) => {
@@ -60,6 +65,7 @@ export async function startAgent(
       const event = parseEvent(line)
       if (event?.event === 'ready') {
         enginePid = event.pid
+        enginePids = (event.engines ?? []).flatMap(({ pid }) => pid ?? [])
         onReady(event.contextTokens ?? 0)
       }
       if (event?.event === 'failed') onFailed(new Error(`the backend agent: ${event.message ?? 'failed'}`))
@@ -75,7 +81,7 @@ export async function startAgent(
   try {
     signal.throwIfAborted()
     const contextTokens = await ready
-    return { ...running, contextTokens, enginePid: () => enginePid }
+    return { ...running, contextTokens, enginePid: () => enginePid, enginePids: () => enginePids }
   } catch (error) {
     await running.stop()
     throw error
@@ -94,6 +100,7 @@ function argumentsOf(options: AgentOptions): string[] {
     ['--state-dir', options.stateDir],
     ['--listen', '127.0.0.1:0'],
     ['--drain-grace-ms', DRAIN_GRACE_MS],
+    ['--engines', options.engines],
     ['--threads', options.threads],
     ['--context', options.contextTokens],
     ['--kv-mib', options.kvMib],
@@ -103,7 +110,13 @@ function argumentsOf(options: AgentOptions): string[] {
   return pairs.flatMap(([flag, value]) => (value === undefined ? [] : [flag, String(value)]))
 }
 
-type AgentEvent = { event?: string; pid?: number; contextTokens?: number; message?: string }
+type AgentEvent = {
+  event?: string
+  pid?: number
+  engines?: { pid?: number }[]
+  contextTokens?: number
+  message?: string
+}
 
 /** One JSON line of the agent's standard output; undefined for anything else. */
 function parseEvent(line: string): AgentEvent | undefined {

@@ -12,6 +12,7 @@ import { bundleGateway } from './bundle.ts'
 import { Children } from './children.ts'
 import { openDataFolder } from './data-folder.ts'
 import { buildEngine } from './engine-build.ts'
+import { defaultRoles } from './engine-roles.ts'
 import { type GatewayOptions, localUrl, requireFreePort, startGateway, writeGatewayConfig } from './gateway-process.ts'
 import { LogFile } from './log-file.ts'
 import { obtainModel } from './model.ts'
@@ -42,7 +43,14 @@ export type Launched = {
   dataDir: string
   databaseUrl: string
   /** Process ids of now, for whoever watches the parts. */
-  pids(): { gateway: number; agent: number; engine: number | undefined; postgres: number | undefined }
+  pids(): {
+    gateway: number
+    agent: number
+    /** The one that answers requests, and all. */
+    engine: number | undefined
+    engines: number[]
+    postgres: number | undefined
+  }
 }
 
 const ROOT = join(import.meta.dirname, '..')
@@ -167,8 +175,9 @@ export async function launch(options: StartOptions, context: LaunchContext): Pro
   let agentNow: AgentRunning | undefined
   const serving = part(async () => {
     const [enginePath, { path: modelPath, name: modelName }] = await Promise.all([engine, model, gatewayUp])
-    await asStep(progress, 'Agent and engine', async () => {
+    await asStep(progress, 'Agent and engines', async () => {
       const { threads, contextTokens, kvMib, kvType, quantize } = options
+      const roles = options.engines ?? (await defaultRoles(modelPath, options))
       const settings = {
         root: ROOT,
         enginePath,
@@ -176,6 +185,7 @@ export async function launch(options: StartOptions, context: LaunchContext): Pro
         modelName,
         gatewayUrl: baseUrl,
         stateDir: folder.agentDir,
+        engines: roles,
         ...(threads !== undefined && { threads }),
         ...(contextTokens !== undefined && { contextTokens }),
         ...(kvMib !== undefined && { kvMib }),
@@ -194,7 +204,7 @@ export async function launch(options: StartOptions, context: LaunchContext): Pro
         ...down('The backend agent'),
       })
       if (agentNow !== undefined) await bootstrapModel(admin, modelName, agentNow.contextTokens)
-      return { value: undefined }
+      return { value: undefined, detail: roles.replaceAll(',', ' + ') }
     })
   })
   const account = part(async () => {
@@ -231,6 +241,7 @@ export async function launch(options: StartOptions, context: LaunchContext): Pro
       gateway: gateway?.current().pid ?? 0,
       agent: agent?.current().pid ?? 0,
       engine: agentNow?.enginePid(),
+      engines: agentNow?.enginePids() ?? [],
       postgres: postgres?.current().pid,
     }),
   }

@@ -16,7 +16,9 @@ export type StartOptions = {
   model: string
   /** A file to take the catalogue model from, before any download. */
   modelPath?: string
-  /** Engine threads. Default: the agent's. */
+  /** One engine process per role, e.g. `prefill,decode`. Default: what the machine has room for, see engine-roles.ts. */
+  engines?: string
+  /** Threads of each engine. Default: the agent's. */
   threads?: number
   /** Context window in tokens. Default: the model's own. */
   contextTokens?: number
@@ -60,6 +62,9 @@ const LIMITS = {
   'max-tokens': [1, 131_072],
 } as const
 
+/** A prefill engine finishes no request: one that does is needed beside it. */
+const ENGINES = /^(?=.*(?:both|decode))(?:both|prefill|decode)(?:,(?:both|prefill|decode)){0,15}$/
+
 const CHOICES: Record<'kv-type' | 'quantize', readonly string[]> = {
   'kv-type': ['f16', 'q8_0', 'f32'],
   quantize: ['none', 'q8_0', 'q4_0'],
@@ -78,9 +83,12 @@ Options (after \`npm start --\`; an environment variable in brackets sets the sa
   --data DIR        database, keys, logs of this installation default ~/.local/share/penstock  [PENSTOCK_DATA]
   --model NAME|PATH a model of scripts/models.json, a .gguf file or a Hugging Face folder (with a / in its path)
                                                               default ${DEFAULT_MODEL}  [PENSTOCK_MODEL]
-  --threads N       engine threads                            default: the cores of this machine  [PENSTOCK_THREADS]
+  --engines ROLES   engine processes by role: both, or prefill and decode, e.g. prefill,decode,decode
+                                                              default prefill,decode; both on one core or in little
+                                                              memory  [PENSTOCK_ENGINES]
+  --threads N       threads of each engine                    default: its share of the cores  [PENSTOCK_THREADS]
   --context N       context window, in tokens                 default: the model's own  [PENSTOCK_CONTEXT]
-  --kv-mib N        memory for the KV cache, in MiB           default: fits one full context or more  [PENSTOCK_KV_MIB]
+  --kv-mib N        memory for each engine's KV cache, in MiB default: fits one full context or more  [PENSTOCK_KV_MIB]
   --kv-type TYPE    keys and values as f16, q8_0 or f32       default f16  [PENSTOCK_KV_TYPE]
   --quantize TYPE   F32, F16, BF16 weights to q8_0 or q4_0    default none  [PENSTOCK_QUANTIZE]
   --once PROMPT     answer PROMPT at temperature 0, print tokens, cost and speed, stop
@@ -117,6 +125,9 @@ export function parseOptions(argv: string[], context: OptionsContext): ParsedOpt
   }
   const threads = integer('threads', env.PENSTOCK_THREADS)
   const contextTokens = integer('context', env.PENSTOCK_CONTEXT)
+  const engines = values.engines ?? (env.PENSTOCK_ENGINES || undefined)
+  if (engines !== undefined && !ENGINES.test(engines))
+    wrong.push(`--engines must be roles like prefill,decode or both, not ${JSON.stringify(engines)}`)
   const kvMib = integer('kv-mib', env.PENSTOCK_KV_MIB)
   const choice = (name: keyof typeof CHOICES, fromEnv: string | undefined): string | undefined => {
     const text = values[name] ?? (fromEnv === '' ? undefined : fromEnv)
@@ -153,6 +164,7 @@ export function parseOptions(argv: string[], context: OptionsContext): ParsedOpt
       cacheDir: folder(env.PENSTOCK_CACHE, env.XDG_CACHE_HOME, '.cache'),
       model: isModelPath(model) ? resolve(context.cwd, model) : model,
       ...(env.PENSTOCK_MODEL_PATH && { modelPath: resolve(context.cwd, env.PENSTOCK_MODEL_PATH) }),
+      ...(engines !== undefined && { engines }),
       ...(threads !== undefined && { threads }),
       ...(contextTokens !== undefined && { contextTokens }),
       ...(kvMib !== undefined && { kvMib }),
@@ -182,6 +194,7 @@ function readArguments(argv: string[]) {
       host: { type: 'string' },
       data: { type: 'string' },
       model: { type: 'string' },
+      engines: { type: 'string' },
       threads: { type: 'string' },
       context: { type: 'string' },
       'kv-mib': { type: 'string' },

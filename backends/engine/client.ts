@@ -15,8 +15,12 @@ import {
   type Submit,
   type VocabularyFrame,
 } from '../../protocol/engine-frames.ts'
+import type { Push } from '../../protocol/engine-handoff.ts'
 import { messageOf } from '../log.ts'
+import { ChunkTable } from '../prefix/chunk-table.ts'
+import type { ChunkEnd } from '../prompt-chunks.ts'
 import { PrefixBlocks } from './prefix-blocks.ts'
+import { type Reservation, Reservations } from './reservations.ts'
 
 /** How a sequence ended. After this its handlers are not called again. */
 export type SequenceEnd =
@@ -41,7 +45,9 @@ export type Sequence = {
   grant: (tokens: number) => void
 }
 
-export type SequenceParameters = Omit<Submit, 'type' | 'id'>
+/** `chunks`: of the prompt, so that it is known which of them the engine holds from then on. */
+export type SequenceParameters = Omit<Submit, 'type' | 'id'> & { chunks?: readonly ChunkEnd[] }
+export type PushParameters = Omit<Push, 'type' | 'id'> & { chunks?: readonly ChunkEnd[] }
 
 export type ConnectionHandlers = {
   stats: (stats: Stats) => void
@@ -49,13 +55,18 @@ export type ConnectionHandlers = {
   closed: (reason: string) => void
 }
 
+type Open = { handlers: SequenceHandlers; creditTokens: number; chunks: readonly ChunkEnd[] }
+
 export class EngineConnection {
   readonly ready: Ready
+  /** The beginnings of prompts that the engine holds, until the connection ends. */
+  readonly chunks: ChunkTable
   readonly #socket: Socket
   readonly #handlers: ConnectionHandlers
-  readonly #sequences = new Map<bigint, { handlers: SequenceHandlers; creditTokens: number }>()
+  readonly #sequences = new Map<bigint, Open>()
   readonly #prefixBlocks: PrefixBlocks
   readonly #pings = new Map<bigint, () => void>()
+  readonly #reservations = new Reservations((frame) => this.#send(frame))
   #nextId = 1n
   #nextNonce = 1n
   #closedBecause: string | undefined
@@ -66,6 +77,7 @@ export class EngineConnection {
     this.ready = ready
     this.#handlers = handlers
     this.#prefixBlocks = new PrefixBlocks(ready.blocksTotal)
+    this.chunks = new ChunkTable(ready, (hash) => this.#prefixBlocks.has(hash))
   }
 
   /**
@@ -137,14 +149,14 @@ export class EngineConnection {
   }
 
   /** Submits a sequence. Handlers are called later, never from within this call. */
-  submit(parameters: SequenceParameters, handlers: SequenceHandlers): Sequence {
+  submit({ chunks = [], ...parameters }: SequenceParameters, handlers: SequenceHandlers): Sequence {
     const id = this.#nextId++
     if (this.#closedBecause !== undefined) {
       const message = this.#closedBecause
       queueMicrotask(() => handlers.end({ kind: 'lost', message }))
       return { cancel: () => {}, grant: () => {} }
     }
-    const state = { handlers, creditTokens: parameters.creditTokens }
+    const state = { handlers, creditTokens: parameters.creditTokens, chunks }
     this.#sequences.set(id, state)
     this.#send({ type: 'submit', id, ...parameters })
     return {
@@ -155,6 +167,37 @@ export class EngineConnection {
         if (tokens <= 0 || !this.#sequences.has(id)) return
         state.creditTokens += tokens
         this.#send({ type: 'credit', id, tokens })
+      },
+    }
+  }
+
+  /** Sets blocks aside for the whole blocks of `tokens`, which another engine is to compute. */
+  reserve(tokens: number[], salt: bigint, leaseMs: number): Reservation {
+    return this.#reservations.reserve(tokens, salt, leaseMs)
+  }
+
+  get openReservations(): number {
+    return this.#reservations.count
+  }
+
+  /** Computes whole blocks for another engine and hands them over. It ends with `stop` when everything has arrived. */
+  push(
+    { chunks = [], ...parameters }: PushParameters,
+    handlers: Pick<SequenceHandlers, 'admitted' | 'end'>,
+  ): Pick<Sequence, 'cancel'> {
+    const id = this.#nextId++
+    if (this.#closedBecause !== undefined) {
+      const message = this.#closedBecause
+      queueMicrotask(() => handlers.end({ kind: 'lost', message }))
+      return { cancel: () => {} }
+    }
+    // It samples nothing: it is never out of credit.
+    const state = { handlers: { ...handlers, token: () => {} }, creditTokens: Number.POSITIVE_INFINITY, chunks }
+    this.#sequences.set(id, state)
+    this.#send({ type: 'push', id, ...parameters })
+    return {
+      cancel: () => {
+        if (this.#sequences.has(id)) this.#send({ type: 'cancel', id })
       },
     }
   }
@@ -207,10 +250,18 @@ export class EngineConnection {
         throw new Error(frame.message)
       case 'embedding':
         return this.#sequences.get(frame.id)?.handlers.embedding?.(frame.values)
-      case 'admitted':
-        return this.#sequences.get(frame.id)?.handlers.admitted?.(frame.cachedTokens)
+      case 'admitted': {
+        const state = this.#sequences.get(frame.id)
+        if (state !== undefined && state.chunks.length > 0) this.chunks.admitted(state.chunks, frame.hashes)
+        return state?.handlers.admitted?.(frame.cachedTokens)
+      }
       case 'blocks':
-        return this.#prefixBlocks.apply(frame)
+        this.#prefixBlocks.apply(frame)
+        return this.chunks.blocks(frame.events)
+      case 'reserved':
+        return this.#reservations.reserved(frame)
+      case 'transferred':
+        return this.#reservations.transferred(frame)
       case 'vocabulary':
       case 'ready':
       case 'hello':
@@ -223,8 +274,6 @@ export class EngineConnection {
       case 'renew':
       case 'release':
       case 'push':
-      case 'reserved': // nothing was reserved, and nothing is on its way
-      case 'transferred':
         throw new Error(`the engine sent ${frame.type}`)
       default:
         frame satisfies never
@@ -241,6 +290,8 @@ export class EngineConnection {
     if (this.#closedBecause !== undefined) return
     this.#closedBecause = reason
     this.#pings.clear()
+    this.#reservations.close()
+    this.chunks.close()
     for (const id of [...this.#sequences.keys()]) this.#end(id, { kind: 'lost', message: reason })
     this.#handlers.closed(reason)
   }

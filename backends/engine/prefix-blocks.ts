@@ -18,6 +18,10 @@ export class PrefixBlocks {
     return this.#hashes.size
   }
 
+  has(hash: bigint): boolean {
+    return this.#hashes.has(hash)
+  }
+
   /**
    * @throws FrameError where a frame is missing or the events cannot be true: what is known here would be wrong from
    *   then on, and a connection made anew begins with all there is.

@@ -48,6 +48,10 @@ export type EngineOptions = {
   prefillTokens?: number
   contextTokens?: number
   sequencesMax?: number
+  /** Other engines may hand K and V over to it. Default: no. */
+  receivesKv?: boolean
+  /** Besides those of this host: `tcp:HOST:PORT` to listen on. */
+  kvTcp?: string
   /** Absent: the agent's own environment. */
   env?: NodeJS.ProcessEnv
   /** Absent: the constants above; tests shorten them. */
@@ -63,7 +67,7 @@ export type EngineTiming = {
 
 type Events = { ready: []; down: [reason: string]; failed: [message: string]; stats: [Stats] }
 
-function engineArguments(options: EngineOptions, socketPath: string): string[] {
+function engineArguments(options: EngineOptions, socketPath: string, kvPath: string | undefined): string[] {
   const list = ['--model', options.modelPath, '--socket', socketPath]
   const add = (flag: string, value: number | string | undefined) => {
     if (value !== undefined) list.push(flag, String(value))
@@ -75,6 +79,8 @@ function engineArguments(options: EngineOptions, socketPath: string): string[] {
   add('--prefill-tokens', options.prefillTokens)
   add('--context', options.contextTokens)
   add('--sequences', options.sequencesMax)
+  // Best first: within a host nothing goes through a network.
+  if (kvPath !== undefined) add('--kv-listen', [`unix:${kvPath}`, options.kvTcp ?? []].flat().join(' '))
   list.push('--die-with-parent')
   return list
 }
@@ -167,7 +173,8 @@ export class EngineSupervisor extends EventEmitter<Events> {
   /** One process from start to end. */
   async #life(): Promise<{ permanent: boolean; reason: string }> {
     const socketPath = this.#options.sockets.next()
-    const child = spawn(this.#options.enginePath, engineArguments(this.#options, socketPath), {
+    const kvPath = this.#options.receivesKv === true ? this.#options.sockets.next() : undefined
+    const child = spawn(this.#options.enginePath, engineArguments(this.#options, socketPath, kvPath), {
       stdio: ['ignore', 'pipe', 'pipe'],
       // A group of its own: Ctrl-C in a terminal reaches the agent alone, which lets open streams end first.
       detached: true,
@@ -217,6 +224,7 @@ export class EngineSupervisor extends EventEmitter<Events> {
     this.#child = undefined
     await watch
     rmSync(socketPath, { force: true })
+    if (kvPath !== undefined) rmSync(kvPath, { force: true })
     const tail = stderr()
     if (!spawned) return { permanent: true, reason: `cannot run ${this.#options.enginePath}: ${text}` }
     if (code === EXIT_BAD_MODEL) return { permanent: true, reason: tail || 'the engine refused its model or options' }

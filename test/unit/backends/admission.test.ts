@@ -138,3 +138,22 @@ test('releasing twice frees once', async () => {
   tickets[0]?.release()
   expect(admission.slotsUsed).toBe(1)
 })
+
+test('a request that only fits when every engine is up waits for that, and is not called too wide', async () => {
+  const { admission, enter, order } = setup()
+  admission.setSlotsMax(4, 8)
+  const wide = enter('a', { slots: 6 })
+  expect(await enter('b', { slots: 9 })).toMatchObject({ ok: false, error: { code: 'invalid_request' } })
+  admission.setSlotsMax(8, 8)
+  await wide
+  expect(order).toEqual(['a'])
+})
+
+test('what was closed can be opened again', async () => {
+  const { admission, enter, order } = setup()
+  admission.close({ code: 'overloaded', message: 'no work' })
+  expect(await enter('a')).toMatchObject({ ok: false })
+  admission.open()
+  await enter('b')
+  expect(order).toEqual(['b'])
+})

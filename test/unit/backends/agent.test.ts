@@ -2,7 +2,7 @@
 import { statSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, expect, test } from 'vitest'
-import { DISPATCH_BODY_BYTES_MAX } from '../../../backends/server.ts'
+import { DISPATCH_BODY_BYTES_MAX } from '../../../backends/http-body.ts'
 import { DispatchRefusal } from '../../../protocol/dispatch.ts'
 import {
   eventStream,

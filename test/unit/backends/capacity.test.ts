@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { CapacityTracker } from '../../../backends/capacity.ts'
+import { HANDOVER_OUTCOMES, type HandoverOutcome } from '../../../backends/handoff/handover.ts'
 import { metricsText } from '../../../backends/metrics.ts'
 import { CapacityFrame } from '../../../protocol/capacity.ts'
 import type { Ready, Stats } from '../../../protocol/engine-frames.ts'
@@ -44,7 +45,7 @@ const STATS: Stats = {
 }
 
 function tracker() {
-  const load = { requestsQueued: 0, requestsQueuedMax: 9, draining: false, prefixBlocks: 0 }
+  const load = { requestsQueued: 0, requestsQueuedMax: 9, draining: false, prefixBlocks: 0, role: 'both' as const }
   return { load, capacity: new CapacityTracker('model', () => load) }
 }
 
@@ -111,7 +112,13 @@ describe('metrics', () => {
     capacity.engineReady(READY)
     capacity.engineStats(STATS)
     const stats = { ...STATS, preemptions: 2n, promptTokens: 90n, cachedTokens: 64n }
-    return { model: 'a "model"', frame: capacity.frame(), stats, counters }
+    const outcomes = Object.fromEntries(HANDOVER_OUTCOMES.map((outcome) => [outcome, 0])) as Record<
+      HandoverOutcome,
+      number
+    >
+    const handoffs = { outcomes, tokens: 0, bytes: 0, degraded: 0, pushed: 0, pushesRefused: 0 }
+    const engine = { frame: capacity.frame(), stats, reservations: 3 }
+    return { model: 'a "model"', engines: [engine], counters, handoffs }
   }
 
   test('are one line per value, with help, type and the model', () => {
@@ -119,13 +126,23 @@ describe('metrics', () => {
     const sample = '# TYPE vllm:kv_cache_usage_perc gauge\nvllm:kv_cache_usage_perc{model_name="a \\"model\\""} 0.5\n'
     expect(text).toContain(sample)
     expect(text).toMatch(/^penstock_output_tokens_total\{.*\} 6$/m)
-    const blocks = text.trimEnd().split('\n')
-    expect(blocks.length % 3).toBe(0)
-    for (let at = 0; at < blocks.length; at += 3) {
-      const name = blocks[at]?.split(' ')[2] ?? 'none'
-      expect(blocks[at + 1]).toMatch(new RegExp(`^# TYPE ${name} (gauge|counter)$`))
-      expect(blocks[at + 2]?.startsWith(`${name}{`)).toBe(true)
+    for (const block of text.trimEnd().split('# HELP ').slice(1)) {
+      const [head = '', type, ...values] = block.trimEnd().split('\n')
+      const name = head.split(' ')[0]
+      expect(type).toMatch(new RegExp(`^# TYPE ${name} (gauge|counter)$`))
+      expect(values.length).toBeGreaterThan(0)
+      for (const value of values) expect(value).toMatch(new RegExp(`^${name}\\{.*\\} \\d+(\\.\\d+)?$`))
     }
+  })
+
+  test('tell several engines apart, and say what became of prompts that were to be handed over', () => {
+    const { engines, handoffs, ...rest } = numbers()
+    const named = ['prefill-0', 'decode-0'].flatMap((name) => engines.map((engine) => ({ ...engine, name })))
+    const text = metricsText({ ...rest, engines: named, handoffs: { ...handoffs, degraded: 4 } })
+    expect(text).toContain('penstock_reservations{model_name="a \\"model\\"",engine="decode-0"} 3\n')
+    expect(text.match(/^# TYPE penstock_reservations /gm)).toHaveLength(1)
+    expect(text).toContain('outcome="arrived"} 0\n')
+    expect(text).toMatch(/^penstock_prefill_degraded_total\{.*\} 4$/m)
   })
 
   test('count preemptions and what the prefix cache found', () => {
@@ -136,7 +153,7 @@ describe('metrics', () => {
   })
 
   test('leave out what is not known before the first engine', () => {
-    const text = metricsText({ ...numbers(), frame: undefined, stats: undefined })
+    const text = metricsText({ ...numbers(), engines: [{ frame: undefined, stats: undefined, reservations: 0 }] })
     expect(text).not.toContain('vllm:')
     expect(text).toContain('penstock_dispatches_total')
   })

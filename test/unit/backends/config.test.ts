@@ -48,6 +48,21 @@ test('what is missing, unknown or out of bounds is named', () => {
   expect(() => read([...REQUIRED, '--join-token-file', '/nonexistent/token'])).toThrow(/--join-token-file/)
 })
 
+test('engines are roles, and addresses for other hosts count up with them', () => {
+  expect(read(REQUIRED).engines).toEqual(['both'])
+  const argv = ['--engines', 'prefill, decode,decode', '--kv-listen', '0.0.0.0:7900', '--kv-public', '10.0.0.1:80']
+  expect(read([...REQUIRED, ...argv])).toMatchObject({
+    engines: ['prefill', 'decode', 'decode'],
+    kvListen: { host: '0.0.0.0', port: 7900 },
+    kvPublic: { host: '10.0.0.1', port: 80 },
+  })
+  expect(() => read([...REQUIRED, '--engines', 'prefil'])).toThrow(
+    /--engines: each must be one of both, prefill, decode/,
+  )
+  expect(() => read([...REQUIRED, ...argv, '--kv-listen', '0.0.0.0:65534'])).toThrow('--kv-listen: port 65536')
+  expect(() => read([...REQUIRED, '--kv-public', '10.0.0.1:80'])).toThrow('give both')
+})
+
 test('help names every option and its environment variable', () => {
   expect(readConfig(['--help'], {})).toBe('help')
   for (const flag of ['--engine', '--listen', '--queue', 'PENSTOCK_AGENT_KV_MIB']) expect(helpText()).toContain(flag)

@@ -9,8 +9,8 @@ import { figure, quantile, spreadOf } from '../../../bench/gateway/statistics.ts
 const ROOT = join(import.meta.dirname, '..', '..', '..')
 const read = (path: string) => parse(readFileSync(join(ROOT, path), 'utf8'))
 
-it('has the compatibility date and flags of the gateway', () => {
-  const [gateway, bench] = [read('wrangler.toml'), read('bench/account/wrangler.toml')]
+it.each(['account', 'fleet'])('for the %s object has the compatibility date and flags of the gateway', (name) => {
+  const [gateway, bench] = [read('wrangler.toml'), read(`bench/${name}/wrangler.toml`)]
   expect(bench.compatibility_date).toBe(gateway.compatibility_date)
   expect(bench.compatibility_flags).toEqual(gateway.compatibility_flags)
 })

@@ -59,6 +59,8 @@ describe('options of the launcher', () => {
     [['--context', '-1'], "Option '--context' argument is ambiguous"],
     [['--max-tokens', 'many'], '--max-tokens must be a whole number from 1 to 131072, not "many"'],
     [['--once', '   '], '--once needs a prompt that is not empty'],
+    [['--engines', 'prefill'], '--engines must be roles like prefill,decode or both, not "prefill"'],
+    [['--engines', 'decode,'], '--engines must be roles like prefill,decode or both, not "decode,"'],
     [['--kv-type', 'q5'], '--kv-type must be f16, q8_0, f32, not "q5"'],
     [['--quantize', 'Q8_0'], '--quantize must be none, q8_0, q4_0, not "Q8_0"'],
     [['--prot', '1'], "Unknown option '--prot'"],

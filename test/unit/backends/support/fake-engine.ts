@@ -15,8 +15,10 @@ import {
   type SampledToken,
   type Submit,
 } from '../../../../protocol/engine-frames.ts'
+import { FakeHandoff, type FakeHandoffSettings } from './fake-handoff.ts'
 
 export type FakeEngineSettings = {
+  handoff?: FakeHandoffSettings
   tokenIntervalMs?: number
   sequencesMax?: number
   contextTokens?: number
@@ -47,6 +49,7 @@ const { values } = parseArgs({
     'prefill-tokens': { type: 'string' },
     context: { type: 'string' },
     sequences: { type: 'string' },
+    'kv-listen': { type: 'string' },
     'die-with-parent': { type: 'boolean' },
   },
 })
@@ -60,6 +63,8 @@ const sequencesMax = settings.sequencesMax ?? Number(values.sequences ?? 8)
 const contextTokens = settings.contextTokens ?? Number(values.context ?? 512)
 const embeddingDims = settings.embeddingDims ?? 64
 const BLOCK_TOKENS = 16
+const BLOCKS_TOTAL = 1024
+const FINGERPRINT = 'fake;layers=2;kv_heads=2;head_dim=32;type=f16'
 
 type Running = Submit & { sampled: number; credit: number; deadlineAtMs: number; cachedTokens?: number }
 const sequences = new Map<bigint, Running>()
@@ -71,6 +76,7 @@ const send = (frame: EngineFrame) => owner?.write(encodeFrame(frame))
 
 function finish(sequence: Running, reason: FinishReason) {
   sequences.delete(sequence.id)
+  if (sequence.reservation !== undefined) handoff.release(sequence.reservation)
   const promptTokens = sequence.prompt.length
   send({
     type: 'finished',
@@ -87,11 +93,11 @@ let blocksSequence = 0n
 const totals = { preemptions: 0n, promptTokens: 0n, cachedTokens: 0n }
 
 /** Chained over the full blocks, so that equal hashes mean equal beginnings. */
-function blockHashes({ salt, prompt }: Submit): bigint[] {
+function blockHashes(known: readonly number[], salt: bigint): bigint[] {
   const hashes: bigint[] = []
   let hash = salt
-  for (let at = 0; at + BLOCK_TOKENS <= prompt.length; at += BLOCK_TOKENS) {
-    for (const token of prompt.slice(at, at + BLOCK_TOKENS))
+  for (let at = 0; at + BLOCK_TOKENS <= known.length; at += BLOCK_TOKENS) {
+    for (const token of known.slice(at, at + BLOCK_TOKENS))
       hash = BigInt.asUintN(64, (hash ^ BigInt(token + 1)) * 0x100000001b3n)
     hashes.push(hash)
   }
@@ -101,19 +107,34 @@ function blockHashes({ salt, prompt }: Submit): bigint[] {
 /** One token is always computed. */
 function admit(sequence: Running) {
   if (sequence.cachedTokens !== undefined) return
-  const hashes = blockHashes(sequence)
+  const hashes = blockHashes([...sequence.prompt, ...(sequence.output ?? [])], sequence.salt)
   const missing = hashes.findIndex((hash) => !cachedBlocks.has(hash))
   const found = BLOCK_TOKENS * (missing < 0 ? hashes.length : missing)
-  sequence.cachedTokens = found < sequence.prompt.length ? found : Math.max(0, found - BLOCK_TOKENS)
+  const reusable = found < sequence.prompt.length + sequence.sampled ? found : Math.max(0, found - BLOCK_TOKENS)
+  sequence.cachedTokens = Math.min(reusable, sequence.prompt.length)
   totals.promptTokens += BigInt(sequence.prompt.length)
   totals.cachedTokens += BigInt(sequence.cachedTokens)
   send({ type: 'admitted', id: sequence.id, cachedTokens: sequence.cachedTokens, hashes })
+  if (sequence.reservation !== undefined) handoff.release(sequence.reservation)
+  store(hashes)
+}
+
+function store(hashes: readonly bigint[]) {
   const events = hashes.flatMap((hash, index) =>
     cachedBlocks.has(hash) ? [] : [{ kind: 'stored' as const, hash, parent: hashes[index - 1] ?? 0n }],
   )
   for (const { hash } of events) cachedBlocks.add(hash)
   if (events.length > 0) sendBlocks(events)
 }
+
+const cache = {
+  blockTokens: BLOCK_TOKENS,
+  blocksTotal: BLOCKS_TOTAL,
+  has: (hash: bigint) => cachedBlocks.has(hash),
+  store,
+  hashes: blockHashes,
+}
+const handoff = new FakeHandoff(settings.handoff ?? {}, cache, values['kv-listen'], send)
 
 function sendBlocks(events: BlockEvent[]) {
   blocksSequence += settings.skipBlocks ? 2n : 1n
@@ -132,7 +153,7 @@ function embed(sequence: Running) {
 }
 
 function stats() {
-  let blocksUsed = 0
+  let blocksUsed = handoff.blocksUsed
   for (const s of sequences.values()) blocksUsed += Math.ceil((s.prompt.length + s.sampled) / BLOCK_TOKENS)
   const zero = {
     blocksCached: cachedBlocks.size,
@@ -146,9 +167,9 @@ function stats() {
   send({
     type: 'stats',
     step,
-    blocksTotal: 1024,
+    blocksTotal: BLOCKS_TOTAL,
     blocksUsed,
-    running: sequences.size,
+    running: sequences.size + handoff.pushing,
     ...zero,
     ...counts,
     ...rates,
@@ -201,10 +222,13 @@ function submit(frame: Submit) {
   const reject = (code: 'invalid' | 'too_long' | 'queue_full', message: string) =>
     send({ type: 'rejected', id: frame.id, code, message })
   if (frame.prompt.length === 0 || frame.maxNewTokens === 0) return reject('invalid', 'empty prompt or no tokens')
-  if (frame.prompt.length >= contextTokens) return reject('too_long', `window ${contextTokens}`)
+  const sampled = frame.output?.length ?? 0
+  if (sampled > 0 && (sampled >= frame.maxNewTokens || frame.pooling !== undefined))
+    return reject('invalid', 'too much output')
+  if (frame.prompt.length + sampled >= contextTokens) return reject('too_long', `window ${contextTokens}`)
   if (sequences.size >= sequencesMax) return reject('queue_full', 'full')
   const deadlineAtMs = frame.deadlineMs === 0 ? Number.POSITIVE_INFINITY : Date.now() + frame.deadlineMs
-  sequences.set(frame.id, { ...frame, sampled: 0, credit: frame.creditTokens, deadlineAtMs })
+  sequences.set(frame.id, { ...frame, sampled, credit: frame.creditTokens, deadlineAtMs })
 }
 
 function receive(frame: Frame) {
@@ -214,9 +238,15 @@ function receive(frame: Frame) {
         vocabSize: settings.vocabSize ?? 512,
         contextTokens,
         blockTokens: BLOCK_TOKENS,
-        blocksTotal: 1024,
+        blocksTotal: BLOCKS_TOTAL,
       }
-      const rest = { sequencesMax, stepTokensMax: 512, threads: 1, kvFingerprint: 'fake', memoryBytesPerSecondMax: 0n }
+      const rest = {
+        sequencesMax,
+        stepTokensMax: 512,
+        threads: 1,
+        kvFingerprint: FINGERPRINT,
+        memoryBytesPerSecondMax: 0n,
+      }
       const epoch = BigInt(process.pid)
       const can = { embeddingDims, features: { grammars: false } }
       send({
@@ -228,6 +258,7 @@ function receive(frame: Frame) {
         ...sizes,
         ...rest,
         ...can,
+        ...(handoff.address === undefined ? {} : { kvAddress: handoff.address }),
       })
       blocksSequence = 0n
       return sendBlocks([{ kind: 'cleared', hash: 0n, parent: 0n }])
@@ -237,6 +268,7 @@ function receive(frame: Frame) {
     case 'cancel': {
       const sequence = sequences.get(frame.id)
       if (sequence !== undefined) finish(sequence, 'cancelled')
+      else handoff.cancel(frame.id)
       return
     }
     case 'credit': {
@@ -244,6 +276,16 @@ function receive(frame: Frame) {
       if (sequence !== undefined) sequence.credit += frame.tokens
       return
     }
+    case 'reserve':
+      return handoff.reserve(frame)
+    case 'renew':
+      return handoff.renew(frame.id, frame.leaseMs)
+    case 'release':
+      return handoff.release(frame.id)
+    case 'push':
+      return handoff.push(frame, (cachedTokens, hashes) =>
+        send({ type: 'admitted', id: frame.id, cachedTokens, hashes }),
+      )
     case 'ping':
       if (!settings.deaf) send({ type: 'pong', nonce: frame.nonce })
       return
@@ -272,6 +314,7 @@ createServer((socket) => {
   socket.on('close', () => {
     sequences.clear()
     owner = undefined
+    handoff.clear()
   })
 }).listen(values.socket)
 

@@ -7,11 +7,11 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { type CryptoKey, decodeJwt, importJWK, type JWK, jwtVerify, SignJWT } from 'jose'
-import { Agent } from '../../../../backends/agent.ts'
+import { Agent, type AgentOverrides } from '../../../../backends/agent.ts'
 import type { Config } from '../../../../backends/config.ts'
 import type { EngineTiming } from '../../../../backends/engine/spawn.ts'
 import { DispatchEvent, type DispatchRequest } from '../../../../protocol/dispatch.ts'
-import { JoinRequest, ReportRequest } from '../../../../protocol/report.ts'
+import { type DesiredState, JoinRequest, ReportRequest } from '../../../../protocol/report.ts'
 import type { FakeEngineSettings } from './fake-engine.ts'
 import { writeTestModel } from './test-model.ts'
 
@@ -32,7 +32,7 @@ export type FakeGateway = {
   reports: ReportRequest[]
   leaves: unknown[]
   /** Status for the next joins and reports; 200 by default. */
-  status: { join: number; report: number; next: 'continue' | 'resync' }
+  status: { join: number; report: number; next: 'continue' | 'resync'; desired?: DesiredState }
   privateKey: CryptoKey
   close: () => Promise<void>
 }
@@ -54,18 +54,19 @@ export async function startFakeGateway(): Promise<FakeGateway> {
     const reply = (code: number, value: unknown) => response.writeHead(code).end(JSON.stringify(value))
     if (request.url === '/.well-known/jwks.json') return reply(200, { keys: [publicJwk] })
     const parsed: unknown = JSON.parse(body.toString())
-    const key = joins[0]?.publicKey ?? (parsed as JoinRequest).publicKey
+    const { backendId } = parsed as JoinRequest
+    const key = joins.find((join) => join.backendId === backendId)?.publicKey ?? (parsed as JoinRequest).publicKey
     const token = request.headers.authorization?.replace('Bearer ', '') ?? ''
     if (decodeJwt(token).body_sha256 !== digest(body)) return reply(401, {})
     await jwtVerify(token, await importJWK({ ...key } as JWK, 'EdDSA'), { audience: 'penstock-gateway' })
     if (request.url === '/fleet/join') {
       joins.push(JoinRequest.parse(parsed))
-      const reply200 = { backendId: joins[0]?.backendId, reportIntervalMs: 1000, staleAfterMs: 5000 }
+      const reply200 = { backendId, reportIntervalMs: 1000, staleAfterMs: 5000 }
       return reply(status.join, status.join === 200 ? reply200 : {})
     }
     if (request.url === '/fleet/report') {
       reports.push(ReportRequest.parse(parsed))
-      return reply(status.report, { next: status.next })
+      return reply(status.report, { next: status.next, desired: status.desired })
     }
     leaves.push(parsed)
     return reply(200, {})
@@ -111,6 +112,9 @@ export type HarnessOptions = {
   engine?: FakeEngineSettings
   timing?: Partial<EngineTiming>
   config?: Partial<Config>
+  handoff?: AgentOverrides['handoff']
+  /** Of several agents; whoever made it closes it. */
+  gateway?: FakeGateway
 }
 
 export function dispatchRequest(changes: Partial<DispatchRequest> = {}): DispatchRequest {
@@ -145,7 +149,7 @@ export async function startHarness(options: HarnessOptions = {}): Promise<Harnes
   const folder = mkdtempSync(join(tmpdir(), 'agent-test-'))
   const modelPath = join(folder, 'model.gguf')
   writeTestModel(modelPath)
-  const gateway = await startFakeGateway()
+  const gateway = options.gateway ?? (await startFakeGateway())
   const logs: string[] = []
   const failures: string[] = []
   const config: Config = {
@@ -158,13 +162,17 @@ export async function startHarness(options: HarnessOptions = {}): Promise<Harnes
     listenPort: 0,
     queueRequestsMax: 32,
     drainGraceMs: 2000,
+    engines: ['both'],
     joinToken: 'join-me-once',
     ...options.config,
   }
   const env = { ...process.env, FAKE_ENGINE: JSON.stringify(options.engine ?? {}) }
   const log = (level: string, event: string, fields: object = {}) =>
     void logs.push(JSON.stringify({ level, event, ...fields }))
-  const agent = await Agent.create(config, log, { engine: { env, timing: options.timing ?? {} } })
+  const agent = await Agent.create(config, log, {
+    engine: { env, timing: options.timing ?? {} },
+    ...(options.handoff === undefined ? {} : { handoff: options.handoff }),
+  })
   let url = ''
   await new Promise<void>((resolve, reject) => {
     agent
@@ -210,7 +218,7 @@ export async function startHarness(options: HarnessOptions = {}): Promise<Harnes
     dispatch: (changes, signal) => post(JSON.stringify(dispatchRequest(changes)), undefined, signal),
     stop: async () => {
       await agent.drain(0)
-      await gateway.close()
+      if (options.gateway === undefined) await gateway.close()
       rmSync(folder, { recursive: true, force: true })
     },
   }

@@ -1,0 +1,126 @@
+// Everything that moves prompts between engines, for one agent. Owns who may help which engine, the desk for prompts of others,
+// and the counts; one hand-over is handover.ts, the sequences of a dispatch sequences.ts.
+import type { DispatchRequest, PrefillPlace } from '../../protocol/dispatch.ts'
+import type { EngineUnit } from '../engine-unit.ts'
+import type { Engines } from '../engines.ts'
+import type { Identity } from '../identity.ts'
+import type { ChunkEnd } from '../prompt-chunks.ts'
+import { LOCAL_OVERHEAD_MS, REMOTE_OVERHEAD_MS, tokenMs } from './decision.ts'
+import { HANDOVER_OUTCOMES, type HandoverOutcome, type HelperPort } from './handover.ts'
+import { pushByWorker } from './prefill-client.ts'
+import { PrefillDesk } from './prefill-desk.ts'
+import { DispatchSequences, type SequencesOptions } from './sequences.ts'
+
+/** Since the agent started. */
+export type HandoffCounters = {
+  outcomes: Record<HandoverOutcome, number>
+  tokens: number
+  bytes: number
+  /** Prompts that a prefill engine should have computed, and none could. */
+  degraded: number
+  /** Prompts computed for others, and refused. */
+  pushed: number
+  pushesRefused: number
+}
+
+export type HandoffsOptions = {
+  engines: Engines
+  identity: Pick<Identity, 'signFor'>
+  model: string
+  /** Monotonic milliseconds. */
+  nowMs: () => number
+  /** Settings that only tests change. */
+  timing?: SequencesOptions['timing']
+}
+
+export class Handoffs {
+  readonly #options: HandoffsOptions
+  readonly desk: PrefillDesk
+  readonly counters: HandoffCounters = {
+    outcomes: Object.fromEntries(HANDOVER_OUTCOMES.map((outcome) => [outcome, 0])) as Record<HandoverOutcome, number>,
+    tokens: 0,
+    bytes: 0,
+    degraded: 0,
+    pushed: 0,
+    pushesRefused: 0,
+  }
+
+  constructor(options: HandoffsOptions) {
+    this.#options = options
+    this.desk = new PrefillDesk(
+      () => options.engines.units,
+      options.nowMs,
+      (end) => {
+        if (end.kind === 'arrived') this.counters.pushed++
+        if (end.kind === 'refused') this.counters.pushesRefused++
+      },
+    )
+  }
+
+  /** For the sequences of one dispatch; `close` it when they are over. */
+  open(request: Pick<DispatchRequest, 'requestId' | 'tenant' | 'prefill'>, deadlineAtMs: number): DispatchSequences {
+    const { engines, nowMs, timing } = this.#options
+    return new DispatchSequences({
+      pick: () => engines.pick(),
+      helpers: (unit, chunks) => [...this.#near(unit, chunks), ...this.#far(unit, request)],
+      tenant: request.tenant,
+      deadlineAtMs,
+      nowMs,
+      count: (outcome, transferred, place) => this.#count(outcome, transferred, place),
+      ...(timing === undefined ? {} : { timing }),
+    })
+  }
+
+  #count(outcome: HandoverOutcome, { tokens, bytes }: { tokens: number; bytes: number }, place: PrefillPlace): void {
+    this.counters.outcomes[outcome]++
+    this.counters.tokens += tokens
+    this.counters.bytes += bytes
+    if (place === 'degraded') this.counters.degraded++
+  }
+
+  /** Another engine of this agent: the desk picks it, the estimate is for the one that it would pick now. */
+  #near(unit: EngineUnit, chunks: readonly ChunkEnd[]): HelperPort[] {
+    if (unit.ready?.kvAddress === undefined) return []
+    const best = this.desk.best(unit)
+    if (best === undefined) return []
+    const meter = unit.meter('near')
+    const rate = meter.bytesPerSecond
+    const held = chunks.filter(({ chunk }) => best.connection?.chunks.holds(chunk))
+    return [
+      {
+        heldTokens: Math.max(0, ...held.map(({ tokens }) => tokens)),
+        load: best.computer(),
+        overheadMs: LOCAL_OVERHEAD_MS,
+        ...(rate === undefined ? {} : { bytesPerSecond: rate }),
+        push: (ask, signal) => this.desk.push(ask, signal, unit),
+        measured: (bytes, leftOverMs) => meter.add(bytes, leftOverMs),
+      },
+    ]
+  }
+
+  #far(unit: EngineUnit, request: Pick<DispatchRequest, 'requestId' | 'prefill'>): HelperPort[] {
+    const address = unit.publicAddress
+    if (address === undefined) return []
+    const { identity, model, nowMs } = this.#options
+    const meter = unit.meter('far')
+    return (request.prefill ?? []).map((worker) => {
+      const rate = meter.bytesPerSecond
+      const port: HelperPort = {
+        heldTokens: 0,
+        overheadMs: REMOTE_OVERHEAD_MS,
+        ...(rate === undefined ? {} : { bytesPerSecond: rate }),
+        push: async (ask, signal) => {
+          const beganMs = nowMs()
+          const options = { identity, model, requestId: request.requestId, address, nowMs }
+          const end = await pushByWorker(worker, ask, options, signal)
+          if (end.kind !== 'arrived') return end
+          // The other side's speed is not known here: it is taken to be this engine's.
+          const computeMs = end.computedTokens * tokenMs(unit.computer())
+          return { ...end, leftOverMs: Math.max(0, nowMs() - beganMs - REMOTE_OVERHEAD_MS - computeMs) }
+        },
+        measured: (bytes, leftOverMs) => meter.add(bytes, leftOverMs),
+      }
+      return port
+    })
+  }
+}
