@@ -11,6 +11,7 @@ import type { Usage } from '../meter/usage.ts'
 import { errorText } from '../observe/log.ts'
 import { type AccountView, admit, UNAVAILABLE_RETRY_MS } from './admission.ts'
 import { amountsOfRow } from './amounts.ts'
+import { runBatch, WatchedSql } from './batch.ts'
 import type {
   AccountCall,
   AccountReply,
@@ -64,6 +65,7 @@ type Done = { reply: AccountReply; opened?: HoldRecord; freed?: string; appended
 
 export class AccountCore implements AccountRpc {
   readonly #ports: AccountPorts
+  readonly #sql: WatchedSql
   readonly #store: Store
   readonly #counts: Counts
   readonly #notices: Notices
@@ -77,10 +79,11 @@ export class AccountCore implements AccountRpc {
 
   constructor(ports: AccountPorts) {
     this.#ports = ports
-    this.#store = new Store(ports.sql)
-    this.#counts = new Counts(ports.sql)
-    this.#notices = new Notices(ports.sql)
-    this.#idempotency = new Idempotency(ports.sql)
+    this.#sql = new WatchedSql(ports.sql)
+    this.#store = new Store(this.#sql)
+    this.#counts = new Counts(this.#sql)
+    this.#notices = new Notices(this.#sql)
+    this.#idempotency = new Idempotency(this.#sql)
     this.#rules = new Rules(ports, {
       changed: () => {
         this.#counts.keepOnly((series) => this.#rules.index?.has(series) ?? false)
@@ -230,29 +233,24 @@ export class AccountCore implements AccountRpc {
   /** All calls in one transaction; one that throws leaves no trace and is answered by its error. */
   #run(calls: readonly AccountCall[]): (AccountReply | Error)[] {
     const nowMs = this.#ports.now()
-    let appended = 0
-    let dueAtMs: number | undefined
-    const one = (call: AccountCall): AccountReply | Error => {
-      try {
-        const done = this.#ports.transaction(() => this.#perform(call, nowMs))
-        // At once, because the next call of the batch is checked against it.
-        if (done.opened !== undefined) {
-          this.#open.add(done.opened)
-          dueAtMs = Math.min(dueAtMs ?? done.opened.dueAtMs, done.opened.dueAtMs)
-        }
-        if (done.freed !== undefined) this.#open.remove(done.freed)
-        appended += done.appended
-        this.#delivery.appended(done.appended, nowMs)
-        return done.reply
-      } catch (error) {
-        this.#notices.load()
-        return error instanceof Error ? error : new Error(String(error))
-      }
+    const results = runBatch(calls, {
+      transaction: (work) => this.#transaction(work),
+      savepoint: (work) => this.#ports.transaction(() => this.#counted(work)),
+      perform: (call) => this.#perform(call, nowMs),
+      follow: ({ opened, freed, appended }) => {
+        if (opened !== undefined) this.#open.add(opened)
+        if (freed !== undefined) this.#open.remove(freed)
+        this.#delivery.appended(appended, nowMs)
+      },
+      changes: () => this.#sql.writes + this.#counts.changes,
+      undone: () => this.#forgetCopies(),
+    })
+    for (const done of results) {
+      if (done instanceof Error) continue
+      if (done.opened !== undefined) this.#wakeAt(done.opened.dueAtMs)
+      if (done.appended > 0) this.#wakeToFlush()
     }
-    const replies = this.#transaction(() => calls.map(one))
-    if (dueAtMs !== undefined) this.#wakeAt(dueAtMs)
-    if (appended > 0) this.#wakeToFlush()
-    return replies
+    return results.map((done) => (done instanceof Error ? done : done.reply))
   }
 
   /** In a transaction. */
@@ -271,7 +269,8 @@ export class AccountCore implements AccountRpc {
 
   #reserve(ask: ReserveAsk, nowMs: number): Done {
     assertAsk(ask)
-    const known = this.#store.hold(ask.requestId, ask.attempt)
+    const attempts = this.#store.attempts(ask.requestId)
+    const known = attempts.find(({ terms }) => terms.attempt === ask.attempt)
     if (known !== undefined) {
       assertRepeats(known, ask)
       return { reply: { kind: 'reserve', result: ok(known.granted) }, appended: 0 }
@@ -280,7 +279,7 @@ export class AccountCore implements AccountRpc {
     const deny = (error: Denial): Done => ({ reply: { kind: 'reserve', result: err(error) }, appended: 0 })
     const { index } = this.#rules
     if (index === undefined) return deny({ reason: 'unavailable', retryAfterMs: UNAVAILABLE_RETRY_MS })
-    const isClosed = ask.attempt > 1 && this.#store.attempts(ask.requestId).some(({ requestClosed }) => requestClosed)
+    const isClosed = ask.attempt > 1 && attempts.some(({ requestClosed }) => requestClosed)
     if (isClosed && ask.isTrial !== true) return deny({ reason: 'request_closed' })
     const repeated = this.#idempotency.refusal(ask, nowMs)
     if (repeated !== undefined) return deny(repeated)
@@ -291,14 +290,14 @@ export class AccountCore implements AccountRpc {
     if (!result.ok) return done
     // A trial stands beside its request and may begin when that has been answered.
     const opened = { ...openHold(ask, result.value, nowMs), requestClosed: isClosed }
-    this.#store.putHold(opened)
+    this.#store.addHold(opened, attempts)
     this.#idempotency.opened(ask, nowMs)
     return { ...done, opened }
   }
 
   #checkpoint(holdId: string, usage: Usage): Done {
     const { requestId, attempt } = parseHoldId(holdId)
-    const hold = this.#store.hold(requestId, attempt)
+    const hold = this.#store.attempts(requestId).find(({ terms }) => terms.attempt === attempt)
     const proven = hold === undefined ? undefined : checkpointHold(hold, usage)
     if (proven !== undefined && proven !== hold) this.#store.putHold(proven)
     return { reply: { kind: 'checkpoint' }, appended: 0 }
@@ -385,7 +384,7 @@ export class AccountCore implements AccountRpc {
   }
 
   /** In a transaction: stores every attempt of the request as closed and answers the request's row. */
-  #close(attempts: HoldRecord[], finalAttempt: number | undefined, nowMs: number): RequestRow {
+  #close(attempts: readonly HoldRecord[], finalAttempt: number | undefined, nowMs: number): RequestRow {
     for (const hold of attempts) this.#store.putHold(closeHold(hold, nowMs))
     const row = requestRow(attempts, finalAttempt, nowMs)
     this.#tellKey(attempts, row)
@@ -448,16 +447,28 @@ export class AccountCore implements AccountRpc {
   /** A transaction on its own: where it is undone, memory is made again from what is stored. */
   #transaction<T>(work: () => T): T {
     try {
-      return this.#ports.transaction(work)
+      return this.#ports.transaction(() => this.#counted(work))
     } catch (error) {
       this.#load()
       throw error
     }
   }
 
-  #load(): void {
+  /** In a transaction: with what it counts. */
+  #counted<T>(work: () => T): T {
+    const result = work()
+    this.#counts.write()
+    return result
+  }
+
+  #forgetCopies(): void {
+    this.#store.forgetCopies()
     this.#counts.load()
     this.#notices.load()
+  }
+
+  #load(): void {
+    this.#forgetCopies()
     this.#orgId = this.#store.meta('org_id')
     this.#rules.load(this.#orgId)
     this.#open.rebuild(this.#rules.index, this.#store.openHolds())

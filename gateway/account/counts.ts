@@ -6,7 +6,8 @@
 //             and since then each end has moved it in its own transaction. It rises as old windows are dropped, so that
 //             a window which lost its counter can never pass for one that counted nothing
 //
-// Values are decimal text and added in bigint: SQLite turns an integer that overflows into a float.
+// Values are decimal text and added in bigint: SQLite turns an integer that overflows into a float. Within a transaction they
+// are added in memory and written once, at its end: the ends of a batch mostly move the same counters.
 import type { AccountState } from './contract.ts'
 import type { Sql } from './ports.ts'
 import type { Series } from './rule-index.ts'
@@ -28,12 +29,22 @@ const SHOWN_MAX = 1_000
 /** Before every window. */
 const SINCE_EVER_MS = Number.MIN_SAFE_INTEGER
 
+/** Values kept in memory: more than are busy at a time. */
+const VALUES_KEPT = 10_000
+
 export type Count = { subject: string; span: WindowSpan; value: bigint }
+/** A row, or one to be. */
+type Value = Count & { seriesId: number }
 
 export class Counts {
   readonly #sql: Sql
   /** Copies of rows, because every reservation asks. */
   readonly #ready = new Map<string, { id: number; coveredFromMs: number }>()
+  /** Copies of values, and those that are ahead of their row. */
+  readonly #values = new Map<string, Value>()
+  readonly #unwritten = new Set<Value>()
+  /** Rises with each addition. */
+  changes = 0
 
   constructor(sql: Sql) {
     this.#sql = sql
@@ -44,6 +55,7 @@ export class Counts {
   /** Reads the copies again: after a transaction that was undone. */
   load(): void {
     this.#ready.clear()
+    this.#forgetValues()
     type Row = { series_id: number; name: string; covered_from_ms: number }
     for (const row of this.#sql.exec<Row>('SELECT series_id, name, covered_from_ms FROM series').toArray())
       this.#ready.set(row.name, { id: row.series_id, coveredFromMs: row.covered_from_ms })
@@ -59,23 +71,36 @@ export class Counts {
   value(series: Series, subject: string, span: WindowSpan): bigint | undefined {
     const ready = this.#ready.get(series.name)
     if (ready === undefined || !isComplete(ready.coveredFromMs, span)) return undefined
-    return this.#stored(ready.id, subject, span.key)
+    return this.#known(ready.id, subject, span).value
   }
 
-  /** In a transaction: counts on. Without effect where the series is not ready or the window is not kept. */
+  /**
+   * In a transaction, at whose end `write` is called: counts on. Without effect where the series is not ready or the window
+   * is not kept.
+   */
   add(series: Series, subject: string, span: WindowSpan, amount: bigint): void {
     const ready = this.#ready.get(series.name)
     if (amount === 0n || ready === undefined || !isComplete(ready.coveredFromMs, span)) return
-    const value = this.#stored(ready.id, subject, span.key) + amount
-    this.#sql.exec(
-      `INSERT INTO counts (series_id, subject, window_key, value, drop_after_ms) VALUES (?, ?, ?, ?, ?)
-       ON CONFLICT DO UPDATE SET value = excluded.value`,
-      ready.id,
-      subject,
-      span.key,
-      value.toString(),
-      span.endMs === undefined ? null : span.endMs + COUNTS_KEPT_MS,
-    )
+    const known = this.#known(ready.id, subject, span)
+    known.value += amount
+    this.#unwritten.add(known)
+    this.changes++
+  }
+
+  /** In a transaction: what was counted in it. */
+  write(): void {
+    for (const { seriesId, subject, span, value } of this.#unwritten) {
+      this.#sql.exec(
+        `INSERT INTO counts (series_id, subject, window_key, value, drop_after_ms) VALUES (?, ?, ?, ?, ?)
+         ON CONFLICT DO UPDATE SET value = excluded.value`,
+        seriesId,
+        subject,
+        span.key,
+        value.toString(),
+        span.endMs === undefined ? null : span.endMs + COUNTS_KEPT_MS,
+      )
+    }
+    this.#unwritten.clear()
   }
 
   /**
@@ -95,10 +120,13 @@ export class Counts {
     if (row === undefined) throw new Error(`series ${series.name} was not stored`)
     this.#ready.set(series.name, { id: row.series_id, coveredFromMs })
     for (const { subject, span, value } of counts) this.add(series, subject, span, value)
+    this.write()
   }
 
   /** In a transaction: forgets every series that is not wanted; should its rule come back it is seeded anew. */
   keepOnly(isWanted: (series: string) => boolean): void {
+    this.write()
+    this.#forgetValues()
     for (const [name, { id }] of [...this.#ready]) {
       if (isWanted(name)) continue
       this.#sql.exec('DELETE FROM counts WHERE series_id = ?', id)
@@ -109,6 +137,8 @@ export class Counts {
 
   /** In a transaction: drops counters of windows long past. Answers whether more may be waiting. */
   sweep(nowMs: number, rowsMax: number): boolean {
+    this.write()
+    this.#forgetValues()
     const sweptToMs = nowMs - COUNTS_KEPT_MS
     this.#sql.exec('UPDATE series SET covered_from_ms = ? WHERE covered_from_ms < ?', sweptToMs, sweptToMs)
     for (const ready of this.#ready.values()) ready.coveredFromMs = Math.max(ready.coveredFromMs, sweptToMs)
@@ -134,6 +164,22 @@ export class Counts {
         windowKey: window_key,
         value: BigInt(value),
       }))
+  }
+
+  #forgetValues(): void {
+    this.#values.clear()
+    this.#unwritten.clear()
+  }
+
+  #known(seriesId: number, subject: string, span: WindowSpan): Value {
+    // A window's key holds no newline.
+    const at = `${seriesId}\n${span.key}\n${subject}`
+    const known = this.#values.get(at)
+    if (known !== undefined) return known
+    if (this.#values.size >= VALUES_KEPT && this.#unwritten.size === 0) this.#values.clear()
+    const value = { seriesId, subject, span, value: this.#stored(seriesId, subject, span.key) }
+    this.#values.set(at, value)
+    return value
   }
 
   #stored(seriesId: number, subject: string, windowKey: string): bigint {

@@ -1,7 +1,7 @@
 // The account's outbox on its way to the record. Owns when it is written, the pauses after failures, and that nothing
 // else reads or writes the record meanwhile. What an entry is and how it is written is ledger/.
 import { drain, type OutboxStorage } from '../ledger/drain.ts'
-import { type AttemptRow, decodeEntry, type OutboxEntry } from '../ledger/outbox.ts'
+import type { AttemptRow, OutboxEntry } from '../ledger/outbox.ts'
 import { errorText } from '../observe/log.ts'
 import type { AccountPorts } from './ports.ts'
 import type { Store } from './store.ts'
@@ -110,7 +110,7 @@ export class Delivery {
       const rows = this.#store.outboxBatch(Number.MAX_SAFE_INTEGER, afterId, READ_ROWS_MAX)
       for (const row of rows) {
         afterId = row.id
-        found.push(...decodeEntry(row.payload).attempts)
+        found.push(...row.entry().attempts)
       }
       if (rows.length < READ_ROWS_MAX) return found
     }

@@ -6,7 +6,9 @@
 //                 ▼
 //              waits ──told its answer─▶ done      ──told to lead─▶ leads      ──the batch was lost─▶ goes alone
 //
-// An idle lane sends at once and nothing is delayed to fill a batch: what gathers is what arrives while one is under way.
+// An idle lane sends at once: what gathers is what arrives while one is under way. Where an account makes its writes durable
+// in the isolate's own thread, nothing arrives during that, and batches would stay small however many wait outside: a lane
+// that is busy waits some of the time that a batch takes before it sends the next one.
 //
 // A call to an object belongs to the request that makes it and dies with it, so no request carries others for longer
 // than one batch. Where a leader dies, nobody tells those who wait for it: each has a timer of its own, sends its call
@@ -14,6 +16,8 @@
 // also marks a waiting request as alive: the runtime ends one that has nothing but another request's promise to wait for.
 import type { Result } from '../../protocol/result.ts'
 import type { Usage } from '../meter/usage.ts'
+import type { Appointments } from '../stream/appointments.ts'
+import { within } from '../stream/within.ts'
 import { BATCH_CALLS_MAX } from './account-core.ts'
 import type { AccountCall, AccountReply, AccountRpc, Denial, Hold, ReserveAsk, Settled, SettleEnd } from './contract.ts'
 
@@ -26,10 +30,17 @@ export type LanePorts = {
   /** Of the request that calls: keeps a batch alive for those in it. */
   waitUntil: (work: Promise<unknown>) => void
   nowMs: () => number
+  /** Of the request that calls. Default: a timer for each wait. */
+  appointments?: Appointments | undefined
 }
 
 /** A healthy account answers in milliseconds. After this a batch counts as lost, and so does the request that led it. */
 const LOST_AFTER_MS = 2_000
+/** A lane is busy where a batch and those that wait behind it are this many; with fewer nobody else is likely to come. */
+const BUSY_CALLS_MIN = 4
+/** Of a batch's own time, what the next one waits for others; and no longer than this, whatever an account takes. */
+const GATHER_SHARE = 0.5
+const GATHER_MAX_MS = 3
 /** Reservations beyond this are refused: the account is slower than its callers, and a longer queue makes none faster. */
 const WAITING_MAX = 2_000
 
@@ -84,7 +95,8 @@ type Word =
   | { kind: 'reply'; reply: AccountReply }
   /** The account refused the batch as a whole, and more calls would only make it worse. */
   | { kind: 'refused'; error: unknown }
-  | { kind: 'lead' }
+  /** After waiting for others. */
+  | { kind: 'lead'; gatherMs: number }
   | { kind: 'alone' }
 
 /** A batch under way. */
@@ -142,9 +154,13 @@ class Lane {
     const waiter: Waiter = { call, flight: undefined, word: undefined, wake: told.resolve }
     this.#waiting.push(waiter)
     for (;;) {
-      await within(told.promise, this.#lostAfterMs)
+      await within(told.promise, this.#lostAfterMs, ports.appointments)
       const { word } = waiter
-      if (word !== undefined) return word.kind === 'lead' ? this.#lead(call, ports) : word
+      if (word !== undefined) {
+        if (word.kind !== 'lead') return word
+        if (word.gatherMs > 0) await within(new Promise(() => {}), word.gatherMs, ports.appointments)
+        return this.#lead(call, ports)
+      }
       const nowMs = ports.nowMs()
       if (waiter.flight === undefined) {
         // A long queue that moves is no reason to act.
@@ -189,19 +205,22 @@ class Lane {
       words = calls.map(() => word)
     }
     // First, so that the next batch is under way while these answers are read.
-    this.#land(flight, ports.nowMs())
+    const nowMs = ports.nowMs()
+    const isBusy = calls.length + this.#waiting.length >= BUSY_CALLS_MIN
+    const gatherMs = isBusy ? Math.min(GATHER_MAX_MS, Math.floor(GATHER_SHARE * (nowMs - flight.startedAtMs))) : 0
+    this.#land(flight, nowMs, gatherMs)
     for (const [index, waiter] of others.entries()) tell(waiter, words[index + 1] ?? { kind: 'alone' })
     return words[0] ?? { kind: 'alone' }
   }
 
   /** The flight is over, or lost: the next batch is the first waiter's to send. */
-  #land(flight: Flight, nowMs: number): void {
+  #land(flight: Flight, nowMs: number, gatherMs = 0): void {
     // A lost one may still land when another has taken its place.
     if (this.#flight !== flight) return
     const next = this.#waiting.shift()
     this.#flight = next === undefined ? undefined : { startedAtMs: nowMs }
     if (next === undefined) this.#onIdle()
-    else tell(next, { kind: 'lead' })
+    else tell(next, { kind: 'lead', gatherMs })
   }
 }
 
@@ -219,14 +238,3 @@ async function alone(call: AccountCall, ports: LanePorts): Promise<AccountReply>
 /** The platform marks errors of an object that has more calls than it can take. */
 const isOverload = (error: unknown): boolean =>
   error instanceof Error && 'overloaded' in error && error.overloaded === true
-
-/** Waits for the promise, but not longer. */
-async function within(promise: Promise<void>, ms: number): Promise<void> {
-  const late = Promise.withResolvers<void>()
-  const timer = setTimeout(() => late.resolve(), ms)
-  try {
-    await Promise.race([promise, late.promise])
-  } finally {
-    clearTimeout(timer)
-  }
-}

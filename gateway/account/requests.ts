@@ -18,7 +18,7 @@ function decisive(ended: HoldRecord[]): HoldRecord | undefined {
 }
 
 /** Whether nothing is left to wait for: at least one attempt, none running, no row yet. */
-export const canClose = (attempts: HoldRecord[]): boolean =>
+export const canClose = (attempts: readonly HoldRecord[]): boolean =>
   attempts.length > 0 && !attempts.some((hold) => isOpen(hold) || hold.requestClosed)
 
 /**
@@ -27,7 +27,7 @@ export const canClose = (attempts: HoldRecord[]): boolean =>
  * @param finalAttempt the attempt that ended the request, where the caller said so
  * @throws Error where no attempt has ended: a bug.
  */
-export function requestRow(all: HoldRecord[], finalAttempt: number | undefined, nowMs: number): RequestRow {
+export function requestRow(all: readonly HoldRecord[], finalAttempt: number | undefined, nowMs: number): RequestRow {
   // A trial is beside the request: it says nothing of how that went.
   const attempts = all.filter(({ terms }) => terms.isTrial !== true)
   const ended = attempts.filter((hold) => !isOpen(hold))

@@ -1,18 +1,21 @@
-// The account's SQLite: holds, outbox, revoked keys, meta. Owns these tables and every statement on them; counters are
-// counts.ts, decisions admission.ts and holds.ts, transactions account-core.ts. Money is stored as decimal text: reading
-// a large integer as a JS number loses nano-dollars.
+// The account's SQLite: holds, outbox, revoked keys, meta. Owns these tables, every statement on them and the copies of their
+// rows; counters are counts.ts, decisions admission.ts and holds.ts, transactions account-core.ts. Money is stored as decimal
+// text: reading a large integer as a JS number loses nano-dollars.
 import { CONFLICT, type OutboxRow } from '../ledger/drain.ts'
-import { encodeText, type OutboxEntry } from '../ledger/outbox.ts'
+import { decodeEntry, encodeText, type OutboxEntry } from '../ledger/outbox.ts'
 import type { AccountState } from './contract.ts'
 import type { HoldRecord, HoldState } from './holds.ts'
+import { byAttempt, KnownHolds } from './known-holds.ts'
 import type { Sql } from './ports.ts'
 import { decodeHold, encodeHold, type StoredHold } from './stored-hold.ts'
 
 const TABLES = [
-  // WITHOUT ROWID: one row written per change of a hold instead of two.
+  // With rowids, so that rows lie in the order in which they came and the holds of a batch share their pages: sorted by their
+  // random ids, each changes a page of its own, and twice as much is written as with the index beside them. Objects made
+  // before this have the table so sorted, and every statement means the same on it.
   `CREATE TABLE IF NOT EXISTS holds (
     request_id TEXT NOT NULL, attempt INTEGER NOT NULL, state TEXT NOT NULL, request_closed INTEGER NOT NULL,
-    due_at_ms INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (request_id, attempt)) WITHOUT ROWID`,
+    due_at_ms INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (request_id, attempt))`,
   // Serves: the open holds at start, the next due hold, the holds due by now.
   'CREATE INDEX IF NOT EXISTS holds_by_due ON holds (state, due_at_ms)',
   `CREATE TABLE IF NOT EXISTS outbox (
@@ -26,32 +29,55 @@ const HOLD_STATES: HoldState[] = ['held', 'settled', 'released', 'expired_estima
 /** Most rows of each list that `inspect` shows. */
 const INSPECT_ROWS_MAX = 1_000
 const REJECTION_TEXT_MAX = 500
+/** Entries kept beside their text until they are written: several flushes' worth, some 5 KB each. */
+const FRESH_ENTRIES_MAX = 2_000
+/** Keys whose standing is kept: more than are busy at a time. */
+const KEYS_KEPT = 1_000
 
 export class Store {
   readonly #sql: Sql
+  readonly #known = new KnownHolds()
+  /** Entries that this instance has appended, so that their text need not be read back. */
+  readonly #fresh = new Map<number, OutboxEntry>()
+  readonly #keysRevoked = new Map<string, boolean>()
 
   constructor(sql: Sql) {
     this.#sql = sql
     for (const statement of TABLES) sql.exec(statement)
   }
 
-  // Holds
-
-  hold(requestId: string, attempt: number): HoldRecord | undefined {
-    const [row] = this.#holds('SELECT * FROM holds WHERE request_id = ? AND attempt = ?', requestId, attempt)
-    return row
+  /** Drops every copy of a row: after a transaction that was undone. */
+  forgetCopies(): void {
+    this.#known.clear()
+    this.#fresh.clear()
+    this.#keysRevoked.clear()
   }
 
+  // Holds
+
   /** Every remembered attempt of a request, first attempt first. */
-  attempts(requestId: string): HoldRecord[] {
-    return this.#holds('SELECT * FROM holds WHERE request_id = ? ORDER BY attempt', requestId)
+  attempts(requestId: string): readonly HoldRecord[] {
+    return (
+      this.#known.of(requestId) ?? this.#holds('SELECT * FROM holds WHERE request_id = ? ORDER BY attempt', requestId)
+    )
   }
 
   openHolds(): HoldRecord[] {
     return this.#holds("SELECT * FROM holds WHERE state = 'held'")
   }
 
+  /** A new hold beside the other attempts of its request, as `attempts` gave them. */
+  addHold(hold: HoldRecord, others: readonly HoldRecord[]): void {
+    this.#write(hold)
+    this.#known.learn(hold.terms.requestId, [...others, hold].sort(byAttempt))
+  }
+
   putHold(hold: HoldRecord): void {
+    this.#write(hold)
+    this.#known.put(hold)
+  }
+
+  #write(hold: HoldRecord): void {
     const row = encodeHold(hold)
     this.#sql.exec(
       `INSERT INTO holds (request_id, attempt, state, request_closed, due_at_ms, body) VALUES (?, ?, ?, ?, ?, ?)
@@ -90,28 +116,35 @@ export class Store {
 
   deleteHold(hold: HoldRecord): void {
     const { requestId, attempt } = hold.terms
+    this.#known.forget(requestId)
     this.#sql.exec('DELETE FROM holds WHERE request_id = ? AND attempt = ?', requestId, attempt)
   }
 
   // Outbox
 
   append(entry: OutboxEntry): void {
-    this.#sql.exec('INSERT INTO outbox (payload) VALUES (?)', encodeText(entry))
+    const [row] = this.#sql
+      .exec<{ id: number }>('INSERT INTO outbox (payload) VALUES (?) RETURNING id', encodeText(entry))
+      .toArray()
+    if (row !== undefined && this.#fresh.size < FRESH_ENTRIES_MAX) this.#fresh.set(row.id, entry)
   }
 
   /** The oldest entries after an id that may be tried at this time. */
   outboxBatch(dueMs: number, afterId: number, rowsMax: number): OutboxRow[] {
-    const query = 'SELECT id, payload FROM outbox WHERE id > ? AND retry_at_ms <= ? ORDER BY id LIMIT ?'
-    return this.#sql.exec<OutboxRow>(query, afterId, dueMs, rowsMax).toArray()
+    const query = 'SELECT id FROM outbox WHERE id > ? AND retry_at_ms <= ? ORDER BY id LIMIT ?'
+    const ids = this.#sql.exec<{ id: number }>(query, afterId, dueMs, rowsMax).toArray()
+    return ids.map(({ id }) => ({ id, entry: () => this.#fresh.get(id) ?? this.#stored(id) }))
   }
 
   deleteOutbox(ids: number[]): void {
-    for (const id of ids) this.#sql.exec('DELETE FROM outbox WHERE id = ?', id)
+    this.#sql.exec('DELETE FROM outbox WHERE id IN (SELECT value FROM json_each(?))', JSON.stringify(ids))
+    for (const id of ids) this.#fresh.delete(id)
   }
 
   rejectOutbox(id: number, reason: string, retryAtMs: number): void {
     const query = 'UPDATE outbox SET rejection = ?, retry_at_ms = ? WHERE id = ?'
     this.#sql.exec(query, reason.slice(0, REJECTION_TEXT_MAX), retryAtMs, id)
+    this.#fresh.delete(id)
   }
 
   outboxCounts(): { rows: number; rejected: number; conflicts: number } {
@@ -131,12 +164,18 @@ export class Store {
   // Revoked keys and meta
 
   isKeyRevoked(keyId: string): boolean {
-    return this.#sql.exec('SELECT 1 FROM revoked_keys WHERE key_id = ?', keyId).toArray().length > 0
+    const known = this.#keysRevoked.get(keyId)
+    if (known !== undefined) return known
+    const revoked = this.#sql.exec('SELECT 1 FROM revoked_keys WHERE key_id = ?', keyId).toArray().length > 0
+    if (this.#keysRevoked.size >= KEYS_KEPT) this.#keysRevoked.clear()
+    this.#keysRevoked.set(keyId, revoked)
+    return revoked
   }
 
   setKeyRevoked(keyId: string, revoked: boolean): void {
     if (revoked) this.#sql.exec('INSERT INTO revoked_keys (key_id) VALUES (?) ON CONFLICT DO NOTHING', keyId)
     else this.#sql.exec('DELETE FROM revoked_keys WHERE key_id = ?', keyId)
+    this.#keysRevoked.delete(keyId)
   }
 
   meta(name: MetaName): string | undefined {
@@ -157,6 +196,13 @@ export class Store {
       startedAtMs: terms.startedAtMs,
       deadlineAtMs: terms.deadlineAtMs,
     }))
+  }
+
+  /** @throws Error where it is gone, or was not written here. */
+  #stored(id: number): OutboxEntry {
+    const [row] = this.#sql.exec<{ payload: string }>('SELECT payload FROM outbox WHERE id = ?', id).toArray()
+    if (row === undefined) throw new Error(`entry ${id} of the outbox is gone`)
+    return decodeEntry(row.payload)
   }
 
   #holds(query: string, ...bindings: (string | number)[]): HoldRecord[] {

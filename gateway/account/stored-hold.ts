@@ -3,7 +3,8 @@ import { z } from 'zod'
 import { ERROR_CODES } from '../../protocol/errors.ts'
 import { parseStored } from '../db/json.ts'
 import { encodeText, storedShapes } from '../ledger/outbox.ts'
-import type { HoldRecord, HoldState } from './holds.ts'
+import type { Hold } from './contract.ts'
+import type { HoldRecord, HoldState, HoldTerms } from './holds.ts'
 
 const { money, usage, price, payer } = storedShapes
 const status = z.enum(['ok', 'client_cancelled', ...ERROR_CODES])
@@ -73,15 +74,29 @@ const HOLD_STATES: ReadonlySet<string> = new Set<HoldState>([
 ])
 const isHoldState = (text: string): text is HoldState => HOLD_STATES.has(text)
 
+/** By terms: they stay the same from a hold's beginning to its end, and are most of its text. */
+const texts = new WeakMap<HoldTerms, { granted: Hold; text: string }>()
+
+/** Terms and grant as the beginning of a JSON object. */
+function beginning({ terms, granted }: HoldRecord): string {
+  const known = texts.get(terms)
+  if (known?.granted === granted) return known.text
+  const text = encodeText({ terms, granted }).slice(0, -1)
+  texts.set(terms, { granted, text })
+  return text
+}
+
 export function encodeHold(hold: HoldRecord): StoredHold {
-  const { terms, granted, checkpoint, end } = hold
+  const { terms, checkpoint, end } = hold
+  const proven = checkpoint === undefined ? '' : `,"checkpoint":${encodeText(checkpoint)}`
+  const ended = end === undefined ? '' : `,"end":${encodeText(end)}`
   return {
     request_id: terms.requestId,
     attempt: terms.attempt,
     state: hold.state,
     request_closed: hold.requestClosed ? 1 : 0,
     due_at_ms: hold.dueAtMs,
-    body: encodeText({ terms, granted, checkpoint, end }),
+    body: `${beginning(hold)}${proven}${ended}}`,
   }
 }
 

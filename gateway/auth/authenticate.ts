@@ -55,7 +55,7 @@ export async function authenticate(
     )
   }
   if (looksLikeToken(presented)) return verifyToken(presented, { env, nowMs, fetch, fresh })
-  const hash = await hashKey(presented)
+  const hash = hashKey(presented)
   if (parseKey(presented) === undefined) {
     return refuse('This is not an API key of this service: a character is missing, added or mistyped.')
   }

@@ -5,6 +5,8 @@
 // The checksum lets a mistyped key be told from an unknown one without a look-up, and secret scanners tell a key from
 // a random word. Changing one character, or swapping two neighbours, is always found (CRC-32).
 
+import { sha256Hex } from '../hash.ts'
+
 const PREFIX = 'psk_'
 const BASE62 = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz'
 const SECRET_CHARS = 32
@@ -36,10 +38,7 @@ export function parseKey(text: string): { prefix: string } | undefined {
 }
 
 /** SHA-256 of the whole text in hex: all that is ever stored, cached or compared. */
-export async function hashKey(text: string): Promise<string> {
-  const digest = await crypto.subtle.digest('SHA-256', new TextEncoder().encode(text))
-  return Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, '0')).join('')
-}
+export const hashKey = (text: string): string => sha256Hex(text)
 
 function checksum(body: string): string {
   let rest = crc32(body)

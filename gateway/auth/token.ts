@@ -48,7 +48,7 @@ export const looksLikeToken = (credential: string): boolean => TOKEN_SHAPE.test(
  */
 export async function verifyToken(credential: string, tools: TokenTools): Promise<Result<Principal, Failure>> {
   if (credential.length > TOKEN_CHARS_MAX) return refuse(`it has more than ${TOKEN_CHARS_MAX} characters`)
-  const hash = await hashKey(credential)
+  const hash = hashKey(credential)
   const known = tools.fresh ? undefined : verdicts.get(hash, tools.nowMs)
   if (known !== undefined) return ok(known.value)
   try {

@@ -2,11 +2,11 @@
 // stops the drain and keeps everything; an entry that Postgres refuses for its contents is set aside, so that it holds
 // up nothing behind it. Storage comes in as a port.
 import { DatabaseUnavailable, QueryFailed } from '../db/port.ts'
-import { decodeEntry, type OutboxEntry } from './outbox.ts'
+import type { OutboxEntry } from './outbox.ts'
 import { type AccountRecord, concerns } from './record.ts'
 
-/** A stored entry; the payload is text of `encodeText`. */
-export type OutboxRow = { id: number; payload: string }
+/** A stored entry. @throws of `entry`: Error where what is stored cannot be read */
+export type OutboxRow = { id: number; entry: () => OutboxEntry }
 
 export interface OutboxStorage {
   /** The oldest entries that may be tried now. */
@@ -45,9 +45,9 @@ type Readable = { id: number; entry: OutboxEntry }
 
 function readable(outbox: OutboxStorage, rows: OutboxRow[]): Readable[] {
   const entries: Readable[] = []
-  for (const { id, payload } of rows) {
+  for (const { id, entry } of rows) {
     try {
-      entries.push({ id, entry: decodeEntry(payload) })
+      entries.push({ id, entry: entry() })
     } catch (error) {
       outbox.reject(id, String(error))
     }
@@ -60,6 +60,7 @@ async function write(record: Pick<AccountRecord, 'write'>, outbox: OutboxStorage
   if (entries.length === 0) return
   try {
     const conflicts = await record.write(entries.map(({ entry }) => entry))
+    if (conflicts.length === 0) return outbox.confirm(entries.map(({ id }) => id))
     const [kept, written] = partition(entries, ({ entry }) => conflicts.some((conflict) => concerns(conflict, entry)))
     outbox.confirm(written.map(({ id }) => id))
     for (const { id } of kept) outbox.reject(id, CONFLICT)

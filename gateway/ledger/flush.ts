@@ -8,6 +8,7 @@ import type { Database, SqlValue, Statement } from '../db/port.ts'
 import { ledgerAccounts } from '../db/schema/ledger.ts'
 import { limitEvents } from '../db/schema/limits.ts'
 import { usageAttempts, usageRequests } from '../db/schema/usage.ts'
+import { sha256Hex } from '../hash.ts'
 import type { PriceQuote } from '../meter/price.ts'
 import { mapParts } from '../meter/usage.ts'
 import { type AttemptRow, encodeText, type LimitEvent, type OutboxEntry, type RequestRow } from './outbox.ts'
@@ -28,9 +29,9 @@ type RequestInsert = typeof usageRequests.$inferInsert
  * @throws DatabaseUnavailable where it may or may not have been written: repeat. QueryFailed: nothing was written.
  */
 export async function writeEntries(database: Database, entries: OutboxEntry[]): Promise<Conflict[]> {
-  const attempts = await Promise.all(entries.flatMap((entry) => entry.attempts).map(attemptInsert))
-  const requests = await Promise.all(entries.flatMap(requestsOf).map(requestInsert))
-  const ledger = await ledgerRows(entries, attempts)
+  const attempts = entries.flatMap((entry) => entry.attempts).map(attemptInsert)
+  const requests = entries.flatMap(requestsOf).map(requestInsert)
+  const ledger = ledgerRows(entries, attempts)
   const statements: Statement[] = [
     ...chunks(attempts).map((rows) => insertStatement(ATTEMPTS, rows)),
     ...chunks(requests).map((rows) => insertStatement(REQUESTS, rows)),
@@ -92,8 +93,8 @@ const EVENTS = target(limitEvents)
 function insertStatement(into: Target, rows: object[]): Statement {
   const params: SqlValue[] = []
   for (const row of rows) {
-    const values = new Map<string, unknown>(Object.entries(row))
-    for (const { field } of into.columns) params.push(sqlValue(values.get(field)))
+    const values: Readonly<Record<string, unknown>> = { ...row }
+    for (const { field } of into.columns) params.push(sqlValue(values[field]))
   }
   const known = into.texts.get(rows.length)
   if (known !== undefined) return { text: known, params }
@@ -140,8 +141,8 @@ function sharedColumns(row: AttemptRow | RequestRow) {
   }
 }
 
-async function attemptInsert(row: AttemptRow): Promise<AttemptInsert> {
-  const hashed = await withHash({
+function attemptInsert(row: AttemptRow): AttemptInsert {
+  const hashed = withHash({
     ...sharedColumns(row),
     keyLineId: row.keyLineId ?? row.keyId,
     attempt: row.attempt,
@@ -159,10 +160,17 @@ async function attemptInsert(row: AttemptRow): Promise<AttemptInsert> {
   return { ...hashed, route: row.route ?? null }
 }
 
-/** The prices themselves; the version's id has a column of its own. */
-const unitPrices = ({ priceVersionId: _id, ...prices }: PriceQuote) => prices
+/** The prices themselves, in one order, however the row came here; the version's id has a column of its own. */
+const unitPrices = ({ perMillion, contextTiers, basisPoints }: PriceQuote) => ({
+  perMillion,
+  contextTiers: contextTiers?.map((tier) => ({
+    aboveInputTokens: tier.aboveInputTokens,
+    perMillion: tier.perMillion,
+  })),
+  basisPoints,
+})
 
-function requestInsert(row: RequestRow): Promise<RequestInsert> {
+function requestInsert(row: RequestRow): RequestInsert {
   return withHash({ ...sharedColumns(row), attempts: row.attempts })
 }
 
@@ -173,9 +181,9 @@ function eventInsert(event: LimitEvent): typeof limitEvents.$inferInsert {
 }
 
 /** The hash covers every column in the order of their names, so that it does not depend on how the row was built. */
-async function withHash<T extends object>(row: T): Promise<T & { payloadHash: string }> {
+function withHash<T extends object>(row: T): T & { payloadHash: string } {
   const columns = Object.entries(row).sort(([a], [b]) => (a < b ? -1 : 1))
-  return { ...row, payloadHash: hex(await sha256(encodeText(columns))) }
+  return { ...row, payloadHash: sha256Hex(encodeText(columns)) }
 }
 
 type EntryRow = {
@@ -191,7 +199,7 @@ type EntryRow = {
   payloadHash: string
 }
 
-async function ledgerRows(entries: OutboxEntry[], attempts: AttemptInsert[]) {
+function ledgerRows(entries: OutboxEntry[], attempts: AttemptInsert[]) {
   const hashes = new Map(attempts.map((row) => [attemptIdentity(row), row.payloadHash]))
   const accounts = new Map<string, { orgId: string; accountId: string; name: LedgerAccount }>()
   const rows: EntryRow[] = []
@@ -200,10 +208,9 @@ async function ledgerRows(entries: OutboxEntry[], attempts: AttemptInsert[]) {
     const { orgId, requestId, attempt, kind, purpose } = transfer
     const payloadHash = hashes.get(attemptIdentity(transfer))
     if (payloadHash === undefined) throw new Error(`a transfer of request ${requestId} comes without its attempt`)
-    const transferId = await derivedUuid(['transfer', orgId, requestId, String(attempt), kind, purpose])
+    const transferId = derivedUuid(['transfer', orgId, requestId, String(attempt), kind, purpose])
     for (const { account, amountNanoUsd } of transfer.entries) {
-      const accountId =
-        accounts.get(`${orgId}/${account}`)?.accountId ?? (await derivedUuid(['account', orgId, account]))
+      const accountId = accounts.get(`${orgId}/${account}`)?.accountId ?? derivedUuid(['account', orgId, account])
       accounts.set(`${orgId}/${account}`, { orgId, accountId, name: account })
       const occurredAt = iso(transfer.occurredAtMs)
       const identity = { orgId, transferId, accountId, requestId, attempt }
@@ -253,16 +260,9 @@ async function conflictsIn<T extends AttemptInsert | RequestInsert>(
     .map((row) => ({ table, identity: identity(row) }))
 }
 
-async function sha256(text: string): Promise<Uint8Array> {
-  return new Uint8Array(await crypto.subtle.digest('SHA-256', new TextEncoder().encode(text)))
-}
-
-const hex = (bytes: Uint8Array): string => Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('')
-
 /** A version 8 UUID (RFC 9562) made of a hash: the same names always give the same id. */
-export async function derivedUuid(names: string[]): Promise<string> {
-  const bytes = (await sha256(names.join('/'))).slice(0, 16)
-  bytes[6] = ((bytes[6] ?? 0) & 0x0f) | 0x80
-  bytes[8] = ((bytes[8] ?? 0) & 0x3f) | 0x80
-  return hex(bytes).replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5')
+export function derivedUuid(names: string[]): string {
+  const hash = sha256Hex(names.join('/'))
+  const variant = ((Number.parseInt(hash.charAt(16), 16) & 0x3) | 0x8).toString(16)
+  return `${hash.slice(0, 8)}-${hash.slice(8, 12)}-8${hash.slice(13, 16)}-${variant}${hash.slice(17, 20)}-${hash.slice(20, 32)}`
 }

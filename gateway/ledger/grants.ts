@@ -28,7 +28,7 @@ export async function grantStatements(grant: Grant): Promise<Statement[]> {
     grantEntries(kind, amountNanoUsd).map(async ({ account, amountNanoUsd: amount }) => ({
       account,
       amount,
-      accountId: await derivedUuid(['account', orgId, account]),
+      accountId: derivedUuid(['account', orgId, account]),
     })),
   )
   // In the order of their ids, as everywhere: two grants that make the same accounts wait for each other in one direction.
@@ -67,7 +67,7 @@ export type Credit = {
 }
 
 export async function readCredit(database: Database, orgId: string): Promise<Credit> {
-  const account = await derivedUuid(['account', orgId, 'customer_credit'])
+  const account = derivedUuid(['account', orgId, 'customer_credit'])
   const granted = (kind: GrantKind) =>
     `(SELECT coalesce(sum(amount_nanousd), 0)::text FROM credit_grants WHERE org_id = $1::uuid AND kind = '${kind}')`
   const { rows } = await database.run({

@@ -170,8 +170,17 @@ const entry = z.object({
 export const storedShapes = { money, usage, price, payer }
 
 /** JSON with money as decimal strings: a JSON number loses nano-dollars past 2^53. */
-export const encodeText = (value: unknown): string =>
-  JSON.stringify(value, (_key, part: unknown) => (typeof part === 'bigint' ? part.toString() : part))
+export const encodeText = (value: unknown): string => JSON.stringify(withTexts(value))
+
+/** A copy with text in the place of each bigint: many times as fast as asking a replacer about every value. */
+function withTexts(value: unknown): unknown {
+  if (typeof value === 'bigint') return value.toString()
+  if (typeof value !== 'object' || value === null) return value
+  if (Array.isArray(value)) return value.map(withTexts)
+  const copy: Record<string, unknown> = {}
+  for (const [name, part] of Object.entries(value)) if (part !== undefined) copy[name] = withTexts(part)
+  return copy
+}
 
 /** @throws Error where the text was not written by `encodeText` of an entry. */
 export const decodeEntry = (text: string): OutboxEntry => parseStored(text, entry, 'the outbox')

@@ -1,7 +1,9 @@
 // The client's end of a streamed answer. Owns the pump's last metre: backpressure, joining what waits into one write,
 // keep-alive comments, noticing that the client is gone, and a bounded goodbye.
+import { Appointment, Appointments } from './appointments.ts'
 import { SSE_KEEP_ALIVE } from './sse.ts'
 import type { Stop } from './stop.ts'
+import { within } from './within.ts'
 
 /** A client that has not taken the last bytes by then is not reading any more. */
 const GOODBYE_MS = 5000
@@ -14,7 +16,8 @@ export class ClientStream {
   readonly readable: ReadableStream<Uint8Array>
   readonly #writer: WritableStreamDefaultWriter<Uint8Array>
   readonly #stop: Stop
-  readonly #keepAlive: ReturnType<typeof setInterval>
+  readonly #appointments: Appointments
+  readonly #keepAlive: Appointment
   /** What came while a write was under way: it goes out together, as one write. */
   #waiting = ''
   #flushing: Promise<void> | undefined
@@ -25,17 +28,21 @@ export class ClientStream {
    * @param stop Of the request: a failing write stops it as `client_gone`.
    * @param keepAliveMs Silence after which a comment goes out, so that proxies keep the connection and a client that
    *   is gone is noticed: over a plain connection only a write finds out.
+   * @param appointments Of the request. Default: for this stream alone.
    */
-  constructor(stop: Stop, keepAliveMs: number) {
+  constructor(stop: Stop, keepAliveMs: number, appointments = new Appointments()) {
     const pipe = new IdentityTransformStream()
     this.readable = pipe.readable
     this.#writer = pipe.writable.getWriter()
     this.#writer.closed.catch(() => {})
     this.#stop = stop
-    this.#keepAlive = setInterval(() => {
+    this.#appointments = appointments
+    this.#keepAlive = new Appointment(() => {
       if (this.#isQuiet && this.#flushing === undefined) this.send(SSE_KEEP_ALIVE).catch(() => {})
       this.#isQuiet = true
-    }, keepAliveMs)
+      appointments.set(this.#keepAlive, keepAliveMs)
+    })
+    appointments.set(this.#keepAlive, keepAliveMs)
   }
 
   /**
@@ -55,22 +62,18 @@ export class ClientStream {
    * Where the client is gone there is nobody to say anything to.
    */
   async end(text: string): Promise<void> {
-    clearInterval(this.#keepAlive)
+    this.#appointments.drop(this.#keepAlive)
     if (this.#stop.reason === 'client_gone') {
       this.#writer.abort().catch(() => {})
       return
     }
     this.#waiting += text
-    let timer: ReturnType<typeof setTimeout> | null = null
-    const patience = new Promise<void>((resolve) => {
-      timer = setTimeout(resolve, GOODBYE_MS)
-    })
     const goodbye = (async () => {
       await (this.#flushing ?? this.#flush())
       await this.#writer.close()
+      return true
     })().catch(() => {})
-    await Promise.race([goodbye, patience])
-    clearTimeout(timer)
+    if ((await within(goodbye, GOODBYE_MS, this.#appointments)) === true) return
     this.#writer.abort().catch(() => {})
   }
 

@@ -8,7 +8,6 @@ import type { Tally } from './tally.ts'
 type Step = IteratorResult<ProviderEvent[]>
 
 export class EventReader {
-  readonly label: string
   readonly #upstream: Upstream
   readonly #iterator: AsyncIterator<ProviderEvent[]>
   readonly #stop: Stop
@@ -17,18 +16,24 @@ export class EventReader {
   /** A step that was asked for and not taken yet: a wait that was stopped leaves it to the next one. */
   #pending: Promise<Step> | undefined
   #closed = false
+  /** The upstream has let go by itself: its stream was read to the end. */
+  #isOver = false
 
   /**
    * @param stop Of the attempt: ends the waits here.
    * @param call Of the upstream call; the same one where the call ends with the attempt.
    */
   constructor(upstream: Upstream, stop: Stop, tally: Tally, call: Stop = stop) {
-    this.label = upstream.label
     this.#upstream = upstream
     this.#iterator = upstream.events[Symbol.asyncIterator]()
     this.#stop = stop
     this.#call = call
     this.#tally = tally
+  }
+
+  /** Who answers now. */
+  get label(): string {
+    return this.#upstream.label
   }
 
   /**
@@ -57,6 +62,13 @@ export class EventReader {
   close(): void {
     if (this.#closed) return
     this.#closed = true
+    if (this.#isOver) {
+      // First, or it would be stopped with the other one.
+      this.#call.finish()
+      this.#stop.finish()
+      this.#upstream.close()
+      return
+    }
     this.#stop.stop('done')
     this.#call.stop('done')
     // A generator that waits for bytes ends by the signal; one that waits for us ends by this.
@@ -68,7 +80,10 @@ export class EventReader {
     this.#pending ??= this.#iterator.next()
     const step = await stop.race(this.#pending)
     this.#pending = undefined
-    if (step.done === true) return undefined
+    if (step.done === true) {
+      this.#isOver = true
+      return undefined
+    }
     for (const event of step.value) this.#tally.see(event)
     return step.value
   }

@@ -4,7 +4,8 @@
 //      └─ attempt ──first_content | idle | unwanted──▶ stopped   (ends this attempt only)
 //
 // The first reason wins and never changes: later ones are consequences of the first. Every event of every stream passes
-// here, so waiting and arming cost no runtime objects: plain callbacks, and one timer that is moved rather than replaced.
+// here, so waiting and arming cost no runtime objects: plain callbacks, and the one timer of the request (appointments.ts).
+import { Appointment, Appointments } from './appointments.ts'
 
 /** `unwanted`: another target answered first, or a trial took too long. */
 export type StopReason = 'client_gone' | 'deadline' | 'first_content' | 'idle' | 'unwanted' | 'done'
@@ -20,13 +21,24 @@ export class Stopped extends Error {
 }
 
 export class Stop {
-  readonly #controller = new AbortController()
+  /** Made for the first who asks. */
+  #controller: AbortController | undefined
   readonly #listeners = new Set<(reason: StopReason) => void>()
   #reason: StopReason | undefined
-  #due: { atMs: number; reason: StopReason } | undefined
-  #timer: { handle: ReturnType<typeof setTimeout>; firesAtMs: number } | undefined
+  readonly #appointments: Appointments
+  readonly #due = new Appointment(() => this.stop(this.#dueReason))
+  #dueReason: StopReason = 'deadline'
+
+  /** @param appointments Of the request. Default: for this Stop and its children alone. */
+  constructor(appointments = new Appointments()) {
+    this.#appointments = appointments
+  }
 
   get signal(): AbortSignal {
+    if (this.#controller === undefined) {
+      this.#controller = new AbortController()
+      if (this.#reason !== undefined) this.#controller.abort(new Stopped(this.#reason))
+    }
     return this.#controller.signal
   }
 
@@ -36,28 +48,24 @@ export class Stop {
 
   stop(reason: StopReason): void {
     if (this.#reason !== undefined) return
-    this.#reason = reason
-    this.#due = undefined
-    this.#clearTimer()
-    this.#controller.abort(new Stopped(reason))
-    const listeners = [...this.#listeners]
-    this.#listeners.clear()
-    for (const listener of listeners) listener(reason)
+    this.#end(reason)
+    this.#controller?.abort(new Stopped(reason))
+  }
+
+  /** It ended by itself: `done` like any other stop, but the signal stays silent, since nobody is left to be told. */
+  finish(): void {
+    if (this.#reason === undefined) this.#end('done')
   }
 
   /** Stops with `reason` after `ms`, unless armed again or disarmed before: one appointment at a time. */
   arm(ms: number, reason: StopReason): void {
     if (this.#reason !== undefined) return
-    const atMs = Date.now() + ms
-    this.#due = { atMs, reason }
-    // A timer that fires too early looks again; only one that would fire too late has to go.
-    if (this.#timer !== undefined && this.#timer.firesAtMs <= atMs) return
-    this.#clearTimer()
-    this.#startTimer(ms)
+    this.#dueReason = reason
+    this.#appointments.set(this.#due, ms)
   }
 
   disarm(): void {
-    this.#due = undefined
+    this.#appointments.drop(this.#due)
   }
 
   /** Runs `then` when stopped, at once where it already is. Returns how to take it back. */
@@ -72,7 +80,7 @@ export class Stop {
 
   /** A Stop that ends with this one, for the same reason, or earlier for its own. */
   child(): Stop {
-    const child = new Stop()
+    const child = new Stop(this.#appointments)
     const release = this.onStop((reason) => child.stop(reason))
     child.onStop(release)
     return child
@@ -99,20 +107,11 @@ export class Stop {
     })
   }
 
-  #startTimer(ms: number): void {
-    const handle = setTimeout(() => {
-      this.#timer = undefined
-      const due = this.#due
-      if (due === undefined) return
-      const leftMs = due.atMs - Date.now()
-      if (leftMs <= 0) this.stop(due.reason)
-      else this.#startTimer(leftMs)
-    }, ms)
-    this.#timer = { handle, firesAtMs: Date.now() + ms }
-  }
-
-  #clearTimer(): void {
-    if (this.#timer !== undefined) clearTimeout(this.#timer.handle)
-    this.#timer = undefined
+  #end(reason: StopReason): void {
+    this.#reason = reason
+    this.disarm()
+    const listeners = [...this.#listeners]
+    this.#listeners.clear()
+    for (const listener of listeners) listener(reason)
   }
 }

@@ -9,6 +9,7 @@ import type { AccountPorts, Sql } from '../../gateway/account/ports.ts'
 import { RuleIndex } from '../../gateway/account/rule-index.ts'
 import { Store } from '../../gateway/account/store.ts'
 import { DatabaseUnavailable } from '../../gateway/db/port.ts'
+import { decodeEntry, encodeText } from '../../gateway/ledger/outbox.ts'
 import type { AccountRecord } from '../../gateway/ledger/record.ts'
 import type { Mutant } from './history.ts'
 import type { Invariant } from './world.ts'
@@ -75,12 +76,17 @@ const nothing = {
   [Symbol.iterator]: () => [][Symbol.iterator](),
 } as ReturnType<Exec>
 
-/** An account whose outbox entries pass through here, as stored. */
-const outboxThrough = (change: (entry: StoredEntry) => StoredEntry): Mutant =>
-  sqlThrough((query, bindings, exec) => {
-    if (!isOutboxInsert(query)) return undefined
-    return exec(query, JSON.stringify(change(JSON.parse(String(bindings[0])) as StoredEntry)))
-  })
+/** Accounts whose outbox entries pass through here, in their stored form. */
+const outboxThrough = (change: (entry: StoredEntry) => StoredEntry) => () =>
+  replace(
+    Store,
+    'append',
+    (original) =>
+      function (this: Store, entry) {
+        const changed = change(JSON.parse(encodeText(entry)) as StoredEntry)
+        original.call(this, decodeEntry(JSON.stringify(changed)))
+      },
+  )
 
 type StoredEntry = { attempts: Record<string, unknown>[]; transfers: unknown[]; request?: unknown }
 
@@ -88,7 +94,6 @@ const hasAttempt = ({ attempts }: StoredEntry, field: string, value: string): bo
   attempts.some((row) => row[field] === value)
 
 const inserts = (table: string) => (query: string) => query.startsWith(`INSERT INTO ${table} `)
-const isOutboxInsert = inserts('outbox')
 const isHoldInsert = inserts('holds')
 
 export const MUTANTS: SeededFault[] = [
@@ -194,21 +199,21 @@ export const MUTANTS: SeededFault[] = [
   {
     name: 'an attempt that broke off leaves no row',
     seenBy: ['one_attempt_row'],
-    mutant: outboxThrough((entry) =>
+    patch: outboxThrough((entry) =>
       hasAttempt(entry, 'usageSource', 'stream_partial') ? { ...entry, attempts: [], transfers: [] } : entry,
     ),
   },
   {
     name: 'a release leaves no row',
     seenBy: ['one_attempt_row'],
-    mutant: outboxThrough((entry) =>
+    patch: outboxThrough((entry) =>
       hasAttempt(entry, 'status', 'overloaded') ? { ...entry, attempts: [], transfers: [] } : entry,
     ),
   },
   {
     name: 'a request leaves no row',
     seenBy: ['one_request_row'],
-    mutant: outboxThrough(({ request: _left, ...entry }) => entry),
+    patch: outboxThrough(({ request: _left, ...entry }) => entry),
   },
   {
     name: 'an entry carries a fact too many',
@@ -261,7 +266,7 @@ export const MUTANTS: SeededFault[] = [
   {
     name: 'a hold is granted and not stored',
     seenBy: ['answers_fit'],
-    mutant: sqlThrough((query, bindings) => (isHoldInsert(query) && bindings[2] === 'held' ? nothing : undefined)),
+    patch: () => replace(Store, 'addHold', () => () => {}),
   },
   {
     name: 'a transfer is off by one nano-dollar',
