@@ -2,6 +2,7 @@
 // the order of these; the routes themselves are routes/, fleet/ and admin/.
 import { Hono } from 'hono'
 import { HTTPException } from 'hono/http-exception'
+import { matchedRoutes } from 'hono/route'
 import { adminApp } from './admin/index.ts'
 import type { Ports } from './attempts.ts'
 import { errorDialectOf, failureResponse, requestIdHeaders } from './errors.ts'
@@ -38,13 +39,13 @@ export function createApp(ports: Ports = systemPorts()) {
     const { method, path } = c.req
     // Its guard comes before its routes: a stranger does not learn which there are.
     if (isAdminPath(path)) return next()
+    if (matchedRoutes(c).some((route) => route.method !== 'ALL')) return next()
     const allowed = methodsOf(path)
     const dialect = errorDialectOf(path, c.req.raw.headers)
     if (allowed.length === 0) {
       const message = `There is no route ${method.slice(0, 20)} ${path.slice(0, 200)}.`
       return failureResponse({ code: 'not_found', message }, c.get('requestId'), { dialect })
     }
-    if (allowed.includes(method === 'HEAD' ? 'GET' : method)) return next()
     const message = `${method.slice(0, 20)} is not allowed on ${path.slice(0, 200)}; use ${allowed.join(' or ')}.`
     return failureResponse({ code: 'invalid_request', message }, c.get('requestId'), {
       status: 405,

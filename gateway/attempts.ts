@@ -74,6 +74,13 @@ function stickyText({ request, principal }: Job, by: 'conversation' | 'end_user'
   return by === 'end_user' && endUser !== undefined ? `end user ${endUser}` : conversationText(request)
 }
 
+/** An answer that its target kept back, as the failure that it is for routing. */
+const WITHHELD: Failure = {
+  code: 'content_filtered',
+  message: "The target's content rules withheld its answer.",
+  kind: 'content_filter',
+}
+
 /** An attempt that has come as far as it will, for better or worse. */
 type Landed<T> = { attempt: Attempt; outcome: Result<Won<T>, Failure> }
 
@@ -113,10 +120,10 @@ class Journey<T> {
       this.#previous = attempt.settlement
       if (attempt.reader !== undefined) this.#progress.label = attempt.reader.label
       if (outcome.ok) {
-        if (!outcome.value.isComplete) return outcome
-        const larger = await this.#escalate(attempt, outcome.value)
-        if (larger === undefined) return outcome
-        candidate = larger
+        const { value } = outcome
+        const better = await (value.isComplete ? this.#escalate(attempt, value) : this.#elsewhere(attempt, value))
+        if (better === undefined) return outcome
+        candidate = better
         continue
       }
       const next = await this.#after(attempt, outcome.error)
@@ -215,14 +222,31 @@ class Journey<T> {
     }
     this.#kept = won
     const settling = endAttempt(this.#job, attempt, { status: 'ok', charge: 'customer', final: false, httpStatus: 200 })
-    await within(settling, SETTLE_WAIT_MS)
+    await within(settling, SETTLE_WAIT_MS, this.#job.appointments)
     return larger
+  }
+
+  /**
+   * Another target, where this one withheld its answer and the policy has such requests tried elsewhere. The answer gave the
+   * client nothing, so nobody is charged for it; where no target is left it is the answer.
+   */
+  async #elsewhere(attempt: Attempt, { taken, taking }: Won<T>): Promise<Candidate | undefined> {
+    const { candidate } = attempt
+    const isStored = candidate.step.place === undefined
+    if (isStored || this.#stop.reason !== undefined || !this.#taker.isWithheld(taken, taking.choices)) return undefined
+    const context = openContext(this.#job, attempt, this.#backendsTried)
+    const next = await this.#itinerary.after(candidate, WITHHELD, context, false)
+    if (next === undefined) return undefined
+    candidate.step.failure = WITHHELD
+    await settleFailed(this.#job, attempt, WITHHELD, this.#progress, false)
+    this.#noteNext(attempt, WITHHELD, next)
+    return next
   }
 
   /** What follows a failed attempt, whose hold is ended here. */
   async #after(attempt: Attempt, failure: Failure): Promise<Candidate | undefined> {
     const job = this.#job
-    const { candidate, target, firstTokenAtMs } = attempt
+    const { candidate, firstTokenAtMs } = attempt
     noteFailure(job, this.#plan, attempt, failure)
     const context = openContext(job, attempt, this.#backendsTried)
     const next =
@@ -231,20 +255,24 @@ class Journey<T> {
         : undefined
     const isFinal = next === undefined && this.#kept === undefined
     await settleFailed(job, attempt, failure, this.#progress, isFinal)
+    this.#noteNext(attempt, failure, next)
+    return next
+  }
+
+  #noteNext({ number, candidate, target }: Attempt, { code, kind }: Failure, next: Candidate | undefined): void {
     log('warn', 'attempt_failed', {
-      requestId: job.requestId,
-      attempt: attempt.number,
+      requestId: this.#job.requestId,
+      attempt: number,
       role: candidate.step.role,
       provider: target.provider,
       model: target.model,
       key: candidate.key?.name,
       target: this.#progress.label,
-      code: failure.code,
-      kind: failure.kind,
+      code,
+      kind,
       next: next === undefined ? undefined : targetName(next.target),
       waitMs: next === undefined ? undefined : Math.round(next.waitMs),
     })
-    return next
   }
 
   /** No attempt follows: an answer that was kept is the answer where somebody waits for it, else this failure is. */

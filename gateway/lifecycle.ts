@@ -23,7 +23,7 @@ import { FilterChain } from './stream/filter.ts'
 import { replay } from './stream/replay.ts'
 import { SSE_HEADERS } from './stream/sse.ts'
 import { Stop, Stopped } from './stream/stop.ts'
-import { type Passed, takeFirstContent, takeFirstPassed, takeRest, takeWhole } from './stream/take.ts'
+import { isWithheld, type Passed, takeFirstContent, takeFirstPassed, takeRest, takeWhole } from './stream/take.ts'
 import { within } from './stream/within.ts'
 
 export type Call = Job & {
@@ -39,7 +39,7 @@ export type Call = Job & {
 export async function serve(call: Call): Promise<Response> {
   const { env, ports, request } = call
   const progress: Progress = { attempts: 0, numbered: 0, steps: [], headSent: false }
-  const stop = new Stop()
+  const stop = new Stop(call.appointments)
   stop.arm(Math.max(0, call.deadlineAtMs - ports.nowMs()), 'deadline')
   if (call.clientGone.aborted) stop.stop('client_gone')
   else call.clientGone.addEventListener('abort', () => stop.stop('client_gone'), { once: true })
@@ -52,7 +52,11 @@ export async function serve(call: Call): Promise<Response> {
   return call.isStream ? streamed(call, plan.value, stop, progress) : whole(call, plan.value, stop, progress)
 }
 
-const WHOLE: Taker<CollectedChoice[]> = { take: takeWhole, fromWhole: (choices) => choices }
+const WHOLE: Taker<CollectedChoice[]> = {
+  take: takeWhole,
+  fromWhole: (choices) => choices,
+  isWithheld: (choices) => choices.every(({ finish }) => finish === 'content_filter'),
+}
 
 /** The beginning of a streamed answer, past its filters where `chain` is set. */
 type Beginning = Passed & { chain?: FilterChain }
@@ -68,6 +72,7 @@ const streamTaker = ({ filters = [] }: Call): Taker<Beginning> => ({
     return passed.ok ? ok({ ...passed.value, chain }) : passed
   },
   fromWhole: (choices, tally) => ({ passed: replay(choices, tally), isOver: true }),
+  isWithheld: ({ passed, refusal }, choices) => refusal === undefined && isWithheld(passed, choices),
 })
 
 /** The answer in one piece. Nothing has reached the client before it is complete, so any failure can fall over. */
@@ -121,7 +126,7 @@ type Broken = Failure & { won?: Won<Beginning> }
 async function streamed(call: Call, plan: Plan, stop: Stop, progress: Progress): Promise<Response> {
   const { keepAliveMs } = call.ports.timings
   const opening = open(call, plan, stop, progress)
-  const early = await within(opening, keepAliveMs)
+  const early = await within(opening, keepAliveMs, call.appointments)
   if (early !== undefined && !early.ok) {
     const { won, ...failure } = early.error
     if (won === undefined) {
@@ -134,7 +139,7 @@ async function streamed(call: Call, plan: Plan, stop: Stop, progress: Progress):
   }
   progress.headSent = true
   const headers = { ...SSE_HEADERS, ...responseHeaders(call, progress) }
-  const client = new ClientStream(stop, keepAliveMs)
+  const client = new ClientStream(stop, keepAliveMs, call.appointments)
   call.waitUntil(pump(call, opening, client, stop, progress))
   return new Response(client.readable, { headers })
 }
@@ -250,9 +255,11 @@ async function settleWinner(
   const { step } = attempt.candidate
   if (failure === undefined) step.isAnswered = true
   else step.failure = failure
+  // An own answer may have ended elsewhere than it began.
+  if (attempt.reader !== undefined) progress.label = attempt.reader.label
   const settling = endAttempt(call, attempt, { status, charge: 'customer', final: true, httpStatus })
   summarise(call, progress, status, attempt, httpStatus)
-  await within(settling, SETTLE_WAIT_MS)
+  await within(settling, SETTLE_WAIT_MS, call.appointments)
 }
 
 function refuse(call: Call, failure: Failure, progress: Progress): Response {

@@ -1,4 +1,4 @@
-// The bench Worker (bench/account/driver.ts) as a running stack. Owns bundling it and its commands from outside.
+// A bench Worker (bench/account, bench/fleet) as a running stack. Owns bundling it and its commands from outside.
 import { request as httpRequest } from 'node:http'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -7,7 +7,7 @@ import type { DataFolder } from '../../scripts/data-folder.ts'
 import { GatewayStack } from './stack.ts'
 
 const ROOT = join(import.meta.dirname, '..', '..')
-const DRIVER_DIR = join(ROOT, 'bench', 'account')
+const ACCOUNT_DIR = join(ROOT, 'bench', 'account')
 const BUNDLE_TIMEOUT_MS = 120_000
 
 export type DriverState = { openHolds: number; outboxRows: number; calls: number; batches: number }
@@ -21,8 +21,10 @@ export class Driver {
     this.stack = stack
   }
 
-  static async start(): Promise<Driver> {
-    return new Driver(await GatewayStack.start({ root: DRIVER_DIR, bundle: bundleDriver }))
+  /** @param root Folder of the Worker. */
+  static async start(root = ACCOUNT_DIR): Promise<Driver> {
+    const bundle = (folder: DataFolder, signal: AbortSignal) => bundleDriver(root, folder, signal)
+    return new Driver(await GatewayStack.start({ root, bundle }))
   }
 
   /** @throws Error where the Worker refuses it */
@@ -73,7 +75,7 @@ export class Driver {
   }
 }
 
-async function bundleDriver(folder: DataFolder, signal: AbortSignal): Promise<string> {
+async function bundleDriver(root: string, folder: DataFolder, signal: AbortSignal): Promise<string> {
   const outDir = join(folder.buildDir, 'driver')
   const wranglerDir = join(folder.buildDir, 'wrangler')
   await runCommand({
@@ -85,7 +87,7 @@ async function bundleDriver(folder: DataFolder, signal: AbortSignal): Promise<st
       '--outdir',
       outDir,
       '--config',
-      join(DRIVER_DIR, 'wrangler.toml'),
+      join(root, 'wrangler.toml'),
     ],
     cwd: ROOT,
     env: {

@@ -245,7 +245,7 @@ async function announceEnd(env: Env, old: KeyRow, { isRevoked }: { isRevoked: bo
 
 async function newText(): Promise<{ text: string; hash: string; prefix: string }> {
   const text = makeKey((count) => crypto.getRandomValues(new Uint8Array(count)))
-  return { text, hash: await hashKey(text), prefix: parseKey(text)?.prefix ?? '' }
+  return { text, hash: hashKey(text), prefix: parseKey(text)?.prefix ?? '' }
 }
 
 async function shown(database: Database, row: KeyRow) {

@@ -109,6 +109,7 @@ export const ADMIN_ROUTES: Readonly<Record<string, Permission>> = {
   'POST /config/rollback': 'operator',
   'POST /backends/tokens': 'operator',
   'GET /backends': 'operator',
+  'PATCH /backends/:id': 'operator',
   'DELETE /backends/:id': 'operator',
 
   'GET /usage': 'usage.read',

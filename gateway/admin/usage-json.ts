@@ -85,7 +85,7 @@ export const requestJson = (row: RequestRow, sums: RequestSums | undefined) => (
 })
 
 /** Of the operator's house: the names of keys, and figures over all tenants. */
-const ROUTE_FOR_OPERATORS = ['key', 'figure']
+const ROUTE_FOR_OPERATORS = ['key', 'figure', 'fleet']
 
 function routeJson(stored: string, isOperator: boolean): Record<string, unknown> {
   const route = parseStored(stored, z.record(z.string(), z.unknown()), 'usage_attempts.route')

@@ -93,5 +93,5 @@ export async function settleFailed(
   const charge = isCallersDoing ? 'customer' : 'absorbed'
   const settling = endAttempt(job, attempt, { status: failure.code, charge, final, httpStatus })
   // The next attempt's hold must not count beside this one's.
-  if (!final) await within(settling, SETTLE_WAIT_MS)
+  if (!final) await within(settling, SETTLE_WAIT_MS, job.appointments)
 }

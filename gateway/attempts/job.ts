@@ -14,6 +14,7 @@ import type { Health } from '../routing/health.ts'
 import type { Hints } from '../routing/hints.ts'
 import type { Step } from '../routing/trace.ts'
 import type { Settlement } from '../settlement.ts'
+import type { Appointments } from '../stream/appointments.ts'
 import type { CollectedChoice } from '../stream/collect.ts'
 import type { FilterMaker } from '../stream/filter.ts'
 import type { EventReader } from '../stream/reader.ts'
@@ -28,6 +29,8 @@ export type Timings = {
   firstContentMs: number
   /** Between two signs of life after the first content. A model's policy may say otherwise. */
   idleMs: number
+  /** From an own backend's end in mid-answer until another one has gone on with it. */
+  resumeMs: number
   /** Silence towards the client after which a comment is sent. */
   keepAliveMs: number
   /** Longest wait for the response cache; past it the request goes on without. */
@@ -42,6 +45,8 @@ export const DEFAULT_TIMINGS: Timings = {
   firstContentMs: 120_000,
   // Vendors send nothing for minutes while they think where it is not shown, or build the arguments of a call.
   idleMs: 300_000,
+  // An engine that died is back within a second or two, an agent within ten; a host that is new takes longer than anyone waits.
+  resumeMs: 20_000,
   keepAliveMs: 10_000,
   // A store in the same place answers within a few milliseconds; one that does not is not worth waiting for.
   cacheMs: 50,
@@ -70,6 +75,8 @@ export type Job = {
   requestId: string
   receivedAtMs: number
   deadlineAtMs: number
+  /** What the request waits for by the clock. Default: a timer for each. */
+  appointments?: Appointments
   /** The caller shortened the deadline, so what was computed until then is the caller's. */
   deadlineIsCallers: boolean
   principal: Principal
@@ -162,4 +169,6 @@ export type Taker<T> = {
   take: (taking: Taking) => Promise<Result<T, Failure>>
   /** What a complete answer would have been taken as. */
   fromWhole: (choices: CollectedChoice[], tally: Tally) => T
+  /** Whether the target's content rules kept back all of this many choices: the client has nothing of them yet. */
+  isWithheld: (taken: T, choices: number) => boolean
 }

@@ -57,6 +57,7 @@ export async function reserve(
     account: () => job.env.ACCOUNT.getByName(principal.orgId),
     waitUntil: job.waitUntil,
     nowMs: ports.nowMs,
+    appointments: job.appointments,
   })
   const settlementOf = (hold: Hold) =>
     new Settlement(hold, job.requestId, { account, waitUntil: job.waitUntil, sleep: ports.sleep }, ports.nowMs())

@@ -5,6 +5,7 @@ import { choiceCount } from '../../protocol/request.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
 import type { Plan } from '../policy/plan.ts'
 import type { OpenContext, Upstream } from '../providers/provider.ts'
+import { serviceOf } from '../routing/door.ts'
 import { upstreamStop } from '../stream/cutoff.ts'
 import { maxOutputTokens } from '../stream/estimate.ts'
 import { EventReader } from '../stream/reader.ts'
@@ -61,6 +62,14 @@ export function openContext(job: Job, attempt: Attempt, backendsTried: Set<strin
     random: ports.random,
     newId: ports.newId,
     backendsTried,
+    onRoute: (facts) => {
+      attempt.candidate.step.fleet = facts
+    },
+    resumeWaitMs: ports.timings.resumeMs,
+    onMove: (move) => {
+      const { step } = attempt.candidate
+      step.moves = [...(step.moves ?? []), move]
+    },
   }
 }
 
@@ -79,7 +88,8 @@ export async function runAttempt<T>(
   try {
     attempt.sentAtMs = ports.nowMs()
     stop.arm(firstContentMs, 'first_content')
-    const opening = provider.open(request, target, context)
+    const service = serviceOf(policy)
+    const opening = provider.open(request, target, service === undefined ? context : { ...context, service })
     const opened = await stop.race(opening).catch((error: unknown) => {
       job.waitUntil(abandon(opening))
       throw error

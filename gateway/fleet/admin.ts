@@ -1,7 +1,11 @@
 // Administrators' view of the fleet, mounted by the admin API under /backends, which guards it. Owns the HTTP form.
 import { Hono } from 'hono'
 import { z } from 'zod'
+import type { KvTransfer, StepModel } from '../../protocol/capacity.ts'
+import type { Failure } from '../../protocol/errors.ts'
+import { DesiredState } from '../../protocol/report.ts'
 import { MAX_BODY_BYTES } from '../../protocol/request.ts'
+import { err, ok, type Result } from '../../protocol/result.ts'
 import { type AdminAct, audited } from '../admin/audit.ts'
 import type { AdminContext, AdminEnv } from '../admin/context.ts'
 import { connect } from '../db/connect.ts'
@@ -20,6 +24,33 @@ const TokenRequest = z.strictObject({
   ttl_seconds: z.int().min(1).max(TOKEN_TTL_MAX_S).default(TOKEN_TTL_DEFAULT_S),
 })
 
+/** Engines of one agent: a report has no more frames. */
+const ENGINES_MAX = 64
+
+const DesiredRequest = z
+  .strictObject({
+    draining: z.boolean().optional(),
+    /** All that are asked for: engines not named keep the role that they were started with. */
+    roles: DesiredState.shape.roles
+      .refine((roles) => Object.keys(roles).length <= ENGINES_MAX, `At most ${ENGINES_MAX} engines.`)
+      .optional(),
+  })
+  .refine(({ draining, roles }) => draining !== undefined || roles !== undefined, 'Say draining, roles, or both.')
+
+/** The body as `schema` has it, an absent one as {}. */
+async function bodyOf<T>(c: AdminContext, schema: z.ZodType<T>): Promise<Result<T, Failure>> {
+  const body = await readBody(c.req.raw, MAX_BODY_BYTES)
+  if (!body.ok) return body
+  const json = body.value.length === 0 ? ok({}) : parseJson(body.value)
+  if (!json.ok) return json
+  const parsed = schema.safeParse(json.value)
+  if (parsed.success) return ok(parsed.data)
+  const issue = parsed.error.issues[0]
+  const param = issue?.path.join('.')
+  const message = issue?.message ?? 'The body is not valid.'
+  return err({ code: 'invalid_request', message, ...(param ? { param } : {}) })
+}
+
 /** Recorded before it is done: an act that cannot be recorded is not done. */
 async function record(c: AdminContext, act: AdminAct): Promise<void> {
   await connect(c.env).batch([audited(c, act)])
@@ -27,20 +58,9 @@ async function record(c: AdminContext, act: AdminAct): Promise<void> {
 
 export const fleetAdminRoutes = new Hono<AdminEnv>()
   .post('/tokens', async (c) => {
-    const body = await readBody(c.req.raw, MAX_BODY_BYTES)
-    if (!body.ok) return failureResponse(body.error, c.get('requestId'))
-    const json = body.value.length === 0 ? { ok: true as const, value: {} } : parseJson(body.value)
-    if (!json.ok) return failureResponse(json.error, c.get('requestId'))
-    const parsed = TokenRequest.safeParse(json.value)
-    if (!parsed.success) {
-      const issue = parsed.error.issues[0]
-      const param = issue?.path.join('.')
-      return failureResponse(
-        { code: 'invalid_request', message: issue?.message ?? 'The body is not valid.', ...(param ? { param } : {}) },
-        c.get('requestId'),
-      )
-    }
-    const { label, ttl_seconds: ttlS } = parsed.data
+    const parsed = await bodyOf(c, TokenRequest)
+    if (!parsed.ok) return failureResponse(parsed.error, c.get('requestId'))
+    const { label, ttl_seconds: ttlS } = parsed.value
     await record(c, {
       action: 'enrolment_token.create',
       objectId: label || 'unlabelled',
@@ -60,9 +80,17 @@ export const fleetAdminRoutes = new Hono<AdminEnv>()
         enrolled_at: new Date(one.enrolledAtMs).toISOString(),
         state: one.state,
         report_age_ms: one.reportAgeMs ?? null,
+        /** What was asked for; what has become of it stands with the engines below. */
+        desired: one.desired ?? null,
+        kv_chunks: one.kv.chunks,
+        kv_chunks_left_out: one.kv.leftOut,
         models: one.models.map((model) => ({
           model: model.model,
+          engine: model.engine ?? null,
           role: model.role,
+          draining: model.draining,
+          transfer: model.transfer === undefined ? null : transferOf(model.transfer),
+          step_model: model.stepModel === undefined ? null : stepModelOf(model.stepModel),
           context_tokens: model.contextTokensMax,
           requests_queued: model.requestsQueued,
           sequences_running: model.sequencesRunning,
@@ -74,6 +102,15 @@ export const fleetAdminRoutes = new Hono<AdminEnv>()
       })),
     })
   })
+  .patch('/:id', async (c) => {
+    const parsed = await bodyOf(c, DesiredRequest)
+    if (!parsed.ok) return failureResponse(parsed.error, c.get('requestId'))
+    const backendId = c.req.param('id')
+    await record(c, { action: 'backend.update', objectId: backendId.slice(0, 100), details: parsed.value })
+    const desired = await c.env.FLEET.getByName('default').desire(backendId, parsed.value)
+    if (!desired.ok) return failureResponse(desired.error, c.get('requestId'))
+    return c.json({ id: backendId, desired: desired.value })
+  })
   .delete('/:id', async (c) => {
     const backendId = c.req.param('id')
     await record(c, { action: 'backend.remove', objectId: backendId.slice(0, 100), details: {} })
@@ -81,3 +118,19 @@ export const fleetAdminRoutes = new Hono<AdminEnv>()
     if (!removed) return failureResponse({ code: 'not_found', message: 'No such backend.' }, c.get('requestId'))
     return c.json({ deleted: true })
   })
+
+const transferOf = (transfer: KvTransfer) => ({
+  fingerprint: transfer.fingerprint,
+  host: transfer.host,
+  remote: transfer.remote,
+  bytes_per_token: transfer.bytesPerToken,
+  measured_bytes_per_second: transfer.measuredBytesPerSecond ?? null,
+  reservations: transfer.reservations,
+})
+
+const stepModelOf = (model: StepModel) => ({
+  base_ms: model.baseMs,
+  prefill_token_ms: model.prefillTokenMs,
+  decode_sequence_ms: model.decodeSequenceMs,
+  kv_token_ms: model.kvTokenMs,
+})

@@ -1,12 +1,14 @@
 // The Fleet Durable Object: who belongs to the fleet and what they last said. Owns enrolment (durable) and presence
-// (memory: agents report each second and resend everything when asked). The rules of epochs are membership.ts, the
-// HTTP side is routes.ts and admin.ts.
+// (memory: agents report each second and resend everything when asked). The rules of epochs are membership.ts, who holds
+// which prompts' beginnings is kv-index.ts, what is wanted of a backend desired.ts, the HTTP side routes.ts and admin.ts.
 import { DurableObject } from 'cloudflare:workers'
-import { importJWK } from 'jose'
+import { calculateJwkThumbprint, importJWK } from 'jose'
 import type { z } from 'zod'
 import type { CapacityFrame } from '../../protocol/capacity.ts'
 import type { Failure } from '../../protocol/errors.ts'
+import { CHUNKS_MAX } from '../../protocol/prefix.ts'
 import {
+  type DesiredState,
   type JoinReply,
   JoinRequest,
   LeaveRequest,
@@ -19,11 +21,14 @@ import { backendParty, base64url, bodyDigest, GATEWAY_ISSUER } from '../../proto
 import type { Env } from '../env.ts'
 import { log } from '../observe/log.ts'
 import { parseJson } from '../routes/body.ts'
-import type { FleetSnapshot } from '../routing/snapshot.ts'
+import { type FleetAnswer, type FleetQuestion, type FleetSnapshot, MATCHES_MAX } from '../routing/snapshot.ts'
 import { verifyBody } from './body-token.ts'
+import { type DesiredChange, DesiredStates } from './desired.ts'
+import { KvIndex } from './kv-index.ts'
 import {
   applyReport,
   type EpochHistory,
+  FORGET_AFTER_MS,
   joinEpoch,
   type Presence,
   REPORT_INTERVAL_MS,
@@ -40,6 +45,8 @@ const BACKENDS_MAX = 5000
 const TOKENS_MAX = 10_000
 /** Tokens of some 45 s from every backend at one report a second. */
 const REPLAY_IDS_MAX = 400_000
+/** Between two looks for backends that have been silent for too long. */
+const FORGET_INTERVAL_MS = 5000
 
 /** A signed body as it came, not yet believed. */
 export type SignedBody = { body: Uint8Array; token: string | undefined }
@@ -54,16 +61,24 @@ export type BackendSummary = {
   reportAgeMs: number | undefined
   /** Its last word about each model. */
   models: CapacityFrame[]
+  /** Chunks of prompts that it is known to hold, and how many more it told that found no room. */
+  kv: { chunks: number; leftOut: number }
+  /** Undefined: nobody has asked for anything. */
+  desired: DesiredState | undefined
 }
 
 type Enrolled = { backendId: string; url: string; publicKey: PublicKeyJwk; epochs: EpochHistory }
+type Verifier = { x: string; key: CryptoKey; thumbprint: string }
 
 const unauthorised: Failure = { code: 'invalid_api_key', message: 'The signature of this request is not valid.' }
 
 export class Fleet extends DurableObject<Env> {
   readonly #sql: SqlStorage
   readonly #present = new Map<string, Presence>()
-  readonly #keys = new Map<string, CryptoKey>()
+  readonly #verifiers = new Map<string, Verifier>()
+  readonly #kv = new KvIndex()
+  readonly #desired: DesiredStates
+  #forgotAtMs = 0
   readonly #replays = new ReplayMemory(REPLAY_IDS_MAX)
   /** Enrolled backends by id: read for each report, so kept in memory beside the table. */
   readonly #enrolled = new Map<string, Enrolled>()
@@ -82,6 +97,7 @@ export class Fleet extends DurableObject<Env> {
          backend_id TEXT PRIMARY KEY, url TEXT NOT NULL, label TEXT NOT NULL, public_key TEXT NOT NULL,
          epochs TEXT NOT NULL, enrolled_at_ms INTEGER NOT NULL)`,
     )
+    this.#desired = new DesiredStates(this.#sql)
     for (const row of this.#sql.exec('SELECT backend_id, url, public_key, epochs FROM backends')) {
       const publicKey = PublicKeyJwk.parse(JSON.parse(String(row.public_key)))
       const epochs = JSON.parse(String(row.epochs)) as EpochHistory
@@ -130,7 +146,8 @@ export class Fleet extends DurableObject<Env> {
       })
     }
     const hash = join.token === undefined ? undefined : await tokenHash(join.token)
-    if (!(await this.#verify(signed, join.backendId, join.publicKey))) return err(unauthorised)
+    const verifier = await this.#verify(signed, join.backendId, join.publicKey)
+    if (verifier === undefined) return err(unauthorised)
 
     // Nothing below awaits, so what is read here stays true until it is written.
     const nowMs = Date.now()
@@ -178,7 +195,10 @@ export class Fleet extends DurableObject<Env> {
     })
     if (refused !== undefined) return err(refused)
     this.#enrolled.set(join.backendId, { ...enrolled, url, epochs })
+    this.#verifiers.set(join.backendId, verifier)
     this.#present.set(join.backendId, { epoch: join.epoch, frames: join.frames, reportedAtMs: nowMs })
+    // Of another life, or with changes that were lost on the way. Its next report tells all there is.
+    this.#kv.drop(join.backendId)
     log('info', 'backend_joined', { backendId: join.backendId, epoch: join.epoch, first: known === undefined })
     return ok({ backendId: join.backendId, reportIntervalMs: REPORT_INTERVAL_MS, staleAfterMs: STALE_AFTER_MS })
   }
@@ -191,10 +211,18 @@ export class Fleet extends DurableObject<Env> {
     // Not enrolled, or removed: a join says what is missing, and needs a token then.
     if (known === undefined) return ok({ next: 'resync' })
     if (!(await this.#verify(signed, backendId, known.publicKey))) return err(unauthorised)
-    const { presence, next } = applyReport(this.#present.get(backendId), parsed.value, Date.now())
+    const nowMs = Date.now()
+    const { presence, next, kv } = applyReport(this.#present.get(backendId), parsed.value, nowMs)
     // It may have been removed while the signature was checked.
-    if (presence !== undefined && this.#enrolled.has(backendId)) this.#present.set(backendId, presence)
-    return ok({ next })
+    if (presence === undefined || !this.#enrolled.has(backendId)) return ok({ next })
+    this.#present.set(backendId, presence)
+    this.#forgetSilent(nowMs)
+    const changes = parsed.value.kv
+    let isLost = next === 'resync'
+    if (kv === 'drop') this.#kv.drop(backendId)
+    if (kv === 'apply' && changes !== undefined && !this.#kv.apply(backendId, changes)) isLost = true
+    const desired = this.#desired.of(backendId)
+    return ok({ next: isLost ? 'resync' : 'continue', ...(desired === undefined ? {} : { desired }) })
   }
 
   /** An orderly goodbye: not routed to from now on. The enrolment stays. */
@@ -204,22 +232,50 @@ export class Fleet extends DurableObject<Env> {
     const { backendId, epoch } = parsed.value
     const known = this.#enrolled.get(backendId)
     if (known === undefined || !(await this.#verify(signed, backendId, known.publicKey))) return err(unauthorised)
-    if (this.#present.get(backendId)?.epoch === epoch) this.#present.delete(backendId)
+    if (this.#present.get(backendId)?.epoch === epoch) {
+      this.#present.delete(backendId)
+      this.#kv.drop(backendId)
+    }
     log('info', 'backend_left', { backendId, epoch })
     return ok({})
   }
 
-  /** Everyone present, for routing. */
-  async snapshot(): Promise<FleetSnapshot> {
+  /** What routing asks, in one call: everyone present, and who holds a prompt's beginning. */
+  async view({ chunks, wantsSnapshot }: FleetQuestion): Promise<FleetAnswer> {
+    this.#forgetSilent(Date.now())
+    const matches = this.#kv.match(chunks.slice(0, CHUNKS_MAX), MATCHES_MAX)
+    return wantsSnapshot ? { snapshot: this.#snapshot(), matches } : { matches }
+  }
+
+  #snapshot(): FleetSnapshot {
     const nowMs = Date.now()
     const backends: FleetSnapshot['backends'] = []
     for (const [backendId, presence] of this.#present) {
       const enrolled = this.#enrolled.get(backendId)
-      if (enrolled === undefined) continue
+      // Who is present has joined, and its key was imported for that.
+      const keyThumbprint = this.#verifiers.get(backendId)?.thumbprint
+      if (enrolled === undefined || keyThumbprint === undefined) continue
       const reportAgeMs = Math.max(0, nowMs - presence.reportedAtMs)
-      backends.push({ backendId, url: enrolled.url, reportAgeMs, frames: presence.frames })
+      // What is wanted counts for routing before the agent has heard of it.
+      const isDraining = this.#desired.of(backendId)?.draining === true
+      const frames = isDraining ? presence.frames.map((frame) => ({ ...frame, draining: true })) : presence.frames
+      backends.push({ backendId, url: enrolled.url, keyThumbprint, reportAgeMs, frames })
     }
     return { staleAfterMs: STALE_AFTER_MS, backends }
+  }
+
+  /** Asks something of a backend, for as long as it is enrolled. */
+  async desire(backendId: string, change: DesiredChange): Promise<Result<DesiredState, Failure>> {
+    if (!this.#enrolled.has(backendId)) return err({ code: 'not_found', message: 'No such backend.' })
+    const frames = this.#present.get(backendId)?.frames
+    const unknown = Object.keys(change.roles ?? {}).find((name) => frames?.every(({ engine }) => engine !== name))
+    if (unknown !== undefined) {
+      const message = `This backend has no engine '${unknown}'.`
+      return err({ code: 'invalid_request', message, param: 'roles' })
+    }
+    const desired = this.#desired.change(backendId, change)
+    log('info', 'backend_desired', { backendId, revision: desired.revision, draining: desired.draining })
+    return ok(desired)
   }
 
   /** Every enrolled backend, for administrators. */
@@ -240,6 +296,8 @@ export class Fleet extends DurableObject<Env> {
         state: stateOf(presence, reportAgeMs),
         reportAgeMs,
         models: presence?.frames ?? [],
+        kv: this.#kv.held(backendId),
+        desired: this.#desired.of(backendId),
       }
     })
   }
@@ -247,8 +305,10 @@ export class Fleet extends DurableObject<Env> {
   /** Ends an enrolment: routing stops within the snapshot's age, and only a new token lets the backend in again. */
   async remove(backendId: string): Promise<boolean> {
     this.#sql.exec('DELETE FROM backends WHERE backend_id = ?', backendId)
+    this.#desired.remove(backendId)
     this.#present.delete(backendId)
-    this.#keys.delete(backendId)
+    this.#kv.drop(backendId)
+    this.#verifiers.delete(backendId)
     const removed = this.#enrolled.delete(backendId)
     if (removed) log('info', 'backend_removed', { backendId })
     return removed
@@ -263,19 +323,30 @@ export class Fleet extends DurableObject<Env> {
     return row && { label: String(row.label) }
   }
 
-  /** Signature, digest, times and single use. */
-  async #verify(signed: SignedBody, backendId: string, publicKey: PublicKeyJwk): Promise<boolean> {
+  /** What silent backends hold is nothing to send prompts for, and takes room. */
+  #forgetSilent(nowMs: number): void {
+    if (nowMs - this.#forgotAtMs < FORGET_INTERVAL_MS) return
+    this.#forgotAtMs = nowMs
+    for (const [backendId, presence] of this.#present) {
+      if (presence.forgotten || nowMs - presence.reportedAtMs < FORGET_AFTER_MS) continue
+      this.#present.set(backendId, { ...presence, forgotten: true })
+      this.#kv.drop(backendId)
+    }
+  }
+
+  /** Signature, digest, times and single use. Undefined: not to be believed. */
+  async #verify(signed: SignedBody, backendId: string, publicKey: PublicKeyJwk): Promise<Verifier | undefined> {
     const nowMs = Date.now()
-    const cached = this.#keys.get(backendId)
-    let key = cached
+    const known = this.#verifiers.get(backendId)
+    let verifier: Verifier
     try {
-      key ??= (await importJWK({ kty: publicKey.kty, crv: publicKey.crv, x: publicKey.x }, 'EdDSA')) as CryptoKey
+      verifier = known?.x === publicKey.x ? known : await verifierOf(publicKey)
     } catch {
-      return false
+      return undefined
     }
     const verified = await verifyBody({
       token: signed.token,
-      key,
+      key: verifier.key,
       issuer: backendParty(backendId),
       audience: GATEWAY_ISSUER,
       body: signed.body,
@@ -283,13 +354,18 @@ export class Fleet extends DurableObject<Env> {
     })
     if (!verified.ok) {
       log('warn', 'fleet_token_refused', { backendId, fault: verified.error })
-      return false
+      return undefined
     }
-    if (this.#enrolled.get(backendId)?.publicKey.x === publicKey.x) this.#keys.set(backendId, key)
+    if (this.#enrolled.get(backendId)?.publicKey.x === publicKey.x) this.#verifiers.set(backendId, verifier)
     const first = this.#replays.firstUse(`${backendId} ${verified.value.jti}`, verified.value.expiresAtMs, nowMs)
     if (!first) log('warn', 'fleet_token_refused', { backendId, fault: 'replayed' })
-    return first
+    return first ? verifier : undefined
   }
+}
+
+async function verifierOf({ kty, crv, x }: PublicKeyJwk): Promise<Verifier> {
+  const jwk = { kty, crv, x }
+  return { x, key: (await importJWK(jwk, 'EdDSA')) as CryptoKey, thumbprint: await calculateJwkThumbprint(jwk) }
 }
 
 function stateOf(presence: Presence | undefined, reportAgeMs: number | undefined): BackendSummary['state'] {

@@ -3,6 +3,7 @@
 //   (absent) ──join──▶ present ──report in order──▶ present
 //                        │  ├──report out of order──▶ present, told to resync
 //                        │  └──no report for STALE_AFTER_MS──▶ stale (kept, not routed to)
+//                        │        └──none for FORGET_AFTER_MS──▶ forgotten (what it holds; told to resync when it is back)
 //                        └──leave──▶ absent
 //
 // Each life of an agent has its own epoch. A join with a new epoch drops all that the old one said, and the old epoch
@@ -13,6 +14,8 @@ import type { CapacityFrame } from '../../protocol/capacity.ts'
 export const REPORT_INTERVAL_MS = 1000
 /** Three reports missed in a row: two can be bad luck. */
 export const STALE_AFTER_MS = 3500
+/** What a backend's engines hold is dropped then: a host that paused for less is believed to hold it still. */
+export const FORGET_AFTER_MS = 60_000
 /** Past lives remembered per backend. A zombie older than that many restarts is not a real case. */
 const RETIRED_EPOCHS_MAX = 16
 
@@ -23,6 +26,8 @@ export type Presence = {
   sequence?: number
   frames: CapacityFrame[]
   reportedAtMs: number
+  /** Nothing is known of what it holds: the next report is answered by a resync. */
+  forgotten?: true
 }
 
 export type EpochHistory = { current?: string; retired: string[] }
@@ -34,22 +39,27 @@ export function joinEpoch(history: EpochHistory, epoch: string): EpochHistory | 
   return { current: epoch, retired: [...history.retired, history.current].slice(-RETIRED_EPOCHS_MAX) }
 }
 
+/** What becomes of the changes of K and V that came with a report, and of those that came before. */
+export type KvFate = 'apply' | 'ignore' | 'drop'
+
 /**
  * Presence after a report, and what the agent does next. A repeated or overtaken report changes nothing; one after a
- * gap is still the newest truth and counts, but what was lost in between has to come again.
+ * gap is still the newest truth about load and counts, but what was lost in between has to come again, and until it has
+ * nothing is known of what the backend holds.
  */
 export function applyReport(
   presence: Presence | undefined,
   report: { epoch: string; sequence: number; frames: CapacityFrame[] },
   nowMs: number,
-): { presence: Presence | undefined; next: 'continue' | 'resync' } {
-  if (presence === undefined || presence.epoch !== report.epoch) return { presence, next: 'resync' }
-  if (presence.sequence !== undefined && report.sequence <= presence.sequence) return { presence, next: 'continue' }
-  const inOrder = presence.sequence === undefined || report.sequence === presence.sequence + 1
-  return {
-    presence: { epoch: report.epoch, sequence: report.sequence, frames: report.frames, reportedAtMs: nowMs },
-    next: inOrder ? 'continue' : 'resync',
-  }
+): { presence: Presence | undefined; next: 'continue' | 'resync'; kv: KvFate } {
+  if (presence === undefined || presence.epoch !== report.epoch) return { presence, next: 'resync', kv: 'ignore' }
+  if (presence.sequence !== undefined && report.sequence <= presence.sequence)
+    return { presence, next: 'continue', kv: 'ignore' }
+  const { epoch, sequence, frames } = report
+  const isNext = presence.sequence === undefined || sequence === presence.sequence + 1
+  const after: Presence = { epoch, sequence, frames, reportedAtMs: nowMs }
+  if (isNext && presence.forgotten === undefined) return { presence: after, next: 'continue', kv: 'apply' }
+  return { presence: { ...after, forgotten: true }, next: 'resync', kv: 'drop' }
 }
 
 /** Used token ids, until they expire. Bounded by what can arrive in a token's life; full means refuse, not forget. */

@@ -1,21 +1,25 @@
-// The own fleet as a provider: picks a backend, signs and sends the dispatch, reads the events. Owns wire 2's sending
-// side and what each kind of refusal means. Which backend is best is routing/pick.ts.
-
-import { DISPATCH_PATH, DispatchRefusal, type DispatchRequest } from '../../protocol/dispatch.ts'
+// The own fleet as a provider: picks a backend, signs and sends the dispatch. Owns wire 2's sending side and what each kind of
+// refusal means. Which backend is best is routing/pick.ts, reading the answer and going on with it elsewhere backend-resume.ts.
+import { DISPATCH_PATH, DispatchRefusal, type DispatchRequest, type DispatchUsage } from '../../protocol/dispatch.ts'
 import { type Failure, mayFallOver } from '../../protocol/errors.ts'
-import type { InferenceRequest } from '../../protocol/request.ts'
+import { choiceCount, type InferenceRequest } from '../../protocol/request.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
 import { backendParty, GATEWAY_ISSUER } from '../../protocol/signing.ts'
 import { signBody } from '../fleet/body-token.ts'
+import { signPrefillGrant } from '../fleet/prefill-grant.ts'
 import { signingKey } from '../fleet/signing-key.ts'
 import { errorText, log } from '../observe/log.ts'
 import type { Target } from '../policy/plan.ts'
-import { Dispatches } from '../routing/dispatches.ts'
-import { type Decision, pick } from '../routing/pick.ts'
+import { type Chosen, type Decision, factsOf } from '../routing/decision.ts'
+import { turnedAway } from '../routing/door.ts'
+import type { Ask } from '../routing/pick.ts'
+import { FleetRouter, type Routed } from '../routing/router.ts'
 import { FleetView } from '../routing/snapshot.ts'
+import { FleetStream, type Leg, type StreamFleet } from './backend-resume.ts'
 import { readLimited } from './bounded-body.ts'
-import { DispatchDecoder } from './dispatch-decoder.ts'
-import type { ProviderEvent } from './event.ts'
+import { Continuation } from './continuation.ts'
+import { enginesOf } from './failed-backends.ts'
+import { anyAsk, fleetAsk } from './fleet-ask.ts'
 import { fleetFault } from './fleet-fault.ts'
 import { dispatchOf, fleetWire } from './fleet-wire.ts'
 import { jsonOrUndefined } from './json-text.ts'
@@ -33,74 +37,131 @@ class BackendGone extends Error {
   override name = 'BackendGone'
 }
 
-type Chosen = { backendId: string; url: string }
-
 export class BackendProvider implements Provider {
   /** What nobody waits for need not be computed: the engine counts exactly, and stops at once. */
   readonly cutoff = 'cancel'
   readonly #view: FleetView
-  readonly #dispatches: Dispatches
+  readonly #router: FleetRouter
+  /** Requests, by what they have tried, and the models that had no room for them: another try at once would not either. */
+  readonly #turnedAway = new WeakMap<ReadonlySet<string>, Set<string>>()
 
-  constructor(view = new FleetView(), dispatches = new Dispatches()) {
+  constructor(view = new FleetView(), router = new FleetRouter()) {
     this.#view = view
-    this.#dispatches = dispatches
+    this.#router = router
   }
 
   async hasAlternative(target: Target, context: OpenContext): Promise<boolean> {
-    const decision = await this.#decide(target, context, false).catch(() => undefined)
-    return decision?.chosen !== undefined
+    if (this.#turnedAway.get(context.backendsTried)?.has(target.model) === true) return false
+    const routed = await this.#decide(anyAsk(target.model), context, context.backendsTried).catch(() => undefined)
+    return routed?.decision.chosen !== undefined
   }
 
   async open(request: InferenceRequest, target: Target, context: OpenContext): Promise<Result<Upstream, Failure>> {
     const wire = fleetWire(request)
     if (!wire.ok) return wire
     const { grammarParam } = wire.value
+    const deadlineAtMs = context.nowMs() + context.deadlineInMs
+    // Chosen here, so that every backend that computes a part of the answer draws alike.
+    const seed = Math.floor(context.random() * Number.MAX_SAFE_INTEGER)
+    const dispatch = (deadlineInMs: number, resume?: DispatchRequest['resume']): DispatchRequest =>
+      dispatchOf(request, wire.value, target, { ...context, seed, deadlineInMs, resume })
+    const ask = fleetAsk(request, wire.value, target, context)
     let refusal: Failure | undefined
     for (let asked = 0; asked < BACKENDS_PER_ATTEMPT_MAX; asked++) {
-      let decision: Decision
+      let routed: Routed
       try {
-        decision = await this.#decide(target, context, grammarParam !== undefined)
+        routed = await this.#decide(ask, context, context.backendsTried)
       } catch (error) {
         log('error', 'fleet_unreachable', { requestId: context.requestId, error: errorText(error) })
         return err(refusal ?? { code: 'no_target', message: 'The fleet cannot be reached right now.' })
       }
-      const { chosen } = decision
-      if (chosen === undefined) {
+      const { decision } = routed
+      const { chosen, expected } = decision
+      if (chosen === undefined || expected === undefined) {
         if (refusal === undefined && grammarParam !== undefined && cannot(decision)) {
           const message = `Model '${target.model}' does not support '${grammarParam}'.`
           return err({ code: 'invalid_request', message, param: grammarParam })
+        }
+        if (refusal === undefined && isTooLong(decision)) {
+          const message = `The prompt is longer than any backend's window for model '${target.model}'.`
+          return err({ code: 'context_length_exceeded', message, param: 'prompt', kind: 'context_length' })
         }
         if (refusal === undefined) {
           log('warn', 'no_backend', { requestId: context.requestId, model: target.model, ...verdictCounts(decision) })
         }
         return err(refusal ?? { code: 'no_target', message: `No backend is up for model '${target.model}'.` })
       }
+      const leftMs = deadlineAtMs - context.nowMs()
+      const refused = turnedAway(expected, leftMs, context.service)
+      if (refused !== undefined) {
+        const models = this.#turnedAway.get(context.backendsTried) ?? new Set()
+        this.#turnedAway.set(context.backendsTried, models.add(target.model))
+        log('info', 'turned_away', { requestId: context.requestId, model: target.model, ...factsOf(decision) })
+        return err(kinder(refusal, refused))
+      }
       context.backendsTried.add(chosen.backendId)
-      const answer = await this.#dispatch(chosen, dispatchOf(request, wire.value, target, context), context)
-      if (answer.ok) return answer
+      const answer = await this.#dispatch(chosen, { ask, routed }, dispatch(leftMs), context)
+      if (answer.ok) {
+        const continuation = new Continuation({
+          choices: choiceCount(request),
+          withLogprobs: request.logprobs !== undefined,
+        })
+        const fleet = this.#streamFleet(ask, context, dispatch)
+        return ok(upstream(new FleetStream(answer.value, fleet, continuation, context, deadlineAtMs)))
+      }
       if (!mayFallOver(answer.error.code)) return answer
       refusal = kinder(refusal, answer.error)
     }
     return err(refusal ?? { code: 'no_target', message: `No backend is up for model '${target.model}'.` })
   }
 
-  async #decide(target: Target, context: OpenContext, wantsGrammar: boolean): Promise<Decision> {
-    const snapshot = await this.#view.read(context.env, context.nowMs)
-    const local = {
-      inFlight: this.#dispatches.inFlight,
-      inhibited: this.#dispatches.inhibited(context.nowMs()),
-      tried: context.backendsTried,
-    }
-    return pick(target.model, snapshot, local, context.random(), wantsGrammar)
+  async #decide(ask: Ask, context: OpenContext, tried: ReadonlySet<string>): Promise<Routed> {
+    const { snapshot, matches } = await this.#view.readFor(context.env, context.nowMs, ask.chunks)
+    return this.#router.decide(ask, snapshot, matches, tried, context.nowMs(), context.random())
   }
 
-  async #dispatch(chosen: Chosen, dispatch: DispatchRequest, context: OpenContext): Promise<Result<Upstream, Failure>> {
+  /** How a stream of this request that breaks off finds its next backend. */
+  #streamFleet(
+    ask: Ask,
+    context: OpenContext,
+    dispatch: (deadlineInMs: number, resume: DispatchRequest['resume']) => DispatchRequest,
+  ): StreamFleet {
+    return {
+      model: ask.model,
+      snapshot: () => this.#view.read(context.env, context.nowMs),
+      observe: (backendId, frame) => this.#view.observe(backendId, frame),
+      distrust: (backendId) => this.#distrust(backendId, context),
+      reopen: async (resume, leftOut, deadlineInMs) => {
+        const routed = await this.#decide(ask, context, leftOut).catch(() => undefined)
+        const chosen = routed?.decision.chosen
+        if (routed === undefined || chosen === undefined) return err(undefined)
+        context.backendsTried.add(chosen.backendId)
+        const answer = await this.#dispatch(chosen, { ask, routed }, dispatch(deadlineInMs, resume), context)
+        return answer.ok ? answer : err({ backendId: chosen.backendId, failure: answer.error })
+      },
+    }
+  }
+
+  async #dispatch(
+    chosen: Chosen,
+    { ask, routed }: { ask: Ask; routed: Routed },
+    dispatched: DispatchRequest,
+    context: OpenContext,
+  ): Promise<Result<Leg, Failure>> {
     const { backendId } = chosen
+    const { nowMs } = context
+    const facts = factsOf(routed.decision)
+    if (facts !== undefined) context.onRoute?.(facts)
+    const prefill = await this.#prefillWorkers(routed, dispatched, context)
+    const dispatch = prefill.length === 0 ? dispatched : { ...dispatched, prefill }
+    const engines = enginesOf(await this.#view.read(context.env, nowMs), backendId)
     const body = new TextEncoder().encode(JSON.stringify(dispatch))
-    const end = this.#dispatches.begin(backendId)
+    const sentAtMs = nowMs()
+    const { firstToken, end } = this.#router.begin(ask, routed, sentAtMs)
+    const abandon = new AbortController()
     let response: Response
     try {
-      response = await this.#sendTwice(chosen, body, context)
+      response = await this.#sendTwice(chosen, body, context, abandon)
     } catch (error) {
       end()
       if (context.signal.aborted) throw error
@@ -113,8 +174,32 @@ export class BackendProvider implements Provider {
       end()
       return err(failure)
     }
-    this.#dispatches.recovered(backendId)
-    return ok({ label: `fleet/${backendId}`, events: this.#events(backendId, response.body, context), close: end })
+    this.#router.ledger.recovered(backendId)
+    this.#router.ledger.answered(backendId, nowMs() - sentAtMs)
+    // Of an answer that began elsewhere the prompt is longer than the caller's text; of token ids nothing is to be learnt.
+    const isTelling = dispatch.resume === undefined && ask.promptTokens === undefined
+    const counted = (usage: DispatchUsage) =>
+      isTelling ? this.#router.sizes.learn(ask.model, ask.promptChars, usage) : undefined
+    return ok({ backendId, engines, body: response.body, abandon, firstToken, counted, end })
+  }
+
+  /** Others that the agent may ask to compute the prompt, each with the right to. */
+  async #prefillWorkers(
+    { decision, prefill }: Routed,
+    { model, requestId }: DispatchRequest,
+    context: OpenContext,
+  ): Promise<NonNullable<DispatchRequest['prefill']>> {
+    const { keyThumbprint } = decision
+    if (prefill.length === 0 || keyThumbprint === undefined) return []
+    const { env, nowMs, newId, deadlineInMs } = context
+    const shared = { key: await signingKey(env), keyThumbprint, model, requestId, nowMs: nowMs(), deadlineInMs }
+    return await Promise.all(
+      prefill.map(async ({ backend: { backendId, url } }) => ({
+        backendId,
+        url,
+        grant: await signPrefillGrant({ ...shared, prefillBackendId: backendId, jti: newId() }),
+      })),
+    )
   }
 
   /**
@@ -122,17 +207,22 @@ export class BackendProvider implements Provider {
    * answer nothing was delivered, so one more try bills nothing twice; at worst a backend that had queued the first one
    * computes for nobody until it notices. The token is a new one, since tokens count once.
    */
-  async #sendTwice(chosen: Chosen, body: Uint8Array, context: OpenContext): Promise<Response> {
+  async #sendTwice(
+    chosen: Chosen,
+    body: Uint8Array,
+    context: OpenContext,
+    abandon: AbortController,
+  ): Promise<Response> {
     try {
-      return await this.#send(chosen, body, context)
+      return await this.#send(chosen, body, context, abandon)
     } catch (error) {
       if (context.signal.aborted || error instanceof BackendGone) throw error
-      return await this.#send(chosen, body, context)
+      return await this.#send(chosen, body, context, abandon)
     }
   }
 
   /** The head of the answer, given up early where the fleet stops hearing from the backend. */
-  async #send(chosen: Chosen, body: Uint8Array, context: OpenContext): Promise<Response> {
+  async #send(chosen: Chosen, body: Uint8Array, context: OpenContext, abandon: AbortController): Promise<Response> {
     const token = await signBody({
       key: await signingKey(context.env),
       issuer: GATEWAY_ISSUER,
@@ -141,13 +231,12 @@ export class BackendProvider implements Provider {
       nowMs: context.nowMs(),
       jti: context.newId(),
     })
-    const gone = new AbortController()
     const watch = setInterval(() => {
       const check = async () => {
         const snapshot = await this.#view.read(context.env, context.nowMs)
         const backend = snapshot.backends.find((one) => one.backendId === chosen.backendId)
         if (backend === undefined || backend.reportAgeMs > snapshot.staleAfterMs) {
-          gone.abort(new BackendGone('the backend stopped reporting'))
+          abandon.abort(new BackendGone('the backend stopped reporting'))
         }
       }
       check().catch(() => {})
@@ -158,7 +247,7 @@ export class BackendProvider implements Provider {
         headers: { 'content-type': 'application/json', authorization: `Bearer ${token}` },
         body,
         redirect: 'manual',
-        signal: AbortSignal.any([context.signal, gone.signal]),
+        signal: AbortSignal.any([context.signal, abandon.signal]),
       })
     } finally {
       clearInterval(watch)
@@ -208,41 +297,8 @@ export class BackendProvider implements Provider {
     }
   }
 
-  async *#events(
-    backendId: string,
-    body: ReadableStream<Uint8Array>,
-    context: OpenContext,
-  ): AsyncGenerator<ProviderEvent[]> {
-    const reader = body.getReader()
-    const decoder = new DispatchDecoder()
-    try {
-      for (;;) {
-        const { done, value } = await reader.read()
-        const decoded = done ? decoder.end() : decoder.push(value)
-        for (const frame of decoded.frames) this.#view.observe(backendId, frame)
-        for (const event of decoded.events) {
-          if (event.type === 'error' && event.failure.code === 'engine_lost') this.#distrust(backendId, context)
-        }
-        if (decoded.events.length > 0) yield decoded.events
-        if (decoded.ended) return
-        if (done) break
-      }
-      this.#distrust(backendId, context)
-      log('warn', 'backend_lost', { requestId: context.requestId, backendId, error: 'the answer ended early' })
-      yield [lost()]
-    } catch (error) {
-      if (context.signal.aborted) throw error
-      this.#distrust(backendId, context)
-      log('warn', 'backend_lost', { requestId: context.requestId, backendId, error: errorText(error) })
-      yield [lost()]
-    } finally {
-      // Closing the answer is the cancel: an agent still generating stops at its next write.
-      await reader.cancel().catch(() => {})
-    }
-  }
-
   #distrust(backendId: string, context: OpenContext): void {
-    this.#dispatches.inhibit(backendId, context.nowMs())
+    this.#router.ledger.inhibit(backendId, context.nowMs())
     this.#view.expire()
   }
 }
@@ -252,14 +308,18 @@ const cannot = (decision: Decision): boolean =>
   decision.considered.some(({ verdict }) => verdict === 'no_grammars') &&
   decision.considered.every(({ verdict }) => verdict === 'no_grammars' || verdict === 'other_model')
 
-const lost = (): ProviderEvent => ({
-  type: 'error',
-  failure: {
-    code: 'backend_lost',
-    message: 'The backend stopped answering in the middle of the stream.',
-    kind: 'broken_off',
+const upstream = (stream: FleetStream): Upstream => ({
+  get label() {
+    return stream.label
   },
+  events: stream.events(),
+  close: () => stream.close(),
 })
+
+/** Backends are up, and the prompt surely fits none. */
+const isTooLong = (decision: Decision): boolean =>
+  decision.considered.some(({ verdict }) => verdict === 'too_long') &&
+  decision.considered.every(({ verdict }) => verdict === 'too_long' || verdict === 'other_model')
 
 /** Of two refusals the one that tells the caller more: full with a time to come back, before anything else. */
 function kinder(before: Failure | undefined, now: Failure): Failure {

@@ -95,6 +95,12 @@ function thinkingField(reasoning: Reasoning | undefined): { thinking?: boolean }
 /** Of the attempt that a dispatch is for. */
 export type DispatchContext = Pick<DispatchRequest, 'requestId' | 'attempt' | 'tenant' | 'maxOutputTokens'> & {
   deadlineInMs: number
+  /** Default: ordinary. */
+  service?: { priority: number }
+  /** For requests that bring none. */
+  seed: number
+  /** What another backend has said of the answer. */
+  resume?: DispatchRequest['resume']
 }
 
 /** Own engines have no defaults: the wire tells them everything. */
@@ -115,20 +121,24 @@ export function dispatchOf(
   target: Pick<Target, 'model'>,
   context: DispatchContext,
 ): DispatchRequest {
+  const { resume } = context
+  const isGenerated = request.input.kind !== 'embedding'
   return {
-    version: wire.version,
+    version: resume === undefined ? wire.version : 3,
     requestId: context.requestId,
     attempt: context.attempt,
     deadlineInMs: Math.max(1, Math.ceil(context.deadlineInMs)),
-    priority: 0,
+    priority: context.service?.priority ?? 0,
     tenant: context.tenant,
     model: target.model,
     input: wire.input,
-    sampling: { ...OWN_DEFAULTS, ...request.sampling },
+    sampling: { ...OWN_DEFAULTS, ...(isGenerated ? { seed: context.seed } : {}), ...request.sampling },
     n: request.n,
     ...(context.maxOutputTokens === undefined ? {} : { maxOutputTokens: context.maxOutputTokens }),
     stop: request.stop,
     ...(request.logprobs === undefined ? {} : { logprobs: request.logprobs }),
     ...wire.fields,
+    ...(isGenerated ? { tellsTokens: true } : {}),
+    ...(resume === undefined ? {} : { resume }),
   }
 }

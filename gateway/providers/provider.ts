@@ -5,6 +5,8 @@ import type { InferenceRequest } from '../../protocol/request.ts'
 import type { Result } from '../../protocol/result.ts'
 import type { Env } from '../env.ts'
 import type { CutoffPolicy, Target } from '../policy/plan.ts'
+import type { RouteFacts } from '../routing/decision.ts'
+import type { Service } from '../routing/door.ts'
 import type { ProviderEvent } from './event.ts'
 
 export type OpenContext = {
@@ -26,11 +28,22 @@ export type OpenContext = {
   newId: () => string
   /** Backends this request has used already, over all attempts. The provider adds to it. */
   backendsTried: Set<string>
+  /** Own fleet only: what the operator has promised for the model; absent: nothing. */
+  service?: Service
+  /** Own fleet only: told by what a backend was chosen, each time that one is. */
+  onRoute?: (facts: RouteFacts) => void
+  /** Own fleet only: how long an answer that broke off waits for a backend that goes on with it. */
+  resumeWaitMs: number
+  /** Own fleet only: told each time that the answer goes on at another backend. */
+  onMove?: (move: Move) => void
 }
 
+/** An answer left a backend in its middle. */
+export type Move = { from: string; reason: string }
+
 export type Upstream = {
-  /** Who answers, for headers and logs: the provider's name, for own backends with the backend's id. */
-  label: string
+  /** Who answers, for headers and logs: the provider's name, for own backends with the id of the one that answers now. */
+  readonly label: string
   /**
    * Batches, as they arrived: what comes together goes on together. One without events is a sign of life. Throws only what the
    * network throws.

@@ -1,6 +1,7 @@
 // The bytes of a request body. Owns the limits while reading and the checks before parsing; schemas are elsewhere.
 import type { Failure } from '../../protocol/errors.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
+import { Appointment, Appointments } from '../stream/appointments.ts'
 
 /** Deeper than any body of a known shape; a parser's recursion and a validator's stay small. */
 const MAX_JSON_DEPTH = 32
@@ -36,28 +37,28 @@ const invalid = (message: string): Failure => ({ code: 'invalid_request', messag
  * Reads the whole body, giving up as soon as it is over the limit: a length that is missing or lies costs nothing.
  * @param bytesMax Largest body accepted.
  * @param timeoutMs Time for the whole body; at most, and by default, BODY_TIMEOUT_MS.
+ * @param appointments Of the request. Default: for its body alone.
  */
 export async function readBody(
   request: Request,
   bytesMax: number,
   timeoutMs = BODY_TIMEOUT_MS,
+  appointments = new Appointments(),
 ): Promise<Result<Uint8Array, Failure>> {
   if (request.body === null) return ok(new Uint8Array(0))
   const reader = request.body.getReader()
   let isLate = false
-  const timer = setTimeout(
-    () => {
-      isLate = true
-      reader.cancel().catch(() => {})
-    },
-    Math.min(timeoutMs, BODY_TIMEOUT_MS),
-  )
+  const late = new Appointment(() => {
+    isLate = true
+    reader.cancel().catch(() => {})
+  })
+  appointments.set(late, Math.min(timeoutMs, BODY_TIMEOUT_MS))
   try {
     const read = await readAll(request.headers, reader, bytesMax)
     if (!isLate) return read
     return err({ code: 'deadline_exceeded', message: 'The request body did not arrive in time.' })
   } finally {
-    clearTimeout(timer)
+    appointments.drop(late)
   }
 }
 

@@ -9,6 +9,7 @@ import { type ErrorDialect, failureResponse } from '../errors.ts'
 import { tenantId } from '../fleet/signing-key.ts'
 import type { Call } from '../lifecycle.ts'
 import { parseHints } from '../routing/hints.ts'
+import { Appointments } from '../stream/appointments.ts'
 import type { AnswerEncoder, AnswerMeta } from './answer.ts'
 import { parseJson, readBody } from './body.ts'
 import type { AppEnv } from './context.ts'
@@ -43,8 +44,9 @@ export async function readJson(
   c: Context<AppEnv>,
   valuesMax: number,
   deadlineMs: number,
+  appointments?: Appointments,
 ): Promise<Result<{ json: unknown; bytes: Uint8Array }, Failure>> {
-  const body = await readBody(c.req.raw, MAX_BODY_BYTES, deadlineMs)
+  const body = await readBody(c.req.raw, MAX_BODY_BYTES, deadlineMs, appointments)
   if (!body.ok) return body
   const json = parseJson(body.value, valuesMax)
   return json.ok ? ok({ json: json.value, bytes: body.value }) : json
@@ -60,7 +62,8 @@ export async function readCall(c: Context<AppEnv>, dialect: Dialect, ports: Port
   if (!deadline.ok) return refused(deadline.error)
   const hints = parseHints(raw.headers)
   if (!hints.ok) return refused(hints.error)
-  const body = await readJson(c, dialect.valuesMax, deadline.value.ms)
+  const appointments = new Appointments()
+  const body = await readJson(c, dialect.valuesMax, deadline.value.ms, appointments)
   if (!body.ok) return refused(body.error)
   const parsed = dialect.parse(body.value.json, raw.headers)
   if (!parsed.ok) return refused(parsed.error)
@@ -93,5 +96,6 @@ export async function readCall(c: Context<AppEnv>, dialect: Dialect, ports: Port
     errorDialect: dialect.errors,
     encoder: dialect.encoder(meta, parsed.value),
     clientGone: raw.signal,
+    appointments,
   })
 }

@@ -1,99 +1,308 @@
-// Which backend serves a request. Owns filter → score → pick with an explanation. Pure: data in, decision out.
-import type { FleetSnapshot } from './snapshot.ts'
+// Which backend serves a request ○. Owns filter → score → pick: figures and what this isolate knows in, a decision out. The
+// state of an isolate is router.ts, the arithmetic of time predict.ts, the explanation decision.ts.
+//
+//   filter   other model, stale, no grammars, draining, tried, too long a prompt       out, and the decision says why
+//   score    predicted first token + a usual answer's tokens at the predicted pace     milliseconds, lower wins
+//            + some of the work that the prompt costs, bounded                         whoever comes behind waits for it too
+//            + penalties in steps: late, perhaps too long, full, just failed           last resorts, in that order
+//   pick     at random among the best and what is as good within a tolerance
+//
+// A prefix counts as the work that it spares and as nothing else, so it never outweighs more load than it saves time, and
+// AFFINITY_MS_MAX. What (nearly) all candidates hold decides nothing, and neither does a beginning that is a small part.
+import { CHUNK_CHARS, CHUNKS_MAX } from '../../protocol/prefix.ts'
+import { type Columns, Decision, type Expected, INHIBITED, newColumns, TOO_LONG, TRIED } from './decision.ts'
+import { CANDIDATE, type Figures, FULL, STALE } from './figures.ts'
+import type { Load } from './ledger.ts'
+import {
+  type Given,
+  type Offer,
+  offerOf,
+  type Prediction,
+  predict,
+  REMOTE_TOKENS_MIN,
+  USUAL_OUTPUT_TOKENS,
+} from './predict.ts'
+
+import { MATCHES_MAX } from './snapshot.ts'
+
+/** A request, as far as routing needs to know it. */
+export type Ask = {
+  model: string
+  /** Of its prompt's beginning; see protocol/prefix.ts. Empty where nothing can be shared. */
+  chunks: readonly number[]
+  promptChars: number
+  /** Known where prompts come as token ids. */
+  promptTokens?: number
+  sequences: number
+  outputTokensMax?: number
+  /** Nothing is generated. */
+  isEmbedding?: boolean
+  wantsGrammar: boolean
+  /** What the operator has promised: backends that would miss it come after those that would not. */
+  targets?: { firstTokenMs?: number; interTokenMs?: number }
+}
 
 /** What this isolate knows beside the snapshot. */
 export type LocalKnowledge = {
-  /** Own dispatches that are open, by backend. */
-  inFlight: ReadonlyMap<string, number>
+  loads: Iterable<Load>
   /** Backends that failed within the last seconds: asked last, yet asked, since most failures are short. */
   inhibited: ReadonlySet<string>
   /** Backends this request has used already. */
   tried: ReadonlySet<string>
+  tokensPerChar: number
+  /** Of a request that waits somewhere and of which nothing else is known. */
+  usualUncachedTokens: number
+  /** Leading chunks by backend: what they say they hold, and what they were sent a moment ago. The larger one counts. */
+  matches: ReadonlyMap<string, number>
+  sent: ReadonlyMap<string, number>
 }
 
-export type Verdict =
-  | 'candidate'
-  | 'full'
-  | 'other_model'
-  | 'no_grammars'
-  | 'stale'
-  | 'draining'
-  | 'inhibited'
-  | 'tried'
-
-/** Why each backend was or was not taken; `load` is unset where none was computed. */
-export type Considered = { backendId: string; verdict: Verdict; load?: number }
-
-export type Decision = { chosen: { backendId: string; url: string } | undefined; considered: Considered[] }
-
-/** Backends this close in load are equal: the figures are up to a second old, and ties are spread at random. */
-const LOAD_TIE = 0.02
+/** Of the work on its uncached prompt, what a request is charged beyond waiting for it itself. */
+const WORK_SHARE = 3
+/** At most: what a prefix may count for beyond the time that it saves. */
+export const AFFINITY_MS_MAX = 20_000
+/** Scores this close are equal: the figures are up to a second old, and ties are spread at random. */
+export const TIE_MS = 5
+export const TIE_SHARE = 0.02
+/** So many of the candidates hold a beginning: then it is taken to be everywhere. */
+const NEARLY_ALL = 0.75
+/** A match below both is not worth a detour: most often it is what every request begins with. */
+const SMALL_MATCH_TOKENS = 1024
+const SMALL_MATCH_SHARE = 0.1
+/** Steps that no number of milliseconds reaches: a day and more. */
+const LATE_PENALTY = 1e8
+/** An estimate of the prompt that is over the window may be wrong: asked after those that have room. */
+const LONG_PENALTY = 1e9
 /** Puts a full backend behind every other one, and still before none: its own refusal carries the honest Retry-After. */
-const FULL_PENALTY = 1000
+const FULL_PENALTY = 1e10
 /** A backend that just failed comes after full ones: those at least are known to answer. */
-const INHIBITED_PENALTY = 2 * FULL_PENALTY
-/** KV occupancy counts less than sequences: cached blocks are given up on demand. */
-const KV_WEIGHT = 0.5
+const INHIBITED_PENALTY = 1e11
+/** The real prompt may be so many times smaller than the estimate: only beyond that it is surely too long. */
+const ESTIMATE_ERROR = 4
 
 /**
- * Picks the least loaded backend that serves the model.
+ * Picks the backend that is predicted to serve the request best.
+ * @param rows Of the snapshot's backends, by id.
  * @param random In [0, 1); breaks ties, so that many isolates with one snapshot do not all pick the same backend.
- * @param wantsGrammar Only backends whose engine can hold its output to one.
  */
 export function pick(
-  model: string,
-  snapshot: FleetSnapshot,
+  ask: Ask,
+  figures: Figures,
+  rows: ReadonlyMap<string, number>,
   local: LocalKnowledge,
   random: number,
-  wantsGrammar = false,
 ): Decision {
-  const considered = snapshot.backends.map((backend) =>
-    consider(model, backend, snapshot.staleAfterMs, local, wantsGrammar),
+  const columns = newColumns(figures.size)
+  const given = givenBy(ask, local)
+  const { promptTokens } = given.size
+  const leastTokens = ask.promptTokens ?? promptTokens / ESTIMATE_ERROR
+  figures.takeLedger(local.loads, rows)
+  const candidates = filter(leastTokens, figures, rows, local, columns.verdict)
+  const tokensPerChunk = (promptTokens * CHUNK_CHARS) / Math.max(CHUNK_CHARS, ask.promptChars)
+  takeMatches(columns.matched, rows, local, tokensPerChunk, promptTokens)
+  const everywhere = Math.max(
+    heldEverywhere(columns, candidates, local.matches.size + local.sent.size, tokensPerChunk),
+    heldUntold(local.matches) * tokensPerChunk,
   )
-  const usable = considered.filter((one) => one.load !== undefined)
-  const least = usable.reduce((most, one) => Math.min(most, one.load ?? 0), Number.POSITIVE_INFINITY)
-  const ties = usable.filter((one) => (one.load ?? 0) <= least + LOAD_TIE)
-  const winner = ties[Math.min(ties.length - 1, Math.floor(random * ties.length))]
-  const backend = snapshot.backends.find((one) => one.backendId === winner?.backendId)
-  return { chosen: backend && { backendId: backend.backendId, url: backend.url }, considered }
+  const offers = offersTo(figures, columns.matched, given, local.inhibited)
+  const bestOffers = bestByLayout(offers)
+  const usualOutput =
+    ask.isEmbedding === true ? 0 : Math.min(ask.outputTokensMax ?? USUAL_OUTPUT_TOKENS, USUAL_OUTPUT_TOKENS)
+
+  const now: Prediction = { ttftMs: 0, waitMs: 0, workMs: 0, itlMs: 0, itlAloneMs: 0, place: 'here' }
+  let best = Number.POSITIVE_INFINITY
+  let bestMs = 0
+  for (let row = 0; row < figures.size; row++) {
+    const verdict = columns.verdict[row] ?? 0
+    if (!isOpen(verdict) && !(verdict === STALE && isLastResort(figures, row, local.inhibited))) continue
+    const held = columns.matched[row] ?? 0
+    given.uncachedTokens = Math.max(1, promptTokens - Math.max(worthwhile(held, promptTokens), everywhere))
+    given.offer = bestOffers[figures.layout[row] ?? 0]
+    predict(now, figures, row, given)
+    const ms = now.ttftMs + usualOutput * now.itlMs
+    let score = ms + Math.min(AFFINITY_MS_MAX, WORK_SHARE * now.workMs)
+    if (isLate(ask, now)) score += LATE_PENALTY
+    if (promptTokens >= (figures.contextTokensMax[row] ?? 0)) score += LONG_PENALTY
+    if (verdict === FULL) score += FULL_PENALTY
+    if (verdict === INHIBITED) score += INHIBITED_PENALTY
+    columns.score[row] = score
+    columns.ttftMs[row] = now.ttftMs
+    columns.itlMs[row] = now.itlMs
+    columns.uncached[row] = given.uncachedTokens
+    columns.load[row] = loadOf(figures, row)
+    if (score >= best) continue
+    best = score
+    bestMs = ms
+  }
+  const row = amongBest(columns.score, best + TIE_MS + TIE_SHARE * bestMs, random)
+  const expected = row === undefined ? undefined : expectedAt(row, figures, columns, given, bestOffers)
+  return new Decision(figures, columns, { expected, promptTokens, offers })
 }
 
-function consider(
-  model: string,
-  backend: FleetSnapshot['backends'][number],
-  staleAfterMs: number,
-  local: LocalKnowledge,
-  wantsGrammar: boolean,
-): Considered {
-  const { backendId } = backend
-  // Prefill and decode workers alone cannot finish a request.
-  const frames = backend.frames.filter((frame) => frame.model === model && frame.role === 'both')
-  if (frames.length === 0) return { backendId, verdict: 'other_model' }
-  if (backend.reportAgeMs > staleAfterMs) return { backendId, verdict: 'stale' }
-  const able = wantsGrammar ? frames.filter((frame) => frame.grammars === true) : frames
-  if (able.length === 0) return { backendId, verdict: 'no_grammars' }
-  const open = able.filter((frame) => !frame.draining)
-  if (open.length === 0) return { backendId, verdict: 'draining' }
-  if (local.tried.has(backendId)) return { backendId, verdict: 'tried' }
+function givenBy(ask: Ask, local: LocalKnowledge): Given {
+  const promptTokens = Math.max(1, Math.round(ask.promptTokens ?? ask.promptChars * local.tokensPerChar))
+  const output =
+    ask.isEmbedding === true ? 0 : Math.min(ask.outputTokensMax ?? USUAL_OUTPUT_TOKENS, USUAL_OUTPUT_TOKENS)
+  const size = { promptTokens, sequences: ask.sequences, kvTokens: promptTokens + ask.sequences * output }
+  return { size, uncachedTokens: promptTokens, usualTokens: local.usualUncachedTokens, offer: undefined }
+}
 
-  let busy = 0
-  let slots = 0
-  let queued = 0
-  let queueRoom = 0
-  let kvUsed = 0
-  let kvTotal = 0
-  for (const frame of open) {
-    busy += frame.sequencesRunning + frame.sequencesWaiting + frame.requestsQueued
-    slots += frame.sequencesMax
-    queued += frame.requestsQueued
-    queueRoom += frame.requestsQueuedMax
-    kvUsed += frame.kvBlocksUsed
-    kvTotal += frame.kvBlocksTotal
+/** Fills in every backend's verdict. @returns how many are candidates. */
+function filter(
+  leastTokens: number,
+  figures: Figures,
+  rows: ReadonlyMap<string, number>,
+  { tried, inhibited }: LocalKnowledge,
+  verdicts: Uint8Array,
+): number {
+  verdicts.set(figures.standing)
+  for (const backendId of inhibited) {
+    const row = rows.get(backendId)
+    if (row !== undefined && isOpen(verdicts[row])) verdicts[row] = INHIBITED
   }
-  // The frame may not show what this isolate sent since, or may show all of it: the larger count is the safer one.
-  const own = local.inFlight.get(backendId) ?? 0
-  const load = Math.max(busy, own) / Math.max(1, slots) + (KV_WEIGHT * kvUsed) / Math.max(1, kvTotal)
-  if (local.inhibited.has(backendId)) return { backendId, verdict: 'inhibited', load: load + INHIBITED_PENALTY }
-  const isFull = queueRoom > 0 && queued >= queueRoom
-  return isFull ? { backendId, verdict: 'full', load: load + FULL_PENALTY } : { backendId, verdict: 'candidate', load }
+  for (const backendId of tried) {
+    const row = rows.get(backendId)
+    if (row === undefined) continue
+    if (isOpen(verdicts[row]) || (figures.isBlind && verdicts[row] === STALE)) verdicts[row] = TRIED
+  }
+  let candidates = 0
+  for (let row = 0; row < verdicts.length; row++) {
+    if (!isOpen(verdicts[row])) continue
+    if (leastTokens >= (figures.contextTokensMax[row] ?? 0)) verdicts[row] = TOO_LONG
+    else candidates++
+  }
+  return candidates
+}
+
+const isOpen = (verdict: number | undefined): boolean =>
+  verdict === CANDIDATE || verdict === FULL || verdict === INHIBITED
+
+/**
+ * Nobody has reported lately, and this one could serve by what it said last. One that has failed just now as well is dead, not
+ * unheard.
+ */
+function isLastResort(figures: Figures, row: number, inhibited: ReadonlySet<string>): boolean {
+  if (!figures.isBlind || !isOpen(figures.beneath[row])) return false
+  const backend = figures.backends[row]
+  return backend !== undefined && !inhibited.has(backend.backendId)
+}
+
+/** In tokens. */
+function takeMatches(
+  matched: Float32Array,
+  rows: ReadonlyMap<string, number>,
+  { matches, sent }: LocalKnowledge,
+  tokensPerChunk: number,
+  promptTokens: number,
+): void {
+  for (const known of [matches, sent]) {
+    for (const [backendId, depth] of known) {
+      const row = rows.get(backendId)
+      if (row === undefined) continue
+      // The last token is always computed.
+      const tokens = Math.min(promptTokens - 1, depth * tokensPerChunk)
+      if (tokens > (matched[row] ?? 0)) matched[row] = tokens
+    }
+  }
+}
+
+const worthwhile = (held: number, promptTokens: number): number =>
+  held < SMALL_MATCH_TOKENS && held < SMALL_MATCH_SHARE * promptTokens ? 0 : held
+
+/** Tokens of the beginning that nearly all candidates hold: the few that do not are not held back for it, and soon do too. */
+function heldEverywhere(
+  { matched, verdict }: Columns,
+  candidates: number,
+  known: number,
+  tokensPerChunk: number,
+): number {
+  const needed = Math.ceil(NEARLY_ALL * candidates)
+  if (candidates < 2 || known < needed) return 0
+  const byDepth = new Uint32Array(CHUNKS_MAX + 1)
+  for (let row = 0; row < matched.length; row++) {
+    if (!isOpen(verdict[row])) continue
+    const depth = Math.min(CHUNKS_MAX, Math.floor((matched[row] ?? 0) / tokensPerChunk))
+    byDepth[depth] = (byDepth[depth] ?? 0) + 1
+  }
+  let holders = 0
+  for (let depth = CHUNKS_MAX; depth > 0; depth--) {
+    holders += byDepth[depth] ?? 0
+    if (holders >= needed) return depth * tokensPerChunk
+  }
+  return 0
+}
+
+/** Chunks that backends may hold of which nothing was told, since only those with the longest beginnings are told of. */
+function heldUntold(matches: ReadonlyMap<string, number>): number {
+  if (matches.size < MATCHES_MAX) return 0
+  let least = Number.POSITIVE_INFINITY
+  for (const depth of matches.values()) least = Math.min(least, depth)
+  return least
+}
+
+/** What the fleet's prefill engines would take, where the prompt is long enough to be handed over at all. */
+function offersTo(
+  figures: Figures,
+  matched: Float32Array,
+  { size, usualTokens }: Given,
+  inhibited: ReadonlySet<string>,
+): Offer[] {
+  if (size.promptTokens < REMOTE_TOKENS_MIN) return []
+  const offers: Offer[] = []
+  for (const prefill of figures.prefill) {
+    const { backendId = '' } = figures.backends[prefill.row] ?? {}
+    if (inhibited.has(backendId) || size.promptTokens >= prefill.contextTokensMax) continue
+    const uncached = Math.max(1, size.promptTokens - (matched[prefill.row] ?? 0))
+    offers.push(offerOf(figures, prefill, uncached, usualTokens))
+  }
+  return offers
+}
+
+function bestByLayout(offers: readonly Offer[]): readonly (Offer | undefined)[] {
+  const best: (Offer | undefined)[] = []
+  for (const offer of offers) {
+    const { layout } = offer.prefill
+    const before = best[layout]
+    if (before === undefined || offer.waitMs + offer.workMs < before.waitMs + before.workMs) best[layout] = offer
+  }
+  return best
+}
+
+function isLate({ targets }: Ask, { ttftMs, itlMs }: Prediction): boolean {
+  if (targets === undefined) return false
+  const { firstTokenMs, interTokenMs } = targets
+  return (firstTokenMs !== undefined && ttftMs > firstTokenMs) || (interTokenMs !== undefined && itlMs > interTokenMs)
+}
+
+const loadOf = (figures: Figures, row: number): number =>
+  ((figures.isBlind ? 0 : (figures.busy[row] ?? 0)) + (figures.aheadSequences[row] ?? 0)) /
+  Math.max(1, figures.slots[row] ?? 1)
+
+/** One of those within the bound, each as likely as the others. */
+function amongBest(scores: Float64Array, bound: number, random: number): number | undefined {
+  let ties = 0
+  for (const score of scores) if (score <= bound) ties++
+  if (ties === 0) return undefined
+  let left = Math.min(ties - 1, Math.floor(random * ties))
+  for (let row = 0; row < scores.length; row++) {
+    if ((scores[row] ?? Number.NaN) <= bound && left-- === 0) return row
+  }
+  return undefined
+}
+
+/** The prediction without any favour: what is not held will be computed. */
+function expectedAt(
+  row: number,
+  figures: Figures,
+  { matched, load }: Columns,
+  given: Given,
+  bestOffers: readonly (Offer | undefined)[],
+): Expected {
+  const matchedTokens = matched[row] ?? 0
+  const uncachedTokens = Math.max(1, given.size.promptTokens - matchedTokens)
+  const offer = bestOffers[figures.layout[row] ?? 0]
+  const prediction: Prediction = { ttftMs: 0, waitMs: 0, workMs: 0, itlMs: 0, itlAloneMs: 0, place: 'here' }
+  predict(prediction, figures, row, { ...given, uncachedTokens, offer })
+  const isMeasured = figures.isMeasured[row] === 1 && !figures.isBlind
+  return { row, prediction, uncachedTokens, matchedTokens, load: load[row] ?? 0, isMeasured }
 }

@@ -1,5 +1,6 @@
 // The fleet as routing sees it. Owns the snapshot's shape, and this isolate's copy of it: its age, and what this
-// isolate knows better (frames that came with responses). The truth is the Fleet object's.
+// isolate knows better (frames that came with responses). The truth, and who holds which prompt's beginning, is the Fleet
+// object's.
 import type { CapacityFrame } from '../../protocol/capacity.ts'
 import type { Env } from '../env.ts'
 
@@ -7,6 +8,8 @@ export type BackendView = {
   backendId: string
   /** Without a trailing slash; paths are appended to it. */
   url: string
+  /** RFC 7638 thumbprint of its key: what a grant for another backend is bound to. */
+  keyThumbprint: string
   /** Age of the last report when the snapshot was made, by the Fleet object's clock. */
   reportAgeMs: number
   /** One per engine behind this agent. */
@@ -15,12 +18,32 @@ export type BackendView = {
 
 export type FleetSnapshot = { staleAfterMs: number; backends: BackendView[] }
 
+/** backendId → how many leading chunks of a prompt its engines hold; backends that hold none are not in it. */
+export type PrefixMatches = ReadonlyMap<string, number>
+
+/** What one call of the Fleet object answers. */
+export type FleetQuestion = {
+  /** Of the prompt, from its beginning (protocol/prefix.ts); empty: none are looked up. */
+  chunks: readonly number[]
+  wantsSnapshot: boolean
+}
+export type FleetAnswer = { snapshot?: FleetSnapshot; matches: Map<string, number> }
+
+/** Backends that are told to hold a prompt's beginning: more to choose from make no better choice, and a large answer. */
+export const MATCHES_MAX = 256
+
 /** Older than this it is fetched again: reports come each second, so fresher would see nothing new. */
 const SNAPSHOT_TTL_MS = 250
 /** While one request fetches, others go on with the old copy up to this age instead of fetching too. */
 const SNAPSHOT_REUSE_MS = 1000
 /** A fetch that has not answered by then counts as failed, for the requests that wait behind it. */
 const FETCH_TIMEOUT_MS = 2000
+/** Waiting longer for matches would cost a request more than most of them save. */
+const MATCHES_TIMEOUT_MS = 100
+/** After a failed call matches are not asked for: a Fleet object that is away must not cost each request its wait. */
+const MATCHES_PAUSE_MS = 2000
+
+const NO_MATCHES: PrefixMatches = new Map()
 
 type Copy = { snapshot: FleetSnapshot; takenAtMs: number }
 
@@ -31,28 +54,56 @@ type Copy = { snapshot: FleetSnapshot; takenAtMs: number }
 export class FleetView {
   #copy: Copy | undefined
   #fetchingSinceMs: number | undefined
+  #matchesPausedUntilMs = Number.NEGATIVE_INFINITY
 
   /**
    * The snapshot to route by. A Fleet object that does not answer leaves the last copy in force, however old:
    * dispatching to a backend that is gone costs one failed connection, refusing all traffic costs everything.
    */
   async read(env: Env, nowMs: () => number): Promise<FleetSnapshot> {
-    const copy = this.#copy
+    return (await this.readFor(env, nowMs, [])).snapshot
+  }
+
+  /**
+   * The snapshot, and who holds the beginning of a prompt: one call for both, none where the copy is fresh and `chunks` is
+   * empty. Matches that do not come, or come late, are none: they only make a good choice better.
+   */
+  async readFor(
+    env: Env,
+    nowMs: () => number,
+    chunks: readonly number[],
+  ): Promise<{ snapshot: FleetSnapshot; matches: PrefixMatches }> {
     const atMs = nowMs()
-    if (copy !== undefined) {
-      const ageMs = atMs - copy.takenAtMs
-      const someoneFetches = this.#fetchingSinceMs !== undefined && atMs - this.#fetchingSinceMs < FETCH_TIMEOUT_MS
-      if (ageMs <= SNAPSHOT_TTL_MS || (someoneFetches && ageMs <= SNAPSHOT_REUSE_MS)) return copy.snapshot
+    const copy = this.#copy
+    const ageMs = copy === undefined ? Number.POSITIVE_INFINITY : atMs - copy.takenAtMs
+    const asked = atMs >= this.#matchesPausedUntilMs ? chunks : []
+    const someoneFetches = this.#fetchingSinceMs !== undefined && atMs - this.#fetchingSinceMs < FETCH_TIMEOUT_MS
+    if (copy !== undefined && (ageMs <= SNAPSHOT_TTL_MS || (someoneFetches && ageMs <= SNAPSHOT_REUSE_MS))) {
+      if (asked.length === 0) return { snapshot: copy.snapshot, matches: NO_MATCHES }
+      try {
+        const question = { chunks: asked, wantsSnapshot: false }
+        const { matches } = await withTimeout(ask(env, question), MATCHES_TIMEOUT_MS)
+        return { snapshot: copy.snapshot, matches }
+      } catch {
+        this.#matchesPausedUntilMs = nowMs() + MATCHES_PAUSE_MS
+        return { snapshot: copy.snapshot, matches: NO_MATCHES }
+      }
     }
     this.#fetchingSinceMs = atMs
+    // A copy that others may go on with is not worth waiting longer for than for matches.
+    const isUsable = asked.length > 0 && ageMs <= SNAPSHOT_REUSE_MS
     try {
-      const snapshot = await withTimeout(env.FLEET.getByName('default').snapshot(), FETCH_TIMEOUT_MS)
-      this.#copy = { snapshot, takenAtMs: nowMs() }
-      return snapshot
+      const question = { chunks: asked, wantsSnapshot: true }
+      const answer = await withTimeout(ask(env, question), isUsable ? MATCHES_TIMEOUT_MS : FETCH_TIMEOUT_MS)
+      if (answer.snapshot === undefined) throw new Error('the fleet object answered without a snapshot')
+      this.#copy = { snapshot: answer.snapshot, takenAtMs: nowMs() }
+      return { snapshot: answer.snapshot, matches: answer.matches }
     } catch (error) {
       if (copy === undefined) throw error
-      this.#copy = { snapshot: copy.snapshot, takenAtMs: nowMs() }
-      return copy.snapshot
+      if (asked.length > 0) this.#matchesPausedUntilMs = nowMs() + MATCHES_PAUSE_MS
+      // Where it was usable it keeps its age: the next request fetches, and waits as long as that takes.
+      if (!isUsable) this.#copy = { snapshot: copy.snapshot, takenAtMs: nowMs() }
+      return { snapshot: copy.snapshot, matches: NO_MATCHES }
     } finally {
       this.#fetchingSinceMs = undefined
     }
@@ -61,7 +112,9 @@ export class FleetView {
   /** A frame that came with a response replaces an older one of the same engine life. */
   observe(backendId: string, frame: CapacityFrame): void {
     const backend = this.#copy?.snapshot.backends.find((one) => one.backendId === backendId)
-    const index = backend?.frames.findIndex((one) => one.model === frame.model && one.epoch === frame.epoch) ?? -1
+    const isSame = (one: CapacityFrame) =>
+      one.model === frame.model && one.engine === frame.engine && one.epoch === frame.epoch
+    const index = backend?.frames.findIndex(isSame) ?? -1
     const known = backend?.frames[index]
     if (backend === undefined || known === undefined || known.sequence >= frame.sequence) return
     backend.frames[index] = frame
@@ -72,6 +125,9 @@ export class FleetView {
     if (this.#copy !== undefined) this.#copy.takenAtMs = Number.NEGATIVE_INFINITY
   }
 }
+
+const ask = async (env: Env, question: FleetQuestion): Promise<FleetAnswer> =>
+  await env.FLEET.getByName('default').view(question)
 
 async function withTimeout<T>(promise: Promise<T>, timeoutMs: number): Promise<T> {
   let timer: ReturnType<typeof setTimeout> | null = null

@@ -2,6 +2,7 @@
 // Owns both forms and their bounds. Pure.
 import type { Failure } from '../../protocol/errors.ts'
 import type { ProviderKey, Target } from '../policy/plan.ts'
+import type { RouteFacts } from './decision.ts'
 import type { EscalationRule } from './escalation.ts'
 import { targetName } from './hints.ts'
 import type { Place } from './order.ts'
@@ -22,6 +23,10 @@ export type Step = {
   turn?: number
   key?: ProviderKey
   waitedMs: number
+  /** Own fleet: by what its backend was chosen; of the last one. */
+  fleet?: RouteFacts
+  /** Own backends that it left in mid-answer, for the next one. */
+  moves?: readonly { from: string; reason: string }[]
   /** How it failed; absent while it runs and where it did not. */
   failure?: Failure
   /** Its answer was complete and not good enough. */
@@ -40,9 +45,22 @@ function outcomeOf({ failure, escalated, isAnswered }: Step): string {
   return isAnswered === true ? 'ok' : 'running'
 }
 
-/** `first/small:rate_limited>second/large:ok`. What does not fit is left out at the front: the end says more. */
+/** `(120ms;75%)`: the first token as predicted, and how much of the prompt was expected to be there already. */
+function predictionText({ fleet }: Step): string {
+  if (fleet === undefined) return ''
+  const { ttft_ms: ttftMs, matched_tokens: matched, prompt_tokens: prompt } = fleet
+  return `(${ttftMs}ms;${Math.round((100 * matched) / Math.max(1, prompt))}%)`
+}
+
+/**
+ * `first/small:rate_limited>second/large:ok`; an own backend that an answer left in its middle is a word of its own, `moved`. What
+ * does not fit is left out at the front: the end says more.
+ */
 export function routeText(steps: readonly Step[]): string {
-  const words = steps.map((step) => `${targetName(step.target)}:${outcomeOf(step)}`)
+  const words = steps.flatMap((step) => {
+    const name = targetName(step.target)
+    return [...(step.moves ?? []).map(() => `${name}:moved`), `${name}:${outcomeOf(step)}${predictionText(step)}`]
+  })
   while (words.length > 1 && words.join('>').length > HEADER_CHARS_MAX)
     words.splice(0, words[0] === '...' ? 2 : 1, '...')
   return words.join('>').slice(-HEADER_CHARS_MAX)
@@ -50,7 +68,7 @@ export function routeText(steps: readonly Step[]): string {
 
 /** What stands beside the attempt's usage row. */
 export function routeJson(step: Step): string {
-  const { role, place, turn, key, waitedMs, failure, escalated } = step
+  const { role, place, turn, key, waitedMs, failure, escalated, fleet, moves } = step
   const facts = {
     role,
     ...(place === undefined ? {} : { reason: place.reason, turn, standing: place.standing }),
@@ -60,6 +78,8 @@ export function routeJson(step: Step): string {
     ...(failure?.kind === undefined ? {} : { kind: failure.kind }),
     ...(failure?.retryAfterMs === undefined ? {} : { retry_after_ms: Math.round(failure.retryAfterMs) }),
     ...(escalated === undefined ? {} : { escalated }),
+    ...(fleet === undefined ? {} : { fleet }),
+    ...(moves === undefined ? {} : { moves }),
   }
   return JSON.stringify(facts)
 }

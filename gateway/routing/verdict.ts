@@ -44,7 +44,7 @@ const BY_KIND: Record<UpstreamFaultKind, Verdict> = {
 
 /** Where and when an attempt failed. */
 export type FailedAt = {
-  /** Own backends: their failures are remembered one by one (dispatches.ts), and their queue is the place to wait in. */
+  /** Own backends: their failures are remembered one by one (ledger.ts), and their queue is the place to wait in. */
   isFleet: boolean
   /** The answer had begun: what is refused then was computed first, and every target would do so again. */
   hadContent: boolean

@@ -27,7 +27,9 @@ async function signedPost(agent: FakeAgent, path: string, body: object, over: Pa
 const newToken = async (body: object = {}): Promise<string> =>
   (await admin('POST', '/backends/tokens', body)).body.token
 const seen = async (agent: FakeAgent) =>
-  (await fleet().snapshot()).backends.find((backend) => backend.backendId === agent.backendId)
+  (await fleet().view({ chunks: [], wantsSnapshot: true })).snapshot?.backends.find(
+    (backend) => backend.backendId === agent.backendId,
+  )
 const report = (agent: FakeAgent, sequence: number, frames = [frame('m')]) => ({
   version: 1,
   backendId: agent.backendId,

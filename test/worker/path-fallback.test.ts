@@ -205,6 +205,57 @@ test('no backend for the model is a typed 503, and nothing is held or recorded t
   expect((await world.recorded()).holds).toBe(0)
 })
 
+/** A vendor whose content rules end its answer behind these words. */
+const withholding = (words: string[]) => () => {
+  const chunks = words.map((content) => ({ choices: [{ index: 0, delta: { content } }] }))
+  const end = { choices: [{ index: 0, delta: {}, finish_reason: 'content_filter' }] }
+  const counted = { choices: [], usage: { prompt_tokens: 9, completion_tokens: words.length } }
+  const text = [...chunks, end, counted].map((chunk) => `data: ${JSON.stringify(chunk)}\n\n`).join('')
+  return sse(`${text}data: [DONE]\n\n`)
+}
+
+describe.each([{ stream: false }, { stream: true }])(
+  'an answer that is withheld, with stream = $stream',
+  ({ stream }) => {
+    const asked = async (words: string[], fallback_on: string[], hosts = [vendor(['hello'])]) => {
+      const world = new World()
+      const names: string[] = []
+      for (const host of [withholding(words), ...hosts]) names.push(await world.provider(host))
+      await world.catalog(names.map(target), { fallback_on })
+      const { response, settled } = await world.chat({ stream })
+      const text = await response.text()
+      await settled()
+      const { attempts, holds } = await world.recorded()
+      expect(holds).toBe(0)
+      return { status: response.status, text, attempts }
+    }
+
+    test('before any of it is shown is tried elsewhere where the policy says so, and the gateway bears it', async () => {
+      const { status, text, attempts } = await asked([], ['content_filter'])
+      expect(status).toBe(200)
+      expect(text).toContain('hello')
+      expect(text).not.toContain('content_filter')
+      expect(attempts).toMatchObject([
+        { attempt: 1, status: 'content_filtered', charge: 'absorbed' },
+        { attempt: 2, status: 'ok', charge: 'customer', input: 5 },
+      ])
+    })
+
+    test('is the answer where the policy says nothing of it, or no other target is left', async () => {
+      for (const { text, attempts } of [await asked([], ['refused']), await asked([], ['content_filter'], [])]) {
+        expect(text).toContain('content_filter')
+        expect(attempts).toMatchObject([{ status: 'ok', charge: 'customer', input: 9 }])
+      }
+    })
+
+    test('in its middle is tried elsewhere only while the client has had none of it', async () => {
+      const { text, attempts } = await asked(['First'], ['content_filter'])
+      expect(text.includes('First')).toBe(stream)
+      expect(attempts).toHaveLength(stream ? 1 : 2)
+    })
+  },
+)
+
 test('a prompt over the window is the caller fault the agent says it is, and is not tried elsewhere', async () => {
   const world = new World()
   await world.agent(() =>

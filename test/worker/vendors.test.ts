@@ -19,6 +19,86 @@ async function worldOf(host: Host, provider: Record<string, unknown>, model: str
 
 const TOOL = { name: 'weather', parameters: { type: 'object', properties: { city: { type: 'string' } } } }
 
+describe('OpenAI', () => {
+  const sse = (events: Json[]) =>
+    new Response(events.map((event) => `event: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`).join(''), {
+      headers: { 'content-type': 'text/event-stream; charset=utf-8' },
+    })
+  const THOUGHT = { type: 'reasoning', id: 'rs_1', summary: [], encrypted_content: 'gAAA-_==' }
+  const CALL = { type: 'function_call', id: 'fc_1', call_id: 'call_1', name: 'weather', arguments: '{"city":"Oslo"}' }
+  const response = (over: Json) => ({ id: 'resp_1', object: 'response', error: null, output: [], ...over })
+  const usage = {
+    input_tokens: 40,
+    input_tokens_details: { cached_tokens: 10 },
+    output_tokens: 25,
+    output_tokens_details: { reasoning_tokens: 5 },
+    total_tokens: 65,
+  }
+  const begun = [{ type: 'response.created', sequence_number: 0, response: response({ status: 'in_progress' }) }]
+  const thoughtAndCall = () =>
+    sse([
+      ...begun,
+      { type: 'response.output_item.added', output_index: 0, item: { ...THOUGHT, encrypted_content: '' } },
+      { type: 'response.output_item.done', output_index: 0, item: THOUGHT },
+      { type: 'response.output_item.added', output_index: 1, item: { ...CALL, arguments: '' } },
+      { type: 'response.function_call_arguments.delta', output_index: 1, delta: '{"city":' },
+      { type: 'response.function_call_arguments.delta', output_index: 1, delta: '"Oslo"}' },
+      { type: 'response.output_item.done', output_index: 1, item: CALL },
+      { type: 'response.completed', response: response({ status: 'completed', output: [THOUGHT, CALL], usage }) },
+    ])
+  const provider = { kind: 'openai', secret: 'sk-worker-secret' }
+
+  test('thinks and calls on its responses route, and gets its thoughts back from a client of another dialect', async () => {
+    const world = await worldOf(thoughtAndCall, provider, 'gpt-5.4')
+    const tools = [{ type: 'function', function: TOOL }]
+    const ask = async (messages: unknown[]) => {
+      const { response, settled } = await world.chat({ messages, tools, reasoning_effort: 'low' })
+      const answer: Json = await response.json()
+      await settled()
+      return answer.choices[0].message
+    }
+    const question = { role: 'user', content: 'How warm is it?' }
+    const said = await ask([question])
+    expect(said.tool_calls).toMatchObject([
+      { id: 'call_1', function: { name: 'weather', arguments: '{"city":"Oslo"}' } },
+    ])
+    await ask([question, said, { role: 'tool', tool_call_id: 'call_1', content: '4 °C' }])
+    const [first, again] = world.calls
+    expect(first?.body).toMatchObject({ store: false, reasoning: { effort: 'low', summary: 'auto' } })
+    expect(again?.body).toMatchObject({
+      input: [
+        { role: 'user' },
+        { type: 'reasoning', id: 'rs_1', encrypted_content: 'gAAA-_==' },
+        { type: 'function_call', call_id: 'call_1' },
+        { type: 'function_call_output', call_id: 'call_1', output: '4 °C' },
+      ],
+    })
+    const charged = { status: 'ok', source: 'provider', input: 30, cached: 10, output: 20 }
+    expect((await world.recorded()).attempts).toMatchObject([charged, charged])
+  })
+
+  test('fails inside its stream before anything was said: an honest status, and nothing is charged', async () => {
+    const error = { code: 'context_length_exceeded', message: 'Your input exceeds the context window of this model.' }
+    const failed = { type: 'response.failed', response: response({ status: 'failed', error }) }
+    const world = await worldOf(() => sse([...begun, failed]), provider, 'gpt-5.1-codex')
+    const { response: answer, settled } = await world.chat({ stream: true })
+    expect(answer.status).toBe(400)
+    expect(await answer.json()).toMatchObject({ error: { code: 'context_length_exceeded' } })
+    await settled()
+    expect((await world.recorded()).attempts).toMatchObject([{ charge: 'absorbed', input: 0, output: 0 }])
+  })
+
+  test('can be kept to one of its routes by the operator, and no other vendor has two', async () => {
+    const done = { type: 'response.completed', response: response({ status: 'completed', usage }) }
+    const world = await worldOf(() => sse([...begun, done]), { ...provider, options: { api: 'responses' } }, 'gpt-4.1')
+    const { settled } = await world.chat()
+    await settled()
+    expect(world.calls[0]?.body).toMatchObject({ input: [{ role: 'user' }] })
+    const wrong = { kind: 'anthropic', secret: 'sk-ant-x', options: { api: 'responses' } }
+    expect(await admin('PUT', `/providers/${newName('vendor')}`, wrong)).toMatchObject({ status: 400 })
+  })
+})
+
 describe('Anthropic', () => {
   const sse = (events: { type: string }[]) =>
     new Response(events.map((event) => `event: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`).join(''), {

@@ -153,7 +153,7 @@ test('an outbox entry reads back as it was, to the nano-dollar', () => {
 })
 
 describe('draining', () => {
-  const payload = (requestId: string) => encodeText({ attempts: [row({ requestId })], transfers: [] })
+  const entry = (requestId: string) => (): OutboxEntry => ({ attempts: [row({ requestId })], transfers: [] })
   function outboxOf(rows: OutboxRow[]) {
     const rejected = new Map<number, string>()
     const storage: OutboxStorage = {
@@ -178,8 +178,8 @@ describe('draining', () => {
   })
 
   test('finds the one bad entry among many, writes the rest, and sets unreadable ones aside', async () => {
-    const rows = Array.from({ length: 250 }, (_, id) => ({ id, payload: payload(id === 137 ? 'bad one' : `r${id}`) }))
-    rows.push({ id: 999, payload: 'not JSON' })
+    const rows = Array.from({ length: 250 }, (_, id) => ({ id, entry: entry(id === 137 ? 'bad one' : `r${id}`) }))
+    rows.push({ id: 999, entry: () => decodeEntry('not JSON') })
     const { storage, rejected, rows: left } = outboxOf(rows)
     expect(await drain(picky(new QueryFailed('check violated', '23514')), storage, 10)).toBe(true)
     expect([...rejected.keys()]).toEqual([137, 999])
@@ -190,15 +190,15 @@ describe('draining', () => {
     ['a missing table', new QueryFailed('no such table', '42P01')],
   ])('%s rejects nothing and keeps everything', async (_, error) => {
     const { storage, rejected, rows } = outboxOf([
-      { id: 1, payload: payload('bad one') },
-      { id: 2, payload: payload('r') },
+      { id: 1, entry: entry('bad one') },
+      { id: 2, entry: entry('r') },
     ])
     await expect(drain(picky(error), storage, 10)).rejects.toBe(error)
     expect(rejected.size).toBe(0)
     expect(rows).toHaveLength(2)
   })
   test('stops after its rounds and says that more is left', async () => {
-    const { storage } = outboxOf(Array.from({ length: 250 }, (_, id) => ({ id, payload: payload(`r${id}`) })))
+    const { storage } = outboxOf(Array.from({ length: 250 }, (_, id) => ({ id, entry: entry(`r${id}`) })))
     expect(await drain(picky(new Error()), storage, 2)).toBe(false)
     expect(await drain(picky(new Error()), storage, 2)).toBe(true)
   })

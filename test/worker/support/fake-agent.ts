@@ -7,7 +7,7 @@ import { publicJwks } from '../../../gateway/fleet/signing-key.ts'
 import type { CapacityFrame } from '../../../protocol/capacity.ts'
 import { DISPATCH_CONTENT_TYPE, type DispatchEvent, DispatchRequest } from '../../../protocol/dispatch.ts'
 import type { ErrorCode } from '../../../protocol/errors.ts'
-import { PublicKeyJwk } from '../../../protocol/report.ts'
+import { type KvChanges, PublicKeyJwk } from '../../../protocol/report.ts'
 import { backendParty, bodyDigest, GATEWAY_ISSUER } from '../../../protocol/signing.ts'
 
 export type Line = DispatchEvent | { raw: string } | { wait: Promise<unknown> } | { run: () => void } | 'cut'
@@ -30,6 +30,43 @@ export function answer(words: string[], inputTokens = 7): DispatchEvent[] {
     { type: 'usage', usage: usage(inputTokens, words.length) },
   ]
 }
+
+/**
+ * An answer of one token a word that tells its tokens, and goes on with one that another agent began, as agents do: all of it is
+ * told again, and none of its probabilities.
+ * @param cut words said in this life before `end` comes; default: all of them.
+ */
+export function toldAnswer(
+  { resume, logprobs }: DispatchRequest,
+  words: readonly string[],
+  { cut = words.length, end = [], inputTokens = 7 }: { cut?: number; end?: Line[]; inputTokens?: number } = {},
+): Line[] {
+  const known = resume?.choices.find(({ choice }) => choice === 0)?.tokenIds ?? []
+  if (known.some((id, at) => id !== wordId(at))) throw new Error('the tokens of another answer')
+  const entry = (at: number) => ({ text: words[at] ?? '', bytes: [], logprob: -at, top: [] })
+  const again = words.slice(0, known.length).join('')
+  return [
+    { type: 'accepted', usage: usage(inputTokens, 0), queueMs: 0 },
+    ...(known.length === 0 ? [] : [{ type: 'delta' as const, choice: 0, text: again, outputTokens: known.length }]),
+    ...words.flatMap((text, at): Line[] => {
+      if (at < known.length || at >= cut) return []
+      const told = logprobs === undefined ? {} : { logprobs: [entry(at)] }
+      return [
+        { type: 'tokens', choice: 0, ids: [wordId(at)] },
+        { type: 'delta', choice: 0, text, outputTokens: at + 1, ...told },
+      ]
+    }),
+    ...(cut < words.length
+      ? end
+      : ([
+          { type: 'finish', choice: 0, reason: 'stop', outputTokens: words.length },
+          { type: 'usage', usage: usage(inputTokens, words.length) },
+        ] satisfies Line[])),
+  ]
+}
+
+/** Of the word in this place of a `toldAnswer`. */
+const wordId = (at: number): number => 100 + at
 
 export const refusal = (status: number, code: ErrorCode, retryAfterMs?: number): Response =>
   Response.json(
@@ -118,8 +155,8 @@ export class FakeAgent {
     if (!joined.ok) throw new Error(joined.error.message)
   }
 
-  async report(frames: CapacityFrame[], sequence = this.#sequence++) {
-    const body = encode({ version: 1, backendId: this.backendId, epoch: this.epoch, sequence, frames })
+  async report(frames: CapacityFrame[], sequence = this.#sequence++, kv?: KvChanges) {
+    const body = encode({ version: 1, backendId: this.backendId, epoch: this.epoch, sequence, frames, kv })
     return fleet().report({ body, token: await this.sign(body) })
   }
 

@@ -40,13 +40,15 @@ export type AttemptRow = {
 /** A world of its own: hosts, one tenant, one model name. */
 export class World {
   readonly hosts = new Map<string, Host>()
+  readonly agents: FakeAgent[] = []
   readonly calls: { host: string; body: Record<string, unknown>; headers: Headers }[] = []
   readonly app: ReturnType<typeof createApp>
   readonly model = newName('model')
   tenant: Tenant | undefined
 
   constructor(timings: Partial<Timings> = {}) {
-    const ports = systemPorts(timings)
+    // A backend that fails is not waited for where that is not what a test is about.
+    const ports = systemPorts({ resumeMs: 0, ...timings })
     this.app = createApp({ ...ports, fetch: (input, init) => this.fetch(input, init) })
   }
 
@@ -69,6 +71,7 @@ export class World {
 
   async agent(script: AgentScript, models: string[] = [this.model]): Promise<FakeAgent> {
     const agent = new FakeAgent(script)
+    this.agents.push(agent)
     await agent.join(models.map((model) => frame(model)))
     this.hosts.set(new URL(agent.url).host, (request) => agent.handle(request))
     return agent

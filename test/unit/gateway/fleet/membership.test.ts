@@ -24,21 +24,32 @@ describe('epochs', () => {
 describe('reports', () => {
   const presence = { epoch: 'a', sequence: 4, frames: [], reportedAtMs: 0 }
   test.each([
-    ['in order', 5, 'continue', 5, 9],
-    ['after a gap', 7, 'resync', 7, 9],
-    ['repeated', 4, 'continue', 4, 0],
-    ['overtaken', 2, 'continue', 4, 0],
-  ] as const)('%s', (_, sequence, next, kept, reportedAtMs) => {
+    ['in order', 5, 'continue', 5, 9, 'apply'],
+    ['after a gap', 7, 'resync', 7, 9, 'drop'],
+    ['repeated', 4, 'continue', 4, 0, 'ignore'],
+    ['overtaken', 2, 'continue', 4, 0, 'ignore'],
+  ] as const)('%s', (_, sequence, next, kept, reportedAtMs, kv) => {
     const applied = applyReport(presence, { epoch: 'a', sequence, frames: [] }, 9)
-    expect(applied.next).toBe(next)
-    expect(applied.presence).toMatchObject({ sequence: kept, reportedAtMs })
+    expect(applied).toMatchObject({ next, kv, presence: { sequence: kept, reportedAtMs } })
+  })
+
+  test('after a gap say nothing of what is held until the backend has joined again', () => {
+    const gap = applyReport(presence, { epoch: 'a', sequence: 7, frames: [] }, 9)
+    const after = applyReport(gap.presence, { epoch: 'a', sequence: 8, frames: [] }, 10)
+    expect(after).toMatchObject({ next: 'resync', kv: 'drop', presence: { sequence: 8, reportedAtMs: 10 } })
+    const joined = { epoch: 'a', frames: [], reportedAtMs: 11 }
+    expect(applyReport(joined, { epoch: 'a', sequence: 9, frames: [] }, 12)).toMatchObject({
+      next: 'continue',
+      kv: 'apply',
+    })
   })
 
   test('of another epoch or of nobody known ask for everything', () => {
-    expect(applyReport(presence, { epoch: 'b', sequence: 5, frames: [] }, 9)).toEqual({ presence, next: 'resync' })
+    const asked = { next: 'resync', kv: 'ignore' }
+    expect(applyReport(presence, { epoch: 'b', sequence: 5, frames: [] }, 9)).toEqual({ presence, ...asked })
     expect(applyReport(undefined, { epoch: 'a', sequence: 0, frames: [] }, 9)).toEqual({
       presence: undefined,
-      next: 'resync',
+      ...asked,
     })
   })
 })

@@ -2,8 +2,9 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { NO_USAGE } from '../../../../gateway/meter/usage.ts'
-import { BadEvent, DispatchDecoder, plainDelta } from '../../../../gateway/providers/dispatch-decoder.ts'
+import { BadEvent, DispatchDecoder, plainEvent } from '../../../../gateway/providers/dispatch-decoder.ts'
 import type { ProviderEvent } from '../../../../gateway/providers/event.ts'
+import { providerEvents } from '../../../../gateway/providers/fleet-events.ts'
 import { OpenAiDecoder } from '../../../../gateway/providers/openai-decoder.ts'
 import { statusFailure } from '../../../../gateway/providers/openai-failure.ts'
 import { retryAfter } from '../../../../gateway/providers/retry-after.ts'
@@ -14,6 +15,7 @@ const bytes = (text: string) => new TextEncoder().encode(text)
 const usage = { inputTokens: 4, cachedInputTokens: 1, outputTokens: 2 }
 const LINES: DispatchEvent[] = [
   { type: 'accepted', usage: { ...usage, outputTokens: 0 }, queueMs: 1 },
+  { type: 'tokens', choice: 0, ids: [7, 0] },
   { type: 'delta', choice: 0, text: 'naïve 😀\n', outputTokens: 1 },
   { type: 'delta', choice: 0, text: '', outputTokens: 2 },
   { type: 'thought', choice: 0, text: 'hm', outputTokens: 2 },
@@ -23,9 +25,9 @@ const LINES: DispatchEvent[] = [
   { type: 'usage', usage },
 ]
 
-function decode(all: Uint8Array, cuts: number[]): { events: ProviderEvent[]; ended: boolean } {
+function decode(all: Uint8Array, cuts: number[]): { events: DispatchEvent[]; ended: boolean } {
   const decoder = new DispatchDecoder()
-  const events: ProviderEvent[] = []
+  const events: DispatchEvent[] = []
   let at = 0
   for (const cut of [...cuts.sort((a, b) => a - b), all.length]) {
     events.push(...decoder.push(all.subarray(at, cut)).events)
@@ -42,10 +44,7 @@ describe('a dispatch', () => {
 
   test('is the same whole and cut at every byte', () => {
     expect(whole.ended).toBe(true)
-    expect(whole.events).toHaveLength(8)
-    expect(whole.events[1]).toMatchObject({ text: 'naïve 😀\n' })
-    expect(whole.events.slice(3, 6)).toEqual(LINES.slice(3, 6))
-    expect(whole.events[7]).toMatchObject({ usage: { inputUncached: 4, inputCacheRead: 1, outputText: 2 } })
+    expect(whole.events).toEqual(LINES)
     for (let cut = 0; cut <= all.length; cut++) expect(decode(all, [cut])).toEqual(whole)
     const cuts = fc.array(fc.integer({ min: 0, max: all.length }))
     fc.assert(
@@ -76,24 +75,33 @@ describe('a dispatch', () => {
     },
   )
 
-  test('has its plain deltas read by hand exactly as the schema reads them', () => {
+  test('means to a caller what it says, but for what is between backends', () => {
+    const told = providerEvents(LINES)
+    expect(told).toHaveLength(8)
+    expect(told[1]).toMatchObject({ text: 'naïve 😀\n' })
+    expect(told.slice(3, 6)).toEqual(LINES.slice(4, 7))
+    expect(told[7]).toMatchObject({ usage: { inputUncached: 4, inputCacheRead: 1, outputText: 2 } })
+  })
+
+  test('has its plain events read by hand exactly as the schema reads them', () => {
     const field = fc.oneof(fc.constantFrom(0, 1, -1, 0.5, 2 ** 53, -0), fc.string(), fc.constant(null))
     const event = fc.record(
       {
-        type: fc.constantFrom('delta', 'finish', 'usage'),
+        type: fc.constantFrom('delta', 'tokens', 'finish', 'usage'),
         choice: field,
         text: field,
         outputTokens: field,
+        ids: fc.oneof(field, fc.array(field)),
         extra: field,
       },
       { requiredKeys: ['type'] },
     )
     fc.assert(
       fc.property(event, (json) => {
-        const quick = plainDelta(json)
+        const quick = plainEvent(json)
         const slow = DispatchEvent.safeParse(json)
         if (quick !== undefined) expect(slow).toEqual({ success: true, data: quick })
-        else if (slow.success) expect(slow.data.type).not.toBe('delta')
+        else if (slow.success) expect(['delta', 'tokens']).not.toContain(slow.data.type)
       }),
       { numRuns: 2000 },
     )

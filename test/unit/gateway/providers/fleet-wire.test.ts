@@ -15,8 +15,9 @@ describe('a chat on an own engine', () => {
     const asked: InferenceRequest = { model: 'm', input: { kind: 'chat', messages: [asks] }, sampling, n: 1, stop: [] }
     const sent = wire({})
     if (!sent.ok) throw new Error(sent.error.message)
-    const context = { requestId: 'r', attempt: 1, tenant: 't', deadlineInMs: 1 }
+    const context = { requestId: 'r', attempt: 1, tenant: 't', deadlineInMs: 1, seed: 4 }
     expect(dispatchOf(asked, sent.value, { model: 'm' }, context).sampling).toEqual({
+      seed: 4,
       temperature: 0.5,
       topP: 1,
       topK: 0,
@@ -25,6 +26,26 @@ describe('a chat on an own engine', () => {
       frequencyPenalty: 0,
       repetitionPenalty: 1,
       logitBias: [],
+    })
+  })
+
+  test('keeps the seed of its caller, tells its tokens, and is resumed in a version that older agents refuse', () => {
+    const asked: InferenceRequest = {
+      model: 'm',
+      input: { kind: 'chat', messages: [asks] },
+      sampling: { ...NEUTRAL_SAMPLING, seed: -3 },
+      n: 1,
+      stop: [],
+    }
+    const sent = wire({})
+    if (!sent.ok) throw new Error(sent.error.message)
+    const resume = { choices: [{ choice: 0, tokenIds: [5] }] }
+    const context = { requestId: 'r', attempt: 1, tenant: 't', deadlineInMs: 1, seed: 4, resume }
+    expect(dispatchOf(asked, sent.value, { model: 'm' }, context)).toMatchObject({
+      version: 3,
+      sampling: { seed: -3 },
+      tellsTokens: true,
+      resume,
     })
   })
 

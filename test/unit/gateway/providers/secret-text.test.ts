@@ -82,6 +82,7 @@ function context(answer: () => Response): OpenContext {
     random: () => 0,
     newId: () => 'id',
     backendsTried: new Set(),
+    resumeWaitMs: 0,
   }
 }
 

@@ -1,157 +1,275 @@
+// Filter, score and pick over a fleet: what is left out and why, what a prefix may count for, and what holds for every fleet.
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { Dispatches, INHIBIT_MS } from '../../../../gateway/routing/dispatches.ts'
-import { type LocalKnowledge, pick } from '../../../../gateway/routing/pick.ts'
+import type { LocalKnowledge } from '../../../../gateway/routing/pick.ts'
+import { AFFINITY_MS_MAX, TIE_MS, TIE_SHARE } from '../../../../gateway/routing/pick.ts'
+import { USUAL_OUTPUT_TOKENS } from '../../../../gateway/routing/predict.ts'
 import type { BackendView } from '../../../../gateway/routing/snapshot.ts'
-import type { CapacityFrame } from '../../../../protocol/capacity.ts'
+import { ask, backend, choose, frame, openAt, TOKENS_PER_CHUNK } from './fleet-support.ts'
 
-const frame = (over: Partial<CapacityFrame> = {}): CapacityFrame => ({
-  model: 'm',
-  role: 'both',
-  epoch: 'e',
-  sequence: 1,
-  contextTokensMax: 1000,
-  blockTokens: 16,
-  kvBlocksTotal: 100,
-  kvBlocksUsed: 0,
-  kvBlocksCached: 0,
-  sequencesRunning: 0,
-  sequencesWaiting: 0,
-  sequencesMax: 10,
-  requestsQueued: 0,
-  requestsQueuedMax: 20,
-  prefillTokensQueued: 0,
-  decodeKvTokens: 0,
-  stepMs: 1,
-  draining: false,
-  ...over,
-})
-const backend = (
-  backendId: string,
-  over: Partial<CapacityFrame> = {},
-  more: Partial<BackendView> = {},
-): BackendView => ({
-  backendId,
-  url: `http://${backendId}`,
-  reportAgeMs: 0,
-  frames: [frame(over)],
-  ...more,
-})
-const nothing: LocalKnowledge = { inFlight: new Map(), inhibited: new Set(), tried: new Set() }
-const choose = (backends: BackendView[], local = nothing, random = 0, wantsGrammar = false) =>
-  pick('m', { staleAfterMs: 3500, backends }, local, random, wantsGrammar)
+const chosen = (backends: BackendView[], given: Parameters<typeof choose>[1] = {}) =>
+  choose(backends, given).decision.chosen?.backendId
 
 describe('picking a backend', () => {
   test.each<[string, BackendView, Partial<LocalKnowledge>]>([
     ['other_model', backend('a', { model: 'other' }), {}],
     ['other_model', backend('a', { role: 'prefill' }), {}],
     ['other_model', backend('a', {}, { frames: [] }), {}],
-    ['stale', backend('a', {}, { reportAgeMs: 3501 }), {}],
     ['draining', backend('a', { draining: true }), {}],
     ['tried', backend('a'), { tried: new Set(['a']) }],
+    ['too_long', backend('a', { contextTokensMax: 4000 }), {}],
   ])('leaves out what is %s, and says so', (verdict, view, local) => {
-    const decision = choose([view], { ...nothing, ...local })
+    const { decision } = choose([view], { local })
     expect(decision.chosen).toBeUndefined()
     expect(decision.considered).toEqual([{ backendId: 'a', verdict }])
   })
 
-  test('takes the least loaded, by sequences first and KV second', () => {
-    expect(
-      choose([backend('a', { sequencesRunning: 5 }), backend('b', { sequencesRunning: 1 })]).chosen?.backendId,
-    ).toBe('b')
-    expect(choose([backend('a', { kvBlocksUsed: 90 }), backend('b', { kvBlocksUsed: 10 })]).chosen?.backendId).toBe('b')
-    expect(choose([backend('a', { requestsQueued: 9 }), backend('b')]).chosen?.backendId).toBe('b')
-    // Half the slots of a large one are less than all of a small one.
-    const large = backend('a', { sequencesRunning: 32, sequencesMax: 64 })
-    expect(choose([large, backend('b', { sequencesRunning: 8, sequencesMax: 8 })]).chosen?.backendId).toBe('a')
+  test('leaves out what is stale while anybody is fresh, and then judges by what it has sent itself', () => {
+    const old = (id: string) => backend(id, { sequencesRunning: 9 }, { reportAgeMs: 3501 })
+    const { decision } = choose([old('a'), backend('b', { sequencesRunning: 10, prefillTokensQueued: 99_999 })])
+    expect(decision.chosen?.backendId).toBe('b')
+    expect(decision.considered[0]).toEqual({ backendId: 'a', verdict: 'stale' })
+    // Fresh and of no use is fresh still: the silent ones are the broken ones.
+    expect(chosen([old('a'), backend('b', { draining: true })])).toBeUndefined()
+    const all = [old('a'), backend('b', {}, { reportAgeMs: 9000 })]
+    expect(chosen(all, { local: { loads: openAt({ b: 3 }) } })).toBe('a')
+    expect(chosen(all, { local: { loads: openAt({ a: 3 }) } })).toBe('b')
+    expect(choose(all).decision.expected?.isMeasured).toBe(false)
+  })
+
+  test('asks nobody who is silent and has failed just now', () => {
+    const silent = backend('a', {}, { reportAgeMs: 9000 })
+    expect(chosen([silent])).toBe('a')
+    expect(chosen([silent], { local: { inhibited: new Set(['a']) } })).toBeUndefined()
+    expect(chosen([silent], { local: { tried: new Set(['a']) } })).toBeUndefined()
+  })
+
+  test.each<[string, Parameters<typeof frame>[0], Parameters<typeof frame>[0]]>([
+    ['fewer prompt tokens ahead', { prefillTokensQueued: 5000 }, {}],
+    ['a shorter queue before the engine', { requestsQueued: 9 }, {}],
+    ['a free sequence', { sequencesRunning: 10 }, { sequencesRunning: 5 }],
+    ['room for K and V', { kvBlocksTotal: 600, kvBlocksUsed: 600 }, { kvBlocksTotal: 600, kvBlocksUsed: 10 }],
+    ['the quicker prefill', {}, { measuredPrefillTokensPerSecond: 2000 }],
+    ['the quicker step', {}, { stepModel: { baseMs: 5, prefillTokenMs: 1, decodeSequenceMs: 1, kvTokenMs: 0.0001 } }],
+    ['fewer sequences beside it', { sequencesRunning: 8 }, { sequencesRunning: 2 }],
+    ['the larger window, where the estimate is over the smaller one', { contextTokensMax: 5000 }, {}],
+  ])('prefers %s', (_, worse, better) => {
+    const asked = ask()
+    delete asked.promptTokens
+    asked.promptChars = 24_000
+    for (const random of [0, 0.99]) {
+      expect(chosen([backend('a', worse), backend('b', better)], { random, asked })).toBe('b')
+      expect(chosen([backend('b', better), backend('a', worse)], { random, asked })).toBe('b')
+    }
   })
 
   test('knows what this isolate sent since the last report', () => {
-    const local = { ...nothing, inFlight: new Map([['a', 6]]) }
-    expect(choose([backend('a'), backend('b', { sequencesRunning: 3 })], local).chosen?.backendId).toBe('b')
+    expect(chosen([backend('a'), backend('b', { sequencesRunning: 2 })], { local: { loads: openAt({ a: 6 }) } })).toBe(
+      'b',
+    )
   })
 
   test('asks a full backend only when no other is left', () => {
     const full = backend('a', { requestsQueued: 20 })
-    expect(choose([full, backend('b', { sequencesRunning: 10 })]).chosen?.backendId).toBe('b')
-    expect(choose([full])).toMatchObject({ chosen: { backendId: 'a' }, considered: [{ verdict: 'full' }] })
+    expect(chosen([full, backend('b', { sequencesRunning: 10, prefillTokensQueued: 90_000 })])).toBe('b')
+    expect(choose([full]).decision).toMatchObject({ chosen: { backendId: 'a' }, considered: [{ verdict: 'full' }] })
   })
 
   test('asks one that just failed last of all, and still asks it: a fleet of one must go on', () => {
-    const local = { ...nothing, inhibited: new Set(['a']) }
-    expect(choose([backend('a'), backend('b', { requestsQueued: 20 })], local).chosen?.backendId).toBe('b')
-    expect(choose([backend('a')], local)).toMatchObject({
+    const local = { inhibited: new Set(['a']) }
+    expect(chosen([backend('a'), backend('b', { requestsQueued: 20 })], { local })).toBe('b')
+    expect(choose([backend('a')], { local }).decision).toMatchObject({
       chosen: { backendId: 'a' },
       considered: [{ verdict: 'inhibited' }],
     })
   })
 
-  test('spreads ties at random, and only among ties', () => {
-    const views = ['a', 'b', 'c'].map((id) => backend(id))
-    const chosen = [0, 0.4, 0.99].map((random) => choose(views, nothing, random).chosen?.backendId)
-    expect(chosen).toEqual(['a', 'b', 'c'])
+  test('prefers who keeps what the operator promised to who is better in sum', () => {
+    // Long to begin and quick then, against the other way round.
+    const step = { prefillTokenMs: 1, decodeSequenceMs: 0, kvTokenMs: 0 }
+    const slowStart = backend('a', { prefillTokensQueued: 3000, stepModel: { baseMs: 5, ...step } })
+    const slowPace = backend('b', { stepModel: { baseMs: 40, ...step } })
+    expect(chosen([slowStart, slowPace])).toBe('a')
+    expect(chosen([slowStart, slowPace], { asked: ask({ targets: { firstTokenMs: 5000 } }) })).toBe('b')
+    expect(chosen([slowStart, slowPace], { asked: ask({ targets: { interTokenMs: 20 } }) })).toBe('a')
   })
 
-  test('never picks what it ruled out, and always picks where something is left', () => {
-    const view = fc.record({
-      age: fc.constantFrom(0, 9999),
-      draining: fc.boolean(),
-      running: fc.nat(20),
-      queued: fc.nat(25),
-      tried: fc.boolean(),
+  test('gives an unmeasured backend traffic: it is taken for an ordinary one', () => {
+    const { measuredPrefillTokensPerSecond: _rate, stepModel: _step, ...unmeasured } = frame()
+    const fleet = [
+      backend('slow', { measuredPrefillTokensPerSecond: 500 }),
+      backend('new', {}, { frames: [unmeasured] }),
+      backend('usual', { prefillTokensQueued: 2000 }),
+      backend('busy', { prefillTokensQueued: 3000 }),
+    ]
+    expect(chosen(fleet)).toBe('new')
+    expect(choose(fleet).decision.expected?.isMeasured).toBe(false)
+  })
+
+  test('says of each what the choice was made by', () => {
+    const { decision } = choose([backend('a', { prefillTokensQueued: 500, sequencesRunning: 5 })], {
+      local: { matches: new Map([['a', 20]]) },
     })
-    fc.assert(
-      fc.property(fc.array(view, { maxLength: 8 }), fc.double({ min: 0, max: 0.999, noNaN: true }), (views, random) => {
-        const backends = views.map((one, i) =>
-          backend(
-            `b${i}`,
-            { draining: one.draining, sequencesRunning: one.running, requestsQueued: one.queued },
-            { reportAgeMs: one.age },
-          ),
-        )
-        const tried = new Set(views.flatMap((one, i) => (one.tried ? [`b${i}`] : [])))
-        const { chosen, considered } = choose(backends, { ...nothing, tried }, random)
-        const usable = considered.filter(
-          ({ verdict }) => verdict === 'candidate' || verdict === 'full' || verdict === 'inhibited',
-        )
-        expect(considered).toHaveLength(backends.length)
-        if (usable.length === 0) expect(chosen).toBeUndefined()
-        else expect(usable.map(({ backendId }) => backendId)).toContain(chosen?.backendId)
-      }),
-    )
+    const uncached = 4000 - 20 * TOKENS_PER_CHUNK
+    expect(decision.considered[0]).toMatchObject({
+      backendId: 'a',
+      verdict: 'candidate',
+      load: 0.5,
+      ttftMs: 500 + uncached,
+      uncachedTokens: uncached,
+      matchedTokens: 20 * TOKENS_PER_CHUNK,
+    })
+    expect(decision.expected?.prediction).toMatchObject({ waitMs: 500, workMs: uncached, place: 'here' })
   })
 })
 
-describe('the memory of dispatches', () => {
-  test('counts what is open, and each end once', () => {
-    const dispatches = new Dispatches()
-    const end = dispatches.begin('a')
-    dispatches.begin('a')
-    expect(dispatches.inFlight.get('a')).toBe(2)
-    end()
-    end()
-    expect(dispatches.inFlight.get('a')).toBe(1)
+describe('a prefix', () => {
+  const holding = (id: string, chunks: number) => ({ matches: new Map([[id, chunks]]) })
+
+  test('draws a request to who holds it, by index or by what was just sent there, whichever is more', () => {
+    const fleet = [backend('a'), backend('b'), backend('c')]
+    expect(chosen(fleet, { local: holding('b', 20) })).toBe('b')
+    expect(chosen(fleet, { local: { sent: new Map([['c', 20]]) } })).toBe('c')
+    expect(chosen(fleet, { local: { ...holding('b', 20), sent: new Map([['c', 24]]) } })).toBe('c')
+    expect(chosen(fleet, { local: { ...holding('b', 24), sent: new Map([['c', 20]]) } })).toBe('b')
   })
 
-  test('forgets a failure after its time, or when the backend answers', () => {
-    const dispatches = new Dispatches()
-    dispatches.inhibit('a', 0)
-    dispatches.inhibit('b', 0)
-    dispatches.recovered('b')
-    expect([...dispatches.inhibited(INHIBIT_MS - 1)]).toEqual(['a'])
-    expect([...dispatches.inhibited(INHIBIT_MS)]).toEqual([])
+  test('does not hold a request back from a backend where it would be served much sooner', () => {
+    const busy = backend('a', { prefillTokensQueued: 30_000 })
+    expect(chosen([busy, backend('b')], { local: holding('a', 30) })).toBe('b')
+  })
+
+  test('that all hold, or nearly all, decides nothing', () => {
+    const fleet = ['a', 'b', 'c', 'd'].map((id) => backend(id))
+    const matches = new Map(['a', 'b', 'c'].map((id) => [id, 20]))
+    const picked = [0, 0.3, 0.6, 0.9].map((random) => chosen(fleet, { local: { matches }, random }))
+    expect(picked).toEqual(['a', 'b', 'c', 'd'])
+    matches.set('b', 28)
+    expect(chosen(fleet, { local: { matches } })).toBe('b')
+  })
+
+  test('that is a small part of the prompt decides nothing', () => {
+    const fleet = [backend('a'), backend('b')]
+    const asked = ask({ promptTokens: 12_000, promptChars: 48_000 })
+    expect([0, 0.9].map((random) => chosen(fleet, { local: holding('a', 4), asked, random }))).toEqual(['a', 'b'])
+  })
+
+  test('draws the siblings of a burst together while it pays, and no longer', () => {
+    const queued = (tokens: number) => [backend('a', { prefillTokensQueued: tokens }), backend('b')]
+    const local = { sent: new Map([['a', 30]]) }
+    expect(chosen(queued(4000), { local })).toBe('a')
+    expect(chosen(queued(40_000), { local })).toBe('b')
+  })
+})
+
+describe('for every fleet', () => {
+  const one = fc.record({
+    age: fc.constantFrom<number>(0, 100, 9999),
+    draining: fc.boolean(),
+    tried: fc.boolean(),
+    running: fc.nat(12),
+    queued: fc.nat(25),
+    tokens: fc.nat(60_000),
+    held: fc.nat(31),
+    rate: fc.constantFrom<number | undefined>(undefined, 500, 8000),
+  })
+  type One = typeof one extends fc.Arbitrary<infer T> ? T : never
+  const view = ({ age, draining, running, queued, tokens, rate }: One, index: number): BackendView => {
+    const { measuredPrefillTokensPerSecond: _, ...rest } = frame({
+      draining,
+      sequencesRunning: running,
+      requestsQueued: queued,
+      prefillTokensQueued: tokens,
+    })
+    const made = rate === undefined ? rest : { ...rest, measuredPrefillTokensPerSecond: rate }
+    return backend(`b${index}`, {}, { reportAgeMs: age, frames: [made] })
+  }
+  const fleet = fc.array(one, { minLength: 1, maxLength: 8 })
+  const random = fc.double({ min: 0, max: 0.999, noNaN: true })
+  const matchesOf = (all: readonly One[]) => new Map(all.flatMap(({ held }, i) => (held > 0 ? [[`b${i}`, held]] : [])))
+
+  test('nobody who is ruled out is picked, and somebody is where anybody is left', () => {
+    fc.assert(
+      fc.property(fleet, random, (all, draw) => {
+        const tried = new Set(all.flatMap((each, i) => (each.tried ? [`b${i}`] : [])))
+        const { decision } = choose(all.map(view), { local: { tried, matches: matchesOf(all) }, random: draw })
+        const isBlind = all.every(({ age }) => age === 9999)
+        const usable = all.flatMap(({ age, draining, tried: was }, i) =>
+          !draining && !was && (isBlind || age !== 9999) ? [`b${i}`] : [],
+        )
+        expect(decision.considered).toHaveLength(all.length)
+        if (usable.length === 0) expect(decision.chosen).toBeUndefined()
+        else expect(usable).toContain(decision.chosen?.backendId)
+      }),
+    )
+  })
+
+  test('a prefix never outweighs more time than it saves and its bound', () => {
+    fc.assert(
+      fc.property(fleet, random, (all, draw) => {
+        const views = all.map((each, i) =>
+          view({ ...each, age: 0, draining: false, queued: Math.min(19, each.queued) }, i),
+        )
+        const { decision } = choose(views, { local: { matches: matchesOf(all) }, random: draw })
+        const cost = ({ ttftMs = 0, itlMs = 0 }) => ttftMs + USUAL_OUTPUT_TOKENS * itlMs
+        const mine = decision.considered.find(({ backendId }) => backendId === decision.chosen?.backendId)
+        const least = Math.min(...decision.considered.map(cost))
+        expect(cost(mine ?? {})).toBeLessThanOrEqual(
+          least * (1 + TIE_SHARE) + AFFINITY_MS_MAX * (1 + TIE_SHARE) + TIE_MS + 1,
+        )
+      }),
+    )
+  })
+
+  test('load makes nobody more attractive', () => {
+    const more = fc.record({ running: fc.nat(5), queued: fc.nat(5), tokens: fc.nat(5000), kv: fc.nat(50_000) })
+    fc.assert(
+      fc.property(fleet, more, fc.nat(7), (all, extra, which) => {
+        const index = which % all.length
+        const fresh = all.map((each) => ({ ...each, age: 0, draining: false }))
+        const before = fresh.map(view)
+        const after = fresh.map((each, i) => {
+          const made = view(each, i)
+          if (i !== index) return made
+          const [shown = frame()] = made.frames
+          const loaded = {
+            ...shown,
+            sequencesRunning: shown.sequencesRunning + extra.running,
+            requestsQueued: shown.requestsQueued + extra.queued,
+            prefillTokensQueued: shown.prefillTokensQueued + extra.tokens,
+            decodeKvTokens: shown.decodeKvTokens + extra.kv,
+            kvBlocksUsed: shown.kvBlocksUsed + extra.kv,
+          }
+          return { ...made, frames: [loaded] }
+        })
+        const local = { matches: matchesOf(all) }
+        const scoreIn = (views: BackendView[]) => choose(views, { local }).decision.considered[index]?.score ?? 0
+        expect(scoreIn(after)).toBeGreaterThanOrEqual(scoreIn(before))
+      }),
+    )
+  })
+
+  test('equals are picked equally often', () => {
+    const fleetOfFive = Array.from({ length: 5 }, (_, i) => backend(`b${i}`))
+    const counts = new Map<string, number>()
+    for (let draw = 0; draw < 1000; draw++) {
+      const id = chosen(fleetOfFive, { random: draw / 1000 }) ?? ''
+      counts.set(id, (counts.get(id) ?? 0) + 1)
+    }
+    expect([...counts.values()]).toEqual([200, 200, 200, 200, 200])
   })
 })
 
 describe('a request with a grammar', () => {
   test('goes to a backend that can keep to it, any other request to any backend', () => {
     const backends = [backend('plain'), backend('without', { grammars: false }), backend('able', { grammars: true })]
-    expect(choose(backends, nothing, 0, true).chosen?.backendId).toBe('able')
-    expect(choose(backends).chosen?.backendId).toBe('plain')
+    expect(chosen(backends, { asked: ask({ wantsGrammar: true }) })).toBe('able')
+    expect(chosen(backends)).toBe('plain')
   })
 
   test('goes nowhere where none can, and the decision says why', () => {
-    const decision = choose([backend('plain')], nothing, 0, true)
-    expect(decision).toEqual({ chosen: undefined, considered: [{ backendId: 'plain', verdict: 'no_grammars' }] })
+    const { decision } = choose([backend('plain')], { asked: ask({ wantsGrammar: true }) })
+    expect(decision.chosen).toBeUndefined()
+    expect(decision.considered).toEqual([{ backendId: 'plain', verdict: 'no_grammars' }])
   })
 })

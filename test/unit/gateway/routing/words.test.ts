@@ -91,6 +91,9 @@ describe('the trace', () => {
     expect(routeText([step('a', { failure: limited }), step('b', { isAnswered: true })])).toBe(
       'a/m:rate_limited>b/m:ok',
     )
+    const moves = [{ from: 'one', reason: 'draining' }]
+    expect(routeText([step('a', { moves, isAnswered: true })])).toBe('a/m:moved>a/m:ok')
+    expect(JSON.parse(routeJson(step('a', { moves })))).toMatchObject({ moves })
     const long = Array.from({ length: 8 }, (_, index) => ({
       ...step('p'.repeat(60)),
       target: target('p'.repeat(60), `${index}${'m'.repeat(120)}`),
@@ -99,6 +102,12 @@ describe('the trace', () => {
     expect(text.length).toBeLessThanOrEqual(512)
     expect(text).toMatch(/^\.\.\.>/)
     expect(text).toContain('7mmm')
+  })
+
+  test('says of an own backend what was predicted of it, to the caller in a word, beside the row in full', () => {
+    const fleet = { ttft_ms: 120, itl_ms: 20.5, prompt_tokens: 4000, matched_tokens: 3000, load: 0.5 }
+    expect(routeText([step('fleet', { fleet, isAnswered: true })])).toBe('fleet/m:ok(120ms;75%)')
+    expect(JSON.parse(routeJson(step('fleet', { fleet })))).toEqual({ role: 'primary', fleet })
   })
 
   test('beside a usage row says what was decided and what came of it, and no words of a provider', () => {
