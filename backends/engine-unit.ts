@@ -42,13 +42,15 @@ export type UnitOptions = {
   changed: () => void
 }
 
+const monotonicMs = () => performance.now()
+
 export class EngineUnit {
   readonly name: string
   readonly startRole: EngineRole
   readonly supervisor: EngineSupervisor
   readonly #options: UnitOptions
   readonly #tracker: CapacityTracker
-  readonly #meters = { near: new TransferMeter(), far: new TransferMeter() }
+  readonly #meters = { near: new TransferMeter(monotonicMs), far: new TransferMeter(monotonicMs) }
   #fit = new StepFit()
   #step: bigint | undefined
   #role: EngineRole

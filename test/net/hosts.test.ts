@@ -8,7 +8,7 @@ import { createInterface } from 'node:readline'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { obtainModel } from '../../scripts/model.ts'
 import { parseOptions } from '../../scripts/options.ts'
-import { System, TINY_MODEL } from '../e2e/support/system.ts'
+import { readEvents, System, TINY_MODEL } from '../e2e/support/system.ts'
 import { Host } from './network.ts'
 
 const ROOT = join(import.meta.dirname, '..', '..')
@@ -16,6 +16,7 @@ const ROOT = join(import.meta.dirname, '..', '..')
 const FAR_MODEL = 'tiny-far'
 const PORT = 7801
 const KV_PORT = 7901
+const PROMPT_TOKENS = 2500
 
 let system: System
 let dir: string
@@ -125,15 +126,18 @@ afterEach(async () => {
 })
 
 let nonce = 0
-/** Some 700 tokens that no cache has. */
-const longPrompt = (): string => {
+/** Tokens that no cache has, so many that it pays to have them computed elsewhere. */
+const longPrompt = (): number[] => {
   nonce++
-  return Array.from({ length: 160 }, (_, index) => `${nonce} rivers ${index * nonce}`).join(', ')
+  return Array.from({ length: PROMPT_TOKENS }, (_, index) => 32 + ((index * (7 + nonce) + nonce) % 90))
 }
 
-type Answer = { text: string; status: number; finish: string | null }
+type Answer = { id: string; text: string; status: number; finish: string | null }
+const withoutId = (answers: readonly Answer[]) => answers.map(({ id: _, ...rest }) => rest)
+/** The tokens that end an answer are never drawn. */
+const ENDLESS = { logit_bias: { '0': -100, '1': -100, '2': -100 } }
 
-async function ask(model: string, prompt: string, more: object = {}): Promise<Answer> {
+async function ask(model: string, prompt: readonly number[], more: object = {}): Promise<Answer> {
   const response = await system.post('/v1/completions', {
     model,
     prompt,
@@ -148,16 +152,20 @@ async function ask(model: string, prompt: string, more: object = {}): Promise<An
   }
   if (response.status !== 200) throw new Error(`HTTP ${response.status}: ${JSON.stringify(body)}`)
   const [choice] = body.choices ?? []
-  return { text: choice?.text ?? '', status: response.status, finish: choice?.finish_reason ?? null }
+  const id = response.headers.get('x-request-id') ?? ''
+  return { id, text: choice?.text ?? '', status: response.status, finish: choice?.finish_reason ?? null }
 }
 
 /** What one engine alone says, against what the hosts together say. */
-async function expectSame(prompts: readonly string[], during: () => Promise<void> = async () => {}): Promise<void> {
+async function expectSame(
+  prompts: readonly (readonly number[])[],
+  during: () => Promise<void> = async () => {},
+): Promise<void> {
   const far = Promise.all(prompts.map((prompt) => ask(FAR_MODEL, prompt)))
   far.catch(() => {})
   await during()
   const near = await Promise.all(prompts.map((prompt) => ask(TINY_MODEL, prompt)))
-  expect(await far).toEqual(near)
+  expect(withoutId(await far)).toEqual(withoutId(near))
 }
 
 /** Of an agent's own metrics, summed over their labels. */
@@ -167,11 +175,14 @@ async function metric(host: Host, name: string, label = ''): Promise<number> {
   return lines.reduce((sum, line) => sum + Number(line.slice(line.lastIndexOf(' '))), 0)
 }
 
-const arrived = async () =>
-  (await Promise.all(decodes.map((host) => metric(host, 'penstock_handoffs_total', 'outcome="arrived"')))).reduce(
-    (a, b) => a + b,
-    0,
+/** Hand-overs to all decode hosts that ended so. */
+async function outcomes(...names: string[]): Promise<number> {
+  const counts = decodes.flatMap((host) =>
+    names.map((name) => metric(host, 'penstock_handoffs_total', `outcome="${name}"`)),
   )
+  return (await Promise.all(counts)).reduce((sum, count) => sum + count, 0)
+}
+const arrived = () => outcomes('arrived')
 
 describe('prefill on another host', () => {
   it('says what one engine alone says, and was handed over', async () => {
@@ -180,30 +191,52 @@ describe('prefill on another host', () => {
     expect(await arrived()).toBeGreaterThan(before)
   })
 
+  it('says the same where the line to it is cut while prompts are on their way, and while nobody has noticed', async () => {
+    const lost = async () => await outcomes('failed', 'late', 'refused')
+    const before = await lost()
+    // Slow enough that what is cut is under way.
+    await prefill.set({ delayMs: 100 })
+    await expectSame([longPrompt(), longPrompt(), longPrompt()], async () => {
+      await new Promise((resolve) => setTimeout(resolve, 250))
+      await prefill.cut()
+    })
+    await expectSame([longPrompt(), longPrompt()])
+    expect(await lost()).toBeGreaterThan(before)
+  })
+
   it('says the same over a slow line that loses packets', async () => {
     await prefill.set({ delayMs: 60, jitterMs: 30, lossPermille: 30 })
     await expectSame([longPrompt(), longPrompt(), longPrompt()])
   })
-
-  it('says the same where the line to it is cut while prompts are computed, and after it has healed', async () => {
-    await expectSame([longPrompt(), longPrompt(), longPrompt()], async () => {
-      await new Promise((resolve) => setTimeout(resolve, 60))
-      await prefill.cut()
-    })
-    // Cut already: the fleet may not have noticed.
-    await expectSame([longPrompt(), longPrompt()])
-  })
 })
 
+/** The same as a stream. */
+async function read(
+  model: string,
+  prompt: readonly number[],
+): Promise<{ id: string; text: string; end: string | undefined }> {
+  const body = { model, prompt, max_tokens: 4000, temperature: 0.8, seed: 7, stream: true, ...ENDLESS }
+  const response = await system.post('/v1/completions', body)
+  const { data } = await readEvents(response)
+  const texts = data.slice(0, -1).map((line) => JSON.parse(line).choices?.[0]?.text ?? '')
+  return { id: response.headers.get('x-request-id') ?? '', text: texts.join(''), end: data.at(-1) }
+}
+
 describe('a decode host that is cut off in mid-stream', () => {
-  it('is left: its streams go on elsewhere, and say what one engine alone says', async () => {
-    const prompts = Array.from({ length: 4 }, longPrompt)
-    const more = { max_tokens: 400 }
-    const far = Promise.all(prompts.map((prompt) => ask(FAR_MODEL, prompt, more)))
+  it('is left: its streams go on elsewhere, say what one engine alone says, and are billed once', async () => {
+    const prompts = Array.from({ length: 4 }, () => longPrompt().slice(0, 200))
+    const far = Promise.all(prompts.map((prompt) => read(FAR_MODEL, prompt)))
     far.catch(() => {})
     await new Promise((resolve) => setTimeout(resolve, 700))
     await (decodes[0] as Host).cut()
-    const near = await Promise.all(prompts.map((prompt) => ask(TINY_MODEL, prompt, more)))
-    expect(await far).toEqual(near)
+    const near = await Promise.all(prompts.map((prompt) => read(TINY_MODEL, prompt)))
+    expect((await far).map(({ text, end }) => ({ text, end }))).toEqual(near.map(({ text, end }) => ({ text, end })))
+    const ids = (await far).map(({ id }) => id)
+    for (const id of ids)
+      expect(await system.usage(id)).toMatchObject({ status: 'ok', outputTokens: 4000, attempts: 1 })
+    const moved = await system.sql`
+      SELECT count(*)::int AS count FROM usage_attempts
+      WHERE request_id IN ${system.sql(ids.map((id) => id.replace(/^req_/, '')))} AND route LIKE '%"moves"%'`
+    expect(moved[0]?.count).toBeGreaterThan(0)
   })
 })

@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest'
 import { isRemoteAddress, remoteAddress } from '../../../../backends/handoff/addresses.ts'
 import { type Computer, decide, type Facts, type Helper, tokenMs } from '../../../../backends/handoff/decision.ts'
 import { bytesPerToken } from '../../../../backends/handoff/layout.ts'
-import { TransferMeter } from '../../../../backends/handoff/transfer-meter.ts'
+import { MEASURED_FOR_MS, TransferMeter } from '../../../../backends/handoff/transfer-meter.ts'
 import type { EngineRole } from '../../../../protocol/capacity.ts'
 
 const MODEL = { baseMs: 5, prefillTokenMs: 2, decodeSequenceMs: 1, kvTokenMs: 0.001 }
@@ -111,7 +111,8 @@ describe('a prompt', () => {
 })
 
 test('the rate of the way counts newer hand-overs more, and is bounded where nothing was left over', () => {
-  const meter = new TransferMeter()
+  let nowMs = 1000
+  const meter = new TransferMeter(() => nowMs)
   expect(meter.bytesPerSecond).toBeUndefined()
   meter.add(1e6, 0)
   expect(meter.bytesPerSecond).toBeCloseTo(1e11, -8)
@@ -120,6 +121,9 @@ test('the rate of the way counts newer hand-overs more, and is bounded where not
   meter.add(0, 10)
   meter.add(1e6, Number.NaN)
   expect(meter.bytesPerSecond).toBeCloseTo(1e8, -6)
+  nowMs += MEASURED_FOR_MS + 1
+  // A way that was slow once is tried again.
+  expect(meter.bytesPerSecond).toBeUndefined()
 })
 
 test('a layout tells how large a token is, or nothing', () => {

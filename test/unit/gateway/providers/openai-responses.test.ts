@@ -258,7 +258,10 @@ describe('on the responses route', () => {
   })
 
   test('summaries are asked for where the caller wants to see thoughts and the account may', async () => {
-    const reasoning = async (over: InferenceRequest['reasoning'], options: ProviderOptions = { reasoningSummary: true }) =>
+    const reasoning = async (
+      over: InferenceRequest['reasoning'],
+      options: ProviderOptions = { reasoningSummary: true },
+    ) =>
       (await sent(request({ tools: [LOOK], ...(over === undefined ? {} : { reasoning: over }) }), { options })).body
         .reasoning
     expect(await reasoning({ effort: 'high', show: true })).toEqual({ effort: 'high', summary: 'auto' })
