@@ -67,6 +67,11 @@ export class Admission {
   /** Refuses everything until `open`, those who wait included. */
   close(failure: Failure): void {
     this.#closed = failure
+    this.dropAll(failure)
+  }
+
+  /** Refuses those who wait. */
+  dropAll(failure: Failure): void {
     for (const waiting of this.#all()) waiting.drop(failure)
     this.#queues.clear()
     this.#queued = 0

@@ -203,6 +203,8 @@ export class Agent {
     const changed = () => {
       const { now, most } = engines.slots
       this.#admission.setSlotsMax(now, most)
+      // Whoever waits for an engine that only computes prompts from now on would wait until its deadline.
+      if (engines.units.every((unit) => !unit.finishes)) this.#admission.dropAll(PROMPTS_ONLY)
       this.#handoffs.desk.enginesChanged()
       reporter.changed()
     }
@@ -314,8 +316,7 @@ export class Agent {
   #closed(): Refusal | undefined {
     const stopped = this.#stopped()
     if (stopped !== undefined) return stopped
-    if (this.#engines.isForPromptsOnly)
-      return unavailable('overloaded', 'this backend computes prompts for others only')
+    if (this.#engines.isForPromptsOnly) return { status: 503, failure: PROMPTS_ONLY }
     return this.#engines.serving.length > 0 ? undefined : unavailable('engine_lost', 'the engine is not running')
   }
 
@@ -397,6 +398,12 @@ export class Agent {
 
 /** A drain lasts: asking again soon is no use. */
 const HELD: Failure = { code: 'overloaded', message: 'this backend takes no work', retryAfterMs: 10_000 }
+
+const PROMPTS_ONLY: Failure = {
+  code: 'overloaded',
+  message: 'this backend computes prompts for others only',
+  retryAfterMs: 1000,
+}
 
 const unavailable = (code: 'overloaded' | 'engine_lost', message: string): Refusal => ({
   status: 503,

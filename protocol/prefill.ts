@@ -17,9 +17,11 @@ export type PrefillGrantClaims = {
   iat: number
   exp: number
   jti: string
-  /** The model that may be computed, and for which dispatch. */
+  /** The model that may be computed, and for which dispatch of whom. */
   model: string
   request_id: string
+  /** The dispatch's: an asker that could name another's would learn what that one's prompts have left in the cache. */
+  tenant: string
   /** Thumbprint (RFC 7638) of the asking backend's key. */
   cnf: { jkt: string }
 }

@@ -27,12 +27,13 @@ const Grant = z.object({
   jti: z.string().min(8).max(128),
   model: z.string().min(1).max(200),
   request_id: z.string().min(1).max(100),
+  tenant: z.string().min(1).max(100),
   cnf: z.object({ jkt: z.string().length(43) }),
 })
 const Proof = z.object({ body_sha256: z.string().length(43) })
 
-/** Signatures and claims are good; the body is still to be compared. */
-export type PrefillGrant = z.infer<typeof Grant> & { bodySha256: string }
+/** Signatures and claims are good; the body is still to be compared. `leftMs`: of its life, the other clock's error included. */
+export type PrefillGrant = z.infer<typeof Grant> & { bodySha256: string; leftMs: number }
 
 export type PrefillAuthority = {
   /** Checks both headers, before the body is read. */
@@ -59,7 +60,7 @@ export function createPrefillAuthority(
       const { payload } = await jwtVerify(token, keys, {
         ...base,
         issuer: GATEWAY_ISSUER,
-        requiredClaims: ['iat', 'exp', 'jti', 'model', 'request_id', 'cnf'],
+        requiredClaims: ['iat', 'exp', 'jti', 'model', 'request_id', 'tenant', 'cnf'],
         currentDate: new Date(nowMs()),
       })
       const claims = Grant.safeParse(payload)
@@ -100,7 +101,8 @@ export function createPrefillAuthority(
       const grant = await verifiedGrant(token)
       if (!grant.ok) return grant
       const digest = await provenDigest(proof, grant.value.cnf.jkt)
-      return digest.ok ? ok({ ...grant.value, bodySha256: digest.value }) : digest
+      const leftMs = (grant.value.exp + BODY_TOKEN_SKEW_S) * 1000 - nowMs()
+      return digest.ok ? ok({ ...grant.value, bodySha256: digest.value, leftMs }) : digest
     },
     redeem: async (grant, body) => {
       if ((await bodyDigest(body)) !== grant.bodySha256) return err(refused('the proof is for another body'))

@@ -63,8 +63,7 @@ export async function pushByWorker(
       redirect: 'error',
       signal: AbortSignal.any([timer, signal]),
     })
-    const text = (await response.text()).slice(0, REPLY_CHARS_MAX)
-    const value = z.json().parse(JSON.parse(text))
+    const value = z.json().parse(JSON.parse(await boundedText(response)))
     if (response.ok) {
       const { computedTokens, cachedTokens } = PrefillReply.parse(value)
       return { kind: 'arrived', computedTokens, cachedTokens }
@@ -80,6 +79,17 @@ export async function pushByWorker(
       return { kind: 'refused', failure: { code: 'overloaded', message: reason } }
     return { kind: 'failed', reason }
   }
+}
+
+/** Of another host's words no more is kept than an answer has. @throws Error where it goes on. */
+async function boundedText(response: Response): Promise<string> {
+  const decoder = new TextDecoder()
+  let text = ''
+  for await (const chunk of response.body ?? []) {
+    text += decoder.decode(chunk, { stream: true })
+    if (text.length > REPLY_CHARS_MAX) throw new Error('the answer is too long')
+  }
+  return text + decoder.decode()
 }
 
 const UNREACHED = new Set([

@@ -34,10 +34,11 @@ export async function handlePrefill(request: IncomingMessage, response: ServerRe
   if (!granted.ok) return refuse(granted.error)
   const body = await readBody(request)
   if (!body.ok) return refuse(body.error)
-  const parsed = parsePrefill(body.value)
+  const parsed = parsePrefill(body.value, request.socket.remoteAddress)
   if (!parsed.ok) return refuse(parsed.error)
-  const { model, requestId } = parsed.value
-  if (model !== granted.value.model || requestId !== granted.value.request_id)
+  const { model, requestId, tenant } = parsed.value
+  const { model: grantedModel, request_id: grantedRequest, tenant: grantedTenant, leftMs } = granted.value
+  if (model !== grantedModel || requestId !== grantedRequest || tenant !== grantedTenant)
     return refuse(malformed('the grant is for another prompt'))
   if (model !== route.model)
     return refuse({ status: 404, failure: { code: 'model_not_found', message: 'this model is not served here' } })
@@ -50,7 +51,9 @@ export async function handlePrefill(request: IncomingMessage, response: ServerRe
   response.on('close', leave)
   if (response.destroyed) leave()
   try {
-    const end = await route.desk.push(askOf(parsed.value, arrivedMs + parsed.value.deadlineInMs), gone.signal)
+    // The grant ends with its dispatch: whoever says more and reads slowly would hold the prompt's blocks for as long.
+    const deadlineAtMs = arrivedMs + Math.min(parsed.value.deadlineInMs, Math.max(0, leftMs))
+    const end = await route.desk.push(askOf(parsed.value, deadlineAtMs), gone.signal)
     switch (end.kind) {
       case 'arrived': {
         const { computedTokens, cachedTokens } = end
@@ -70,7 +73,7 @@ export async function handlePrefill(request: IncomingMessage, response: ServerRe
   }
 }
 
-function parsePrefill(body: Uint8Array): Result<PrefillRequest, Refusal> {
+function parsePrefill(body: Uint8Array, from: string | undefined): Result<PrefillRequest, Refusal> {
   let value: unknown
   try {
     value = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(body))
@@ -83,7 +86,8 @@ function parsePrefill(body: Uint8Array): Result<PrefillRequest, Refusal> {
     return err(malformed(issue?.message ?? 'the body is no prefill', issue?.path.join('.')))
   }
   // Of this machine's own sockets a stranger names none.
-  if (!isRemoteAddress(parsed.data.address)) return err(malformed('the address is not one of a network', 'address'))
+  if (!isRemoteAddress(parsed.data.address, from))
+    return err(malformed('the address is not one of a network', 'address'))
   return ok(parsed.data)
 }
 

@@ -24,7 +24,7 @@ import { parseJson } from '../routes/body.ts'
 import { type FleetAnswer, type FleetQuestion, type FleetSnapshot, MATCHES_MAX } from '../routing/snapshot.ts'
 import { verifyBody } from './body-token.ts'
 import { type DesiredChange, DesiredStates } from './desired.ts'
-import { KvIndex } from './kv-index.ts'
+import { KV_BOUNDS, KvIndex } from './kv-index.ts'
 import {
   applyReport,
   type EpochHistory,
@@ -76,7 +76,7 @@ export class Fleet extends DurableObject<Env> {
   readonly #sql: SqlStorage
   readonly #present = new Map<string, Presence>()
   readonly #verifiers = new Map<string, Verifier>()
-  readonly #kv = new KvIndex()
+  readonly #kv = new KvIndex(KV_BOUNDS, crypto.getRandomValues(new Int32Array(1))[0])
   readonly #desired: DesiredStates
   #forgotAtMs = 0
   readonly #replays = new ReplayMemory(REPLAY_IDS_MAX)

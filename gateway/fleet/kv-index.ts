@@ -41,6 +41,7 @@ type Holder = { number: number; chunks: number; leftOut: number }
 
 export class KvIndex {
   readonly #bounds: KvBounds
+  readonly #seed: number
   readonly #holders = new Map<string, Holder>()
   /** By number; undefined where the number is free, or waits for the sweep. */
   readonly #names: (string | undefined)[] = []
@@ -59,8 +60,10 @@ export class KvIndex {
   #rowsMade = 0
   #freeRows: number[] = []
 
-  constructor(bounds: KvBounds = KV_BOUNDS) {
+  /** @param seed 32 bits that no backend knows: chunks chosen for one place of the table would make every look a walk. */
+  constructor(bounds: KvBounds = KV_BOUNDS, seed = 0) {
     this.#bounds = bounds
+    this.#seed = seed
   }
 
   /** Distinct chunks that somebody holds, dropped ones included until they are swept. */
@@ -214,7 +217,10 @@ export class KvIndex {
   // The table: linear probing, and what follows a freed slot moves up, so that there are no marks of what was.
 
   #home(chunk: number): number {
-    return (Math.imul(chunk | 0, 0x9e3779b1) >>> 8) & (this.#keys.length - 1)
+    let mixed = Math.imul(chunk ^ this.#seed, 0x9e3779b1)
+    mixed = Math.imul(mixed ^ (mixed >>> 15) ^ (chunk / 0x1_0000_0000), 0x85ebca6b)
+    mixed = Math.imul(mixed ^ (mixed >>> 13) ^ this.#seed, 0xc2b2ae35)
+    return (mixed >>> 8) & (this.#keys.length - 1)
   }
 
   /** Where the chunk is, or where it would go. */

@@ -17,6 +17,7 @@ export async function signPrefillGrant(options: {
   keyThumbprint: string
   model: string
   requestId: string
+  tenant: string
   /** The dispatch may wait in its agent's queue for all of it before its prompt's turn comes. */
   deadlineInMs: number
   nowMs: number
@@ -31,6 +32,7 @@ export async function signPrefillGrant(options: {
     jti: options.jti,
     model: options.model,
     request_id: options.requestId,
+    tenant: options.tenant,
     cnf: { jkt: options.keyThumbprint },
   }
   return new SignJWT(claims).setProtectedHeader({ alg: 'EdDSA', kid: options.key.kid }).sign(options.key.key)

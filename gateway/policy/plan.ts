@@ -69,7 +69,7 @@ export type ProviderOptions = {
   headers?: Record<string, string>
   /** Which route of the provider serves conversations, where it has two. Default: by kind. */
   api?: ProviderApi
-  /** Whether what a model thinks may be asked for in summary. Default: yes. */
+  /** Whether what a model thinks may be asked for in summary. Default: no. */
   reasoningSummary?: boolean
 }
 

@@ -29,6 +29,8 @@ import type { OpenContext, Provider, Upstream } from './provider.ts'
 const BACKENDS_PER_ATTEMPT_MAX = 3
 /** While an answer's head is awaited, how often the fleet is asked whether the backend still lives. */
 const LIVENESS_CHECK_MS = 1000
+/** A backend that has left may still be at work on what it has. */
+const ABSENT_MS = 10_000
 /** A refusal is one short JSON object. */
 const REFUSAL_BYTES_MAX = 16 * 1024
 
@@ -65,8 +67,10 @@ export class BackendProvider implements Provider {
     const seed = Math.floor(context.random() * Number.MAX_SAFE_INTEGER)
     const dispatch = (deadlineInMs: number, resume?: DispatchRequest['resume']): DispatchRequest =>
       dispatchOf(request, wire.value, target, { ...context, seed, deadlineInMs, resume })
-    const ask = fleetAsk(request, wire.value, target, context)
+    let ask = fleetAsk(request, wire.value, target, context)
     let refusal: Failure | undefined
+    /** Of those that refused for other reasons. */
+    let widestAsked = 0
     for (let asked = 0; asked < BACKENDS_PER_ATTEMPT_MAX; asked++) {
       let routed: Routed
       try {
@@ -109,7 +113,15 @@ export class BackendProvider implements Provider {
         const fleet = this.#streamFleet(ask, context, dispatch)
         return ok(upstream(new FleetStream(answer.value, fleet, continuation, context, deadlineAtMs)))
       }
+      const { contextTokensMax } = expected
+      if (answer.error.code === 'context_length_exceeded') {
+        // It has counted; a larger window of the same model may hold the prompt all the same.
+        ask = { ...ask, windowRefused: contextTokensMax }
+        refusal = contextTokensMax >= widestAsked ? answer.error : kinder(refusal, answer.error)
+        continue
+      }
       if (!mayFallOver(answer.error.code)) return answer
+      widestAsked = Math.max(widestAsked, contextTokensMax)
       refusal = kinder(refusal, answer.error)
     }
     return err(refusal ?? { code: 'no_target', message: `No backend is up for model '${target.model}'.` })
@@ -175,7 +187,9 @@ export class BackendProvider implements Provider {
       return err(failure)
     }
     this.#router.ledger.recovered(backendId)
-    this.#router.ledger.answered(backendId, nowMs() - sentAtMs)
+    const answeredAtMs = nowMs()
+    const { waitMs } = routed.decision.expected?.prediction ?? {}
+    this.#router.ledger.answered(backendId, answeredAtMs - sentAtMs, answeredAtMs, waitMs)
     // Of an answer that began elsewhere the prompt is longer than the caller's text; of token ids nothing is to be learnt.
     const isTelling = dispatch.resume === undefined && ask.promptTokens === undefined
     const counted = (usage: DispatchUsage) =>
@@ -186,13 +200,13 @@ export class BackendProvider implements Provider {
   /** Others that the agent may ask to compute the prompt, each with the right to. */
   async #prefillWorkers(
     { decision, prefill }: Routed,
-    { model, requestId }: DispatchRequest,
+    { model, requestId, tenant }: DispatchRequest,
     context: OpenContext,
   ): Promise<NonNullable<DispatchRequest['prefill']>> {
     const { keyThumbprint } = decision
     if (prefill.length === 0 || keyThumbprint === undefined) return []
     const { env, nowMs, newId, deadlineInMs } = context
-    const shared = { key: await signingKey(env), keyThumbprint, model, requestId, nowMs: nowMs(), deadlineInMs }
+    const shared = { key: await signingKey(env), keyThumbprint, model, requestId, tenant, nowMs: nowMs(), deadlineInMs }
     return await Promise.all(
       prefill.map(async ({ backend: { backendId, url } }) => ({
         backendId,
@@ -231,11 +245,17 @@ export class BackendProvider implements Provider {
       nowMs: context.nowMs(),
       jti: context.newId(),
     })
+    let presentAtMs = context.nowMs()
     const watch = setInterval(() => {
       const check = async () => {
         const snapshot = await this.#view.read(context.env, context.nowMs)
         const backend = snapshot.backends.find((one) => one.backendId === chosen.backendId)
-        if (backend === undefined || backend.reportAgeMs > snapshot.staleAfterMs) {
+        const nowMs = context.nowMs()
+        if (backend !== undefined) presentAtMs = nowMs
+        // A Fleet object that is new has not heard from anybody yet.
+        const isGone =
+          backend === undefined ? nowMs - presentAtMs >= ABSENT_MS : backend.reportAgeMs > snapshot.staleAfterMs
+        if (isGone) {
           abandon.abort(new BackendGone('the backend stopped reporting'))
         }
       }

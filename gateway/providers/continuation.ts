@@ -80,6 +80,8 @@ export class Continuation {
   take(events: readonly DispatchEvent[]): Taken {
     const taken: Taken = { events: [], isOver: false }
     for (const event of events) {
+      // Of a choice that nobody asked for nothing is kept: there is no end to their numbers.
+      if ('choice' in event && event.choice >= this.#request.choices) continue
       this.#see(event, taken)
       if (taken.isOver || taken.broken !== undefined) break
     }

@@ -19,13 +19,18 @@ export function fleetAsk(
   let promptChars = pieces.reduce((chars, { text }) => chars + text.length, 0)
   let tokenIds = 0
   let isAllIds = input.kind !== 'chat'
+  const longest = { chars: 0, tokens: 0 }
   if (input.kind !== 'chat') {
     promptChars = 0
     for (const prompt of input.prompts) {
       if ('text' in prompt) {
         promptChars += prompt.text.length
+        longest.chars = Math.max(longest.chars, prompt.text.length)
         isAllIds = false
-      } else tokenIds += prompt.tokenIds.length
+      } else {
+        tokenIds += prompt.tokenIds.length
+        longest.tokens = Math.max(longest.tokens, prompt.tokenIds.length)
+      }
     }
   }
   return {
@@ -34,6 +39,7 @@ export function fleetAsk(
     chunks: input.kind === 'embedding' ? [] : chunkHashes(pieces, tenant, model),
     promptChars: isAllIds ? pieces.reduce((chars, { text }) => chars + text.length, 0) : promptChars,
     ...(isAllIds ? { promptTokens: tokenIds } : {}),
+    ...(input.kind !== 'chat' && input.prompts.length > 1 ? { longest } : {}),
     sequences: choiceCount(request),
     ...(maxOutputTokens === undefined ? {} : { outputTokensMax: maxOutputTokens }),
     ...(input.kind === 'embedding' ? { isEmbedding: true } : {}),

@@ -65,6 +65,8 @@ export type Expected = {
   load: number
   /** Somebody has measured how fast it is, and its frames are fresh: only then is the prediction one. */
   isMeasured: boolean
+  /** Its largest window. */
+  contextTokensMax: number
 }
 
 export class Decision {

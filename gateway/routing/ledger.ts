@@ -16,6 +16,8 @@ const REMEMBERED_MAX = 10_000
 const ARRIVAL_MS = 250
 /** Of the way to a backend, how fast a longer one is believed: queues in front of it pass, distances stay. */
 const WAY_SHARE = 0.05
+/** Or nobody is sent where the way once seemed long, and so nobody finds out that it is not. */
+const WAY_FORGET_MS = 60_000
 
 /** What one dispatch asks of one backend. */
 export type Work = {
@@ -123,6 +125,8 @@ export class FleetLedger {
   readonly #loads = new Map<string, Load>()
   readonly #inhibitedUntilMs = new Map<string, number>()
   readonly #wayMs = new Map<string, number>()
+  /** When each was found; in the order of `#wayMs`. */
+  readonly #wayFoundAtMs = new Map<string, number>()
 
   /** Every backend and model with a dispatch that is open. */
   get loads(): Iterable<Load> {
@@ -167,12 +171,27 @@ export class FleetLedger {
     if (load.isEmpty) this.#loads.delete(`${load.backendId} ${load.model}`)
   }
 
-  /** @param ms From sending to the head of the answer: its least is the way there and back, the rest is queues. */
-  answered(backendId: string, ms: number): void {
+  /**
+   * @param ms From sending to the head of the answer: its least is the way there and back, the rest is queues.
+   * @param waitMs Of it, what was expected of queues: behind one only a shorter way is found.
+   */
+  answered(backendId: string, ms: number, nowMs: number, waitMs = 0): void {
+    for (const [known, atMs] of this.#wayFoundAtMs) {
+      if (nowMs - atMs < WAY_FORGET_MS) break
+      this.#forgetWay(known)
+    }
     const before = this.#wayMs.get(backendId)
-    this.#wayMs.delete(backendId)
+    if (waitMs > 0 && (before === undefined || ms >= before)) return
+    this.#forgetWay(backendId)
     forgetOldest(this.#wayMs)
+    forgetOldest(this.#wayFoundAtMs)
     this.#wayMs.set(backendId, before === undefined ? ms : Math.min(ms, before + WAY_SHARE * (ms - before)))
+    this.#wayFoundAtMs.set(backendId, nowMs)
+  }
+
+  #forgetWay(backendId: string): void {
+    this.#wayMs.delete(backendId)
+    this.#wayFoundAtMs.delete(backendId)
   }
 
   inhibit(backendId: string, nowMs: number, forMs = INHIBIT_MS): void {

@@ -33,6 +33,10 @@ export type Ask = {
   promptChars: number
   /** Known where prompts come as token ids. */
   promptTokens?: number
+  /** Of several prompts in one request: each needs a window by itself. Default: it is one prompt. */
+  longest?: { chars: number; tokens: number }
+  /** A backend has counted, and its window of so many tokens was too small. */
+  windowRefused?: number
   sequences: number
   outputTokensMax?: number
   /** Nothing is generated. */
@@ -77,8 +81,12 @@ const LONG_PENALTY = 1e9
 const FULL_PENALTY = 1e10
 /** A backend that just failed comes after full ones: those at least are known to answer. */
 const INHIBITED_PENALTY = 1e11
-/** The real prompt may be so many times smaller than the estimate: only beyond that it is surely too long. */
+/**
+ * The real prompt may be so many times smaller than the estimate, and have so few tokens per character: only beyond both it is
+ * surely too long. What was learnt may be of another script, or of prompts with images.
+ */
 const ESTIMATE_ERROR = 4
+const TOKENS_PER_CHAR_LEAST = 1 / 16
 
 /**
  * Picks the backend that is predicted to serve the request best.
@@ -95,7 +103,8 @@ export function pick(
   const columns = newColumns(figures.size)
   const given = givenBy(ask, local)
   const { promptTokens } = given.size
-  const leastTokens = ask.promptTokens ?? promptTokens / ESTIMATE_ERROR
+  const longestTokens = ask.longest === undefined ? promptTokens : longestOf(ask.longest, local.tokensPerChar)
+  const leastTokens = leastOf(ask, local.tokensPerChar)
   figures.takeLedger(local.loads, rows)
   const candidates = filter(leastTokens, figures, rows, local, columns.verdict)
   const tokensPerChunk = (promptTokens * CHUNK_CHARS) / Math.max(CHUNK_CHARS, ask.promptChars)
@@ -122,7 +131,7 @@ export function pick(
     const ms = now.ttftMs + usualOutput * now.itlMs
     let score = ms + Math.min(AFFINITY_MS_MAX, WORK_SHARE * now.workMs)
     if (isLate(ask, now)) score += LATE_PENALTY
-    if (promptTokens >= (figures.contextTokensMax[row] ?? 0)) score += LONG_PENALTY
+    if (longestTokens >= (figures.contextTokensMax[row] ?? 0)) score += LONG_PENALTY
     if (verdict === FULL) score += FULL_PENALTY
     if (verdict === INHIBITED) score += INHIBITED_PENALTY
     columns.score[row] = score
@@ -145,6 +154,20 @@ function givenBy(ask: Ask, local: LocalKnowledge): Given {
     ask.isEmbedding === true ? 0 : Math.min(ask.outputTokensMax ?? USUAL_OUTPUT_TOKENS, USUAL_OUTPUT_TOKENS)
   const size = { promptTokens, sequences: ask.sequences, kvTokens: promptTokens + ask.sequences * output }
   return { size, uncachedTokens: promptTokens, usualTokens: local.usualUncachedTokens, offer: undefined }
+}
+
+/** Tokens of the longest of several prompts, as far as they are known. */
+const longestOf = ({ chars, tokens }: NonNullable<Ask['longest']>, tokensPerChar: number): number =>
+  Math.max(tokens, chars * tokensPerChar)
+
+/** What the longest prompt surely has. */
+function leastOf({ promptTokens, promptChars, longest, windowRefused = 0 }: Ask, tokensPerChar: number): number {
+  const leastPerChar = Math.min(tokensPerChar / ESTIMATE_ERROR, TOKENS_PER_CHAR_LEAST)
+  const least =
+    longest === undefined
+      ? (promptTokens ?? promptChars * leastPerChar)
+      : Math.max(longest.tokens, longest.chars * leastPerChar)
+  return Math.max(least, windowRefused)
 }
 
 /** Fills in every backend's verdict. @returns how many are candidates. */
@@ -304,5 +327,6 @@ function expectedAt(
   const prediction: Prediction = { ttftMs: 0, waitMs: 0, workMs: 0, itlMs: 0, itlAloneMs: 0, place: 'here' }
   predict(prediction, figures, row, { ...given, uncachedTokens, offer })
   const isMeasured = figures.isMeasured[row] === 1 && !figures.isBlind
-  return { row, prediction, uncachedTokens, matchedTokens, load: load[row] ?? 0, isMeasured }
+  const contextTokensMax = figures.contextTokensMax[row] ?? 0
+  return { row, prediction, uncachedTokens, matchedTokens, load: load[row] ?? 0, isMeasured, contextTokensMax }
 }

@@ -68,10 +68,11 @@ export function predict(
   const itlMs = baseMs + (sequenceMs * Math.min(busy, slots) + kvTokenMs * kvTokens) / engines + ownMs
 
   const stayMs = USUAL_OUTPUT_TOKENS * itlMs
-  const slotsMissing = Math.max(0, busy + size.sequences - slots)
+  // Of a request that is larger than all there is the rest waits for itself, behind its own first token: that is no queue.
+  const slotsMissing = Math.max(0, busy + Math.min(size.sequences, slots) - slots)
   const kvTotal = figures.kvTotalTokens[row] ?? 0
   const kvUsed = (isBlind ? 0 : (figures.kvUsedTokens[row] ?? 0)) + aheadKvTokens
-  const kvMissing = kvTotal === 0 ? 0 : Math.max(0, kvUsed + size.kvTokens - kvTotal) / kvTotal
+  const kvMissing = kvTotal === 0 ? 0 : Math.max(0, kvUsed + Math.min(size.kvTokens, kvTotal) - kvTotal) / kvTotal
   const roomMs = stayMs * Math.max(slotsMissing / slots, kvMissing)
 
   const queued = isBlind ? 0 : (figures.queuedTokens[row] ?? 0) + usualTokens * (figures.requestsQueued[row] ?? 0)

@@ -75,10 +75,16 @@ export class Appointments {
       this.#kept.delete(appointment)
       appointment.act()
     }
-    // What was done may have made a timer of its own.
-    if (this.#timer !== undefined || this.#kept.size === 0) return
+    this.#startNext(nowMs)
+  }
+
+  /** What was done may have made a timer of its own, for a later appointment than another one that is kept. */
+  #startNext(nowMs: number): void {
+    if (this.#kept.size === 0) return
     let nextMs = Number.POSITIVE_INFINITY
     for (const { atMs } of this.#kept) nextMs = Math.min(nextMs, atMs)
+    if (this.#timer !== undefined && this.#timer.firesAtMs <= nextMs) return
+    this.#clear()
     this.#start(nowMs, Math.max(0, nextMs - nowMs))
   }
 }

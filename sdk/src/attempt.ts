@@ -38,7 +38,9 @@ export async function attempt(
   const scope = scopeOf(given.signal)
   let isHandedOn = false
   try {
-    const wire = await requestFor(target, request, own)
+    // Its key may have to be fetched, too.
+    const making = requestFor(target, request, own)
+    const wire = await within(making, given.timeouts.headTimeoutMs, 'no key came in time', given.signal)
     const asking = given.fetch(wire, { signal: scope.signal })
     // Without a stream the head comes with the whole answer: then the call's deadline is the only bound.
     const response = request.isStream

@@ -26,7 +26,8 @@ export class EventReader {
   async next(): Promise<Told[] | undefined> {
     const reading = this.#reader.read()
     const { done, value } = await within(reading, this.#idleTimeoutMs, 'the stream fell silent', this.#scope.signal)
-    const events = done ? this.#parser.end() : this.#parser.push(value)
+    // What a connection that broke off left of an event is none.
+    const events = done ? this.#parser.end().filter(({ data }) => isWhole(data)) : this.#parser.push(value)
     if (done && events.length === 0) return undefined
     return events.map((event) => ({ event, reading: readEvent(this.#dialect, event) }))
   }
@@ -35,5 +36,15 @@ export class EventReader {
   close(): void {
     this.#scope.abort(new Error('the stream was left'))
     this.#reader.cancel().catch(() => {})
+  }
+}
+
+function isWhole(data: string): boolean {
+  if (data === '[DONE]') return true
+  try {
+    JSON.parse(data)
+    return true
+  } catch {
+    return false
   }
 }

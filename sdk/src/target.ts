@@ -73,10 +73,16 @@ export function takes({ provider }: Target, request: WireRequest): boolean {
   )
 }
 
+const PROOFS: ReadonlySet<string> = new Set(['authorization', 'x-api-key', 'api-key', 'cookie', 'proxy-authorization'])
+
 /** The request as this target is sent it. */
 export async function requestFor(target: Target, request: WireRequest, own: Record<string, string>): Promise<Request> {
   const key = typeof target.apiKey === 'string' ? target.apiKey : await target.apiKey()
   const headers = new Headers({ ...request.headers, ...target.headers, ...own })
+  // Whatever a call brings along to prove itself with is for the gateway, and none of a provider's business.
+  for (const name of target.isGateway ? [] : PROOFS) headers.delete(name)
+  for (const [name, value] of Object.entries(target.headers))
+    if (PROOFS.has(name.toLowerCase())) headers.set(name, value)
   if (target.auth === 'bearer') headers.set('authorization', `Bearer ${key}`)
   else headers.set('x-api-key', key)
   if (request.isStream) headers.set('accept', 'text/event-stream')

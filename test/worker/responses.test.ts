@@ -3,9 +3,9 @@ import { runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { afterEach, describe, expect, test, vi } from 'vitest'
 import { Runs } from '../../gateway/runs/runs.ts'
 import { admin, type Json, newTenant } from './support/admin.ts'
-import { answer } from './support/fake-agent.ts'
+import { answer, frame } from './support/fake-agent.ts'
 import { World } from './support/path.ts'
-import { ask, create, official, storedAt, worldOf } from './support/responses.ts'
+import { ask, create, official, storedAt, VIEW_MS, worldOf } from './support/responses.ts'
 
 afterEach(() => {
   vi.restoreAllMocks()
@@ -346,6 +346,9 @@ describe('a stored response', () => {
   test('may be long and of any script', async () => {
     const long = `${'🦆'.repeat(300_000)}x${'🦆'.repeat(300_000)}`
     const world = await worldOf(['Hello'])
+    // No window of a usual size could hold it, and the gateway knows.
+    await world.agents.at(-1)?.report([frame(world.model, { contextTokensMax: 4_000_000, sequence: 2 })])
+    await new Promise((resolve) => setTimeout(resolve, VIEW_MS))
     const { body, status } = await create(world, { input: long })
     expect(status).toBe(200)
     const { body: page } = await ask(world, 'GET', `/v1/responses/${body.id}/input_items`)

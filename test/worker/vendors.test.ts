@@ -46,7 +46,7 @@ describe('OpenAI', () => {
       { type: 'response.output_item.done', output_index: 1, item: CALL },
       { type: 'response.completed', response: response({ status: 'completed', output: [THOUGHT, CALL], usage }) },
     ])
-  const provider = { kind: 'openai', secret: 'sk-worker-secret' }
+  const provider = { kind: 'openai', secret: 'sk-worker-secret', options: { reasoning_summary: true } }
 
   test('thinks and calls on its responses route, and gets its thoughts back from a client of another dialect', async () => {
     const world = await worldOf(thoughtAndCall, provider, 'gpt-5.4')

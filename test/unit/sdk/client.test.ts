@@ -193,6 +193,41 @@ describe('a call', () => {
     expect((await ask('other')).choices[0]?.message.content).toBe('second')
   })
 
+  it('does not wait for a key for ever', async () => {
+    const apiKey = () => new Promise<string>(() => {})
+    const given = world(
+      { gateway: [chatAnswer('no')], spare: [chatAnswer('spare')] },
+      { gateway: { baseUrl: GATEWAY, apiKey }, headTimeoutMs: 20 },
+    )
+    expect((await given.ask()).choices[0]?.message.content).toBe('spare')
+    const error = await failureOf(given.ask('other', { deadlineMs: 10 }))
+    expect(error.code).toBe('timeout')
+  })
+
+  it('shows a direct provider no proof that is for the gateway', async () => {
+    const given = world(
+      { gateway: [{ kind: 'refuse' }], spare: [chatAnswer('spare')] },
+      {
+        direct: [
+          {
+            name: 'spare',
+            baseUrl: SPARE,
+            apiKey: 'sk-spare',
+            auth: 'x-api-key',
+            headers: { cookie: 'theirs' },
+            models: { small: 's' },
+          },
+        ],
+      },
+    )
+    await given.ask('small', { headers: { Authorization: 'Bearer psk_secret', 'x-trace': 't', Cookie: 'ours' } })
+    const { headers } = given.fetch.seen.at(-1) ?? {}
+    expect(headers?.get('authorization')).toBeNull()
+    expect(headers?.get('x-api-key')).toBe('sk-spare')
+    expect(headers?.get('cookie')).toBe('theirs')
+    expect(headers?.get('x-trace')).toBe('t')
+  })
+
   it('is not disturbed by a hook that throws', async () => {
     const hooks = {
       onAttempt: () => {
@@ -267,6 +302,13 @@ describe('a stream', () => {
       expect(given.hosts()).toEqual(['gateway'])
     },
   )
+
+  it('takes half an event at its end for a break, not for an event', async () => {
+    const given = world({ gateway: [streamed([...chatPieces(['one'], false), 'data: {"id":"chatcmpl-test","choi'])] })
+    const error = await failureOf(open(given).then(textOf))
+    expect(error).toBeInstanceOf(StreamInterruptedError)
+    expect((error as StreamInterruptedError).partial.text).toBe('one')
+  })
 
   it('begins anew where the caller allows it, and says so', async () => {
     const given = world(

@@ -17,7 +17,7 @@ export const eventsOf = (text: string): Event[] =>
     .map((block) => JSON.parse(block.slice(block.indexOf('\ndata: ') + 7)))
 
 /** Longer than a view of the fleet is taken as it is (SNAPSHOT_TTL_MS). */
-const VIEW_MS = 300
+export const VIEW_MS = 300
 
 /** A world with one own backend. What runs in an object has ports of its own, whose network is the world's here. */
 export async function worldOf(script: AgentScript | string[]): Promise<World> {

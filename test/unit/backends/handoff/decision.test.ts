@@ -152,9 +152,26 @@ describe('of an engine’s addresses', () => {
     'tcp:10.0.0.1:80 unix:/run/a.sock',
     'tcp:10.0.0.1',
     'http://10.0.0.1:80',
-  ])('%j is none that a stranger may name', (address) => expect(isRemoteAddress(address)).toBe(false))
+  ])('%j is none that a stranger may name', (address) => expect(isRemoteAddress(address, '10.0.0.2')).toBe(false))
 
   test.each(['tcp:10.0.0.1:7900', 'tcp:[fd00::1]:7900'])('%j is one', (address) => {
-    expect(isRemoteAddress(address)).toBe(true)
+    expect(isRemoteAddress(address, '10.0.0.2')).toBe(true)
   })
+
+  test.each([
+    'tcp:127.0.0.1:80',
+    'tcp:127.9.9.9:80',
+    'tcp:[::1]:80',
+    'tcp:[::ffff:7f00:1]:80',
+    'tcp:[0:0:0:0:0:0:0:1]:80',
+  ])('%j is for neighbours on this machine alone', (address) => {
+    expect(isRemoteAddress(address, '10.0.0.2')).toBe(false)
+    expect(isRemoteAddress(address, undefined)).toBe(false)
+    expect(isRemoteAddress(address, '::ffff:127.0.0.1')).toBe(true)
+  })
+
+  test.each(['tcp:0.0.0.0:80', 'tcp:[::]:80', 'tcp:[::ffff:0.0.0.0]:80', 'tcp:256.1.1.1:80', 'tcp:1.1:80'])(
+    '%j is no place',
+    (address) => expect(isRemoteAddress(address, '127.0.0.1')).toBe(false),
+  )
 })

@@ -47,6 +47,7 @@ type GrantChanges = {
   jkt?: string
   model?: string
   requestId?: string
+  tenant?: string
   jti?: string
   expiresInS?: number
 }
@@ -57,7 +58,8 @@ async function grantFor(worker: Harness, asker: Harness | undefined, changes: Gr
     changes.jkt ??
     (key === undefined ? 'x'.repeat(43) : await calculateJwkThumbprint({ kty: key.kty, crv: key.crv, x: key.x }))
   const nowS = Math.floor(Date.now() / 1000)
-  return await new SignJWT({ model: changes.model ?? MODEL, request_id: changes.requestId ?? 'req-1', cnf: { jkt } })
+  const { model = MODEL, requestId = 'req-1', tenant = 'tenant-a' } = changes
+  return await new SignJWT({ model, request_id: requestId, tenant, cnf: { jkt } })
     .setProtectedHeader({ alg: 'EdDSA', kid: 'k1' })
     .setIssuer('penstock-gateway')
     .setAudience(changes.aud ?? `backend:${worker.agent.backendId}`)
@@ -204,7 +206,7 @@ describe('a request for a prompt is refused', () => {
       transfer: { id: '1', generation: '1', secret: Buffer.alloc(16).toString('base64') },
       priority: 0,
       deadlineInMs: 5000,
-      tenant: 't',
+      tenant: 'tenant-a',
       ...changes.body,
     })
     const grant = await grantFor(prefill, undefined, { jkt: await calculateJwkThumbprint(jwk), ...changes })
@@ -244,6 +246,7 @@ describe('a request for a prompt is refused', () => {
       [{ proofBody: '{}' }, 401, 'another body'],
       [{ model: 'other' }, 400, 'another prompt'],
       [{ requestId: 'req-2' }, 400, 'another prompt'],
+      [{ body: { tenant: 'tenant-b' } }, 400, 'another prompt'],
       [{ model: 'other', body: { model: 'other' } }, 404, 'not served here'],
       [{ body: { fingerprint: 'another layout' } }, 400, 'another layout'],
       [{ body: { address: 'unix:/run/secret.sock' } }, 400, 'not one of a network'],

@@ -64,6 +64,19 @@ test('what does not end within the grace is told to move, and then the role chan
   expect((await harness.dispatch()).status).toBe(503)
 })
 
+test('who waits for an engine that will only compute prompts is told to go elsewhere', async () => {
+  const harness = await start({ config: { engines: ['decode'], drainGraceMs: 60_000 }, engine: { sequencesMax: 1 } })
+  const open = await harness.dispatch({ maxOutputTokens: 300, deadlineInMs: 60_000 })
+  await until(() => frames(harness)[0]?.sequencesRunning === 1)
+  const waiting = harness.dispatch({ deadlineInMs: 60_000 })
+  await until(() => frames(harness)[0]?.requestsQueued === 1)
+  desire(harness, { roles: { 'decode-0': 'prefill' } })
+  const refused = await waiting
+  expect(refused.status).toBe(429)
+  expect(await refused.json()).toMatchObject({ code: 'overloaded', retryAfterMs: 1000 })
+  expect((await eventsOf(open)).at(-1)).toMatchObject({ type: 'usage', usage: { outputTokens: 300 } })
+})
+
 test('a change of mind in the middle of a change of roles ends it', async () => {
   const harness = await start({ config: { engines: ['decode'], drainGraceMs: 60_000 } })
   const open = await harness.dispatch({ maxOutputTokens: 400, deadlineInMs: 60_000 })

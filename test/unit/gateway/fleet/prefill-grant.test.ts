@@ -14,6 +14,7 @@ test('a grant names who computes, who asks and for what, and ends with its dispa
       keyThumbprint: 't'.repeat(43),
       model: 'm',
       requestId: 'r',
+      tenant: 'of-whom',
       deadlineInMs,
       nowMs,
       jti: 'one-use-only',
@@ -26,7 +27,13 @@ test('a grant names who computes, who asks and for what, and ends with its dispa
     currentDate: new Date(nowMs),
   })
   expect(protectedHeader).toEqual({ alg: 'EdDSA', kid: 'k' })
-  expect(payload).toMatchObject({ model: 'm', request_id: 'r', jti: 'one-use-only', cnf: { jkt: 't'.repeat(43) } })
+  expect(payload).toMatchObject({
+    model: 'm',
+    request_id: 'r',
+    tenant: 'of-whom',
+    jti: 'one-use-only',
+    cnf: { jkt: 't'.repeat(43) },
+  })
   expect((payload.exp ?? 0) - (payload.iat ?? 0)).toBe(30)
   const long = await jwtVerify(await sign(1e9), publicKey, { currentDate: new Date(nowMs) })
   expect((long.payload.exp ?? 0) - (long.payload.iat ?? 0)).toBe(3600)

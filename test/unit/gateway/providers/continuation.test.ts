@@ -167,6 +167,14 @@ describe('the tokens that are resumed', () => {
   })
 })
 
+test('choices that nobody asked for are not kept, and not passed on', () => {
+  const continuation = new Continuation({ choices: 1, withLogprobs: false })
+  const events = [tokens(1), delta('a', 1), finish(1)].map((event) => ({ ...event, choice: 1 }) as DispatchEvent)
+  expect(continuation.take([accepted, ...events]).events).toEqual([accepted])
+  expect(continuation.hasBegun).toBe(false)
+  expect(continuation.lost().broken?.reason).toBe('backend_lost')
+})
+
 describe('a backend that failed', () => {
   const snapshot = (backends: [id: string, epochs: string[], reportAgeMs?: number][]): FleetSnapshot =>
     ({

@@ -15,7 +15,7 @@ const expected = (waitMs: number, over: Partial<Expected['prediction']> = {}, is
     place: 'here',
     ...over,
   } as const
-  return { row: 0, prediction, uncachedTokens: 500, matchedTokens: 0, load: 1, isMeasured }
+  return { row: 0, prediction, uncachedTokens: 500, matchedTokens: 0, load: 1, isMeasured, contextTokensMax: 8192 }
 }
 const first = (firstTokenMs: number, priority = 0) => ({ priority, targets: { firstTokenMs } })
 

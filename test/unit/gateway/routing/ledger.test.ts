@@ -129,10 +129,18 @@ describe('the ledger', () => {
 
   test('takes the shortest way to a backend for the way, and believes a longer one slowly', () => {
     const ledger = new FleetLedger()
-    ledger.answered('a', 40)
-    ledger.answered('a', 20)
-    ledger.answered('a', 400)
+    ledger.answered('a', 40, 1000)
+    ledger.answered('a', 20, 1000)
+    ledger.answered('a', 400, 1000)
     expect(ledger.wayMs.get('a')).toBe(39)
+    // Agents answer once a request has left their queue, which is no part of the way.
+    ledger.answered('a', 4000, 1000, 3000)
+    ledger.answered('b', 4000, 1000, 3000)
+    expect([...ledger.wayMs]).toEqual([['a', 39]])
+    ledger.answered('a', 25, 1000, 3000)
+    expect(ledger.wayMs.get('a')).toBe(25)
+    ledger.answered('b', 5, 61_000)
+    expect([...ledger.wayMs]).toEqual([['b', 5]])
   })
 })
 

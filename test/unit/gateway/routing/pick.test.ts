@@ -1,7 +1,7 @@
 // Filter, score and pick over a fleet: what is left out and why, what a prefix may count for, and what holds for every fleet.
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import type { LocalKnowledge } from '../../../../gateway/routing/pick.ts'
+import type { Ask, LocalKnowledge } from '../../../../gateway/routing/pick.ts'
 import { AFFINITY_MS_MAX, TIE_MS, TIE_SHARE } from '../../../../gateway/routing/pick.ts'
 import { USUAL_OUTPUT_TOKENS } from '../../../../gateway/routing/predict.ts'
 import type { BackendView } from '../../../../gateway/routing/snapshot.ts'
@@ -22,6 +22,35 @@ describe('picking a backend', () => {
     const { decision } = choose([view], { local })
     expect(decision.chosen).toBeUndefined()
     expect(decision.considered).toEqual([{ backendId: 'a', verdict }])
+  })
+
+  test('takes a prompt for too long only where it surely is, whatever was learnt of others', () => {
+    const small = backend('a', { contextTokensMax: 1000 })
+    const texts = (over: Partial<Ask>) => {
+      const { promptTokens: _, ...asked } = ask(over)
+      return asked
+    }
+    // Together they are over the window, each by itself is not.
+    const batch = { promptChars: 40_000, longest: { chars: 2000, tokens: 0 } }
+    expect(chosen([small], { asked: texts(batch) })).toBe('a')
+    expect(chosen([small], { asked: ask({ promptTokens: 4000, longest: { chars: 0, tokens: 999 } }) })).toBe('a')
+    expect(chosen([small], { asked: ask({ promptTokens: 4000, longest: { chars: 0, tokens: 1000 } }) })).toBeUndefined()
+    // Learnt of another script, or of images.
+    expect(chosen([small], { asked: texts({ promptChars: 3600 }), local: { tokensPerChar: 2 } })).toBe('a')
+    expect(chosen([small], { asked: texts({ promptChars: 16_000 }), local: { tokensPerChar: 2 } })).toBeUndefined()
+  })
+
+  test('asks only larger windows than the one that was too small', () => {
+    const fleet = [backend('a', { contextTokensMax: 8000 }), backend('b', { contextTokensMax: 32_000 })]
+    expect(chosen(fleet, { asked: ask({ windowRefused: 8000 }) })).toBe('b')
+    expect(chosen(fleet, { asked: ask({ windowRefused: 32_000 }) })).toBeUndefined()
+  })
+
+  test('takes what a request alone asks for, more than there is, for no queue', () => {
+    const { decision } = choose([backend('a', { sequencesMax: 8, kvBlocksTotal: 100 })], {
+      asked: ask({ sequences: 16 }),
+    })
+    expect(decision.expected?.prediction.waitMs).toBe(0)
   })
 
   test('leaves out what is stale while anybody is fresh, and then judges by what it has sent itself', () => {

@@ -29,6 +29,18 @@ describe('appointments', () => {
     expect(vi.getTimerCount()).toBe(0)
   })
 
+  test('are kept in their time beside one that sets itself again for later', () => {
+    const kept: string[] = []
+    const appointments = new Appointments()
+    const again = new Appointment(() => appointments.set(again, 15_000))
+    appointments.set(again, 15_000)
+    vi.advanceTimersByTime(14_950)
+    appointments.set(new Appointment(() => kept.push('soon')), 100)
+    vi.advanceTimersByTime(100)
+    expect(kept).toEqual(['soon'])
+    appointments.drop(again)
+  })
+
   test('have one timer, which those that come and go within its time leave alone', () => {
     const started = vi.spyOn(globalThis, 'setTimeout')
     const appointments = new Appointments()
