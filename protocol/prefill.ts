@@ -27,6 +27,10 @@ export type PrefillGrantClaims = {
 }
 
 const count = z.number().int().nonnegative()
+/** As in the engine's frames. */
+const U32 = count.max(0xffff_ffff)
+/** 16 bytes in base64; as many characters may be 17 or 18. */
+const Secret = z.string().regex(/^[A-Za-z0-9+/]{22}==$/)
 /** 64-bit numbers that JSON cannot carry. */
 const Hex64 = z.string().regex(/^[0-9a-f]{1,16}$/)
 
@@ -37,12 +41,12 @@ export const PrefillRequest = z.object({
   /** Of the asking engine: another layout is refused with `invalid_request`. */
   fingerprint: z.string().min(1).max(200),
   /** Whole blocks. */
-  tokens: z.array(count).min(1).max(4_000_000),
+  tokens: z.array(U32).min(1).max(4_000_000),
   /** The first that is missing there. */
-  firstBlock: count,
+  firstBlock: U32,
   /** Where to push (wire 5), and the right to. */
   address: z.string().min(1).max(500),
-  transfer: z.object({ id: Hex64, generation: Hex64, secret: z.base64().length(24) }),
+  transfer: z.object({ id: Hex64, generation: Hex64, secret: Secret }),
   priority: z.number().int().min(-100).max(100),
   deadlineInMs: z.number().int().positive(),
   /** Opaque, for fair sharing and for the prefix cache's salt. */

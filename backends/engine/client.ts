@@ -157,8 +157,9 @@ export class EngineConnection {
       return { cancel: () => {}, grant: () => {} }
     }
     const state = { handlers, creditTokens: parameters.creditTokens, chunks }
-    this.#sequences.set(id, state)
     this.#send({ type: 'submit', id, ...parameters })
+    // After it: what cannot be sent is not open.
+    this.#sequences.set(id, state)
     return {
       cancel: () => {
         if (this.#sequences.has(id)) this.#send({ type: 'cancel', id })
@@ -193,8 +194,8 @@ export class EngineConnection {
     }
     // It samples nothing: it is never out of credit.
     const state = { handlers: { ...handlers, token: () => {} }, creditTokens: Number.POSITIVE_INFINITY, chunks }
-    this.#sequences.set(id, state)
     this.#send({ type: 'push', id, ...parameters })
+    this.#sequences.set(id, state)
     return {
       cancel: () => {
         if (this.#sequences.has(id)) this.#send({ type: 'cancel', id })

@@ -252,12 +252,20 @@ describe('a request for a prompt is refused', () => {
       [{ body: { address: 'unix:/run/secret.sock' } }, 400, 'not one of a network'],
       [{ body: { tokens: [] } }, 400, 'tokens'],
       [{ body: { transfer: { id: 'z', generation: '1', secret: '' } } }, 400, 'transfer'],
+      [
+        { body: { transfer: { id: '1', generation: '1', secret: Buffer.alloc(18).toString('base64') } } },
+        400,
+        'secret',
+      ],
+      [{ body: { tokens: [2 ** 32] } }, 400, 'tokens'],
     ]
     for (const [changes, status, text] of table) {
       const answer = await ask(prefill, changes)
       expect({ changes, ...answer }).toMatchObject({ changes, status })
       expect(answer.text).toContain(text)
     }
+    expect(prefill.agent.openDispatches).toBe(0)
+    await nothingHeld()
     const jti = randomUUID()
     expect((await ask(prefill, { jti })).status).toBe(503)
     expect(await ask(prefill, { jti })).toMatchObject({ status: 401, text: expect.stringContaining('used before') })
