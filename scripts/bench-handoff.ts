@@ -2,17 +2,16 @@
 // copy. Owns the options, the build and where results go; measuring is native-engine/bench/kv_transfer_bench.cc, the tables
 // are bench/engine/handoff.ts.
 import { execFile } from 'node:child_process'
-import { readFile, writeFile } from 'node:fs/promises'
+import { writeFile } from 'node:fs/promises'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs, promisify } from 'node:util'
 import { markdownOf, type Sample } from '../bench/engine/handoff.ts'
 import { busyClock, commitName, machineName } from '../bench/engine/machine.ts'
+import { writeDocsTable } from './docs-table.ts'
 import { buildEngine } from './engine-build.ts'
 
 const ROOT = join(import.meta.dirname, '..')
-const DOCS = join(ROOT, 'docs', 'benchmarks.md')
-const [BEGIN, END] = ['<!-- handoff: begin -->', '<!-- handoff: end -->']
 /** A round takes some seconds on two cores. */
 const RUN_TIMEOUT_MS = 10 * 60_000
 const OUTPUT_BYTES_MAX = 64 * 2 ** 20
@@ -60,7 +59,7 @@ const run = {
 const report = markdownOf(run)
 console.log(`\n${report}`)
 if (values.json !== undefined) await writeFile(values.json, `${JSON.stringify(run, undefined, 1)}\n`)
-if (values['write-docs']) await writeDocs()
+if (values['write-docs']) await writeDocsTable('handoff', report)
 
 /** What all cores did meanwhile that the bench did not. */
 function foreignShare(): number | undefined {
@@ -68,12 +67,4 @@ function foreignShare(): number | undefined {
   const own = lines.find((line) => line.what === 'all')?.cpuSeconds ?? 0
   const elapsedSeconds = (after.elapsedMs - before.elapsedMs) / 1000
   return Math.max(0, (after.busySeconds - before.busySeconds - own) / (elapsedSeconds * availableParallelism()))
-}
-
-/** Replaces what stands between the two marks. */
-async function writeDocs(): Promise<void> {
-  const text = await readFile(DOCS, 'utf8')
-  const [from, to] = [text.indexOf(BEGIN), text.indexOf(END)]
-  if (from < 0 || to < from) throw new Error(`docs/benchmarks.md has no ${BEGIN} … ${END}`)
-  await writeFile(DOCS, `${text.slice(0, from + BEGIN.length)}\n${report}${text.slice(to)}`)
 }

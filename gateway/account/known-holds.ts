@@ -4,7 +4,7 @@
 import { type HoldRecord, isOpen } from './holds.ts'
 
 /** Above what one account has open at a time; the oldest goes first, and its rows are read instead. Some 2 KB each. */
-const REQUESTS_MAX = 25_000
+const REQUESTS_MAX = 10_000
 
 export const byAttempt = (one: HoldRecord, other: HoldRecord): number => one.terms.attempt - other.terms.attempt
 

@@ -73,16 +73,18 @@ export function takes({ provider }: Target, request: WireRequest): boolean {
   )
 }
 
-const PROOFS: ReadonlySet<string> = new Set(['authorization', 'x-api-key', 'api-key', 'cookie', 'proxy-authorization'])
+/** What a call may bring along for the gateway alone: proofs of who it is, and headers of the application's own making. */
+const isForGateway = (name: string): boolean =>
+  /^(authorization|api-key|cookie|proxy-authorization|x-(?!stainless-).*)$/.test(name.toLowerCase())
 
 /** The request as this target is sent it. */
 export async function requestFor(target: Target, request: WireRequest, own: Record<string, string>): Promise<Request> {
   const key = typeof target.apiKey === 'string' ? target.apiKey : await target.apiKey()
   const headers = new Headers({ ...request.headers, ...target.headers, ...own })
-  // Whatever a call brings along to prove itself with is for the gateway, and none of a provider's business.
-  for (const name of target.isGateway ? [] : PROOFS) headers.delete(name)
-  for (const [name, value] of Object.entries(target.headers))
-    if (PROOFS.has(name.toLowerCase())) headers.set(name, value)
+  if (!target.isGateway) {
+    for (const name of [...headers.keys()]) if (isForGateway(name)) headers.delete(name)
+    for (const [name, value] of Object.entries(target.headers)) headers.set(name, value)
+  }
   if (target.auth === 'bearer') headers.set('authorization', `Bearer ${key}`)
   else headers.set('x-api-key', key)
   if (request.isStream) headers.set('accept', 'text/event-stream')

@@ -220,12 +220,15 @@ describe('a call', () => {
         ],
       },
     )
-    await given.ask('small', { headers: { Authorization: 'Bearer psk_secret', 'x-trace': 't', Cookie: 'ours' } })
+    await given.ask('small', {
+      headers: { Authorization: 'Bearer psk_secret', 'x-secret': 't', traceparent: '00-1-2-01', Cookie: 'ours' },
+    })
     const { headers } = given.fetch.seen.at(-1) ?? {}
     expect(headers?.get('authorization')).toBeNull()
     expect(headers?.get('x-api-key')).toBe('sk-spare')
     expect(headers?.get('cookie')).toBe('theirs')
-    expect(headers?.get('x-trace')).toBe('t')
+    expect(headers?.get('x-secret')).toBeNull()
+    expect(headers?.get('traceparent')).toBe('00-1-2-01')
   })
 
   it('is not disturbed by a hook that throws', async () => {
