@@ -36,7 +36,7 @@ export type Config = {
   kvListen?: Address
   /** How they reach it; absent: as `kvListen` says. */
   kvPublic?: Address
-  /** Absent: the engine chooses; several engines share the cores. */
+  /** Absent: the engine chooses; engines of one role share the cores. */
   threads?: number
   prefillThreads?: number
   decodeThreads?: number
@@ -114,7 +114,7 @@ const OPTIONS: readonly Option[] = [
     flag: 'threads',
     env: 'PENSTOCK_AGENT_THREADS',
     value: 'N',
-    help: 'threads of each engine (default: its share of the cores)',
+    help: 'threads of each engine (default: all cores, shared by engines of one role)',
   },
   {
     flag: 'prefill-threads',

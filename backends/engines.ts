@@ -206,21 +206,19 @@ export function engineNames(roles: readonly EngineRole[]): string[] {
 }
 
 /**
- * Threads of each engine; undefined: it takes what it finds. Engines that share a machine share its cores: what does not
- * divide goes to those that compute prompts, which can use it.
+ * Threads of each engine; undefined: it takes what it finds. Engines of one role share the cores. Engines of different roles each
+ * have them all: one is idle while the other is not, and where both work the system divides them; measured on two cores, an engine
+ * each with half of them loses a quarter of the throughput, and gains little evenness (`npm run bench:disaggregation`).
  */
 export function threadsOf(
   config: Pick<Config, 'engines' | 'threads' | 'prefillThreads' | 'decodeThreads'>,
   cores: number,
 ): (number | undefined)[] {
   const { engines } = config
-  const each = Math.max(1, Math.floor(cores / engines.length))
-  let rest = Math.max(0, cores - each * engines.length)
-  const order = [...engines.keys()].sort((a, b) => Number(engines[b] === 'prefill') - Number(engines[a] === 'prefill'))
-  const shared = new Map(order.map((index) => [index, each + (rest-- > 0 ? 1 : 0)]))
-  return engines.map((role, index) => {
+  return engines.map((role) => {
     const own = role === 'prefill' ? config.prefillThreads : role === 'decode' ? config.decodeThreads : undefined
-    return own ?? config.threads ?? (engines.length === 1 ? undefined : shared.get(index))
+    const alike = engines.filter((one) => one === role).length
+    return own ?? config.threads ?? (engines.length === 1 ? undefined : Math.max(1, Math.floor(cores / alike)))
   })
 }
 

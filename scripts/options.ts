@@ -86,7 +86,7 @@ Options (after \`npm start --\`; an environment variable in brackets sets the sa
   --engines ROLES   engine processes by role: both, or prefill and decode, e.g. prefill,decode,decode
                                                               default prefill,decode; both on one core or in little
                                                               memory  [PENSTOCK_ENGINES]
-  --threads N       threads of each engine                    default: its share of the cores  [PENSTOCK_THREADS]
+  --threads N       threads of each engine                    default: the cores  [PENSTOCK_THREADS]
   --context N       context window, in tokens                 default: the model's own  [PENSTOCK_CONTEXT]
   --kv-mib N        memory for each engine's KV cache, in MiB default: fits one full context or more  [PENSTOCK_KV_MIB]
   --kv-type TYPE    keys and values as f16, q8_0 or f32       default f16  [PENSTOCK_KV_TYPE]

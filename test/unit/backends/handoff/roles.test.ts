@@ -120,10 +120,10 @@ describe('engines of one machine', () => {
   test.each([
     [['both'], 8, {}, [undefined]],
     [['both'], 8, { threads: 3 }, [3]],
-    [['prefill', 'decode'], 2, {}, [1, 1]],
+    [['prefill', 'decode'], 2, {}, [2, 2]],
     [['prefill', 'decode'], 1, {}, [1, 1]],
-    [['decode', 'prefill'], 7, {}, [3, 4]],
-    [['prefill', 'decode', 'decode'], 8, {}, [3, 3, 2]],
+    [['decode', 'prefill'], 7, {}, [7, 7]],
+    [['prefill', 'decode', 'decode'], 8, {}, [8, 4, 4]],
     [['prefill', 'decode'], 8, { threads: 2, prefillThreads: 6 }, [6, 2]],
   ] as const)('%j share %i cores, given %j', (engines, cores, given, expected) => {
     expect(threadsOf({ engines: [...engines], ...given }, cores)).toEqual(expected)
