@@ -25,6 +25,13 @@ const EXIT_USAGE = 2
 /** The files of a part share a runtime, which grows slower with each: its objects have alarms that go on. */
 const WORKER_SHARDS = 10
 
+/** `behind` the suites that wait, `idle` behind those too. */
+type Priority = 'behind' | 'idle'
+const NICENESS: Record<Priority, number> = {
+  behind: constants.priority.PRIORITY_BELOW_NORMAL,
+  idle: constants.priority.PRIORITY_LOW,
+}
+
 const SUITES: Suite[] = [
   { name: 'types', title: 'Types (tsc)', line: 'waits', run: types },
   { name: 'lint', title: 'Lint and format (biome)', line: 'waits', run: () => check([['biome', 'check', '.']]) },
@@ -212,13 +219,6 @@ function describe(count: Count): string {
 
 function tool(name: string): string {
   return join(ROOT, 'node_modules', '.bin', name)
-}
-
-/** `behind` the suites that wait, `idle` behind those too. */
-type Priority = 'behind' | 'idle'
-const NICENESS: Record<Priority, number> = {
-  behind: constants.priority.PRIORITY_BELOW_NORMAL,
-  idle: constants.priority.PRIORITY_LOW,
 }
 
 /** What it prints comes in one piece at its end, so that it does not stand between the lines of others. */
