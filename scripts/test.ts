@@ -1,6 +1,7 @@
 // `npm test`: every suite, and one line with the sum. Owns the order, the counting and the exit code; what is tested is in
-// the suites. Those that mostly wait run in one line; beside them, at lower priorities and in the time that they leave, those
-// that only compute: first the engine's compiler, and at the lowest the simulation. End to end comes last, with the engine built.
+// the suites. They run in turn: those that wait much are slowed by a compiler beside them more than is won. But the types are
+// checked while the engine is built, and the simulation, which takes minutes of processor time and nothing else, runs beside all at
+// the lowest priority, in the time that they leave.
 import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process'
 import { glob, mkdtemp, open, readFile, rm, writeFile } from 'node:fs/promises'
 import { availableParallelism, constants, homedir, setPriority, tmpdir } from 'node:os'
@@ -11,11 +12,8 @@ import { obtainModel } from './model.ts'
 import { DEFAULT_MODEL, parseOptions } from './options.ts'
 import { type Count, countCtest, countVitest, NOTHING, sum } from './test-results.ts'
 
-/**
- * `waits`: one after the other at the usual priority. `computes`: beside them, one after the other, behind them. `idle`: beside all.
- * `last`: when the first two lines are through.
- */
-type Line = 'waits' | 'computes' | 'idle' | 'last'
+/** `checks` and `build` beside each other, then `tests`; in each one after the other. `idle`: beside all. */
+type Line = 'checks' | 'build' | 'tests' | 'idle'
 type Suite = { name: string; title: string; line: Line; run: (dir: string) => Promise<Count> }
 
 const ROOT = join(import.meta.dirname, '..')
@@ -25,7 +23,7 @@ const EXIT_USAGE = 2
 /** The files of a part share a runtime, which grows slower with each: its objects have alarms that go on. */
 const WORKER_SHARDS = 10
 
-/** `behind` the suites that wait, `idle` behind those too. */
+/** `behind` the checks, `idle` behind everything. */
 type Priority = 'behind' | 'idle'
 const NICENESS: Record<Priority, number> = {
   behind: constants.priority.PRIORITY_BELOW_NORMAL,
@@ -33,13 +31,13 @@ const NICENESS: Record<Priority, number> = {
 }
 
 const SUITES: Suite[] = [
-  { name: 'types', title: 'Types (tsc)', line: 'waits', run: types },
-  { name: 'lint', title: 'Lint and format (biome)', line: 'waits', run: () => check([['biome', 'check', '.']]) },
+  { name: 'types', title: 'Types (tsc)', line: 'checks', run: types },
+  { name: 'lint', title: 'Lint and format (biome)', line: 'checks', run: () => check([['biome', 'check', '.']]) },
   { name: 'simulation', title: 'Simulation (vitest, Node)', line: 'idle', run: simulation },
-  { name: 'engine', title: 'Engine (ctest)', line: 'computes', run: engine },
-  { name: 'worker', title: 'Worker (vitest, workerd)', line: 'waits', run: worker },
-  { name: 'unit', title: 'Unit (vitest, Node)', line: 'waits', run: (dir) => vitest('unit', dir) },
-  { name: 'e2e', title: 'End to end (vitest, the real system)', line: 'last', run: (dir) => vitest('e2e', dir) },
+  { name: 'engine', title: 'Engine (ctest)', line: 'build', run: engine },
+  { name: 'worker', title: 'Worker (vitest, workerd)', line: 'tests', run: worker },
+  { name: 'unit', title: 'Unit (vitest, Node)', line: 'tests', run: (dir) => vitest('unit', dir) },
+  { name: 'e2e', title: 'End to end (vitest, the real system)', line: 'tests', run: (dir) => vitest('e2e', dir) },
 ]
 
 const stopping = new AbortController()
@@ -77,8 +75,8 @@ async function main(argv: string[]): Promise<number> {
       for (const suite of wanted) if (suite.line === line) await one(suite)
     }
     const idle = inTurn('idle')
-    await Promise.all([inTurn('waits'), inTurn('computes')])
-    await inTurn('last')
+    await Promise.all([inTurn('checks'), inTurn('build')])
+    await inTurn('tests')
     await idle
   } finally {
     await rm(dir, { recursive: true, force: true })
