@@ -87,7 +87,10 @@ export class BackendProvider implements Provider {
           return err({ code: 'invalid_request', message, param: grammarParam })
         }
         if (refusal === undefined && isTooLong(decision)) {
-          const message = `The prompt is longer than any backend's window for model '${target.model}'.`
+          const { contextTokensMax } = decision
+          const message =
+            `The prompt has some ${decision.promptTokens} tokens; the longest window for model '${target.model}' ` +
+            `holds ${contextTokensMax}, one of them for the answer.`
           return err({ code: 'context_length_exceeded', message, param: 'prompt', kind: 'context_length' })
         }
         if (refusal === undefined) {

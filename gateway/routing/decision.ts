@@ -96,6 +96,11 @@ export class Decision {
     this.#columns = columns
   }
 
+  /** The widest window of all that serve the model. */
+  get contextTokensMax(): number {
+    return this.#figures.contextTokensMax.reduce((most, tokens) => Math.max(most, tokens), 0)
+  }
+
   /** Made when somebody looks: a fleet of thousands is decided on always and explained seldom. */
   get considered(): Considered[] {
     const { verdict, score, load, ttftMs, itlMs, uncached, matched } = this.#columns
