@@ -11,6 +11,7 @@ import { ANTHROPIC_SEAL } from './anthropic-messages.ts'
 import { askedCacheTtl } from './cache-hints.ts'
 import type { FinishReason, ProviderEvent, RefusalDetails } from './event.ts'
 import { jsonOrUndefined } from './json-text.ts'
+import { PieceCount } from './piece-count.ts'
 import { ReportedUsage } from './reported-usage.ts'
 import { CallerToolNames } from './tool-names.ts'
 import { UsageReader } from './usage-dialect.ts'
@@ -34,7 +35,7 @@ export class AnthropicDecoder implements AnswerDecoder {
   readonly #usage: ReportedUsage
   readonly #blocks = new Map<number, OpenBlock>()
   #messageId = 'call'
-  #tokens = 0
+  readonly #pieces = new PieceCount()
   #calls = 0
   #hasBlocks = false
   /** The object of the beginning counts no answer; only a later one is the last word. */
@@ -149,14 +150,16 @@ export class AnthropicDecoder implements AnswerDecoder {
       case 'redacted_thinking': {
         this.#blocks.set(index, { kind: 'other' })
         const seal = { by: ANTHROPIC_SEAL, value: textOf(block.data), isRedacted: true }
-        return seal.value === '' ? [] : [{ type: 'thought', choice: 0, text: '', outputTokens: this.#more(), seal }]
+        return seal.value === ''
+          ? []
+          : [{ type: 'thought', choice: 0, text: '', outputTokens: this.#pieces.more(), seal }]
       }
       case 'tool_use': {
         const call = this.#calls++
         this.#blocks.set(index, { kind: 'call', call, input: block.input, hasPieces: false })
         const id = textOf(block.id) || `${this.#messageId}_${call}`
         const name = this.#names.of(textOf(block.name))
-        return [{ type: 'tool_call', choice: 0, call, id, name, arguments: '', outputTokens: this.#more() }]
+        return [{ type: 'tool_call', choice: 0, call, id, name, arguments: '', outputTokens: this.#pieces.more() }]
       }
       default:
         this.#blocks.set(index, { kind: 'other' })
@@ -177,14 +180,14 @@ export class AnthropicDecoder implements AnswerDecoder {
       case 'input_json_delta': {
         const piece = textOf(delta.partial_json)
         if (piece === '') return []
-        const outputTokens = this.#more()
+        const outputTokens = this.#pieces.more()
         if (block?.kind !== 'call') return []
         block.hasPieces = true
         return [{ type: 'tool_call', choice: 0, call: block.call, arguments: piece, outputTokens }]
       }
       default:
         // Citations and the like: billed as output, and nothing a caller could read.
-        this.#more()
+        this.#pieces.more()
         return []
     }
   }
@@ -194,11 +197,11 @@ export class AnthropicDecoder implements AnswerDecoder {
     this.#blocks.delete(index)
     if (block?.kind === 'thought' && block.signature !== undefined) {
       const seal = { by: ANTHROPIC_SEAL, value: block.signature }
-      return [{ type: 'thought', choice: 0, text: '', outputTokens: this.#atLeastOne(), seal }]
+      return [{ type: 'thought', choice: 0, text: '', outputTokens: this.#pieces.atLeastOne(), seal }]
     }
     if (block?.kind === 'call' && !block.hasPieces) {
       const text = JSON.stringify(isJson(block.input) ? block.input : {})
-      return [{ type: 'tool_call', choice: 0, call: block.call, arguments: text, outputTokens: this.#tokens }]
+      return [{ type: 'tool_call', choice: 0, call: block.call, arguments: text, outputTokens: this.#pieces.tokens }]
     }
     return []
   }
@@ -218,7 +221,7 @@ export class AnthropicDecoder implements AnswerDecoder {
         type: 'finish',
         choice: 0,
         reason: finishOf(reason),
-        outputTokens: this.#tokens,
+        outputTokens: this.#pieces.tokens,
         ...(stopString === '' ? {} : { stopString }),
         ...(refusal === undefined ? {} : { refusal }),
       },
@@ -234,18 +237,7 @@ export class AnthropicDecoder implements AnswerDecoder {
 
   #said(type: 'delta' | 'thought', text: string): ProviderEvent[] {
     if (text === '') return []
-    return [{ type, choice: 0, text, outputTokens: this.#more() }]
-  }
-
-  /** A piece is a token at least. */
-  #more(): number {
-    this.#tokens++
-    return this.#tokens
-  }
-
-  /** A thought that is not shown has cost something, too. */
-  #atLeastOne(): number {
-    return this.#tokens === 0 ? this.#more() : this.#tokens
+    return [{ type, choice: 0, text, outputTokens: this.#pieces.more() }]
   }
 
   #malformed(message: string): ProviderEvent {

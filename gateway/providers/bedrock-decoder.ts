@@ -10,6 +10,7 @@ import { bedrockInBandFailure } from './bedrock-failure.ts'
 import { BEDROCK_SEAL } from './bedrock-messages.ts'
 import { askedCacheTtl } from './cache-hints.ts'
 import type { FinishReason, ProviderEvent } from './event.ts'
+import { PieceCount } from './piece-count.ts'
 import { ReportedUsage } from './reported-usage.ts'
 import { CallerToolNames } from './tool-names.ts'
 import { UsageReader } from './usage-dialect.ts'
@@ -29,7 +30,7 @@ export class BedrockDecoder implements AnswerDecoder {
   readonly #answerId: string
   readonly #blocks = new Map<number, OpenBlock>()
   #tierServed: string | undefined
-  #tokens = 0
+  readonly #pieces = new PieceCount()
   #calls = 0
   #hasUsage = false
   #finished = false
@@ -155,17 +156,19 @@ export class BedrockDecoder implements AnswerDecoder {
     this.#blocks.set(index, { kind: 'call', call, hasPieces: false })
     const id = textOf(toolUseId) || `call_${this.#answerId}_${call}`
     const callerName = this.#names.of(textOf(name))
-    return [{ type: 'tool_call', choice: 0, call, id, name: callerName, arguments: '', outputTokens: this.#more() }]
+    return [
+      { type: 'tool_call', choice: 0, call, id, name: callerName, arguments: '', outputTokens: this.#pieces.more() },
+    ]
   }
 
   #delta(index: number, delta: Json): ProviderEvent[] {
     const text = textOf(delta.text)
-    if (text !== '') return [{ type: 'delta', choice: 0, text, outputTokens: this.#more() }]
+    if (text !== '') return [{ type: 'delta', choice: 0, text, outputTokens: this.#pieces.more() }]
     if (isJson(delta.reasoningContent)) return this.#thought(index, delta.reasoningContent)
     const piece = textOf(jsonOrEmpty(delta.toolUse).input)
     if (piece === '') return []
     const block = this.#blocks.get(index)
-    const outputTokens = this.#more()
+    const outputTokens = this.#pieces.more()
     if (block?.kind !== 'call') return []
     block.hasPieces = true
     return [{ type: 'tool_call', choice: 0, call: block.call, arguments: piece, outputTokens }]
@@ -175,14 +178,14 @@ export class BedrockDecoder implements AnswerDecoder {
     const redacted = textOf(redactedContent)
     if (redacted !== '') {
       const seal = { by: BEDROCK_SEAL, value: redacted, isRedacted: true }
-      return [{ type: 'thought', choice: 0, text: '', outputTokens: this.#more(), seal }]
+      return [{ type: 'thought', choice: 0, text: '', outputTokens: this.#pieces.more(), seal }]
     }
     const block = this.#blocks.get(index)
     if (block === undefined && textOf(signature) !== '' && this.#blocks.size < OPEN_BLOCKS_MAX) {
       this.#blocks.set(index, { kind: 'thought', signature: textOf(signature) })
     } else if (block?.kind === 'thought') block.signature += textOf(signature)
     const words = textOf(text)
-    return words === '' ? [] : [{ type: 'thought', choice: 0, text: words, outputTokens: this.#more() }]
+    return words === '' ? [] : [{ type: 'thought', choice: 0, text: words, outputTokens: this.#pieces.more() }]
   }
 
   #close(index: number): ProviderEvent[] {
@@ -190,10 +193,10 @@ export class BedrockDecoder implements AnswerDecoder {
     this.#blocks.delete(index)
     if (block?.kind === 'thought') {
       const seal = { by: BEDROCK_SEAL, value: block.signature }
-      return [{ type: 'thought', choice: 0, text: '', outputTokens: this.#atLeastOne(), seal }]
+      return [{ type: 'thought', choice: 0, text: '', outputTokens: this.#pieces.atLeastOne(), seal }]
     }
     if (block?.kind === 'call' && !block.hasPieces) {
-      return [{ type: 'tool_call', choice: 0, call: block.call, arguments: '{}', outputTokens: this.#tokens }]
+      return [{ type: 'tool_call', choice: 0, call: block.call, arguments: '{}', outputTokens: this.#pieces.tokens }]
     }
     return []
   }
@@ -210,7 +213,7 @@ export class BedrockDecoder implements AnswerDecoder {
       type: 'finish',
       choice: 0,
       reason: finishOf(reason),
-      outputTokens: this.#tokens,
+      outputTokens: this.#pieces.tokens,
       ...(stopString === '' ? {} : { stopString }),
     }
     return [finish, ...this.#ended()]
@@ -236,17 +239,6 @@ export class BedrockDecoder implements AnswerDecoder {
     const isOther =
       this.#tierAsked !== undefined && this.#tierServed !== undefined && this.#tierServed !== this.#tierAsked
     return this.#usage.final(isOther)
-  }
-
-  /** A piece is a token at least. */
-  #more(): number {
-    this.#tokens++
-    return this.#tokens
-  }
-
-  /** A thought that is not shown has cost something, too. */
-  #atLeastOne(): number {
-    return this.#tokens === 0 ? this.#more() : this.#tokens
   }
 
   #malformed(message: string): ProviderEvent {

@@ -25,6 +25,18 @@ namespace penstock::testing {
 
 using TransferBytes = std::vector<std::byte>;
 
+inline constexpr uint64_t kContent = 77;
+inline constexpr const char* kFingerprint = "layout/1";
+
+inline TransferGrant grant_of(uint64_t id, uint64_t generation = 1) {
+  return {id, generation, {1, 2, 3, static_cast<uint8_t>(generation)}};
+}
+
+inline TransferBytes first_of(TransferBytes bytes, size_t count) {
+  bytes.resize(count);
+  return bytes;
+}
+
 struct TransferPool {
   TransferPool(int32_t layers, int32_t blocks, int64_t block_bytes, uint32_t seed)
       : bytes(static_cast<size_t>(layers * blocks * block_bytes)),

@@ -11,8 +11,6 @@ namespace {
 
 using namespace penstock::testing;
 
-constexpr uint64_t kContent = 77;
-
 uint64_t checksum_of(std::span<const std::byte> bytes) {
   Checksum sum;
   sum.update(bytes);
@@ -46,10 +44,6 @@ TEST(Checksum, IsTheSameHoweverTheBytesAreCut) {
       sum.update(std::span(pool.bytes).subspan(at, std::min(piece, pool.bytes.size() - at)));
     EXPECT_EQ(sum.value(), whole) << "in pieces of " << piece;
   }
-}
-
-TransferGrant grant_of(uint64_t id, uint64_t generation = 1) {
-  return {id, generation, {1, 2, 3, static_cast<uint8_t>(generation)}};
 }
 
 class Table : public ::testing::Test {

@@ -1,5 +1,6 @@
 // K and V on their way between two engines. Goal: what has arrived is what was sent; whatever a peer says, forgets or
-// breaks off, nothing is taken for complete that is not, nothing is written that may not be, and everything ends.
+// breaks off, nothing is taken for complete that is not, nothing is written that may not be, and everything ends. What holds for
+// every transport alike is kv_transport_test.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -17,26 +18,14 @@ using namespace penstock::testing;
 using namespace std::chrono_literals;
 using Ended = TransferEnds::End;
 
-constexpr uint64_t kContent = 77;
 constexpr auto kPatient = 20'000ms;
 constexpr auto kImpatient = 80ms;
 constexpr auto kHeardInTime = 600ms;  // four signs of life, also where others want the cores
-
-TransferBytes first_of(TransferBytes bytes, size_t count) {
-  bytes.resize(count);
-  return bytes;
-}
-
-TransferGrant grant_of(uint64_t id, uint64_t generation = 1) {
-  return {id, generation, {1, 2, 3, static_cast<uint8_t>(generation)}};
-}
 
 // --- Both sides over a real connection
 
 class Transfer : public ::testing::TestWithParam<const char*> {
  protected:
-  static constexpr const char* kFingerprint = "layout/1";
-
   void SetUp() override {
     std::string pattern = (std::filesystem::temp_directory_path() / "penstock-kv-XXXXXX").string();
     ASSERT_NE(mkdtemp(pattern.data()), nullptr);
@@ -322,41 +311,6 @@ TEST_P(Transfer, WaitsForBlocksThatAreStillBeingComputed) {
   sender->finish(1);
   EXPECT_TRUE(received.wait(1).good);
   EXPECT_TRUE(sent.wait(1).good);
-}
-
-TEST_P(Transfer, ASenderGivesUpAReceiverThatSaysNothing) {
-  // A socket that somebody listens on and nobody serves.
-  std::string address = GetParam() == std::string("unix") ? "unix:" + directory + "/mute.sock" : GetParam();
-  const Descriptor listener = listen_at(address);
-  send_as(kFingerprint, kImpatient);
-  sender->begin({1, address, grant_of(1), kContent});
-  EXPECT_EQ(sent.wait(1).error, "the receiver is silent");
-  stop_listening(address);
-}
-
-TEST_P(Transfer, StopsInEachPhase) {
-  receive();
-  send_as(kFingerprint);
-  for (uint64_t phase = 0; phase < 4; ++phase) {
-    SCOPED_TRACE("phase " + std::to_string(phase));
-    table.open(grant_of(phase), kContent, {1, 2});
-    sender->begin(push(7, grant_of(phase)));
-    if (phase >= 1) std::this_thread::sleep_for(5ms);  // offered by now
-    if (phase >= 2) sender->extend(7, std::vector<int32_t>{0});
-    if (phase >= 3) {
-      sender->extend(7, std::vector<int32_t>{1});
-      sender->finish(7);
-    }
-    sender->stop(7);
-    const bool arrived = sent.wait(7).good;
-    EXPECT_TRUE(phase == 3 || !arrived) << "only what was told to the end can have arrived";
-    if (arrived) {
-      EXPECT_TRUE(received.wait(phase).good);
-    } else if (!table.close(phase)) {
-      EXPECT_FALSE(received.wait(phase).good);
-    }
-  }
-  sender->stop(99);
 }
 
 TEST_P(Transfer, EndsPushesWhenTheEngineStops) {

@@ -18,18 +18,6 @@
 
 namespace penstock::testing {
 
-inline constexpr uint64_t kContent = 77;
-inline constexpr const char* kFingerprint = "layout/1";
-
-inline TransferGrant grant_of(uint64_t id, uint64_t generation = 1) {
-  return {id, generation, {1, 2, 3, static_cast<uint8_t>(generation)}};
-}
-
-inline TransferBytes first_of(TransferBytes bytes, size_t count) {
-  bytes.resize(count);
-  return bytes;
-}
-
 class TransportPeer {
  public:
   TransportPeer(const std::string& address, bool shares) : transport_(open_transport(address, shares)) {}

@@ -103,7 +103,7 @@ export class PenstockError extends Error {
 }
 
 /** What had arrived of a stream that broke off. */
-export type Partial = {
+export type PartialAnswer = {
   /** Text of the first choice, or of all output. */
   text: string
   /** As counted by whoever answered; absent where they had not told by then. */
@@ -141,9 +141,9 @@ export type Usage = {
  */
 export class StreamInterruptedError extends PenstockError {
   override readonly name: string = 'StreamInterruptedError'
-  readonly partial: Partial
+  readonly partial: PartialAnswer
 
-  constructor(message: string, fields: Omit<ErrorFields, 'code' | 'retryable'>, partial: Partial) {
+  constructor(message: string, fields: Omit<ErrorFields, 'code' | 'retryable'>, partial: PartialAnswer) {
     super(message, { ...fields, code: 'interrupted', retryable: true })
     this.partial = partial
   }

@@ -16,7 +16,7 @@ export {
   type ErrorCode,
   type ErrorFields,
   type ErrorOrigin,
-  type Partial as PartialAnswer,
+  type PartialAnswer,
   PenstockError,
   StreamInterruptedError,
   type Usage,
