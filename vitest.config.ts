@@ -34,13 +34,16 @@ const worker = (name: string, files: { include: string[]; exclude?: string[]; is
     ...files,
     globalSetup: ['test/support/database.ts'],
     testTimeout: 30_000,
-    // Each runtime opens connections of its own, and a gateway that waits two seconds for one says that Postgres is away.
+    // Each runtime opens connections of its own, and a gateway that waits two seconds for one says that Postgres is away. Parts
+    // of the suite beside each other have a Postgres each.
     maxWorkers: 1,
   },
 })
 
 export default defineConfig({
   test: {
+    // Each part of the Worker suite loads the whole gateway anew.
+    fsModuleCache: true,
     projects: [
       {
         test: {

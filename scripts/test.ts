@@ -3,7 +3,7 @@
 // checked while the engine is built, and the simulation, which takes minutes of processor time and nothing else, runs beside all at
 // the lowest priority, in the time that they leave.
 import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process'
-import { glob, mkdtemp, open, readFile, rm, writeFile } from 'node:fs/promises'
+import { glob, mkdtemp, open, readFile, rm, statfs, writeFile } from 'node:fs/promises'
 import { availableParallelism, constants, homedir, setPriority, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -22,6 +22,12 @@ const CTEST_TIMEOUT_S = 300
 const EXIT_USAGE = 2
 /** The files of a part share a runtime, which grows slower with each: its objects have alarms that go on. */
 const WORKER_SHARDS = 10
+/** Parts at a time, each with a runtime and a Postgres of its own: one alone waits for its disk half of the time. */
+const WORKER_SHARDS_AT_ONCE = Math.min(2, availableParallelism())
+/** Memory as a disk, for what tests write and throw away: each write of a database there is waited for on a real one. */
+const MEMORY_DIR = '/dev/shm'
+/** Suites write some hundred megabytes; what is smaller than this (a container's default is 64 MiB) is not used. */
+const MEMORY_BYTES_MIN = 4 * 2 ** 30
 
 /** `behind` the checks, `idle` behind everything. */
 type Priority = 'behind' | 'idle'
@@ -138,27 +144,52 @@ async function check(commands: string[][]): Promise<Count> {
   return failed === 0 ? { ...NOTHING, passed: 1 } : { ...NOTHING, failed: 1 }
 }
 
-/** @param shards One after the other, each a run of its own. */
-async function vitest(project: string, dir: string, shards = 1): Promise<Count> {
+async function vitest(project: string, dir: string): Promise<Count> {
+  const results = join(dir, `${project}.json`)
+  const code = await spawnIn(tool('vitest'), ['run', '--project', project, ...reporters(results)])
+  return countVitest(await readFile(results, 'utf8').catch(() => ''), code)
+}
+
+function reporters(results: string): string[] {
+  return ['--reporter=default', '--reporter=json', `--outputFile.json=${results}`]
+}
+
+/** Each part is a run of its own, which prints when it has ended. */
+async function worker(dir: string): Promise<Count> {
+  const parts = [
+    ...Array.from({ length: WORKER_SHARDS }, (_, index) => ['worker', `--shard=${index + 1}/${WORKER_SHARDS}`]),
+    ['worker-alone'],
+  ]
   const counts: Count[] = []
-  for (let shard = 1; shard <= shards; shard++) {
-    const results = join(dir, `${project}-${shard}.json`)
-    const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${results}`]
-    const part = shards === 1 ? [] : [`--shard=${shard}/${shards}`]
-    const code = await spawnIn(tool('vitest'), ['run', '--project', project, ...part, ...reporters])
+  const scratch = await scratchDir(dir)
+  const next = async (): Promise<void> => {
+    const [project = '', ...shard] = parts.shift() ?? []
+    if (project === '') return
+    const name = `${project}-${parts.length}`
+    const results = join(dir, `${name}.json`)
+    const args = ['run', '--project', project, ...shard, ...reporters(results)]
+    const code = await spawnBeside(tool('vitest'), args, { log: join(dir, `${name}.log`), env: { TMPDIR: scratch } })
     counts.push(countVitest(await readFile(results, 'utf8').catch(() => ''), code))
+    return next()
+  }
+  try {
+    await Promise.all(Array.from({ length: WORKER_SHARDS_AT_ONCE }, next))
+  } finally {
+    await rm(scratch, { recursive: true, force: true })
   }
   return sum(counts)
 }
 
-async function worker(dir: string): Promise<Count> {
-  return sum([await vitest('worker', dir, WORKER_SHARDS), await vitest('worker-alone', dir)])
+/** In memory where there is room, else in `dir`. */
+async function scratchDir(dir: string): Promise<string> {
+  const room = await statfs(MEMORY_DIR).catch(() => undefined)
+  const inMemory = room !== undefined && room.bavail * room.bsize >= MEMORY_BYTES_MIN
+  return mkdtemp(join(inMemory ? MEMORY_DIR : dir, 'penstock-scratch-'))
 }
 
 async function simulation(dir: string): Promise<Count> {
   const results = join(dir, 'simulation.json')
-  const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${results}`]
-  const args = ['run', '--project', 'simulation', ...reporters]
+  const args = ['run', '--project', 'simulation', ...reporters(results)]
   const code = await spawnBeside(tool('vitest'), args, { log: join(dir, 'simulation.log'), priority: 'idle' })
   return countVitest(await readFile(results, 'utf8').catch(() => ''), code)
 }
@@ -223,13 +254,11 @@ function tool(name: string): string {
 async function spawnBeside(
   command: string,
   args: string[],
-  options: { log: string; priority: Priority; env?: Record<string, string> },
+  options: { log: string; priority?: Priority; env?: Record<string, string> },
 ): Promise<number> {
-  const { log, priority, env } = options
+  const { log, ...rest } = options
   const out = await open(log, 'w')
-  const code = await spawnIn(command, args, { output: out.fd, priority, ...(env && { env }) }).finally(() =>
-    out.close(),
-  )
+  const code = await spawnIn(command, args, { output: out.fd, ...rest }).finally(() => out.close())
   console.log(await readFile(log, 'utf8'))
   return code
 }
