@@ -1,5 +1,15 @@
-// Every command there is. Owns the list alone; a noun is a file of nouns/.
+// Every command there is, in the order of the help text. Owns the list alone; a noun is a file of nouns/.
 import type { Command } from './command.ts'
+import { backendCommands } from './nouns/backends.ts'
 import { keyCommands } from './nouns/keys.ts'
+import { organisationCommands } from './nouns/orgs.ts'
+import { requestCommands } from './nouns/requests.ts'
+import { usageCommands } from './nouns/usage.ts'
 
-export const commands: readonly Command[] = [...keyCommands]
+export const commands: readonly Command[] = [
+  ...keyCommands,
+  ...organisationCommands,
+  ...usageCommands,
+  ...requestCommands,
+  ...backendCommands,
+]

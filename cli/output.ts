@@ -3,7 +3,7 @@
 import type { Outcome } from './command.ts'
 import type { CliFailure } from './failure.ts'
 
-export type Stream = { write: (text: string) => unknown; isTTY?: boolean; columns?: number }
+export type Stream = { write: (text: string | Uint8Array) => unknown; isTTY?: boolean; columns?: number }
 
 export type Style = 'bold' | 'dim' | 'red' | 'green' | 'yellow' | 'cyan'
 const CODES: Readonly<Record<Style, string>> = { bold: '1', dim: '2', red: '31', green: '32', yellow: '33', cyan: '36' }

@@ -1,0 +1,152 @@
+// `penstock usage`: what was counted and charged, as sums. Owns these commands; single requests are requests.ts. Amounts come from the
+// gateway as decimal text and are shown as they come: nothing is added up here.
+import { createWriteStream } from 'node:fs'
+import { pipeline } from 'node:stream/promises'
+import { z } from 'zod'
+import { queryText } from '../api.ts'
+import { type Arguments, type Command, text } from '../command.ts'
+import { type Context, findProject } from '../context.ts'
+import { type Column, fields, table } from '../output.ts'
+import { filterQuery, RANGE_FLAGS, rangeQuery, USAGE_FILTERS } from '../range.ts'
+
+/** Exports stream for as long as the rows last. */
+const EXPORT_TIMEOUT_MS = 30 * 60_000
+
+const Sums = z.looseObject({
+  requests: z.number(),
+  input_tokens: z.number(),
+  output_tokens: z.number(),
+  cost_usd: z.string(),
+  absorbed_usd: z.string(),
+  estimated_attempts: z.number(),
+})
+const Line = Sums.extend({ other: z.boolean().optional() })
+type Line = z.infer<typeof Line>
+const Breakdown = z.looseObject({
+  from: z.string(),
+  to: z.string(),
+  time_zone: z.string(),
+  data_until: z.string(),
+  total: Sums,
+  data: z.array(Line),
+})
+
+const project = { type: 'string', value: 'PROJECT', help: 'by slug or id; default: all' } as const
+const timeZone = { type: 'string', value: 'ZONE', help: 'where days begin, e.g. Europe/Berlin; default UTC' } as const
+
+export const usageCommands: readonly Command[] = [
+  {
+    path: ['usage', 'show'],
+    summary: 'Requests, tokens and cost over a range, by up to two dimensions.',
+    flags: {
+      by: {
+        type: 'string',
+        value: 'DIMENSIONS',
+        help: 'one or two of project, key, user, team, model, model_served, provider, status and one of hour, day, month, joined by a comma',
+      },
+      top: { type: 'string', value: 'N', help: 'lines by name; the rest is added up as one; default 100' },
+      'time-zone': timeZone,
+      project,
+      ...RANGE_FLAGS,
+      ...USAGE_FILTERS,
+    },
+    examples: [
+      { line: 'penstock usage show --by model', what: 'the last 30 days by model' },
+      {
+        line: 'penstock usage show --by day,key --from 2026-11-01 --time-zone Europe/Berlin',
+        what: 'a month, day by day',
+      },
+    ],
+    run: show,
+  },
+  {
+    path: ['usage', 'export'],
+    summary: 'All rows of a range as CSV, or as JSON lines, to standard output or a file.',
+    flags: {
+      format: { type: 'string', choices: ['csv', 'json'], help: 'default csv' },
+      out: { type: 'string', value: 'FILE', help: 'write there; it must not be there yet' },
+      project,
+      ...RANGE_FLAGS,
+      ...USAGE_FILTERS,
+    },
+    examples: [{ line: 'penstock usage export --from 2026-11-01 --out november.csv', what: 'for a spreadsheet' }],
+    run: exportRows,
+  },
+]
+
+const projectId = async (context: Context, args: Arguments) => {
+  const wanted = text(args, 'project')
+  return wanted === undefined ? undefined : (await findProject(context, wanted)).id
+}
+
+async function show(context: Context, args: Arguments) {
+  const { id: org } = await context.organisation()
+  const by = text(args, 'by')
+  const answer = await (await context.api()).get('/usage', Breakdown, {
+    org,
+    ...rangeQuery(args, context.nowMs()),
+    ...filterQuery(args),
+    project: await projectId(context, args),
+    group_by: by ?? 'none',
+    top: text(args, 'top'),
+    time_zone: text(args, 'time-zone'),
+  })
+  const { total, data, paint } = { ...answer, paint: context.paint }
+  const names = by?.split(',') ?? []
+  const columns: Column<Line>[] = [
+    ...names.map((name): Column<Line> => ({ title: name.toUpperCase(), of: (line) => nameOf(line, name) })),
+    ...NUMBERS,
+  ]
+  const flagged = total.estimated_attempts > 0 ? [`${total.estimated_attempts} attempts are estimates.`] : []
+  const head = fields(
+    [
+      ['range', `${answer.from} to ${answer.to} (${answer.time_zone})`],
+      ['data until', answer.data_until],
+      ['requests', String(total.requests)],
+      ['tokens', `${total.input_tokens} in, ${total.output_tokens} out`],
+      ['cost', `$${total.cost_usd}`],
+      ['absorbed', total.absorbed_usd === '0' ? undefined : `$${total.absorbed_usd}`],
+    ],
+    paint,
+  )
+  const body = by === undefined ? [] : ['', ...table(data, columns, paint, 'Nothing was used.')]
+  return { data: answer, lines: [...head, ...flagged, ...body] }
+}
+
+const NUMBERS: readonly Column<Line>[] = [
+  { title: 'REQUESTS', of: (line) => String(line.requests), isRight: true },
+  { title: 'INPUT', of: (line) => String(line.input_tokens), isRight: true },
+  { title: 'OUTPUT', of: (line) => String(line.output_tokens), isRight: true },
+  { title: 'COST $', of: (line) => line.cost_usd, isRight: true },
+]
+
+/** Lines carry their names under the dimension's field: `key_id`, `model`, `time`. */
+function nameOf(line: Line, dimension: string): string {
+  if (line.other === true && !['hour', 'day', 'month'].includes(dimension)) return '(other)'
+  const value = line[dimension] ?? line[`${dimension}_id`] ?? line.time
+  return typeof value === 'string' && value !== '' ? value : '-'
+}
+
+async function exportRows(context: Context, args: Arguments) {
+  const { id: org } = await context.organisation()
+  const query = {
+    org,
+    ...rangeQuery(args, context.nowMs()),
+    ...filterQuery(args),
+    project: await projectId(context, args),
+    format: text(args, 'format') ?? 'csv',
+  }
+  const response = await (await context.api()).send('GET', `/admin/v1/usage/export${queryText(query)}`, {
+    accept: '*/*',
+    signal: context.signal,
+    timeoutMs: EXPORT_TIMEOUT_MS,
+  })
+  const out = text(args, 'out')
+  if (out !== undefined && response.body !== null) {
+    // `wx`: what is there already is somebody's.
+    await pipeline(response.body, createWriteStream(out, { flags: 'wx' }))
+    return { data: { file: out }, lines: [`Written to ${out}.`] }
+  }
+  for await (const chunk of response.body ?? []) context.terminal.stdout.write(chunk)
+  return undefined
+}
