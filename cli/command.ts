@@ -42,6 +42,8 @@ export type Command = {
   destroys?: boolean
   /** Talks to no gateway: takes no --url. */
   isLocal?: boolean
+  /** Gets all words behind its name as `rest`, flags too: they are another program's. */
+  passesOn?: boolean
   run: (context: Context, args: Arguments) => Promise<Outcome>
 }
 
@@ -56,6 +58,8 @@ export type Outcome =
       nextCursor?: string | undefined
       /** Default: 0. */
       exitCode?: number
+      /** Somebody else has said everything. */
+      isSilent?: boolean
     }
   | undefined
 

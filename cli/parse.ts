@@ -43,6 +43,8 @@ export function parse(argv: readonly string[], commands: readonly Command[]): Pa
   const words = argv.slice(0, Math.max(0, firstFlag(argv)))
   const command = find(words, commands)
   if (command === undefined) return withoutCommand(argv, words, commands)
+  if (command.passesOn === true)
+    return { kind: 'run', command, args: { positionals: {}, rest: argv.slice(command.path.length), flags: {} } }
   const flags = flagsOf(command)
   const read = readFlags(argv.slice(command.path.length), flags, command)
   if (read.values.help === true) return { kind: 'help', path: command.path, command }

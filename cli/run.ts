@@ -26,7 +26,7 @@ export async function run(
     const context = contextOf(args, { ...around, paint: painter(terminal.stdout, env) })
     const outcome = await command.run(context, args)
     if (outcome === undefined) return EXIT.done
-    print(isJson ? [outcomeJson(command.path, outcome)] : outcome.lines)
+    if (outcome.isSilent !== true) print(isJson ? [outcomeJson(command.path, outcome)] : outcome.lines)
     return outcome.exitCode ?? EXIT.done
   } catch (error) {
     if (signal.aborted) return EXIT.failed
