@@ -3,7 +3,7 @@
 import { randomUUID } from 'node:crypto'
 import { z } from 'zod'
 import { isUnsent } from '../api.ts'
-import { type Arguments, type Command, positional, text } from '../command.ts'
+import { type Arguments, type Command, isSet, positional, text } from '../command.ts'
 import type { Context } from '../context.ts'
 import { EXIT, wrongUsage } from '../failure.ts'
 import { fields, table } from '../output.ts'
@@ -161,13 +161,13 @@ export const billingCommands: readonly Command[] = [
     flags: {
       action: { type: 'string', value: 'ACTION', help: 'e.g. key.create' },
       actor: { type: 'string', value: 'WHO', help: '`operator`, or the id of a user' },
+      all: { type: 'boolean', help: 'of every organisation, and what belongs to none; for the operator' },
       cursor,
     },
     examples: [{ line: 'penstock audit list --action key.create', what: 'every key that was made' }],
     run: async (context, args) => {
-      const { id } = await context.organisation()
       const query = {
-        org_id: id,
+        org_id: isSet(args, 'all') ? undefined : (await context.organisation()).id,
         action: text(args, 'action'),
         actor: text(args, 'actor'),
         cursor: text(args, 'cursor'),

@@ -119,13 +119,30 @@ async function replace(context: Context, args: Arguments, change: (before: Wante
   const { limits } = await api.get(path, Place)
   const before: Wanted[] = limits.map(({ id: _, ...rest }) => rest)
   const after = change(before)
-  if (JSON.stringify(after) === JSON.stringify(before)) {
+  if (meaningOf(after) === meaningOf(before)) {
     const stands = shown(context, await api.get(path, Place))
     return { ...stands, lines: ['Nothing to change.', ...stands.lines] }
   }
   const answer = await api.change('PUT', path, Place, { limits: after })
   return isUnsent(answer) ? unsent(answer) : shown(context, answer)
 }
+
+/** Equal where the same is limited alike: `25.00` dollars are `25`. */
+const meaningOf = (limits: readonly Wanted[]): string =>
+  limits
+    .map(({ meter, window, time_zone: zone, model, hard, max, max_usd: usd }) =>
+      JSON.stringify([
+        meter,
+        window,
+        zone,
+        model,
+        hard,
+        max,
+        typeof usd === 'string' && usd.replace(/(\.\d*?)0+$/, '$1').replace(/\.$/, ''),
+      ]),
+    )
+    .sort()
+    .join('\n')
 
 /** In the place of those that limit the same, else behind them. */
 function merged(before: readonly Wanted[], added: readonly Wanted[]): Wanted[] {
