@@ -56,7 +56,7 @@ export async function accessOf(args: Arguments, env: Environment, stdin: AsyncIt
 }
 
 /** One line of standard input. @throws CliFailure where it is empty or too long */
-export async function readSecret(stdin: AsyncIterable<Uint8Array>): Promise<string> {
+async function readSecret(stdin: AsyncIterable<Uint8Array>): Promise<string> {
   const chunks: Uint8Array[] = []
   let bytes = 0
   for await (const chunk of stdin) {

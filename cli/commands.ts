@@ -6,9 +6,11 @@ import { billingCommands } from './nouns/billing.ts'
 import { catalogCommands } from './nouns/catalog.ts'
 import { chatCommand } from './nouns/chat.ts'
 import { completionCommand } from './nouns/completion.ts'
+import { configCommands } from './nouns/config.ts'
 import { doctorCommand } from './nouns/doctor.ts'
 import { keyCommands } from './nouns/keys.ts'
 import { limitCommands } from './nouns/limits.ts'
+import { modelsPullCommand } from './nouns/models-pull.ts'
 import { organisationCommands } from './nouns/orgs.ts'
 import { peopleCommands } from './nouns/people.ts'
 import { requestCommands } from './nouns/requests.ts'
@@ -26,6 +28,8 @@ export const commands: readonly Command[] = [
   ...usageCommands,
   ...requestCommands,
   ...catalogCommands,
+  modelsPullCommand,
+  ...configCommands,
   ...backendCommands,
   ...billingCommands,
   benchCommand,

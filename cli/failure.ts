@@ -63,7 +63,7 @@ export function failureOf(status: number, body: string, requestId: string | unde
   return new CliFailure(exitCodeOf(status), message, { code, requestId, hint: hintOf(status, told.success) })
 }
 
-export function exitCodeOf(status: number): ExitCode {
+function exitCodeOf(status: number): ExitCode {
   if (status === 401 || status === 403) return EXIT.refused
   if (status === 404) return EXIT.notFound
   if (status === 409) return EXIT.conflict

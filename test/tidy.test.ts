@@ -8,7 +8,7 @@ import { RULES, type SourceFile } from './support/tidy.ts'
 const ROOT = join(import.meta.dirname, '..')
 /** The rules quote what they forbid, and so do the canaries below. */
 const EXEMPT = new Set(['test/support/tidy.ts', 'test/tidy.test.ts'])
-const TEXT = /\.(ts|mjs|js|json|md|toml|sql|cc|h|cu|cuh|sh|yml|yaml|txt|cmake)$|(^|\/)(run|CMakeLists\.txt|LICENSE)$/
+const TEXT = /\.(tsx?|mjs|js|json|md|toml|sql|cc|h|cu|cuh|sh|yml|yaml|txt|cmake)$|(^|\/)(run|CMakeLists\.txt|LICENSE)$/
 
 /** Tracked files and new ones that git does not ignore. */
 function repositoryFiles(): SourceFile[] {

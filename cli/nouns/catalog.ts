@@ -1,12 +1,14 @@
 // `penstock providers`, `penstock models` and `penstock prices`: what the catalog holds. Owns these commands. Changing providers and
 // models is `penstock config`, which plans, versions and takes back; secrets of providers come from the environment there.
 import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { z } from 'zod'
 import { isUnsent } from '../api.ts'
-import { type Arguments, type Command, positional, text } from '../command.ts'
+import { type Arguments, type Command, isSet, positional, text, texts } from '../command.ts'
 import type { Context } from '../context.ts'
 import { EXIT, wrongUsage } from '../failure.ts'
-import { table } from '../output.ts'
+import { plain, table } from '../output.ts'
+import { PriceDifference, priceChanges } from '../price-changes.ts'
 import { unsent } from '../unsent.ts'
 
 const Provider = z.looseObject({
@@ -25,7 +27,9 @@ const Price = z.looseObject({
   effective_from: z.string(),
   effective_to: z.string().nullish(),
 })
-const Imported = z.looseObject({})
+/** Main models of the main vendors, kept with the project. */
+const CATALOGUE = join(import.meta.dirname, '..', '..', 'deploy', 'price-catalogue.json')
+const PriceFile = z.looseObject({ entries: z.array(z.looseObject({ provider: z.string() })) })
 
 export const catalogCommands: readonly Command[] = [
   {
@@ -127,14 +131,26 @@ export const catalogCommands: readonly Command[] = [
   },
   {
     path: ['prices', 'import'],
-    summary: 'Add versions from a file such as deploy/price-catalogue.json; what stands already is left alone.',
-    positionals: [{ name: 'FILE', help: 'JSON as POST /admin/v1/prices/import takes it' }],
-    flags: { supersede: { type: 'boolean', help: 'end the version that is in force where a new one begins' } },
-    examples: [
+    summary: 'Bring the prices of a file into the price book, and show each difference; safe to repeat.',
+    positionals: [
       {
-        line: 'penstock prices import deploy/price-catalogue.json --dry-run',
-        what: 'the gateway says what would be added',
+        name: 'FILE',
+        help: 'JSON as POST /admin/v1/prices/import takes it; default deploy/price-catalogue.json',
+        optional: true,
       },
+    ],
+    flags: {
+      provider: {
+        type: 'string',
+        value: 'A[=B]',
+        help: 'only entries of this provider; A=B stores them under your name B for it; repeat',
+        multiple: true,
+      },
+      supersede: { type: 'boolean', help: 'new prices may cut short prices that were to hold until a later time' },
+    },
+    examples: [
+      { line: 'penstock prices import --dry-run', what: 'what the catalogue of the project would change' },
+      { line: 'penstock prices import --provider openai=my-openai', what: 'for a provider that has another name here' },
     ],
     changes: true,
     run: importFile,
@@ -161,29 +177,41 @@ async function setPrice(context: Context, args: Arguments) {
 
 /** The gateway plans an import itself, so a dry run asks it rather than showing what would be sent. */
 async function importFile(context: Context, args: Arguments) {
-  const path = positional(args, 'FILE')
-  const file = await readFile(path, 'utf8').catch(() => {
+  const path = args.positionals.FILE ?? CATALOGUE
+  const written = await readFile(path, 'utf8').catch(() => {
     throw wrongUsage(`${path} cannot be read.`)
   })
-  const body = z.looseObject({ entries: z.array(z.unknown()) }).safeParse(jsonOf(file))
-  if (!body.success)
+  const file = PriceFile.safeParse(jsonOf(written))
+  if (!file.success)
     throw wrongUsage(`${path} is not JSON with a list of entries.`, 'deploy/price-catalogue.json is an example.')
-  const asked = { ...body.data, dry_run: context.isDryRun, ...(args.flags.supersede === true && { supersede: true }) }
-  const response = await (await context.api()).send('POST', '/admin/v1/prices/import', { body: asked })
-  const answer = Imported.parse(await response.json())
-  const lines = Object.entries(answer).flatMap(([name, value]) =>
-    typeof value === 'number' || typeof value === 'string'
-      ? [`${name}: ${value}`]
-      : Array.isArray(value)
-        ? [`${name}: ${value.length}`]
-        : [],
-  )
-  return { data: answer, lines, ...(context.isDryRun && { exitCode: EXIT.changes }) }
+  const providers = texts(args, 'provider')
+  const entries = chosen(file.data.entries, providers)
+  if (entries.length === 0) throw wrongUsage(`${path} has no entry of ${providers.join(', ')}.`)
+  const body = { ...file.data, entries, dry_run: context.isDryRun, supersede: isSet(args, 'supersede') }
+  const response = await (await context.api()).send('POST', '/admin/v1/prices/import', { body })
+  const difference = PriceDifference.parse(await response.json())
+  const lines = priceChanges(difference).map(plain)
+  if (!context.isDryRun) return { data: difference, lines }
+  const isSame = difference.added.length + difference.changed.length === 0
+  const exitCode = isSame ? EXIT.done : EXIT.changes
+  return { data: difference, lines: [...lines, 'Nothing was changed: this was a dry run.'], exitCode }
 }
 
-function jsonOf(file: string): unknown {
+type Entry = z.infer<typeof PriceFile>['entries'][number]
+
+/** Entries of the chosen providers, under the names they have here. */
+function chosen(entries: readonly Entry[], providers: readonly string[]): readonly Entry[] {
+  if (providers.length === 0) return entries
+  const names = new Map(providers.map((words) => [words.split('=')[0] ?? words, words.split('=')[1] ?? words]))
+  return entries.flatMap((entry) => {
+    const provider = names.get(entry.provider)
+    return provider === undefined ? [] : [{ ...entry, provider }]
+  })
+}
+
+function jsonOf(written: string): unknown {
   try {
-    return JSON.parse(file)
+    return JSON.parse(written)
   } catch {
     return undefined
   }

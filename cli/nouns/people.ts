@@ -24,6 +24,8 @@ const User = z.looseObject({
 type User = z.infer<typeof User>
 const Team = z.looseObject({ id: z.string(), slug: z.string(), name: z.string(), created_at: z.string() })
 
+const SignInLink = z.looseObject({ url: z.string(), expires_at: z.string() })
+
 const role = { type: 'string', choices: ROLES, help: 'what they may do' } as const
 const projects = {
   type: 'string',
@@ -129,6 +131,26 @@ export const peopleCommands: readonly Command[] = [
       )
       if (isUnsent(answer)) return unsent(answer)
       return { data: { id: one.id }, lines: [`${nameOf(one)} has no role any more.`] }
+    },
+  },
+  {
+    path: ['sign-in'],
+    summary: 'A link that signs one browser in to the dashboard, once and within ten minutes.',
+    flags: { user: { type: 'string', value: 'USER', help: 'whom it is for, by email or id; default: the operator' } },
+    examples: [
+      { line: 'penstock sign-in', what: "as the operator, with the operator's token" },
+      { line: 'penstock sign-in --user ada@example.com', what: 'as a user of the organisation' },
+    ],
+    changes: true,
+    run: async (context, args) => {
+      const wanted = text(args, 'user')
+      const body =
+        wanted === undefined
+          ? {}
+          : { org_id: (await context.organisation()).id, user_id: (await findUser(context, wanted)).id }
+      const answer = await (await context.api()).change('POST', '/sign-in-links', SignInLink, body)
+      if (isUnsent(answer)) return unsent(answer)
+      return { data: answer, lines: [answer.url] }
     },
   },
   {

@@ -11,8 +11,8 @@ const LINES_MAX = 500
 /** Comments are wrapped at 120 by hand; what is a little longer is still seen whole. */
 const COLUMNS_MAX = 140
 
-const isCode = (path: string) => /\.(ts|mjs|cc|h|cu|cuh)$/.test(path)
-const isScript = (path: string) => /\.(ts|mjs)$/.test(path) && !path.endsWith('.d.ts')
+const isCode = (path: string) => /\.(tsx?|mjs|cc|h|cu|cuh)$/.test(path)
+const isScript = (path: string) => /\.(tsx?|mjs)$/.test(path) && !path.endsWith('.d.ts')
 const isTest = (path: string) => /\.test\.ts$|_test\.cc$/.test(path)
 const folderOf = (path: string) => path.split('/')[0] ?? ''
 
@@ -23,7 +23,8 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   backends: ['protocol'],
   migrations: [],
   sdk: ['protocol'],
-  cli: ['sdk', 'protocol'],
+  // It installs and starts what the launcher is made of.
+  cli: ['sdk', 'protocol', 'scripts'],
   dashboard: ['sdk', 'protocol'],
 }
 
