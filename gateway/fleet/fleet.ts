@@ -79,6 +79,9 @@ export class Fleet extends DurableObject<Env> {
   readonly #kv = new KvIndex(KV_BOUNDS, crypto.getRandomValues(new Int32Array(1))[0])
   readonly #desired: DesiredStates
   #forgotAtMs = 0
+  readonly #begunAtMs = Date.now()
+  /** Whoever has said goodbye to this life of the object: not awaited any more. */
+  readonly #left = new Set<string>()
   readonly #replays = new ReplayMemory(REPLAY_IDS_MAX)
   /** Enrolled backends by id: read for each report, so kept in memory beside the table. */
   readonly #enrolled = new Map<string, Enrolled>()
@@ -196,6 +199,7 @@ export class Fleet extends DurableObject<Env> {
     if (refused !== undefined) return err(refused)
     this.#enrolled.set(join.backendId, { ...enrolled, url, epochs })
     this.#verifiers.set(join.backendId, verifier)
+    this.#left.delete(join.backendId)
     this.#present.set(join.backendId, { epoch: join.epoch, frames: join.frames, reportedAtMs: nowMs })
     // Of another life, or with changes that were lost on the way. Its next report tells all there is.
     this.#kv.drop(join.backendId)
@@ -236,6 +240,7 @@ export class Fleet extends DurableObject<Env> {
       this.#present.delete(backendId)
       this.#kv.drop(backendId)
     }
+    if (known.epochs.current === epoch) this.#left.add(backendId)
     log('info', 'backend_left', { backendId, epoch })
     return ok({})
   }
@@ -261,7 +266,10 @@ export class Fleet extends DurableObject<Env> {
       const frames = isDraining ? presence.frames.map((frame) => ({ ...frame, draining: true })) : presence.frames
       backends.push({ backendId, url: enrolled.url, keyThumbprint, reportAgeMs, frames })
     }
-    return { staleAfterMs: STALE_AFTER_MS, backends }
+    // Each backend that lives has reported by then.
+    if (nowMs - this.#begunAtMs >= STALE_AFTER_MS) return { staleAfterMs: STALE_AFTER_MS, backends }
+    const awaited = [...this.#enrolled.keys()].filter((id) => !this.#present.has(id) && !this.#left.has(id))
+    return { staleAfterMs: STALE_AFTER_MS, backends, awaited }
   }
 
   /** Asks something of a backend, for as long as it is enrolled. */

@@ -16,7 +16,15 @@ export type BackendView = {
   frames: CapacityFrame[]
 }
 
-export type FleetSnapshot = { staleAfterMs: number; backends: BackendView[] }
+export type FleetSnapshot = {
+  staleAfterMs: number
+  backends: BackendView[]
+  /**
+   * Enrolled backends that an object which has just begun has not heard of yet. Absent where it has lived long enough to have
+   * heard of all that live.
+   */
+  awaited?: readonly string[] | undefined
+}
 
 /** backendId → how many leading chunks of a prompt its engines hold; backends that hold none are not in it. */
 export type PrefixMatches = ReadonlyMap<string, number>
@@ -96,8 +104,9 @@ export class FleetView {
       const question = { chunks: asked, wantsSnapshot: true }
       const answer = await withTimeout(ask(env, question), isUsable ? MATCHES_TIMEOUT_MS : FETCH_TIMEOUT_MS)
       if (answer.snapshot === undefined) throw new Error('the fleet object answered without a snapshot')
-      this.#copy = { snapshot: answer.snapshot, takenAtMs: nowMs() }
-      return { snapshot: answer.snapshot, matches: answer.matches }
+      const snapshot = withAwaited(answer.snapshot, copy, nowMs())
+      this.#copy = { snapshot, takenAtMs: nowMs() }
+      return { snapshot, matches: answer.matches }
     } catch (error) {
       if (copy === undefined) throw error
       if (asked.length > 0) this.#matchesPausedUntilMs = nowMs() + MATCHES_PAUSE_MS
@@ -124,6 +133,21 @@ export class FleetView {
   expire(): void {
     if (this.#copy !== undefined) this.#copy.takenAtMs = Number.NEGATIVE_INFINITY
   }
+}
+
+/**
+ * A Fleet object that begins anew knows nobody until the next reports have come. Until then whoever it awaits stays as this
+ * isolate has last seen them, and grows stale as anybody who is silent.
+ */
+function withAwaited(fresh: FleetSnapshot, before: Copy | undefined, nowMs: number): FleetSnapshot {
+  const { awaited } = fresh
+  if (awaited === undefined || awaited.length === 0 || before === undefined) return fresh
+  // A copy that was expired has no age: its backends are as old as their reports.
+  const sinceMs = Number.isFinite(before.takenAtMs) ? Math.max(0, nowMs - before.takenAtMs) : 0
+  const kept = before.snapshot.backends
+    .filter(({ backendId }) => awaited.includes(backendId))
+    .map((one) => ({ ...one, reportAgeMs: one.reportAgeMs + sinceMs }))
+  return { ...fresh, backends: [...fresh.backends, ...kept] }
 }
 
 const ask = async (env: Env, question: FleetQuestion): Promise<FleetAnswer> =>

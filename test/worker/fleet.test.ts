@@ -197,6 +197,24 @@ describe('leaving', () => {
     expect((await signedPost(agent, '/fleet/join', await agent.joinBody([]))).status).toBe(200)
   })
 
+  test('an object that begins anew awaits who is enrolled, until they report or say goodbye', async () => {
+    const [stays, goes] = [new FakeAgent(() => []), new FakeAgent(() => [])]
+    await stays.join([frame('m')])
+    await goes.join([frame('m')])
+    await evictDurableObject(fleet())
+    const awaited = async () => {
+      const { snapshot } = await fleet().view({ chunks: [], wantsSnapshot: true })
+      return [stays, goes].map(({ backendId }) => snapshot?.awaited?.includes(backendId))
+    }
+    expect(await awaited()).toEqual([true, true])
+    const goodbye = { version: 1, backendId: goes.backendId, epoch: goes.epoch }
+    expect((await signedPost(goes, '/fleet/leave', { ...goodbye, epoch: 'another-life' })).status).toBe(200)
+    expect(await awaited()).toEqual([true, true])
+    expect((await signedPost(goes, '/fleet/leave', goodbye)).status).toBe(200)
+    expect((await signedPost(stays, '/fleet/join', await stays.joinBody([frame('m')]))).status).toBe(200)
+    expect(await awaited()).toEqual([false, false])
+  })
+
   test('by an administrator ends the enrolment', async () => {
     const agent = new FakeAgent(() => [])
     await agent.join([frame('m')])

@@ -83,3 +83,17 @@ test('without a copy the object is waited for, and an old copy serves where it d
   await vi.advanceTimersByTimeAsync(2000)
   expect((await late).snapshot).toEqual(snapshotOf('http://old'))
 })
+
+test('whoever an object that has begun anew awaits stays as it was, and grows stale while it is silent', async () => {
+  await read([])
+  let awaited: readonly string[] | undefined = ['b', 'never seen here']
+  respond = async () => ({ snapshot: { staleAfterMs: 3500, backends: [], awaited }, matches: new Map() })
+  vi.advanceTimersByTime(1000)
+  expect((await read([])).snapshot.backends).toMatchObject([{ backendId: 'b', url: 'http://b', reportAgeMs: 1000 }])
+  vi.advanceTimersByTime(1000)
+  expect((await read([])).snapshot.backends).toMatchObject([{ backendId: 'b', reportAgeMs: 2000 }])
+  // It has said goodbye, or the object has lived long enough to have heard of it.
+  awaited = undefined
+  vi.advanceTimersByTime(1000)
+  expect((await read([])).snapshot.backends).toEqual([])
+})
