@@ -1,5 +1,5 @@
 // Test suites: `unit` runs in Node, `simulation` lives through random histories of money in Node, `worker` runs inside workerd
-// with the real migrations in a real Postgres, `e2e` starts the whole system and talks to it from outside, `net` does so over
+// with the real migrations in a real Postgres, `e2e` starts the whole system and talks to it from outside, `browser` looks at its dashboard in Chromium, `net` does so over
 // several hosts in network namespaces.
 import { cloudflareTest } from '@cloudflare/vitest-plugin'
 import { defineConfig } from 'vitest/config'
@@ -69,6 +69,16 @@ export default defineConfig({
           name: 'net',
           // In network namespaces that only root can make: run by `npm run test:net`.
           include: ['test/net/**/*.test.ts'],
+          hookTimeout: 600_000,
+          testTimeout: 120_000,
+          maxWorkers: 1,
+        },
+      },
+      {
+        test: {
+          name: 'browser',
+          // The dashboard in a real Chromium, against a whole system with weeks of usage.
+          include: ['test/browser/*.test.ts'],
           hookTimeout: 600_000,
           testTimeout: 120_000,
           maxWorkers: 1,

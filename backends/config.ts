@@ -11,7 +11,7 @@ export class ConfigError extends Error {
   override name = 'ConfigError'
 }
 
-const KV_TYPES = ['f16', 'q8_0', 'f32'] as const
+const KV_TYPES = ['f16', 'q8_0', 'f32', 'bf16'] as const
 const QUANTIZATIONS = ['none', 'q8_0', 'q4_0'] as const
 /** More would not fit a report, and no machine has use for them. */
 const ENGINES_MAX = 16
@@ -43,6 +43,9 @@ export type Config = {
   kvMib?: number
   prefillKvMib?: number
   decodeKvMib?: number
+  /** `cpu`, `cuda` or `cuda:N`: where the engines compute. Absent: on the processor. */
+  device?: string
+  deviceMemoryMib?: number
   kvType?: (typeof KV_TYPES)[number]
   quantize?: (typeof QUANTIZATIONS)[number]
   prefillTokens?: number
@@ -147,10 +150,22 @@ const OPTIONS: readonly Option[] = [
     help: 'of decode engines (default: --kv-mib)',
   },
   {
+    flag: 'device',
+    env: 'PENSTOCK_AGENT_DEVICE',
+    value: 'DEVICE',
+    help: 'where engines compute: cpu, cuda or cuda:N (default: cpu)',
+  },
+  {
+    flag: 'device-memory-mib',
+    env: 'PENSTOCK_AGENT_DEVICE_MEMORY_MIB',
+    value: 'N',
+    help: "of the GPU's memory, for each engine (default: most of what is free)",
+  },
+  {
     flag: 'kv-type',
     env: 'PENSTOCK_AGENT_KV_TYPE',
     value: 'TYPE',
-    help: 'keys and values as f16, q8_0 (half the memory) or f32 (default: f16)',
+    help: 'keys and values as f16, q8_0 (half the memory), f32 or, on a GPU, bf16 (default: f16)',
   },
   {
     flag: 'quantize',
@@ -235,6 +250,11 @@ const Values = z.object({
   'kv-mib': wholeNumber(16 * 1024 * 1024).optional(),
   'prefill-kv-mib': wholeNumber(16 * 1024 * 1024).optional(),
   'decode-kv-mib': wholeNumber(16 * 1024 * 1024).optional(),
+  device: z
+    .string()
+    .regex(/^(?:cpu|cuda(?::\d{1,3})?)$/, 'must be cpu, cuda or cuda:N')
+    .optional(),
+  'device-memory-mib': wholeNumber(1024 * 1024).optional(),
   'kv-type': z.enum(KV_TYPES).optional(),
   quantize: z.enum(QUANTIZATIONS).optional(),
   'prefill-tokens': wholeNumber(16 * 1024).optional(),
@@ -322,6 +342,8 @@ export function readConfig(argv: readonly string[], env: NodeJS.ProcessEnv): Con
   if (values['kv-mib'] !== undefined) config.kvMib = values['kv-mib']
   if (values['prefill-kv-mib'] !== undefined) config.prefillKvMib = values['prefill-kv-mib']
   if (values['decode-kv-mib'] !== undefined) config.decodeKvMib = values['decode-kv-mib']
+  if (values.device !== undefined) config.device = values.device
+  if (values['device-memory-mib'] !== undefined) config.deviceMemoryMib = values['device-memory-mib']
   if (values['kv-type'] !== undefined) config.kvType = values['kv-type']
   if (values.quantize !== undefined) config.quantize = values.quantize
   if (values['prefill-tokens'] !== undefined) config.prefillTokens = values['prefill-tokens']

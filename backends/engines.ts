@@ -230,6 +230,8 @@ function engineOptions(config: Config, { role, index, sockets, threads }: Engine
   const kvMib = ofRole ?? config.kvMib
   if (threads !== undefined) options.threads = threads
   if (kvMib !== undefined) options.kvMib = kvMib
+  if (config.device !== undefined) options.device = config.device
+  if (config.deviceMemoryMib !== undefined) options.deviceMemoryMib = config.deviceMemoryMib
   if (config.kvType !== undefined) options.kvType = config.kvType
   if (config.quantize !== undefined) options.quantize = config.quantize
   if (config.prefillTokens !== undefined) options.prefillTokens = config.prefillTokens

@@ -37,6 +37,15 @@ export function urlOf(args: Arguments, env: Environment): string {
   return given.replace(/\/+$/, '')
 }
 
+/**
+ * Whether secrets of the data folder may go to this gateway. Unless the folder is named they are for the gateway of this machine
+ * alone: whoever sets PENSTOCK_URL and forgets PENSTOCK_TOKEN would give them away.
+ */
+export function trustsFolder(args: Arguments, env: Environment, url: string): boolean {
+  if (text(args, 'data') !== undefined || env.PENSTOCK_DATA !== undefined) return true
+  return /^(localhost|127(\.\d+){3}|\[::1\])$/.test(new URL(url).hostname)
+}
+
 /** @throws CliFailure where no token is to be found */
 export async function accessOf(args: Arguments, env: Environment, stdin: AsyncIterable<Uint8Array>): Promise<Access> {
   const url = urlOf(args, env)
@@ -46,13 +55,17 @@ export async function accessOf(args: Arguments, env: Environment, stdin: AsyncIt
     if (token !== undefined && token !== '') return { url, token, tokenFrom: name }
   }
   const path = join(dataDirOf(args, env), 'secrets.json')
-  const saved = await readFile(path, 'utf8').catch(() => undefined)
+  const saved = trustsFolder(args, env, url) ? await readFile(path, 'utf8').catch(() => undefined) : undefined
   const parsed = Secrets.safeParse(saved === undefined ? undefined : jsonOf(saved))
   if (parsed.success) return { url, token: parsed.data.ADMIN_TOKEN, tokenFrom: path }
-  throw new CliFailure(EXIT.refused, `There is no token: PENSTOCK_TOKEN is not set and ${path} has none.`, {
-    code: 'no_token',
-    hint: 'Set PENSTOCK_TOKEN, pipe it in with --token-stdin, or name the data folder of `penstock up` with --data.',
-  })
+  throw new CliFailure(
+    EXIT.refused,
+    `There is no token for ${url}: PENSTOCK_TOKEN is not set and ${path} has none for it.`,
+    {
+      code: 'no_token',
+      hint: 'Set PENSTOCK_TOKEN, pipe it in with --token-stdin, or name the data folder of `penstock up` with --data.',
+    },
+  )
 }
 
 /** One line of standard input. @throws CliFailure where it is empty or too long */

@@ -76,7 +76,7 @@ function hintOf(status: number, isOurs: boolean): string | undefined {
   if (!isOurs) return 'Is --url the address of a Penstock gateway? `penstock doctor` looks.'
   if (status === 401)
     return 'Set PENSTOCK_TOKEN, or name the data folder with --data; `penstock doctor` says what is used.'
-  if (status >= 500) return 'Repeat it: changes are safe to repeat.'
+  if (status >= 500) return 'Try again in a moment; what makes something new may have been done: look first.'
   return undefined
 }
 

@@ -12,6 +12,9 @@ const CODES: Readonly<Record<Style, string>> = { bold: '1', dim: '2', red: '31',
 // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is taken out
 const CONTROL = /[\u0000-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g
 export const plain = (text: string): string => text.replace(CONTROL, '\u00b7')
+/** Text of several lines, such as a model's answer. */
+export const plainLines = (text: string): string =>
+  text.replace(CONTROL, (letter) => (letter === '\n' || letter === '\t' ? letter : '\u00b7'))
 
 export type Paint = (style: Style, text: string) => string
 

@@ -22,8 +22,8 @@ penstock logs --follow
   data folder of \`penstock up\`. A secret is never an argument: other users of a machine can read those.
 - **\`--json\`** everywhere: one object \`{"schema": "penstock.keys.list.v1", "data": …, "next_cursor"?}\` on standard output, a failure as
   \`{"error": {"code", "message", "hint", "request_id", "exit_code"}}\` on standard error. Fields are added, never changed; amounts are decimal text.
-- **Safe to drive**: nothing asks where no terminal is (\`--yes\` answers), changes are safe to repeat, \`--dry-run\` says what would be
-  sent and ends with ${EXIT.changes}.
+- **Safe to drive**: nothing asks where no terminal is (\`--yes\` answers), changes are safe to repeat (\`keys create\` with
+  \`--if-absent\`, \`credit grant\` with \`--id\`), \`--dry-run\` says what would be sent and ends with ${EXIT.changes}.
 `
 
 export function cliPage(commands: readonly Command[]): string {

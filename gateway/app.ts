@@ -5,6 +5,8 @@ import { HTTPException } from 'hono/http-exception'
 import { matchedRoutes } from 'hono/route'
 import { adminApp } from './admin/index.ts'
 import type { Ports } from './attempts.ts'
+import { DASHBOARD_PATH } from './dashboard/browser.ts'
+import { dashboardRoutes } from './dashboard/routes.ts'
 import { errorDialectOf, failureResponse, requestIdHeaders } from './errors.ts'
 import { fleetRoutes } from './fleet/routes.ts'
 import { errorText, log } from './observe/log.ts'
@@ -40,6 +42,9 @@ export function createApp(ports: Ports = systemPorts()) {
     // Its guard comes before its routes: a stranger does not learn which there are.
     if (isAdminPath(path)) return next()
     if (matchedRoutes(c).some((route) => route.method !== 'ALL')) return next()
+    // Whoever types the address of the gateway means its pages; a client that speaks HTTP gets the error that it can read.
+    if (path === '/' && method === 'GET' && c.req.header('accept')?.includes('text/html'))
+      return c.redirect(DASHBOARD_PATH)
     const allowed = methodsOf(path)
     const dialect = errorDialectOf(path, c.req.raw.headers)
     if (allowed.length === 0) {
@@ -60,7 +65,12 @@ export function createApp(ports: Ports = systemPorts()) {
   app.route('/', modelRoutes)
   app.route('/', generateRoutes(ports))
   app.route('/', responsesRoutes(ports))
+  app.use(`${ADMIN_PREFIX}/*`, async (c, next) => {
+    c.set('health', ports.health)
+    await next()
+  })
   app.route(ADMIN_PREFIX, adminApp)
+  app.route('/', dashboardRoutes())
 
   app.notFound((c) => failureResponse({ code: 'not_found', message: 'There is no such route.' }, c.get('requestId')))
 

@@ -22,6 +22,8 @@ export type Env = {
   RUNS: DurableObjectNamespace<Runs>
   /** Holds the Postgres connections where no Hyperdrive does. Name: `pool`. */
   DATABASE_POOL: DurableObjectNamespace<DatabasePool>
+  /** Files of the dashboard, by their names. Absent where it was not built. */
+  ASSETS?: Fetcher
   /** Set on Cloudflare only. */
   HYPERDRIVE?: Hyperdrive
   /** Set off Cloudflare only: postgres:// address for the pool. Secret. */

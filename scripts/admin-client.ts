@@ -50,4 +50,9 @@ export class AdminClient {
     const body = { label: 'npm start', ttl_seconds: ENROLMENT_TTL_S }
     return (await this.call('POST', '/backends/tokens', shape, body)).token
   }
+
+  /** Where a browser gets into the dashboard as the operator, once and within ten minutes. */
+  async createSignInLink(): Promise<string> {
+    return (await this.call('POST', '/sign-in-links', z.object({ url: z.string() }), {})).url
+  }
 }

@@ -34,11 +34,24 @@ export async function bundleGateway(options: BundleOptions): Promise<Bundle> {
   await mkdir(bundlesDir, { recursive: true })
   const draft = `${dir}.${process.pid}`
   const wranglerDir = join(options.cacheDir, 'wrangler')
+  const noAssets = join(options.cacheDir, 'no-assets')
+  await mkdir(noAssets, { recursive: true })
   const script = join(options.root, 'node_modules', 'wrangler', 'bin', 'wrangler.js')
   try {
     await runCommand({
       command: process.execPath,
-      args: [script, 'deploy', '--dry-run', '--outdir', draft, '--config', join(options.root, 'wrangler.toml')],
+      args: [
+        script,
+        'deploy',
+        '--dry-run',
+        '--outdir',
+        draft,
+        '--config',
+        join(options.root, 'wrangler.toml'),
+        // The dashboard's files are no part of the bundle: here they come out of a folder of their own.
+        '--assets',
+        noAssets,
+      ],
       cwd: options.root,
       env: {
         ...process.env,
@@ -70,11 +83,12 @@ export async function bundleGateway(options: BundleOptions): Promise<Bundle> {
   return { dir, cached: false }
 }
 
-/** SHA-256 over names and bytes of all files below the inputs. */
-export async function digestOf(root: string, inputs: string[]): Promise<string> {
+/** SHA-256 over names and bytes of all files below the inputs, except those whose path `except` finds. */
+export async function digestOf(root: string, inputs: string[], except?: RegExp): Promise<string> {
   const hash = createHash('sha256')
   for (const input of inputs) {
     for (const file of await filesBelow(join(root, input))) {
+      if (except?.test(relative(root, file))) continue
       const bytes = await readFile(file)
       hash.update(`${relative(root, file)}\0${bytes.length}\0`).update(bytes)
     }
@@ -91,7 +105,8 @@ async function filesBelow(path: string): Promise<string[]> {
     .sort()
 }
 
-async function removeOld(bundlesDir: string, newest: string): Promise<void> {
+/** Keeps the newest folders. @param newest Name of the one that is used */
+export async function removeOld(bundlesDir: string, newest: string): Promise<void> {
   const names = (await readdir(bundlesDir)).filter((name) => name !== newest)
   const dated = await Promise.all(
     names.map(async (name) => ({ name, mtimeMs: (await stat(join(bundlesDir, name))).mtimeMs })),

@@ -17,6 +17,8 @@ export type GatewayOptions = {
   root: string
   folder: DataFolder
   bundleDir: string
+  /** The built dashboard. Default: none. */
+  dashboardDir?: string
   port: number
   /** IP address to listen on. Default: loopback. */
   host?: string
@@ -43,6 +45,7 @@ export async function writeGatewayConfig(options: GatewayOptions): Promise<void>
     secrets: Object.keys(environmentOf(options)),
     storageDir: folder.objectsDir,
     address: authority(options.host ?? LOOPBACK, options.port),
+    ...(options.dashboardDir !== undefined && { assetsDir: options.dashboardDir }),
   })
   mkdirSync(folder.objectsDir, { recursive: true, mode: 0o700 })
   await writeFile(folder.configPath, text, { mode: 0o600 })

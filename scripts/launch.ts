@@ -1,15 +1,16 @@
 // Brings the whole system up. Owns what waits for what; each part's own start is in the file of its name.
 //
 //   Postgres ─▶ migrations ─┐
-//   bundle ─────────────────┴▶ gateway ─┬▶ account, price, API key
+//   bundle, dashboard ──────┴▶ gateway ─┬▶ account, price, API key
 //   engine build, model ────────────────┴▶ agent (with its engine) ─▶ routable
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { migrate } from '../migrations/migrate.ts'
 import { AdminClient } from './admin-client.ts'
 import { type AgentRunning, startAgent } from './agent-process.ts'
 import { bootstrapAccount, bootstrapModel, waitUntilRoutable } from './bootstrap.ts'
 import { bundleGateway } from './bundle.ts'
 import { Children } from './children.ts'
+import { buildDashboard } from './dashboard-build.ts'
 import { openDataFolder } from './data-folder.ts'
 import { buildEngine } from './engine-build.ts'
 import { defaultRoles } from './engine-roles.ts'
@@ -147,15 +148,26 @@ export async function launch(options: StartOptions, context: LaunchContext): Pro
     }),
   )
 
+  const dashboard = part(() =>
+    asStep(progress, 'Dashboard', async () => {
+      // Somebody works on it: what they build there is served as it is.
+      const ownDir = process.env.PENSTOCK_DASHBOARD_DIR
+      if (ownDir) return { value: resolve(ownDir), detail: ownDir }
+      const value = await buildDashboard({ root: ROOT, cacheDir: folder.buildDir })
+      return { value: value.dir, ...(value.cached && { detail: 'unchanged' }) }
+    }),
+  )
+
   const baseUrl = localUrl(options.host, options.port)
   const admin = new AdminClient(baseUrl, secrets.ADMIN_TOKEN)
   let gateway: Supervised | undefined
   const gatewayUp = part(async () => {
-    const [databaseUrl, bundleDir] = await Promise.all([database, bundle])
+    const [databaseUrl, bundleDir, dashboardDir] = await Promise.all([database, bundle, dashboard])
     const settings: GatewayOptions = {
       root: ROOT,
       folder,
       bundleDir,
+      dashboardDir,
       port: options.port,
       host: options.host,
       databaseUrl,

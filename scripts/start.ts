@@ -2,6 +2,7 @@
 // codes and what is printed at the end; bringing the system up is launch.ts.
 import { homedir } from 'node:os'
 import { relative } from 'node:path'
+import { accessArguments } from './admin-access.ts'
 import type { Children } from './children.ts'
 import { type Launched, launch } from './launch.ts'
 import { answerOnce } from './once.ts'
@@ -83,7 +84,7 @@ async function run(options: StartOptions): Promise<void> {
     ready = true
     progress.pause()
     if (options.once === undefined) {
-      tell(launched, options)
+      tell(launched, await launched.admin.createSignInLink(), options)
       await new Promise<void>((resolve) => stopping.signal.addEventListener('abort', () => resolve()))
     } else {
       await answerOnce(launched, { ...options, prompt: options.once, signal: stopping.signal })
@@ -110,11 +111,21 @@ async function run(options: StartOptions): Promise<void> {
 }
 
 /** What a user needs to begin: address, key, a line that works when pasted. */
-function tell(launched: Launched, options: StartOptions): void {
+function tell(launched: Launched, dashboardUrl: string, options: StartOptions): void {
   const { baseUrl, apiKey, orgId, model, dataDir, databaseUrl } = launched
   if (options.json) {
     console.log(
-      JSON.stringify({ event: 'ready', baseUrl, apiKey, orgId, model, dataDir, databaseUrl, pids: launched.pids() }),
+      JSON.stringify({
+        event: 'ready',
+        baseUrl,
+        dashboardUrl,
+        apiKey,
+        orgId,
+        model,
+        dataDir,
+        databaseUrl,
+        pids: launched.pids(),
+      }),
     )
     return
   }
@@ -126,6 +137,8 @@ Penstock serves ${model}.
 
   Base URL  ${baseUrl}/v1
   API key   ${apiKey}
+  Dashboard ${dashboardUrl}
+            signs one browser in, within ten minutes; another link: npx penstock sign-in${accessArguments(baseUrl, dataDir)}
 
   curl -N ${baseUrl}/v1/chat/completions -H 'authorization: Bearer ${apiKey}' -H 'content-type: application/json' -d '${JSON.stringify(body)}'
 

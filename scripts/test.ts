@@ -7,6 +7,7 @@ import { glob, mkdtemp, open, readFile, rm, statfs, writeFile } from 'node:fs/pr
 import { availableParallelism, constants, homedir, setPriority, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
+import { chromiumPath } from '../test/browser/support/chromium.ts'
 import { buildEngine } from './engine-build.ts'
 import { obtainModel } from './model.ts'
 import { DEFAULT_MODEL, parseOptions } from './options.ts'
@@ -14,7 +15,14 @@ import { type Count, countCtest, countVitest, NOTHING, sum } from './test-result
 
 /** `checks` and `build` beside each other, then `tests`; in each one after the other. `idle`: beside all. */
 type Line = 'checks' | 'build' | 'tests' | 'idle'
-type Suite = { name: string; title: string; line: Line; run: (dir: string) => Promise<Count> }
+type Suite = {
+  name: string
+  title: string
+  line: Line
+  run: (dir: string) => Promise<Count>
+  /** May skip all of its tests, where it says why: it needs what not every machine has. */
+  optional?: true
+}
 
 const ROOT = join(import.meta.dirname, '..')
 /** A test that hangs is ended by this; the slowest, a property test, takes seconds. */
@@ -44,6 +52,7 @@ const SUITES: Suite[] = [
   { name: 'worker', title: 'Worker (vitest, workerd)', line: 'tests', run: worker },
   { name: 'unit', title: 'Unit (vitest, Node)', line: 'tests', run: (dir) => vitest('unit', dir) },
   { name: 'e2e', title: 'End to end (vitest, the real system)', line: 'tests', run: (dir) => vitest('e2e', dir) },
+  { name: 'browser', title: 'Dashboard (vitest, Chromium)', line: 'tests', run: browser, optional: true },
 ]
 
 const stopping = new AbortController()
@@ -98,7 +107,7 @@ async function main(argv: string[]): Promise<number> {
 async function runSuite(suite: Suite, dir: string): Promise<Count> {
   try {
     const count = await suite.run(dir)
-    if (count.passed + count.failed > 0) return count
+    if (count.passed + count.failed > 0 || (suite.optional && count.skipped > 0)) return count
     console.log(`${suite.title} ran no test.`)
   } catch (error) {
     if (!stopping.signal.aborted) console.log((error as Error).message)
@@ -152,6 +161,13 @@ async function vitest(project: string, dir: string): Promise<Count> {
 
 function reporters(results: string): string[] {
   return ['--reporter=default', '--reporter=json', `--outputFile.json=${results}`]
+}
+
+/** Skipped where there is no Chromium: it is no part of npm's, and nothing here downloads one. */
+async function browser(dir: string): Promise<Count> {
+  if (chromiumPath() !== undefined) return vitest('browser', dir)
+  console.log('No Chromium was found (apt-get install chromium, or CHROMIUM_PATH): the dashboard is not looked at.')
+  return { ...NOTHING, skipped: 1 }
 }
 
 /** Each part is a run of its own, which prints when it has ended. */

@@ -15,6 +15,8 @@ export type WorkerdInputs = {
   storageDir: string
   /** e.g. 127.0.0.1:8787 */
   address: string
+  /** The built dashboard; absolute. Absent: the gateway says that it is not built. */
+  assetsDir?: string
 }
 
 /** The parts of wrangler.toml that mean something off Cloudflare. Others (limits, observability) are Cloudflare's own. */
@@ -26,6 +28,7 @@ const Wrangler = z.object({
   durable_objects: z
     .object({ bindings: z.array(z.object({ name: z.string(), class_name: z.string() })) })
     .default({ bindings: [] }),
+  assets: z.object({ binding: z.string() }).optional(),
   migrations: z.array(z.object({ new_sqlite_classes: z.array(z.string()).default([]) })).default([]),
 })
 
@@ -52,6 +55,7 @@ export function workerdConfig(inputs: WorkerdInputs): string {
     if (kind === undefined) throw new Error(`no way to load ${path} in workerd`)
     return `(name = ${quote(name)}, ${kind} = embed ${quote(path)})`
   })
+  const assets = inputs.assetsDir === undefined ? undefined : wrangler.assets
   const bindings = [
     ...wrangler.durable_objects.bindings.map(
       ({ name, class_name }) => `(name = ${quote(name)}, durableObjectNamespace = ${quote(class_name)})`,
@@ -61,6 +65,7 @@ export function workerdConfig(inputs: WorkerdInputs): string {
         ? `(name = ${quote(name)}, text = ${quote(value)})`
         : `(name = ${quote(name)}, json = ${quote(JSON.stringify(value))})`,
     ),
+    ...(assets === undefined ? [] : [`(name = ${quote(assets.binding)}, service = "assets")`]),
     ...inputs.secrets.map((name) => `(name = ${quote(name)}, fromEnvironment = ${quote(name)})`),
   ]
   // The key of a class is part of the identity of its objects: it must never change, or their storage is lost.
@@ -75,7 +80,9 @@ const config :Workerd.Config = (
     (name = "gateway", worker = .gateway),
     # Backends and Postgres are on private addresses; which hosts are called is decided in the gateway, never by a caller.
     (name = "outside", network = (allow = ["public", "private"], tlsOptions = (trustBrowserCas = true))),
-    (name = "objects", disk = (path = ${quote(inputs.storageDir)}, writable = true)),
+    (name = "objects", disk = (path = ${quote(inputs.storageDir)}, writable = true)),${
+      assets === undefined ? '' : `\n    (name = "assets", disk = (path = ${quote(inputs.assetsDir ?? '')})),`
+    }
   ],
   sockets = [(name = "http", address = ${quote(inputs.address)}, http = (), service = "gateway")],
 );

@@ -4,6 +4,8 @@
 //      │  └────────── ends before READY ──────────────────────────────────────────▲
 //      └─ exit code 2 (bad model or options) ─▶ failed          any ──stop()──▶ stopped
 //
+// Exit code 4, a GPU that is lost, is an end like others: a new process may have it again.
+//
 // `connection` is set in `ready` only. In `failed` and `stopped` no process runs and none will be started.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { EventEmitter } from 'node:events'
@@ -40,7 +42,10 @@ export type EngineOptions = {
   sockets: SocketDirectory
   threads?: number
   kvMib?: number
-  /** `f16`, `q8_0` or `f32`. */
+  /** `cpu`, `cuda` or `cuda:N`. */
+  device?: string
+  deviceMemoryMib?: number
+  /** `f16`, `q8_0`, `f32` or `bf16`. */
   kvType?: string
   /** `none`, `q8_0` or `q4_0`: what weights in F32, F16 and BF16 are turned into. */
   quantize?: string
@@ -74,6 +79,8 @@ function engineArguments(options: EngineOptions, socketPath: string, kvPath: str
   }
   add('--threads', options.threads)
   add('--kv-mib', options.kvMib)
+  add('--device', options.device)
+  add('--device-memory-mib', options.deviceMemoryMib)
   add('--kv-type', options.kvType)
   add('--quantize', options.quantize)
   add('--prefill-tokens', options.prefillTokens)

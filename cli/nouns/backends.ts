@@ -27,6 +27,7 @@ const Backend = z.looseObject({
   label: z.string(),
   state: z.string(),
   report_age_ms: z.number().nullable(),
+  desired: z.looseObject({ roles: z.record(z.string(), z.string()) }).nullable(),
   models: z.array(Engine),
 })
 type Backend = z.infer<typeof Backend>
@@ -156,9 +157,8 @@ const percent = (part: number, whole: number): string => (whole === 0 ? '-' : `$
 
 const read = async (context: Context): Promise<Backend[]> => (await (await context.api()).get('/backends', Answer)).data
 
-/** Engines that are not named keep the role that they were started with, so all that have another one are named again. */
-const rolesOf = (one: Backend): Record<string, string> =>
-  Object.fromEntries(one.models.flatMap(({ engine, role }) => (engine === null ? [] : [[engine, role]])))
+/** What was asked for before is asked for again: engines that are not named go back to the role that they were started with. */
+const rolesOf = ({ desired }: Backend): Record<string, string> => desired?.roles ?? {}
 
 async function desire(
   context: Context,

@@ -1,12 +1,12 @@
 // `penstock bench`: what a deployment does under some load, from where it is called. Owns the load and what is counted; a comparison
 // with other gateways is `npm run bench:gateway`.
-import { Penstock } from '../../sdk/src/index.ts'
+import { Penstock, PenstockError } from '../../sdk/src/index.ts'
 import { urlOf } from '../access.ts'
 import { type Arguments, type Command, text } from '../command.ts'
 import type { Context } from '../context.ts'
 import { CliFailure, EXIT, wrongUsage } from '../failure.ts'
 import { fields } from '../output.ts'
-import { keyOf } from './chat.ts'
+import { keyOf, told } from './chat.ts'
 
 const REQUESTS_MAX = 100_000
 const CONCURRENCY_MAX = 256
@@ -42,6 +42,7 @@ async function bench(context: Context, args: Arguments) {
   const client = new Penstock({ gateway: { baseUrl: urlOf(args, context.env), apiKey: await keyOf(context, args) } })
   const samples: Sample[] = []
   const failures = new Map<string, number>()
+  let refusal: PenstockError | undefined
   let left = requests
   const startedMs = performance.now()
   const work = async (): Promise<void> => {
@@ -51,6 +52,7 @@ async function bench(context: Context, args: Arguments) {
         samples.push(await one(context, client, { model, content, maxTokens }))
       } catch (error) {
         const reason = (error as Error).message
+        if (error instanceof PenstockError) refusal ??= error
         failures.set(reason, (failures.get(reason) ?? 0) + 1)
       }
     }
@@ -58,6 +60,7 @@ async function bench(context: Context, args: Arguments) {
   await Promise.all(Array.from({ length: concurrency }, work))
   const seconds = (performance.now() - startedMs) / 1000
   if (samples.length === 0) {
+    if (refusal !== undefined) throw told(refusal)
     const [reason = 'Nothing was asked.'] = failures.keys()
     throw new CliFailure(EXIT.unavailable, `No answer came: ${reason}`)
   }

@@ -5,7 +5,7 @@ import { z } from 'zod'
 import { isUnsent } from '../api.ts'
 import { type Arguments, type Command, isSet, positional, text } from '../command.ts'
 import type { Context } from '../context.ts'
-import { EXIT, wrongUsage } from '../failure.ts'
+import { CliFailure, EXIT, wrongUsage } from '../failure.ts'
 import { fields, table } from '../output.ts'
 import { RANGE_FLAGS, rangeQuery } from '../range.ts'
 import { unsent } from '../unsent.ts'
@@ -201,7 +201,14 @@ async function grant(context: Context, args: Arguments) {
     amount_usd: amount,
     note: text(args, 'note'),
   }
-  const answer = await (await context.api()).change('POST', `/organisations/${org}/credit/grants`, Grant, body)
+  const answer = await (await context.api())
+    .change('POST', `/organisations/${org}/credit/grants`, Grant, body)
+    .catch((error: unknown) => {
+      if (!(error instanceof CliFailure) || error.exitCode !== EXIT.unavailable) throw error
+      // It may be booked already: under another id it would be booked twice.
+      const { exitCode, message, code, requestId } = error
+      throw new CliFailure(exitCode, message, { code, requestId, hint: `Repeat it with --id ${body.id}.` })
+    })
   if (isUnsent(answer)) return unsent(answer)
   return { data: answer, lines: [`Booked $${answer.amount_usd} as ${answer.kind}, ${answer.id}.`] }
 }

@@ -4,10 +4,11 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline/promises'
 import { type ChatRequest, Penstock, PenstockError } from '../../sdk/src/index.ts'
-import { dataDirOf, urlOf } from '../access.ts'
+import { dataDirOf, trustsFolder, urlOf } from '../access.ts'
 import { type Arguments, type Command, text } from '../command.ts'
 import type { Context } from '../context.ts'
 import { CliFailure, EXIT, type ExitCode, wrongUsage } from '../failure.ts'
+import { plain, plainLines } from '../output.ts'
 
 const PROMPT_BYTES_MAX = 4 * 2 ** 20
 const TOKENS_MAX = 1_048_576
@@ -92,7 +93,7 @@ async function converse(
       } catch (error) {
         messages.pop()
         if (context.signal.aborted) break
-        context.warn(context.paint('red', (error as Error).message))
+        context.warn(context.paint('red', plain((error as Error).message)))
       }
     }
     lines.prompt()
@@ -130,7 +131,9 @@ async function ask(context: Context, args: Arguments, client: Penstock, model: s
       said += piece
       finishReason = choice?.finish_reason ?? finishReason
       usage = chunk.usage ?? usage
-      if (!context.isJson) context.terminal.stdout.write(piece)
+      const { stdout } = context.terminal
+      // What goes into a file or another program goes there as it came.
+      if (!context.isJson) stdout.write(stdout.isTTY === true ? plainLines(piece) : piece)
     }
     return { text: said, finishReason, usage, requestId: stream.requestId }
   } catch (error) {
@@ -152,7 +155,7 @@ const EXIT_OF: Partial<Record<PenstockError['code'], ExitCode>> = {
   interrupted: EXIT.unavailable,
 }
 
-function told(error: PenstockError): CliFailure {
+export function told(error: PenstockError): CliFailure {
   const hint =
     error.code === 'gateway_unreachable' ? 'Is it running? `penstock up` starts it; --url says where it is.' : undefined
   return new CliFailure(EXIT_OF[error.code] ?? EXIT.failed, error.message, {
@@ -179,12 +182,17 @@ export async function keyOf(context: Context, args: Arguments): Promise<string> 
   const fromEnvironment = context.env.PENSTOCK_KEY
   if (fromEnvironment !== undefined && fromEnvironment !== '') return fromEnvironment
   const path = join(dataDirOf(args, context.env), 'api-key')
-  const saved = (await readFile(path, 'utf8').catch(() => '')).trim()
+  const isTrusted = trustsFolder(args, context.env, urlOf(args, context.env))
+  const saved = isTrusted ? (await readFile(path, 'utf8').catch(() => '')).trim() : ''
   if (saved !== '') return saved
-  throw new CliFailure(EXIT.refused, `There is no API key: PENSTOCK_KEY is not set and ${path} is not there.`, {
-    code: 'no_key',
-    hint: 'PENSTOCK_KEY=$(penstock keys create me --quiet)',
-  })
+  throw new CliFailure(
+    EXIT.refused,
+    `There is no API key: PENSTOCK_KEY is not set and ${path} has none for this gateway.`,
+    {
+      code: 'no_key',
+      hint: 'PENSTOCK_KEY=$(penstock keys create me --quiet)',
+    },
+  )
 }
 
 async function readAll(stdin: AsyncIterable<Uint8Array>): Promise<string> {

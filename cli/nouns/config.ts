@@ -42,8 +42,8 @@ const VERSIONS_SHOWN = '20'
 const file = { name: 'FILE', help: 'TOML or JSON, such as deploy/penstock.config.toml' }
 const note = { type: 'string', value: 'TEXT', help: 'why, for the list of versions' } as const
 const prune = { type: 'boolean', help: 'also remove what the file does not name' } as const
-const SECRETS = `Secrets: a key in the file says secret = "env:NAME". The command reads NAME from its environment and sends it; where NAME is not
-set the gateway keeps the secret that it has.`
+const SECRETS = `Secrets: a key in the file says secret = "env:NAME". The command reads NAME from its environment and sends it;
+where NAME is not set the gateway keeps the secret that it has.`
 
 export const configCommands: readonly Command[] = [
   {
@@ -163,11 +163,11 @@ async function carryOut(context: Context, path: string, wanted: Asked, why: { no
 
 const SIGNS = { add: '+', change: '~', remove: '-' } as const
 
-/** One line per object and field. Values are JSON: no control character gets to a terminal. */
+/** One line per object and field. */
 function show({ changes, secrets, summary }: Plan): string[] {
   const lines = changes.flatMap(({ object, name, action, fields }) => [
     `${SIGNS[action]} ${object} ${plain(name)}`,
-    ...(action === 'remove' ? [] : fields.map((field) => `    ${plain(field.path)} ${fieldText(field)}`)),
+    ...(action === 'remove' ? [] : fields.map((field) => `    ${plain(field.path)} ${plain(fieldText(field))}`)),
   ])
   for (const { provider, key, action } of secrets)
     lines.push(`* provider ${plain(provider)}: secret of key ${plain(key)} is ${action}`)

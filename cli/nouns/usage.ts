@@ -1,11 +1,13 @@
 // `penstock usage`: what was counted and charged, as sums. Owns these commands; single requests are requests.ts. Amounts come from the
 // gateway as decimal text and are shown as they come: nothing is added up here.
 import { createWriteStream } from 'node:fs'
+import { rm } from 'node:fs/promises'
 import { pipeline } from 'node:stream/promises'
 import { z } from 'zod'
 import { queryText } from '../api.ts'
 import { type Arguments, type Command, text } from '../command.ts'
 import { type Context, findProject } from '../context.ts'
+import { CliFailure, EXIT } from '../failure.ts'
 import { type Column, fields, table } from '../output.ts'
 import { filterQuery, RANGE_FLAGS, rangeQuery, USAGE_FILTERS } from '../range.ts'
 
@@ -127,6 +129,15 @@ function nameOf(line: Line, dimension: string): string {
   return typeof value === 'string' && value !== '' ? value : '-'
 }
 
+/** A file that was begun and cannot be ended is taken away: it would look like all there is. @throws CliFailure */
+async function brokenOff(error: unknown, out: string): Promise<never> {
+  const { code, message } = error as NodeJS.ErrnoException
+  if (code === 'EEXIST')
+    throw new CliFailure(EXIT.failed, `${out} is there already.`, { code: 'exists', hint: 'Name another file.' })
+  await rm(out, { force: true })
+  throw new CliFailure(EXIT.failed, `The export broke off (${message}); ${out} is not there.`, { code: 'broken_off' })
+}
+
 async function exportRows(context: Context, args: Arguments) {
   const { id: org } = await context.organisation()
   const query = {
@@ -144,7 +155,9 @@ async function exportRows(context: Context, args: Arguments) {
   const out = text(args, 'out')
   if (out !== undefined && response.body !== null) {
     // `wx`: what is there already is somebody's.
-    await pipeline(response.body, createWriteStream(out, { flags: 'wx' }))
+    await pipeline(response.body, createWriteStream(out, { flags: 'wx' })).catch((error: unknown) =>
+      brokenOff(error, out),
+    )
     return { data: { file: out }, lines: [`Written to ${out}.`] }
   }
   for await (const chunk of response.body ?? []) context.terminal.stdout.write(chunk)

@@ -38,6 +38,7 @@ import {
 } from './holds.ts'
 import { Idempotency } from './idempotency.ts'
 import type { RuleBook } from './limit.ts'
+import { LimitReader } from './limit-reader.ts'
 import { type Notice, Notices } from './notices.ts'
 import { OpenHolds } from './open-holds.ts'
 import type { AccountPorts } from './ports.ts'
@@ -74,6 +75,7 @@ export class AccountCore implements AccountRpc {
   readonly #open = new OpenHolds()
   readonly #delivery: Delivery
   readonly #readiness: Readiness
+  readonly limits: LimitReader
   #orgId: string | undefined
   #alarmAtMs: number | undefined
 
@@ -94,6 +96,8 @@ export class AccountCore implements AccountRpc {
     const watched = { ...ports, transaction: <T>(work: () => T) => this.#transaction(work) }
     this.#delivery = new Delivery(watched, this.#store)
     this.#readiness = new Readiness(watched, { counts: this.#counts, rules: this.#rules, delivery: this.#delivery })
+    const parts = { rules: this.#rules, counts: this.#counts, open: this.#open, readiness: this.#readiness }
+    this.limits = new LimitReader(ports, parts, (orgId) => this.#bindOrganisation(orgId))
     this.#load()
   }
 
@@ -118,8 +122,8 @@ export class AccountCore implements AccountRpc {
   /** @throws RangeError on an end that cannot be true; Error where the hold is unknown (never reserved, or forgotten). */
   async settle(end: SettleEnd): Promise<Settled> {
     const reply = await this.#one({ kind: 'settle', end })
-    if (reply.kind === 'settle') return reply.settled
-    throw new Error(`an end was answered with ${reply.kind}`)
+    if (reply.kind !== 'settle') throw new Error(`an end was answered with ${reply.kind}`)
+    return reply.settled
   }
 
   /** @throws RangeError above BATCH_CALLS_MAX calls */
@@ -483,8 +487,7 @@ export class AccountCore implements AccountRpc {
   }
 
   #wakeToFlush(): void {
-    const dueAtMs = this.#delivery.dueAtMs
-    if (dueAtMs !== undefined) this.#wakeAt(dueAtMs)
+    if (this.#delivery.dueAtMs !== undefined) this.#wakeAt(this.#delivery.dueAtMs)
   }
 
   #wakeAt(atMs: number): void {

@@ -24,6 +24,7 @@ import type {
   SettleEnd,
 } from './contract.ts'
 import type { RuleBook } from './limit.ts'
+import type { LimitReadings } from './limit-reader.ts'
 
 export class Account extends DurableObject<Env> implements AccountRpc {
   /** Instance fields are out of reach for Workers RPC; the suites swap these two. */
@@ -91,6 +92,10 @@ export class Account extends DurableObject<Env> implements AccountRpc {
 
   inspect(): Promise<AccountState> {
     return this.#core.inspect()
+  }
+
+  limits(orgId: string): Promise<LimitReadings> {
+    return this.#core.limits.read(orgId)
   }
 
   flush(): Promise<{ outboxRows: number }> {

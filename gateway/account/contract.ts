@@ -33,6 +33,8 @@ export type ReserveAsk = Subject & {
   provider: string
   /** The target's own model name. */
   modelServed: string
+  /** What reports file it under: `name=value` by name, joined by commas. At most TAGS_CHARS_MAX. */
+  tags?: string | undefined
   /** The most the attempt can use; no count of what a caller asks for may exceed it. */
   estimate: Estimate
   price: PriceQuote | undefined
@@ -124,10 +126,16 @@ export type SettleEnd = {
   inconsistent?: boolean
   /** How the attempt came about, as JSON text of at most ROUTE_CHARS_MAX. */
   route?: string
+  /** Which of the own machines computed it, the last one where it moved. */
+  backendId?: string
 }
 
 export const RAW_USAGE_CHARS_MAX = 4096
 export const ROUTE_CHARS_MAX = 1024
+/** Eight pairs of the longest names and values. */
+export const TAGS_CHARS_MAX = 1024
+/** A uuid, and room. */
+export const BACKEND_CHARS_MAX = 64
 
 export type Settled = { costNanoUsd: NanoUsd; repeated: boolean }
 

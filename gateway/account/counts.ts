@@ -151,6 +151,16 @@ export class Counts {
     return dropped >= rowsMax
   }
 
+  /** Who has counted most in a window. Decimal texts of counts are ordered by length, then by digits. */
+  fullest(series: string, span: WindowSpan, subjectsMax: number): string[] {
+    const ready = this.#ready.get(series)
+    if (ready === undefined) return []
+    const query = `SELECT subject FROM counts WHERE series_id = ? AND window_key = ?
+      ORDER BY length(value) DESC, value DESC, subject LIMIT ?`
+    const rows = this.#sql.exec<{ subject: string }>(query, ready.id, span.key, subjectsMax).toArray()
+    return rows.map(({ subject }) => subject)
+  }
+
   shown(): AccountState['counters'] {
     type Row = { series: string; subject: string; window_key: string; value: string }
     const query = `SELECT name AS series, subject, window_key, value FROM counts JOIN series USING (series_id)

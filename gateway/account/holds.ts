@@ -15,7 +15,7 @@
 //
 // Every transition is conditional on the state, so that a repeated or late call can never charge twice.
 import type { AttemptKind, AttemptRow, Payer } from '../ledger/outbox.ts'
-import { charge, listCost, type Pricing } from '../meter/price.ts'
+import { cacheSavings, charge, listCost, type Pricing } from '../meter/price.ts'
 import {
   isNoUsage,
   isUsage,
@@ -42,6 +42,7 @@ export type HoldEnd = {
   httpStatus?: number | undefined
   firstTokenAtMs?: number | undefined
   endedAtMs: number
+  backendId?: string | undefined
 }
 
 export type HoldRecord = {
@@ -127,10 +128,13 @@ export function settleHold(hold: HoldRecord, end: SettleEnd, nowMs: number): Tra
     httpStatus: end.httpStatus,
     firstTokenAtMs: end.firstTokenAtMs,
     endedAtMs: end.endedAtMs,
+    backendId: end.backendId,
   }
   const { usageSource, rawUsage, inconsistent, route } = end
   const providerCostNanoUsd = end.providerCostNanoUsd ?? likelyProviderCost(hold.terms, end.usage)
-  const base: RowEnd = { ...ended, pricing, usageSource, providerCostNanoUsd, rawUsage, inconsistent, route }
+  const cacheSavingsNanoUsd = cacheSavings(end.usage, hold.terms.price)
+  const told = { usageSource, rawUsage, inconsistent, route }
+  const base: RowEnd = { ...ended, ...told, pricing, providerCostNanoUsd, cacheSavingsNanoUsd }
   switch (hold.state) {
     case 'held': {
       const unused = isNoUsage(end.usage) && end.status !== 'ok'
@@ -163,7 +167,8 @@ export function expireHold(hold: HoldRecord, nowMs: number): Transition | undefi
   const payer: Payer = hold.terms.isTrial === true ? 'absorbed' : 'customer'
   const ended: HoldEnd = { usage, costNanoUsd, charge: payer, status: 'deadline_exceeded', endedAtMs: nowMs }
   const providerCostNanoUsd = likelyProviderCost(hold.terms, usage)
-  const rowEnd: RowEnd = { ...ended, pricing, usageSource: 'estimated', providerCostNanoUsd }
+  const cacheSavingsNanoUsd = cacheSavings(usage, hold.terms.price)
+  const rowEnd: RowEnd = { ...ended, pricing, usageSource: 'estimated', providerCostNanoUsd, cacheSavingsNanoUsd }
   const row = attemptRow(hold.terms, 'attempt', rowEnd, nowMs)
   return {
     hold: ending(hold, 'expired_estimated', ended, nowMs),
@@ -192,6 +197,7 @@ type RowEnd = HoldEnd & {
   pricing: Pricing
   usageSource: UsageSource
   providerCostNanoUsd?: bigint | undefined
+  cacheSavingsNanoUsd: bigint
   rawUsage?: string | undefined
   inconsistent?: boolean | undefined
   route?: string | undefined
@@ -204,12 +210,14 @@ const likelyProviderCost = (terms: HoldTerms, usage: Usage): bigint | undefined 
 /** Rows that turn an estimate into the truth. */
 function correction(terms: HoldTerms, guess: HoldEnd, truth: RowEnd, nowMs: number): AttemptRow[] {
   const guessed = likelyProviderCost(terms, guess.usage)
+  const saved = cacheSavings(guess.usage, terms.price)
   if (guess.charge === truth.charge) {
     const { providerCostNanoUsd = guessed } = truth
     const difference: RowEnd = {
       ...truth,
       usage: subtractUsage(truth.usage, guess.usage),
       costNanoUsd: truth.costNanoUsd - guess.costNanoUsd,
+      cacheSavingsNanoUsd: truth.cacheSavingsNanoUsd - saved,
       providerCostNanoUsd: providerCostNanoUsd === undefined ? undefined : providerCostNanoUsd - (guessed ?? 0n),
     }
     return [attemptRow(terms, 'adjustment', difference, nowMs)]
@@ -218,6 +226,7 @@ function correction(terms: HoldTerms, guess: HoldEnd, truth: RowEnd, nowMs: numb
     ...guess,
     usage: subtractUsage(NO_USAGE, guess.usage),
     costNanoUsd: -guess.costNanoUsd,
+    cacheSavingsNanoUsd: -saved,
     pricing: truth.pricing,
     usageSource: 'estimated',
     providerCostNanoUsd: guessed === undefined ? undefined : -guessed,
@@ -237,6 +246,8 @@ function attemptRow(terms: HoldTerms, kind: AttemptKind, end: RowEnd, nowMs: num
     userId: terms.userId,
     teamId: terms.teamId,
     endUser: terms.endUser,
+    tags: terms.tags,
+    backendId: end.backendId,
     provider: terms.provider,
     modelRequested: terms.modelRequested,
     modelServed: terms.modelServed,
@@ -250,6 +261,7 @@ function attemptRow(terms: HoldTerms, kind: AttemptKind, end: RowEnd, nowMs: num
     pricing: end.pricing,
     price: terms.price,
     providerCostNanoUsd: end.providerCostNanoUsd,
+    cacheSavingsNanoUsd: end.cacheSavingsNanoUsd,
     rawUsage: end.rawUsage,
     inconsistent: end.inconsistent,
     route: end.route,

@@ -103,6 +103,16 @@ export class OpenHolds {
     return requests.size - (requests.has(exceptRequestId) ? 1 : 0)
   }
 
+  /** Subjects that have something set aside in a window. */
+  heldIn(series: string, windowKey: string): string[] {
+    return endsOf(this.#sums.keys(), sumKey(series, '', windowKey))
+  }
+
+  /** Subjects with requests running. */
+  runningAt(place: string): string[] {
+    return endsOf(this.#running.keys(), placeKey(place, ''))
+  }
+
   #move(key: string, by: bigint): void {
     const sum = (this.#sums.get(key) ?? 0n) + by
     if (sum === 0n) this.#sums.delete(key)
@@ -113,6 +123,9 @@ export class OpenHolds {
 /** A window's key holds no newline. */
 const sumKey = (series: string, subject: string, windowKey: string) => `${windowKey}\n${series}\n${subject}`
 const placeKey = (place: string, subject: string) => `${place}\n${subject}`
+
+const endsOf = (keys: Iterable<string>, beginning: string): string[] =>
+  [...keys].flatMap((key) => (key.startsWith(beginning) ? [key.slice(beginning.length)] : []))
 
 const placesOf = ({ places }: Applying): string[] => [
   ...new Set(places.map(({ name, subject }) => placeKey(name, subject))),

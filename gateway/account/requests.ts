@@ -44,6 +44,8 @@ export function requestRow(all: readonly HoldRecord[], finalAttempt: number | un
     userId: terms.userId,
     teamId: terms.teamId,
     endUser: terms.endUser,
+    tags: terms.tags,
+    backendId: end.backendId,
     provider: terms.provider,
     modelRequested: terms.modelRequested,
     modelServed: terms.modelServed,

@@ -49,7 +49,9 @@ export type Applying = {
   counted: { series: Series; subject: string }[]
 }
 
-type Entry = { position: number; limit: CountedLimit; series: Series } | { position: number; limit: ConcurrencyLimit }
+type Entry =
+  | { position: number; limit: CountedLimit; series: Series }
+  | { position: number; limit: ConcurrencyLimit; place: string }
 
 /** The id a caller has at a scope; absent where the scope does not apply. */
 export function subjectAt(scope: LimitScope, of: Subject): string | undefined {
@@ -88,7 +90,8 @@ export class RuleIndex {
   constructor(book: RuleBook, orgId: string) {
     this.version = book.version
     for (const [position, limit] of book.limits.entries()) {
-      const entry = limit.meter === 'concurrency' ? { position, limit } : this.#counted(position, limit)
+      const entry =
+        limit.meter === 'concurrency' ? { position, limit, place: placeOf(limit) } : this.#counted(position, limit)
       const at = `${limit.scope}/${limit.scopeId}`
       const known = this.#entries.get(at)
       if (known === undefined) this.#entries.set(at, [entry])
@@ -103,6 +106,11 @@ export class RuleIndex {
   /** Whether any rule counts under this name. */
   has(series: string): boolean {
     return this.#series.has(series)
+  }
+
+  /** Every limit with what it counts, in the order of the book. */
+  all(): readonly Entry[] {
+    return [...this.#entries.values()].flat().sort((a, b) => a.position - b.position)
   }
 
   /** What applies to a caller that asks for a model. The answer is shared: it is not to be changed. */
@@ -133,11 +141,11 @@ export class RuleIndex {
     const gauges: Gauge[] = []
     const places: Place[] = []
     for (const { entry, subject: id } of found) {
-      const { limit } = entry
-      if (limit.meter === 'concurrency') {
-        places.push({ name: placeOf(limit), subject: id, limit })
-      } else if ('series' in entry) {
-        gauges.push({ series: entry.series, subject: id, max: maxOf(limit), hard: limit.hard, rule: { limit } })
+      if ('place' in entry) {
+        places.push({ name: entry.place, subject: id, limit: entry.limit })
+      } else {
+        const { limit, series } = entry
+        gauges.push({ series, subject: id, max: maxOf(limit), hard: limit.hard, rule: { limit } })
       }
     }
     if (this.#credit !== undefined) {

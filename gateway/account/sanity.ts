@@ -3,7 +3,14 @@
 // that Postgres cannot take, or counters of two organisations in one object, would be found out much later. Pure.
 import { MAX_CHOICES, MAX_END_USER_CHARS } from '../../protocol/request.ts'
 import { TOKENS_MAX } from '../policy/targets.ts'
-import { RAW_USAGE_CHARS_MAX, type ReserveAsk, ROUTE_CHARS_MAX, type SettleEnd } from './contract.ts'
+import {
+  BACKEND_CHARS_MAX,
+  RAW_USAGE_CHARS_MAX,
+  type ReserveAsk,
+  ROUTE_CHARS_MAX,
+  type SettleEnd,
+  TAGS_CHARS_MAX,
+} from './contract.ts'
 import type { HoldRecord } from './holds.ts'
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/
@@ -27,6 +34,8 @@ export function assertAsk(ask: ReserveAsk): void {
       throw new RangeError(`a key line, user or team of request ${ask.requestId} is not a lower-case uuid`)
   if (ask.endUser !== undefined && (ask.endUser === '' || ask.endUser.length > MAX_END_USER_CHARS))
     throw new RangeError(`the end user of request ${ask.requestId} has not 1..${MAX_END_USER_CHARS} characters`)
+  if (ask.tags !== undefined && (ask.tags === '' || ask.tags.length > TAGS_CHARS_MAX))
+    throw new RangeError(`the tags of request ${ask.requestId} have not 1..${TAGS_CHARS_MAX} characters`)
   if (ask.isTrial === true && ask.attempt === 1) throw new RangeError(`request ${ask.requestId} begins with a trial`)
   const { inputTokens, outputTokens, calls } = ask.estimate
   for (const units of [inputTokens, outputTokens, calls])
@@ -53,6 +62,8 @@ export function assertEnd(end: SettleEnd): void {
     throw new RangeError(`the raw usage of ${end.holdId} is longer than ${RAW_USAGE_CHARS_MAX} characters`)
   if (end.route !== undefined && end.route.length > ROUTE_CHARS_MAX)
     throw new RangeError(`the route of ${end.holdId} is longer than ${ROUTE_CHARS_MAX} characters`)
+  if (end.backendId !== undefined && (end.backendId === '' || end.backendId.length > BACKEND_CHARS_MAX))
+    throw new RangeError(`the backend of ${end.holdId} has not 1..${BACKEND_CHARS_MAX} characters`)
 }
 
 /**

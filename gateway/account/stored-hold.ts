@@ -22,6 +22,7 @@ const body = z.object({
     userId: z.string().optional(),
     teamId: z.string().optional(),
     endUser: z.string().optional(),
+    tags: z.string().optional(),
     modelRequested: z.string(),
     provider: z.string(),
     modelServed: z.string(),
@@ -51,6 +52,7 @@ const body = z.object({
       httpStatus: z.number().optional(),
       firstTokenAtMs: z.number().optional(),
       endedAtMs: z.number(),
+      backendId: z.string().optional(),
     })
     .optional(),
 })

@@ -1,5 +1,5 @@
 // Tells the gateway's copies that a user may do something else now. Owns which credentials that concerns: the user's
-// tokens and the keys that belong to it. The change is committed first; all of this is safe to repeat.
+// tokens, the keys that belong to it, and browsers that it is signed in with. The change is committed first; all of this is safe to repeat.
 import { and, asc, eq, gt, isNull } from 'drizzle-orm'
 import { forgetIssuers } from '../auth/issuers.ts'
 import { forgetTokens } from '../auth/token.ts'
@@ -25,6 +25,11 @@ export async function announceUser(
 ): Promise<void> {
   const { orgId, userId } = user
   forgetTokens()
+  // They count for nothing already; a user who is let in again later has to sign in again.
+  if (!isActive)
+    for (const table of ['dashboard_sessions', 'sign_in_links']) {
+      await database.run({ text: `DELETE FROM ${table} WHERE org_id = $1 AND user_id = $2`, params: [orgId, userId] })
+    }
   const account = env.ACCOUNT.getByName(orgId)
   // A token's reservations carry the user's id where a key's carry the key's.
   await told([account.setKeyRevoked(userId, !isActive)])

@@ -56,6 +56,12 @@ const ApplyInput = z.strictObject({
 const RollbackInput = z.strictObject({ version: versionNumber, ...common })
 type Common = Omit<z.infer<typeof RollbackInput>, 'version'>
 
+const DiffNumber = z
+  .string()
+  .regex(/^[1-9]\d{0,14}$/, 'must be the number of a version')
+  .transform(Number)
+const DiffQuery = z.strictObject({ from: DiffNumber, to: DiffNumber.optional() })
+
 const VersionsQuery = z.strictObject({
   limit: pageParameters.limit,
   /** The version below which the page begins, as the page before told it. */
@@ -93,6 +99,19 @@ export const configRoutes = new Hono<AdminEnv>()
     const lowest = page.at(-1)?.version
     const hasMore = rows.length > limit && lowest !== undefined
     return c.json({ data: page.map(versionView), ...(hasMore ? { next_cursor: String(lowest) } : {}) })
+  })
+  /** What turns one version into another, or into what stands. */
+  .get('/diff', async (c) => {
+    const { from, to } = readQuery(c, DiffQuery)
+    const database = connect(c.env)
+    const stood = async (version: number) => {
+      const state = stateOf(await requireVersion(database, version))
+      if (state === undefined) throw conflict(`Version ${version} has a form that this build does not read.`)
+      return state
+    }
+    const before = await stood(from)
+    const changes = diffConfig(before, to === undefined ? (await readState(database)).state : await stood(to))
+    return c.json({ from, to: to ?? null, changes, summary: summaryOf(changes) })
   })
   .get('/versions/:version', async (c) => {
     const row = await requireVersion(connect(c.env), Number(/^[1-9]\d{0,14}$/.exec(c.req.param('version'))?.[0] ?? 0))
@@ -163,12 +182,12 @@ const hasDrifted = (known: NormalConfig | undefined, state: NormalConfig): boole
   diffConfig(known ?? { providers: {}, models: {} }, state).length > 0
 
 function planView({ changes, secrets }: ConfigPlan) {
+  return { changes, secrets, summary: { ...summaryOf(changes), secrets: secrets.length } }
+}
+
+function summaryOf(changes: readonly ObjectChange[]) {
   const count = (action: ObjectChange['action']) => changes.filter((one) => one.action === action).length
-  return {
-    changes,
-    secrets,
-    summary: { added: count('add'), changed: count('change'), removed: count('remove'), secrets: secrets.length },
-  }
+  return { added: count('add'), changed: count('change'), removed: count('remove') }
 }
 
 const auditView = (plan: ConfigPlan) => ({

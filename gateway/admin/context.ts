@@ -2,7 +2,9 @@
 import type { Context } from 'hono'
 import type { Failure } from '../../protocol/errors.ts'
 import type { Actor } from '../auth/actor.ts'
+import type { Session } from '../dashboard/session.ts'
 import type { Env } from '../env.ts'
+import type { Health } from '../routing/health.ts'
 
 export type AdminEnv = {
   Bindings: Env
@@ -13,6 +15,10 @@ export type AdminEnv = {
     actor: Actor
     /** Where the call came from, where the deployment can know it. */
     clientAddress: string | undefined
+    /** What this isolate knows of its targets; set by the application that mounts this one. */
+    health: Health | undefined
+    /** Set where the caller is a browser that is signed in, and its cookie was the credential. */
+    session: Session | undefined
   }
 }
 

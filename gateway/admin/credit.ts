@@ -137,7 +137,7 @@ export const creditRoutes = new Hono<AdminEnv>()
     })
   })
 
-const grantView = (grant: Grant) => ({
+export const grantView = (grant: Grant) => ({
   id: grant.grantId,
   org_id: grant.orgId,
   kind: grant.kind,

@@ -9,22 +9,30 @@ import { parseKey } from '../auth/keys.ts'
 import type { Principal } from '../auth/principal.ts'
 import { scopeRefusal } from '../auth/scopes.ts'
 import { looksLikeToken } from '../auth/token.ts'
+import { sessionOf } from '../dashboard/request.ts'
 import { type AdminContext, type AdminEnv, Refusal } from './context.ts'
 
 const TOKEN_CHARS_MIN = 32
 
 /**
  * Passes `Authorization: Bearer` with ADMIN_TOKEN (the operator), with a user's token, or with a user's API key whose
- * scopes name administration. An ADMIN_TOKEN too short to be a secret opens nothing.
+ * scopes name administration; and, where none of these is there, a browser that is signed in to the dashboard. An ADMIN_TOKEN
+ * too short to be a secret opens nothing.
  */
 export const guard = createMiddleware<AdminEnv>(async (c, next) => {
   c.set('clientAddress', clientAddress(c.req.raw, c.env))
-  c.set('actor', await actorOf(c))
+  const presented = presentedCredential(c.req.raw.headers)
+  const session = presented === undefined ? await sessionOf(c) : undefined
+  c.set('session', session)
+  c.set('actor', session?.actor ?? (await actorOf(c, presented ?? '')))
   await next()
+  // What a browser got for one user must not be there for the next one.
+  if (session === undefined) return
+  c.header('cache-control', 'no-store')
+  c.header('x-content-type-options', 'nosniff')
 })
 
-async function actorOf(c: AdminContext): Promise<Actor> {
-  const presented = presentedCredential(c.req.raw.headers) ?? ''
+async function actorOf(c: AdminContext, presented: string): Promise<Actor> {
   // The operator's secret may have any form, that of a token too.
   if (await isOperator(presented, c.env.ADMIN_TOKEN)) return { kind: 'operator' }
   if (parseKey(presented) === undefined && !looksLikeToken(presented)) {

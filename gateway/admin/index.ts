@@ -41,30 +41,38 @@
 //   GET    /config                     the catalog as a document; also /config/schema, /config/versions  …/versions/:version
 //   POST   /config/apply               {document, secrets?, dry_run?, expected_version?, prune?, note?}
 //   POST   /config/rollback            {version, secrets?, dry_run?, expected_version?, note?}
-//   GET    /audit?org_id=&actor=&action=
+//   GET    /config/diff?from=&to=
+//   GET    /providers/health
+//   GET    /audit?org_id=&actor=&action=&object_id=&from=&to=   also /audit/export
+//   GET    /session                    who calls, and what they may
+//   GET    /sessions?org=&user_id=     DELETE /sessions/:session         browsers that are signed in to the dashboard
+//   POST   /sign-in-links              {org_id?, user_id?}               answers `url`, once
+//          /organisations/:org/issuers/:issuer/sign-in-client            admin/sign-in-clients.ts
 //          /organisations/:org/guard-hooks, …/tool-capabilities, …/answer-cache    admin/guards.ts
 //          /organisations/:org/credit, …/billing         admin/credit.ts
-//   GET    /organisations/:org/limit-events
+//   GET    /organisations/:org/limit-events  …/limits/state  …/key-use
+//   GET    /organisations/:org/statements    …/statements/:month      admin/statements.ts
 //          /usage                                        admin/usage.ts
 //          /ledger                                       admin/ledger.ts
 //          /backends                                     fleet/admin.ts
 //
 // Lists take `limit` (1-200, default 50) and `cursor`, and answer {data, next_cursor?}.
 import { Hono } from 'hono'
-import { DatabaseUnavailable, QueryFailed } from '../db/port.ts'
 import { failureResponse } from '../errors.ts'
 import { fleetAdminRoutes } from '../fleet/admin.ts'
-import { errorText, log } from '../observe/log.ts'
 import { auditRoutes } from './audit.ts'
 import { configRoutes } from './config.ts'
-import { type AdminEnv, Refusal } from './context.ts'
+import type { AdminEnv } from './context.ts'
 import { creditRoutes } from './credit.ts'
+import { failureOf } from './failures.ts'
 import { guard } from './guard.ts'
 import { guardRoutes } from './guards.ts'
 import { issuerRoutes } from './issuers.ts'
+import { keyUseRoutes } from './key-use.ts'
 import { keyRoutes } from './keys.ts'
 import { ledgerRoutes } from './ledger.ts'
 import { limitEventRoutes } from './limit-events.ts'
+import { limitStateRoutes } from './limit-state.ts'
 import { limitRoutes } from './limits.ts'
 import { markupRoutes } from './markups.ts'
 import { modelRoutes } from './models.ts'
@@ -75,11 +83,11 @@ import { priceRoutes } from './prices.ts'
 import { providerKeyRoutes } from './provider-keys.ts'
 import { providerRoutes } from './providers.ts'
 import { serviceAccountRoutes } from './service-accounts.ts'
+import { sessionRoutes } from './session.ts'
+import { signInClientRoutes } from './sign-in-clients.ts'
+import { statementRoutes } from './statements.ts'
 import { teamRoutes } from './teams.ts'
 import { usageRoutes } from './usage.ts'
-
-/** SQLSTATE class of values that a type cannot hold. */
-const DATA_EXCEPTION = /^22/
 
 export const adminApp = new Hono<AdminEnv>()
 
@@ -98,11 +106,16 @@ adminApp.route('/organisations', peopleRoutes)
 adminApp.route('/organisations', serviceAccountRoutes)
 adminApp.route('/organisations', teamRoutes)
 adminApp.route('/organisations', issuerRoutes)
+adminApp.route('/organisations', signInClientRoutes)
 adminApp.route('/organisations', guardRoutes)
 adminApp.route('/organisations', limitRoutes)
 adminApp.route('/organisations', limitEventRoutes)
+adminApp.route('/organisations', limitStateRoutes)
+adminApp.route('/organisations', statementRoutes)
+adminApp.route('/organisations', keyUseRoutes)
 adminApp.route('/organisations', creditRoutes)
 adminApp.route('/organisations', markupRoutes)
+adminApp.route('/', sessionRoutes)
 adminApp.route('/models', modelRoutes)
 adminApp.route('/prices', priceRoutes)
 adminApp.route('/providers', providerRoutes)
@@ -116,20 +129,4 @@ adminApp.all('*', (c) =>
   failureResponse({ code: 'not_found', message: 'There is no such admin route.' }, c.get('requestId')),
 )
 
-adminApp.onError((error, c) => {
-  const requestId = c.get('requestId')
-  if (error instanceof Refusal) return failureResponse(error.failure, requestId)
-  if (error instanceof DatabaseUnavailable) {
-    log('warn', 'admin_database_unavailable', { requestId, reason: error.message })
-    const message = 'The database cannot be reached; if this was a change, it may have been made: repeat the call.'
-    return failureResponse({ code: 'unavailable', message, retryAfterMs: 2_000 }, requestId)
-  }
-  // NUL in a text, a date beyond the calendar: values that passed as JSON and that no column can hold.
-  if (error instanceof QueryFailed && DATA_EXCEPTION.test(error.sqlState)) {
-    const message = `The request holds a value that cannot be stored or compared (${error.sqlState}).`
-    return failureResponse({ code: 'invalid_request', message }, requestId)
-  }
-  log('error', 'admin_failed', { requestId, reason: errorText(error) })
-  const message = 'Something went wrong on our side; the request id finds it in the logs.'
-  return failureResponse({ code: 'internal', message }, requestId)
-})
+adminApp.onError((error, c) => failureResponse(failureOf(error, c.get('requestId')), c.get('requestId')))

@@ -68,7 +68,7 @@ const NewIssuer = z.strictObject({
 const IssuerChange = z.strictObject(z.object(changeable).partial().shape)
 type Change = z.infer<typeof IssuerChange>
 
-type IssuerRow = typeof tokenIssuers.$inferSelect
+export type IssuerRow = typeof tokenIssuers.$inferSelect
 
 export const issuerRoutes = new Hono<AdminEnv>()
   .post('/:org/issuers', create)
@@ -172,6 +172,11 @@ async function remove(c: AdminContext) {
   requireCover(c.get('actor'), row.maxRole)
   await database.batch([
     toStatement(builder.delete(tokenIssuers).where(issuerIs(orgId, issuerId))),
+    // Another issuer that takes the id later inherits neither.
+    ...['sign_in_clients', 'dashboard_sessions'].map((table) => ({
+      text: `DELETE FROM ${table} WHERE org_id = $1 AND issuer_id = $2`,
+      params: [orgId, issuerId],
+    })),
     audited(c, { action: 'issuer.delete', orgId, objectId: issuerId, details: { before: issuerView(row) } }),
   ])
   announceTokens()
@@ -223,7 +228,7 @@ function keysOf(row: IssuerRow, input: Change, allowPrivate: boolean): Pick<Issu
 }
 
 /** A key can be cut down to little, and an issuer of its own would give all of it back. @throws Refusal */
-function requireTrust(actor: Actor): void {
+export function requireTrust(actor: Actor): void {
   if (actor.kind === 'member' && actor.key !== undefined) {
     throw denied('An API key cannot register, change or delete issuers; use a token of a user.')
   }
@@ -239,7 +244,7 @@ async function findByClaims(database: Database, issuer: string, audience: string
   return row
 }
 
-async function requireIssuer(c: AdminContext, database: Database): Promise<IssuerRow> {
+export async function requireIssuer(c: AdminContext, database: Database): Promise<IssuerRow> {
   const [orgId, issuerId] = [idParam(c, 'org', 'issuer'), idParam(c, 'issuer', 'issuer')]
   const [row] = await query(database, (db) => db.select().from(tokenIssuers).where(issuerIs(orgId, issuerId)))
   if (row === undefined) throw notFound('issuer')

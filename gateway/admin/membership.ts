@@ -15,7 +15,7 @@ export type UserRow = typeof users.$inferSelect
 export type User = UserRow & { role: Role | undefined; projects: string[] | undefined }
 
 /** SQLSTATE of a division by zero, by which a transaction ends itself. */
-const DIVISION_BY_ZERO = '22012'
+export const DIVISION_BY_ZERO = '22012'
 
 export async function findUser(database: Database, orgId: string, userId: string): Promise<User | undefined> {
   const [row] = await query(database, (db) =>
@@ -82,7 +82,7 @@ const ACTIVE_OWNER = `SELECT 1 FROM memberships m JOIN users u ON u.org_id = m.o
   WHERE m.org_id = $1 AND m.role = 'owner' AND u.suspended_at IS NULL`
 
 /** Ends the transaction unless the condition holds. */
-const mustBe = (condition: string, params: string[]): Statement => ({
+export const mustBe = (condition: string, params: string[]): Statement => ({
   text: `SELECT 1 / CASE WHEN ${condition} THEN 1 ELSE 0 END`,
   params,
 })

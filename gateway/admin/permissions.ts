@@ -54,6 +54,9 @@ export const ADMIN_ROUTES: Readonly<Record<string, Permission>> = {
   'GET /organisations/:org/issuers/:issuer': 'issuers.read',
   'PATCH /organisations/:org/issuers/:issuer': 'issuers.write',
   'DELETE /organisations/:org/issuers/:issuer': 'issuers.write',
+  'PUT /organisations/:org/issuers/:issuer/sign-in-client': 'issuers.write',
+  'GET /organisations/:org/issuers/:issuer/sign-in-client': 'issuers.read',
+  'DELETE /organisations/:org/issuers/:issuer/sign-in-client': 'issuers.write',
 
   'PUT /organisations/:org/guard-hooks': 'guards.write',
   'GET /organisations/:org/guard-hooks': 'guards.read',
@@ -74,6 +77,10 @@ export const ADMIN_ROUTES: Readonly<Record<string, Permission>> = {
   'PUT /organisations/:org/end-users/:end_user/limits': 'limits.write',
   'GET /organisations/:org/end-users/:end_user/limits': 'limits.read',
   'GET /organisations/:org/limit-events': 'limits.read',
+  'GET /organisations/:org/limits/state': 'limits.read',
+  'GET /organisations/:org/key-use': 'keys.read',
+  'GET /organisations/:org/statements': 'ledger.read',
+  'GET /organisations/:org/statements/:month': 'ledger.read',
 
   // What an organisation may owe is for the operator to say: nobody gives credit to themselves.
   'GET /organisations/:org/credit': 'credit.read',
@@ -94,6 +101,7 @@ export const ADMIN_ROUTES: Readonly<Record<string, Permission>> = {
   'PUT /models/:name{.+}': 'operator',
   'DELETE /models/:name{.+}': 'operator',
   'GET /providers': 'operator',
+  'GET /providers/health': 'operator',
   'GET /providers/:name': 'operator',
   'PUT /providers/:name': 'operator',
   'DELETE /providers/:name': 'operator',
@@ -103,18 +111,23 @@ export const ADMIN_ROUTES: Readonly<Record<string, Permission>> = {
   'DELETE /providers/:name/keys/:key': 'operator',
   'GET /config': 'operator',
   'GET /config/schema': 'operator',
+  'GET /config/diff': 'operator',
   'GET /config/versions': 'operator',
   'GET /config/versions/:version': 'operator',
   'POST /config/apply': 'operator',
   'POST /config/rollback': 'operator',
   'POST /backends/tokens': 'operator',
   'GET /backends': 'operator',
+  'GET /backends/events': 'operator',
   'PATCH /backends/:id': 'operator',
   'DELETE /backends/:id': 'operator',
 
   'GET /usage': 'usage.read',
   'GET /usage/requests': 'usage.read',
+  'GET /usage/tags': 'usage.read',
   'GET /usage/requests/:id': 'usage.read',
+  // What callers wrote is for who may call.
+  'GET /usage/requests/:id/text': 'inference.use',
   'GET /usage/export': 'usage.read',
   'GET /usage/rollup': 'usage.read',
   'POST /usage/rollup': 'operator',
@@ -122,10 +135,24 @@ export const ADMIN_ROUTES: Readonly<Record<string, Permission>> = {
   'GET /ledger/entries': 'ledger.read',
   'GET /ledger/export': 'ledger.read',
   'GET /audit': 'audit.read',
+  'GET /audit/export': 'audit.read',
+
+  // Everybody sees who they are, and their own sessions; those of others are for the handlers to judge.
+  'GET /session': 'organisation.read',
+  'GET /sessions': 'organisation.read',
+  'DELETE /sessions/:session': 'organisation.read',
+  'POST /sign-in-links': 'people.write',
 }
 
 /** Permitted routes that name no organisation: the same for all, or filtered by their handler. */
-const WITHOUT_ORGANISATION: ReadonlySet<string> = new Set(['GET /organisations', 'GET /prices'])
+const WITHOUT_ORGANISATION: ReadonlySet<string> = new Set([
+  'GET /organisations',
+  'GET /prices',
+  'GET /session',
+  'GET /sessions',
+  'DELETE /sessions/:session',
+  'POST /sign-in-links',
+])
 
 /**
  * Routes without a project or key in their path whose handlers look at `Member.projects` themselves. All others without
@@ -138,6 +165,11 @@ const WITHIN_PROJECTS: ReadonlySet<string> = new Set([
   'GET /organisations/:org/keys',
   'POST /organisations/:org/keys',
   'GET /usage/requests/:id',
+  'GET /usage/requests/:id/text',
+  'GET /organisations/:org/key-use',
+  'GET /session',
+  'GET /sessions',
+  'DELETE /sessions/:session',
 ])
 /** Query parameters by which routes name their organisation. */
 const ORGANISATION_PARAMETERS = ['org', 'org_id'] as const

@@ -28,6 +28,7 @@ import {
 import { type AdminContext, type AdminEnv, conflict, invalid, notFound } from './context.ts'
 import { fieldPath, readInput, readQuery } from './input.ts'
 import { after, PageQuery, pageOf } from './paging.ts'
+import { providerHealth } from './provider-health.ts'
 import { isOtherHost, sealedFor } from './provider-secrets.ts'
 
 const ProviderInput = z.strictObject({
@@ -61,6 +62,7 @@ export const providerRoutes = new Hono<AdminEnv>()
       ),
     )
   })
+  .get('/health', providerHealth)
   .get('/:name', async (c) => {
     const database = connect(c.env)
     const row = await requireProvider(database, providerParam(c))

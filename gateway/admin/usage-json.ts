@@ -4,7 +4,9 @@ import { z } from 'zod'
 import { formatUsd } from '../../protocol/units.ts'
 import { parseStored } from '../db/json.ts'
 import type { usageAttempts, usageRequests } from '../db/schema/usage.ts'
-import type { SumField } from '../ledger/usage-facts.ts'
+import type { Percentiles } from '../ledger/latency.ts'
+import { classOf } from '../ledger/status-class.ts'
+import { COUNTED_ROLES, ROLE_FIELDS, type SumField } from '../ledger/usage-facts.ts'
 import { mapParts, PART_NAMES, sideOf, USAGE_PARTS, type UsagePart } from '../meter/usage.ts'
 
 type AttemptRow = typeof usageAttempts.$inferSelect
@@ -23,7 +25,7 @@ const UnitPrices = z.union([
 type PriceTable = z.infer<typeof PriceTable>
 
 /** Sums over a request's attempts as Postgres answers them: decimal text. */
-type RequestSums = Record<UsagePart | 'costNanoUsd' | 'absorbedNanoUsd', string>
+type RequestSums = Record<UsagePart | 'costNanoUsd' | 'absorbedNanoUsd' | 'guessedAttempts', string>
 
 /** Money under two names: `<name>_nanousd` and `<name>_usd`. */
 export const moneyJson = (name: string, amountNanoUsd: bigint) => ({
@@ -31,7 +33,7 @@ export const moneyJson = (name: string, amountNanoUsd: bigint) => ({
   [`${name}_usd`]: formatUsd(amountNanoUsd),
 })
 
-function partsJson(parts: Record<UsagePart, bigint>) {
+export function partsJson(parts: Record<UsagePart, bigint>) {
   const side = (wanted: 'input' | 'output') =>
     USAGE_PARTS.reduce((sum, part) => (sideOf(part) === wanted ? sum + parts[part] : sum), 0n)
   return {
@@ -54,7 +56,24 @@ export const sumsJson = (sums: Record<SumField, bigint>) => ({
   partial_attempts: Number(sums.partialAttempts),
   inconsistent_attempts: Number(sums.inconsistentAttempts),
   unpriced_attempts: Number(sums.unpricedAttempts),
+  failed_requests: Number(sums.failedRequests),
+  cancelled_requests: Number(sums.cancelledRequests),
+  interrupted_requests: Number(sums.interruptedRequests),
+  cached_answers: Number(sums.cachedAnswers),
+  ...moneyJson('cache_savings', sums.cacheSavingsNanoUsd),
+  /** Of attempts beyond a request's first. */
+  roles: Object.fromEntries(
+    COUNTED_ROLES.map((role) => {
+      const [attempts, charged, absorbed] = ROLE_FIELDS[role]
+      const money = { ...moneyJson('cost', sums[charged]), ...moneyJson('absorbed', sums[absorbed]) }
+      return [role, { attempts: Number(sums[attempts]), ...money }]
+    }),
+  ),
 })
+
+/** Null where nothing was timed. */
+export const percentilesJson = (read: Percentiles | undefined) =>
+  read === undefined ? null : { count: Number(read.count), p50_ms: read.p50Ms, p95_ms: read.p95Ms, p99_ms: read.p99Ms }
 
 const sharedJson = (row: AttemptRow | RequestRow) => ({
   project_id: row.projectId,
@@ -65,13 +84,22 @@ const sharedJson = (row: AttemptRow | RequestRow) => ({
   provider: row.provider,
   model: row.modelRequested,
   model_served: row.modelServed,
+  backend_id: row.backendId,
+  tags: tagsJson(row.tags),
   stream: row.stream,
   status: row.status,
+  status_class: classOf(row.status),
   http_status: row.httpStatus,
   started_at: row.startedAt,
   first_token_at: row.firstTokenAt,
   ended_at: row.endedAt,
 })
+
+/** By name; neither names nor values hold what stands between them. */
+const tagsJson = (tags: string | null): Record<string, string> =>
+  Object.fromEntries((tags ?? '').split(',').flatMap((tag) => (tag === '' ? [] : [tag.split('=', 2)])))
+
+const betweenMs = (from: string, to: string): number => Math.max(0, Date.parse(to) - Date.parse(from))
 
 /** @param sums over the request's attempts: they know of corrections that came after the request's own row. */
 export const requestJson = (row: RequestRow, sums: RequestSums | undefined) => ({
@@ -79,6 +107,11 @@ export const requestJson = (row: RequestRow, sums: RequestSums | undefined) => (
   org_id: row.orgId,
   ...sharedJson(row),
   attempts: row.attempts,
+  recorded_at: row.recordedAt,
+  duration_ms: betweenMs(row.startedAt, row.endedAt),
+  first_token_ms: row.firstTokenAt === null ? null : betweenMs(row.startedAt, row.firstTokenAt),
+  /** One of its attempts was charged by an estimate or a partial count. */
+  estimated: Number(sums?.guessedAttempts ?? 0) > 0,
   ...partsJson(sums === undefined ? row : mapParts((part) => BigInt(sums[part]))),
   ...moneyJson('cost', sums === undefined ? row.costNanoUsd : BigInt(sums.costNanoUsd)),
   ...moneyJson('absorbed', BigInt(sums?.absorbedNanoUsd ?? 0)),
@@ -93,8 +126,11 @@ function routeJson(stored: string, isOperator: boolean): Record<string, unknown>
   return Object.fromEntries(shown)
 }
 
-/** @param isOperator Whoever else asks sees what concerns the request alone. */
-export const attemptJson = (row: AttemptRow, isOperator: boolean) => ({
+/**
+ * @param request Its offsets are from the start of this.
+ * @param isOperator Whoever else asks sees what concerns the request alone.
+ */
+export const attemptJson = (row: AttemptRow, request: Pick<RequestRow, 'startedAt'>, isOperator: boolean) => ({
   attempt: row.attempt,
   kind: row.kind,
   ...sharedJson(row),
@@ -102,7 +138,13 @@ export const attemptJson = (row: AttemptRow, isOperator: boolean) => ({
   usage_source: row.usageSource,
   inconsistent: row.inconsistent,
   ...partsJson(row),
+  offset_ms: {
+    start: betweenMs(request.startedAt, row.startedAt),
+    first_token: row.firstTokenAt === null ? null : betweenMs(request.startedAt, row.firstTokenAt),
+    end: betweenMs(request.startedAt, row.endedAt),
+  },
   ...moneyJson('cost', row.costNanoUsd),
+  ...moneyJson('cache_savings', row.cacheSavingsNanoUsd ?? 0n),
   ...(row.providerCostNanoUsd === null ? {} : moneyJson('provider_cost', row.providerCostNanoUsd)),
   pricing: row.pricing,
   price_version_id: row.priceVersionId,

@@ -1,10 +1,12 @@
 // What usage reports are asked for. Owns the filters and the range that all of them take, and the words for one too long.
-import { and, eq, type SQL } from 'drizzle-orm'
+import { and, eq, isNull, type SQL, sql } from 'drizzle-orm'
 import type { AnyPgColumn } from 'drizzle-orm/pg-core'
 import { z } from 'zod'
 import { isTimeZone, offsetMs, windowOf } from '../account/windows.ts'
 import { DatabaseUnavailable } from '../db/port.ts'
 import type { usageAttempts, usageRequests } from '../db/schema/usage.ts'
+import { NOBODY, type Question } from '../ledger/sources.ts'
+import { isOfClass, STATUS_CLASSES } from '../ledger/status-class.ts'
 import { BUCKET_MS, bucketStartMs } from '../ledger/usage-facts.ts'
 import { invalid, Refusal } from './context.ts'
 import { Instant } from './input.ts'
@@ -23,16 +25,28 @@ export const TimeZone = z
   .refine(isTimeZone, 'must be the name of a time zone, such as Europe/Berlin')
   .default('UTC')
 
+/** An id, or NOBODY: usage without one. */
+const IdOrNone = z.union([z.literal(NOBODY), z.uuid().toLowerCase()], `must be an id, or "${NOBODY}"`)
+const TAG_NAME = '[a-z][a-z0-9_-]{0,31}'
+/** `name=value`, or `!name` for usage without that tag. */
+const TagFilter = z
+  .string()
+  .regex(new RegExp(`^(${TAG_NAME}=[A-Za-z0-9_.:/@+-]{1,64}|!${TAG_NAME})$`), 'must be name=value, or !name')
+export const TAG_WORD = new RegExp(`^tag:(${TAG_NAME})$`)
+
 export const filterParameters = {
   org: z.uuid().toLowerCase(),
   project: z.uuid().toLowerCase().optional(),
   key: z.uuid().toLowerCase().optional(),
-  user: z.uuid().toLowerCase().optional(),
-  team: z.uuid().toLowerCase().optional(),
+  user: IdOrNone.optional(),
+  team: IdOrNone.optional(),
   model: z.string().max(128).optional(),
   model_served: z.string().max(256).optional(),
   provider: z.string().max(64).optional(),
   status: z.string().max(64).optional(),
+  status_class: z.enum(STATUS_CLASSES).optional(),
+  backend: z.union([z.literal(NOBODY), z.string().min(1).max(64)]).optional(),
+  tag: TagFilter.optional(),
   from: Moment.optional(),
   to: Moment.optional(),
 }
@@ -41,17 +55,37 @@ export type Filter = z.infer<z.ZodObject<typeof filterParameters>>
 /** Rows that a filter names; the organisation is asked for, the range is each table's own matter. */
 export function matching(table: typeof usageAttempts | typeof usageRequests, filter: Filter): SQL | undefined {
   const only = (column: AnyPgColumn, value: string | undefined) => (value === undefined ? undefined : eq(column, value))
+  const onlyOrNone = (column: AnyPgColumn, value: string | undefined) =>
+    value === NOBODY ? isNull(column) : only(column, value)
   return and(
     eq(table.orgId, filter.org),
     only(table.projectId, filter.project),
     only(table.keyId, filter.key),
-    only(table.userId, filter.user),
-    only(table.teamId, filter.team),
+    onlyOrNone(table.userId, filter.user),
+    onlyOrNone(table.teamId, filter.team),
     only(table.modelRequested, filter.model),
     only(table.modelServed, filter.model_served),
     only(table.provider, filter.provider),
     only(table.status, filter.status),
+    filter.status_class === undefined ? undefined : sql.raw(isOfClass('status', filter.status_class)),
+    onlyOrNone(table.backendId, filter.backend),
+    tagged(table.tags, filter.tag),
   )
+}
+
+function tagged(column: AnyPgColumn, wanted: string | undefined): SQL | undefined {
+  if (wanted === undefined) return undefined
+  if (wanted.startsWith('!')) return sql`coalesce(strpos(',' || ${column}, ${`,${wanted.slice(1)}=`}::text), 0) = 0`
+  return sql`strpos(',' || ${column} || ',', ${`,${wanted},`}::text) > 0`
+}
+
+/** The filters of a question over sums. */
+export function questionFilters(filter: Filter): Pick<Question, 'filters' | 'statusClass'> {
+  const { project, key, user, team, model, model_served, provider, status, backend, tag } = filter
+  return {
+    filters: { project, key, user, team, model, model_served, provider, status, backend, tag },
+    statusClass: filter.status_class,
+  }
 }
 
 /** From inclusive to exclusive, epoch ms. */

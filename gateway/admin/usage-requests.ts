@@ -1,10 +1,13 @@
-// Requests one by one in the admin API, newest first, each with its attempts. Owns their parameters and pages; sums over
-// ranges are usage.ts, field names usage-json.ts. What a request cost comes from the rows of its attempts, corrections
-// included.
+// Requests one by one in the admin API, newest first, each with its attempts. Owns their parameters and pages, the live log, and
+// whether the text of one is kept; sums over ranges are usage.ts, field names usage-json.ts. What a request cost comes from the
+// rows of its attempts, corrections included.
 //
-//   GET /usage/requests?org=&project=&key=&user=&team=&model=&model_served=&provider=&status=&end_user=&from=&to=
-//   GET /usage/requests/:id?org=                                with its attempts
-import { and, asc, desc, eq, gte, inArray, lt, lte, type SQL, sql } from 'drizzle-orm'
+//   GET /usage/requests?org=&from=&to=       the filters of /usage, and end_user, id_prefix, min_cost_usd, min_duration_ms,
+//                                            min_first_token_ms. Costs are those of the request's own row: corrections come later
+//       &since=                              what was recorded since the answer that gave this `since`, newest first
+//   GET /usage/requests/:id?org=             with its attempts
+//   GET /usage/requests/:id/text?org=        what was asked and answered, where the caller had it stored; audited
+import { and, asc, desc, eq, gt, gte, inArray, lt, lte, type SQL, sql } from 'drizzle-orm'
 import type { AnyPgColumn } from 'drizzle-orm/pg-core'
 import { Hono } from 'hono'
 import { z } from 'zod'
@@ -12,19 +15,48 @@ import { connect } from '../db/connect.ts'
 import { query } from '../db/orm.ts'
 import { usageAttempts, usageRequests } from '../db/schema/usage.ts'
 import { mapParts } from '../meter/usage.ts'
-import { type AdminEnv, notFound } from './context.ts'
-import { idParam, readQuery } from './input.ts'
+import { type AdminContext, type AdminEnv, invalid, notFound } from './context.ts'
+import { Instant, idParam, readQuery, Usd } from './input.ts'
+import { namesOf } from './names.ts'
 import { olderThan, pageOf, pageParameters } from './paging.ts'
 import { requireVisibleProject } from './permissions.ts'
+import { storedState, storedText } from './stored-text.ts'
 import { attemptJson, requestJson } from './usage-json.ts'
-import { type Filter, filterParameters, matching, type Range, rangeOf } from './usage-range.ts'
+import { type Filter, filterParameters, matching, type Range, rangeOf, withinTimeLimit } from './usage-range.ts'
 
-const RequestsQuery = z.strictObject({
-  ...filterParameters,
-  end_user: z.string().max(256).optional(),
-  ...pageParameters,
-})
-const RequestQuery = z.strictObject({ org: z.uuid() })
+/** One thousand million dollars: no request costs more, and it fits 64 bits. */
+const COST_MAX_NANO_USD = 1_000_000_000n * 1_000_000_000n
+/**
+ * The live log asks again from this long before the newest row it has: rows are recorded by the account and written a moment
+ * later, not always in one order. What waited longer (a database that was away) is in the list and not in the log.
+ */
+const SINCE_OVERLAP_MS = 15_000
+
+const Ms = z
+  .string()
+  .regex(/^\d{1,9}$/, 'must be a whole number of milliseconds')
+  .transform(Number)
+const RequestsQuery = z
+  .strictObject({
+    ...filterParameters,
+    end_user: z.string().max(256).optional(),
+    id_prefix: z
+      .string()
+      .toLowerCase()
+      .regex(/^[0-9a-f-]{4,36}$/, 'must be the first 4 to 36 characters of a request id')
+      .optional(),
+    min_cost_usd: Usd(COST_MAX_NANO_USD).optional(),
+    min_duration_ms: Ms.optional(),
+    min_first_token_ms: Ms.optional(),
+    since: Instant.optional(),
+    ...pageParameters,
+  })
+  .refine(({ since, cursor }) => since === undefined || cursor === undefined, {
+    path: ['since'],
+    message: 'and `cursor` go two ways: give one of them',
+  })
+type RequestsQuery = z.infer<typeof RequestsQuery>
+const RequestQuery = z.strictObject({ org: z.uuid().toLowerCase() })
 
 type UsageTable = typeof usageAttempts | typeof usageRequests
 
@@ -32,42 +64,80 @@ export const usageRequestRoutes = new Hono<AdminEnv>()
 
 usageRequestRoutes.get('/requests', async (c) => {
   const asked = readQuery(c, RequestsQuery)
-  const range = rangeOf(asked, 'UTC', Date.now())
+  const nowMs = Date.now()
+  const range = rangeOf(asked, 'UTC', nowMs)
   const database = connect(c.env)
-  const rows = await query(database, (db) =>
-    db
-      .select()
-      .from(usageRequests)
-      .where(
-        and(
-          requestsWanted(asked, range),
-          asked.end_user === undefined ? undefined : eq(usageRequests.endUser, asked.end_user),
-          olderThan(asked.cursor, usageRequests.startedAt, usageRequests.requestId),
-        ),
-      )
-      .orderBy(desc(usageRequests.startedAt), desc(usageRequests.requestId))
-      .limit(asked.limit + 1),
-  )
-  const ids = rows.slice(0, asked.limit).map((row) => row.requestId)
-  const sums =
-    ids.length === 0
-      ? []
-      : await query(database, (db) =>
-          db
-            .select({ requestId: usageAttempts.requestId, ...SUMS })
-            .from(usageAttempts)
-            .where(and(eq(usageAttempts.orgId, asked.org), inArray(usageAttempts.requestId, ids)))
-            .groupBy(usageAttempts.requestId),
+  const t = usageRequests
+  const isLive = asked.since !== undefined
+  const rows = await withinTimeLimit(
+    query(database, (db) =>
+      db
+        .select()
+        .from(t)
+        .where(
+          and(
+            requestsWanted(asked, range),
+            isLive ? gt(t.recordedAt, asked.since ?? '') : undefined,
+            olderThan(asked.cursor, t.startedAt, t.requestId),
+          ),
         )
-  const sumsOf = new Map(sums.map((row) => [row.requestId, row]))
-  return c.json(
-    pageOf(
-      rows,
-      asked.limit,
-      (row) => [row.startedAt, row.requestId],
-      (row) => requestJson(row, sumsOf.get(row.requestId)),
+        .orderBy(...(isLive ? [desc(t.recordedAt), desc(t.requestId)] : [desc(t.startedAt), desc(t.requestId)]))
+        .limit(asked.limit + 1),
     ),
+    'Shorten the range.',
   )
+  const shown = rows.slice(0, asked.limit)
+  const [sums, names] = await Promise.all([
+    sumsOfRequests(
+      c,
+      asked.org,
+      shown.map(({ requestId }) => requestId),
+    ),
+    namesOf(c, asked.org, idsOf(shown)),
+  ])
+  const page = pageOf(
+    rows,
+    asked.limit,
+    (row) => [row.startedAt, row.requestId],
+    (row) => requestJson(row, sums.get(row.requestId)),
+  )
+  return c.json({
+    data: page.data,
+    ...(isLive || page.next_cursor === undefined ? {} : { next_cursor: page.next_cursor }),
+    since: sinceOf(
+      shown.map(({ recordedAt }) => recordedAt),
+      asked.since,
+      nowMs,
+    ),
+    names,
+  })
+})
+
+/** From where to ask on: a little before the newest row, and never back behind where it was asked from. */
+function sinceOf(recorded: readonly string[], asked: string | undefined, nowMs: number): string {
+  const newestMs = recorded.reduce((most, at) => Math.max(most, Date.parse(at)), 0)
+  const from = new Date((newestMs === 0 ? nowMs : newestMs) - SINCE_OVERLAP_MS).toISOString()
+  return asked !== undefined && asked > from ? asked : from
+}
+
+async function sumsOfRequests(c: AdminContext, orgId: string, ids: string[]) {
+  if (ids.length === 0) return new Map<string, never>()
+  const rows = await query(connect(c.env), (db) =>
+    db
+      .select({ requestId: usageAttempts.requestId, ...SUMS })
+      .from(usageAttempts)
+      .where(and(eq(usageAttempts.orgId, orgId), inArray(usageAttempts.requestId, ids)))
+      .groupBy(usageAttempts.requestId),
+  )
+  return new Map(rows.map((row) => [row.requestId, row]))
+}
+
+const idsOf = (rows: readonly (typeof usageRequests.$inferSelect)[]) => ({
+  projects: rows.map(({ projectId }) => projectId),
+  keys: rows.map(({ keyId }) => keyId),
+  users: rows.map(({ userId }) => userId),
+  teams: rows.map(({ teamId }) => teamId),
+  backends: rows.map(({ backendId }) => backendId),
 })
 
 usageRequestRoutes.get('/requests/:id', async (c) => {
@@ -75,8 +145,8 @@ usageRequestRoutes.get('/requests/:id', async (c) => {
   const requestId = idParam(c, 'id', 'request')
   const database = connect(c.env)
   const where = (table: UsageTable) => and(eq(table.orgId, org), eq(table.requestId, requestId))
-  const [[request], attempts, [sums]] = await Promise.all([
-    query(database, (db) => db.select().from(usageRequests).where(where(usageRequests))),
+  const [request, attempts, [sums]] = await Promise.all([
+    requireRequest(c, org, requestId),
     query(database, (db) =>
       db
         .select()
@@ -86,12 +156,36 @@ usageRequestRoutes.get('/requests/:id', async (c) => {
     ),
     query(database, (db) => db.select(SUMS).from(usageAttempts).where(where(usageAttempts))),
   ])
+  const isOperator = c.get('actor').kind === 'operator'
+  const [names, stored] = await Promise.all([
+    namesOf(c, org, { ...idsOf([request]), backends: attempts.map(({ backendId }) => backendId) }),
+    storedState(c, request),
+  ])
+  return c.json({
+    ...requestJson(request, sums),
+    names,
+    attempt_rows: attempts.map((row) => attemptJson(row, request, isOperator)),
+    stored_response: stored,
+  })
+})
+
+usageRequestRoutes.get('/requests/:id/text', async (c) => {
+  const { org } = readQuery(c, RequestQuery)
+  return c.json(await storedText(c, await requireRequest(c, org, idParam(c, 'id', 'request'))))
+})
+
+/** @throws Refusal 404, also where its project is not the actor's to see */
+async function requireRequest(c: AdminContext, orgId: string, requestId: string) {
+  const [request] = await query(connect(c.env), (db) =>
+    db
+      .select()
+      .from(usageRequests)
+      .where(and(eq(usageRequests.orgId, orgId), eq(usageRequests.requestId, requestId))),
+  )
   if (request === undefined) throw notFound('request, or it has not ended')
   requireVisibleProject(c.get('actor'), request.projectId, 'request, or it has not ended')
-  const isOperator = c.get('actor').kind === 'operator'
-  const rows = attempts.map((row) => attemptJson(row, isOperator))
-  return c.json({ ...requestJson(request, sums), attempt_rows: rows })
-})
+  return request
+}
 
 /** Sums over attempt rows. Parts and cost are the customer's; what the gateway absorbs stands apart. */
 const customer = (column: AnyPgColumn) =>
@@ -101,16 +195,37 @@ const SUMS = {
   costNanoUsd: customer(usageAttempts.costNanoUsd),
   absorbedNanoUsd: sql<string>`coalesce(sum(case when ${usageAttempts.charge} = 'absorbed'
     then ${usageAttempts.costNanoUsd} else 0 end), 0)::text`,
+  guessedAttempts: sql<string>`count(*) filter (where ${usageAttempts.kind} = 'attempt'
+    and ${usageAttempts.usageSource} <> 'provider')::text`,
 }
 
-function requestsWanted(filter: Filter, { fromMs, toMs }: Range): SQL | undefined {
-  const table = usageRequests
+function requestsWanted(asked: RequestsQuery, { fromMs, toMs }: Range): SQL | undefined {
+  const t = usageRequests
   const [from, to] = [new Date(fromMs).toISOString(), new Date(toMs).toISOString()]
+  const { end_user: endUser, min_cost_usd: minCost, min_duration_ms: minMs, min_first_token_ms: minFirstMs } = asked
   return and(
-    matching(table, filter),
-    gte(table.usageDay, from.slice(0, 10)),
-    lte(table.usageDay, to.slice(0, 10)),
-    gte(table.startedAt, from),
-    lt(table.startedAt, to),
+    matching(t, asked satisfies Filter),
+    gte(t.usageDay, from.slice(0, 10)),
+    lte(t.usageDay, to.slice(0, 10)),
+    gte(t.startedAt, from),
+    lt(t.startedAt, to),
+    endUser === undefined ? undefined : eq(t.endUser, endUser),
+    ...idsWith(asked.id_prefix),
+    minCost === undefined ? undefined : gte(t.costNanoUsd, minCost),
+    minMs === undefined ? undefined : lasted(t.endedAt, minMs),
+    minFirstMs === undefined ? undefined : lasted(t.firstTokenAt, minFirstMs),
   )
 }
+
+/** Whole ids between the first and the last that begin so: the key's own order finds them. @throws Refusal */
+function idsWith(prefix: string | undefined): SQL[] {
+  if (prefix === undefined) return []
+  const [first, last] = ['0', 'f'].map((digit) => `${prefix}${UUID_FORM.slice(prefix.length).replaceAll('0', digit)}`)
+  if (first === undefined || last === undefined || !z.guid().safeParse(first).success)
+    throw invalid('id_prefix', 'must be the beginning of a request id, with its hyphens')
+  return [gte(usageRequests.requestId, first), lte(usageRequests.requestId, last)]
+}
+const UUID_FORM = '00000000-0000-0000-0000-000000000000'
+
+const lasted = (until: AnyPgColumn, ms: number): SQL =>
+  sql`${until} >= ${usageRequests.startedAt} + ${ms}::int * interval '1 millisecond'`

@@ -2,28 +2,42 @@
 // ledger/breakdown.ts, rolling by hand ledger/rollups.ts, requests one by one usage-requests.ts, files export.ts.
 //
 //   GET  /usage?org=&from=&to=&time_zone=&group_by=&top=     and filters: project, key, user, team, model, model_served,
-//        provider, status. `group_by`: one or two of those (and at most one of hour, day, month), joined by a comma, or
-//        none. Days given as from and to, and the steps of time, are those of `time_zone` (IANA, default UTC). `top`
+//        provider, status, status_class, backend, tag=NAME=VALUE (user, team, backend: `none`; tag: !NAME). `group_by`: one
+//        or two of those but the class, tag as tag:NAME (and at most one of hour, day, month), joined by a comma, or none.
+//        Days given as from and to, and the steps of time, are those of `time_zone` (IANA, default UTC). `top`
 //        combinations are shown (default 100, most 1,000), the rest is added up in lines with `other: true`.
 //        `latency`: none, total (default) or lines: percentiles of requests that ended `ok`, or with the status that is
 //        asked for; not by key, user or team. Answers {total, data, data_until}: everything recorded that started before
 //        `data_until` is in.
+//   GET  /usage/tags?org=&project=&from=&to=                  names of tags and their values, by requests
 //   GET  /usage/rollup?org=                                   what still has to be rolled up
 //   POST /usage/rollup  {org?, from?, to?}                    rolls now; with a range, first marks it to be made anew
 import { Hono } from 'hono'
 import { z } from 'zod'
 import { connect } from '../db/connect.ts'
-import { type Breakdown, breakdown, type Latency, type Line, type Question } from '../ledger/breakdown.ts'
+import { type Breakdown, breakdown, type Latency, type Line } from '../ledger/breakdown.ts'
 import { LATENCY_ERROR, percentiles } from '../ledger/latency.ts'
 import { backlog, dirtyOrganisations, markRange, rollUp } from '../ledger/rollups.ts'
+import type { Question } from '../ledger/sources.ts'
+import { classOf } from '../ledger/status-class.ts'
+import { tagsUsed } from '../ledger/tags-used.ts'
 import { TIME_STEPS, type TimeStep } from '../ledger/time-steps.ts'
 import { DIMENSIONS, type Dimension } from '../ledger/usage-facts.ts'
 import { audited } from './audit.ts'
 import { type AdminContext, type AdminEnv, invalid } from './context.ts'
 import { usageExport } from './export.ts'
 import { readInput, readQuery } from './input.ts'
-import { sumsJson } from './usage-json.ts'
-import { filterParameters, Moment, rangeOf, TimeZone, withinTimeLimit } from './usage-range.ts'
+import { type Ids, namesOf } from './names.ts'
+import { percentilesJson, sumsJson } from './usage-json.ts'
+import {
+  filterParameters,
+  Moment,
+  questionFilters,
+  rangeOf,
+  TAG_WORD,
+  TimeZone,
+  withinTimeLimit,
+} from './usage-range.ts'
 import { usageRequestRoutes } from './usage-requests.ts'
 
 /** Combinations shown where `top` does not say: what a table or a chart can hold. */
@@ -47,22 +61,32 @@ const FIELDS: Record<Dimension, string> = {
   model_served: 'model_served',
   provider: 'provider',
   status: 'status',
+  backend: 'backend_id',
+  tag: 'tag',
 }
+
+type Grouping = { text: string; dimensions: Dimension[]; tagName: string | undefined; step: TimeStep | undefined }
 
 const GroupBy = z
   .string()
   .max(64)
-  .transform((text, context): { text: string; dimensions: Dimension[]; step: TimeStep | undefined } => {
+  .transform((text, context): Grouping => {
     const words = text === 'none' ? [] : text.split(',')
-    const dimensions = DIMENSIONS.filter((dimension) => words.includes(dimension))
+    const tags = words.flatMap((word) => TAG_WORD.exec(word)?.[1] ?? [])
+    const plain = DIMENSIONS.filter((dimension) => dimension !== 'tag' && words.includes(dimension))
     const steps = TIME_STEPS.filter((step) => words.includes(step))
-    if (dimensions.length + steps.length === words.length && words.length <= 2 && steps.length <= 1)
+    const isKnown = plain.length + steps.length + tags.length === words.length
+    if (isKnown && words.length <= 2 && steps.length <= 1 && tags.length <= 1)
       return {
         text,
-        dimensions: words.flatMap((word) => dimensions.filter((dimension) => dimension === word)),
+        dimensions: words.flatMap((word) =>
+          TAG_WORD.test(word) ? ['tag' as const] : plain.filter((one) => one === word),
+        ),
+        tagName: tags[0],
         step: steps[0],
       }
-    const message = `must be none, or one or two different ones of ${[...DIMENSIONS, ...TIME_STEPS].join(', ')}, at most one of them a step of time`
+    const known = [...DIMENSIONS.map((one) => (one === 'tag' ? 'tag:NAME' : one)), ...TIME_STEPS].join(', ')
+    const message = `must be none, or one or two different ones of ${known}, at most one of them a step of time`
     context.issues.push({ code: 'custom', message, input: undefined })
     return z.NEVER
   })
@@ -74,9 +98,15 @@ const Top = z
 const SumsQuery = z.strictObject({
   ...filterParameters,
   time_zone: TimeZone,
-  group_by: GroupBy.default({ text: 'none', dimensions: [], step: undefined }),
+  group_by: GroupBy.default({ text: 'none', dimensions: [], tagName: undefined, step: undefined }),
   top: Top.default(TOP_DEFAULT),
   latency: z.enum(['none', 'total', 'lines']).default('total'),
+})
+const TagsQuery = z.strictObject({
+  org: filterParameters.org,
+  project: filterParameters.project,
+  from: filterParameters.from,
+  to: filterParameters.to,
 })
 const BacklogQuery = z.strictObject({ org: z.uuid() })
 const RollInput = z
@@ -95,10 +125,9 @@ export const usageRoutes = new Hono<AdminEnv>()
     const asked = readQuery(c, SumsQuery)
     const nowMs = Date.now()
     const range = rangeOf(asked, asked.time_zone, nowMs)
-    const { dimensions, step, text } = asked.group_by
+    const { dimensions, tagName, step, text } = asked.group_by
     requireFewLines(range.toMs - range.fromMs, step, dimensions.length === 0 ? 0 : asked.top)
-    const { org, project, key, user, team, model, model_served, provider, status } = asked
-    const filters = { project, key, user, team, model, model_served, provider, status }
+    const { org } = asked
     const database = connect(c.env)
     // Before the sums: what is rolled in between is in them, and said to be in too late rather than too early.
     const { oldestStart } = await backlog(database, org)
@@ -106,14 +135,16 @@ export const usageRoutes = new Hono<AdminEnv>()
     const question: Question = {
       orgId: org,
       ...range,
-      filters,
+      ...questionFilters(asked),
       dimensions,
+      tagName,
       step,
       timeZone,
       top: asked.top,
       latency: asked.latency,
     }
     const read = await withinTimeLimit(breakdown(database, question), 'Shorten the range.')
+    const names = await namesOf(c, org, idsOf(read, dimensions))
     return c.json({
       from: new Date(range.fromMs).toISOString(),
       to: new Date(range.toMs).toISOString(),
@@ -123,8 +154,21 @@ export const usageRoutes = new Hono<AdminEnv>()
       latency_error: LATENCY_ERROR,
       total: { ...sumsJson(read.total), ...latencyJson(read.latency) },
       truncated: read.lines.some(({ other }) => other),
+      names,
       data: dataJson(read, dimensions, step),
     })
+  })
+  .get('/tags', async (c) => {
+    const asked = readQuery(c, TagsQuery)
+    const nowMs = Date.now()
+    const range = rangeOf(asked, 'UTC', nowMs)
+    const database = connect(c.env)
+    const { oldestStart } = await backlog(database, asked.org)
+    const used = await withinTimeLimit(
+      tagsUsed(database, { orgId: asked.org, project: asked.project, ...range }),
+      'Shorten the range.',
+    )
+    return c.json({ data_until: earlier(oldestStart, new Date(nowMs).toISOString()), data: used })
   })
   .get('/rollup', async (c) => {
     const { org } = readQuery(c, BacklogQuery)
@@ -162,6 +206,22 @@ function requireFewLines(rangeMs: number, step: TimeStep | undefined, top: numbe
 
 const earlier = (a: string | undefined, b: string): string => (a !== undefined && a < b ? a : b)
 
+/** What the lines name by id. */
+function idsOf({ lines }: Breakdown, dimensions: readonly Dimension[]): Ids {
+  const ids = (dimension: Dimension) => {
+    const index = dimensions.indexOf(dimension)
+    return index < 0 ? undefined : lines.map(({ names }) => names[index])
+  }
+  const asked = {
+    projects: ids('project'),
+    keys: ids('key'),
+    users: ids('user'),
+    teams: ids('team'),
+    backends: ids('backend'),
+  }
+  return Object.fromEntries(Object.entries(asked).filter(([, some]) => some !== undefined))
+}
+
 /** Without groups the one line is the total. */
 function dataJson({ lines, total, latency }: Breakdown, dimensions: readonly Dimension[], step: TimeStep | undefined) {
   if (dimensions.length === 0 && step === undefined) return [{ ...sumsJson(total), ...latencyJson(latency) }]
@@ -175,20 +235,22 @@ function dataJson({ lines, total, latency }: Breakdown, dimensions: readonly Dim
 
 const namesJson = ({ names, other }: Line, dimensions: readonly Dimension[]) => ({
   ...Object.fromEntries(dimensions.map((dimension, index) => [FIELDS[dimension], names[index] ?? null])),
+  ...statusClassJson(names[dimensions.indexOf('status')]),
   ...(other ? { other } : {}),
 })
+
+const statusClassJson = (status: string | undefined) => (status === undefined ? {} : { status_class: classOf(status) })
 
 /** Null where there was no request; nothing where it is not known. */
 const latencyJson = (latency: Latency | undefined) =>
   latency === undefined
     ? {}
-    : { latency: { first_token: percentilesJson(latency.firstToken), total: percentilesJson(latency.end) } }
-
-function percentilesJson(histogram: Latency['end']) {
-  const read = percentiles(histogram)
-  if (read === undefined) return null
-  return { count: Number(read.count), p50_ms: read.p50Ms, p95_ms: read.p95Ms, p99_ms: read.p99Ms }
-}
+    : {
+        latency: {
+          first_token: percentilesJson(percentiles(latency.firstToken)),
+          total: percentilesJson(percentiles(latency.end)),
+        },
+      }
 
 async function backlogJson(c: AdminContext, orgId: string) {
   const { buckets, oldestStart, markedAt } = await backlog(connect(c.env), orgId)

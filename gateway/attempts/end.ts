@@ -4,6 +4,7 @@ import type { Failure } from '../../protocol/errors.ts'
 import type { SettleEnd } from '../account/contract.ts'
 import { failureStatus } from '../errors.ts'
 import { log } from '../observe/log.ts'
+import { FLEET } from '../policy/targets.ts'
 import { routeJson } from '../routing/trace.ts'
 import { DRAIN_MAX_MS, isCutOff } from '../stream/cutoff.ts'
 import type { Counted } from '../stream/tally.ts'
@@ -35,6 +36,7 @@ export function endAttempt(job: Job, attempt: Attempt, end: AttemptEnd): Promise
       ...(firstTokenAtMs === undefined ? {} : { firstTokenAtMs }),
       ...(tally.providerCostNanoUsd === undefined ? {} : { providerCostNanoUsd: tally.providerCostNanoUsd }),
       route: routeJson(candidate.step),
+      ...backendOf(attempt),
     })
   if (reader !== undefined && end.status !== 'ok' && isToBeDrained(attempt)) {
     // Nobody waits for what follows: if this isolate dies over it, what is proven by now is charged.
@@ -53,6 +55,12 @@ export function endAttempt(job: Job, attempt: Attempt, end: AttemptEnd): Promise
   const isFree = cutoff === 'cancel_free' && end.status !== 'ok' && (isCutOff(reason) || reason === 'unwanted')
   reader?.close()
   return settle(isFree ? 'absorbed' : end.charge)
+}
+
+/** An own backend's name, as its answer is labelled: the last one where it moved. */
+function backendOf({ reader, target }: Attempt): { backendId?: string } {
+  const label = reader?.label
+  return target.provider === FLEET && label?.startsWith(`${FLEET}/`) ? { backendId: label.slice(FLEET.length + 1) } : {}
 }
 
 export const isToBeDrained = (attempt: Attempt): boolean => attempt.cutoff === 'drain' && isCutOff(attempt.stop.reason)

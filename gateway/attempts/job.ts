@@ -89,6 +89,8 @@ export type Job = {
   ports: Ports
   /** What the caller wants of the choice among targets. */
   hints: Hints
+  /** What reports file it under, in canonical form (routes/tags.ts). */
+  tags?: string | undefined
   /** A stored answer, tried before the plan's targets. */
   cached?: { target: Target; provider: Provider }
   /** What every batch of the answer goes through, in this order. Default: nothing. */

@@ -40,6 +40,7 @@ export async function reserve(
     userId: principal.userId,
     teamId: principal.teamId,
     endUser: principal.endUser ?? job.request.endUser,
+    tags: job.tags,
     modelRequested: job.request.model,
     provider: target.provider,
     modelServed: target.model,

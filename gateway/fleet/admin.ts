@@ -1,7 +1,7 @@
-// Administrators' view of the fleet, mounted by the admin API under /backends, which guards it. Owns the HTTP form.
+// Administrators' view of the fleet, mounted by the admin API under /backends, which guards it. Owns the HTTP form; what
+// is shown of a backend, once or as a stream, is live.ts.
 import { Hono } from 'hono'
 import { z } from 'zod'
-import type { KvTransfer, StepModel } from '../../protocol/capacity.ts'
 import type { Failure } from '../../protocol/errors.ts'
 import { DesiredState } from '../../protocol/report.ts'
 import { MAX_BODY_BYTES } from '../../protocol/request.ts'
@@ -11,6 +11,7 @@ import type { AdminContext, AdminEnv } from '../admin/context.ts'
 import { connect } from '../db/connect.ts'
 import { failureResponse } from '../errors.ts'
 import { parseJson, readBody } from '../routes/body.ts'
+import { backendJson, fleetEvents } from './live.ts'
 
 const HOUR_S = 3600
 /** Long enough to set up a host by hand. */
@@ -72,36 +73,9 @@ export const fleetAdminRoutes = new Hono<AdminEnv>()
   })
   .get('/', async (c) => {
     const backends = await c.env.FLEET.getByName('default').list()
-    return c.json({
-      data: backends.map((one) => ({
-        id: one.backendId,
-        url: one.url,
-        label: one.label,
-        enrolled_at: new Date(one.enrolledAtMs).toISOString(),
-        state: one.state,
-        report_age_ms: one.reportAgeMs ?? null,
-        /** What was asked for; what has become of it stands with the engines below. */
-        desired: one.desired ?? null,
-        kv_chunks: one.kv.chunks,
-        kv_chunks_left_out: one.kv.leftOut,
-        models: one.models.map((model) => ({
-          model: model.model,
-          engine: model.engine ?? null,
-          role: model.role,
-          draining: model.draining,
-          transfer: model.transfer === undefined ? null : transferOf(model.transfer),
-          step_model: model.stepModel === undefined ? null : stepModelOf(model.stepModel),
-          context_tokens: model.contextTokensMax,
-          requests_queued: model.requestsQueued,
-          sequences_running: model.sequencesRunning,
-          sequences_waiting: model.sequencesWaiting,
-          sequences_max: model.sequencesMax,
-          kv_blocks_used: model.kvBlocksUsed,
-          kv_blocks_total: model.kvBlocksTotal,
-        })),
-      })),
-    })
+    return c.json({ data: backends.map(backendJson) })
   })
+  .get('/events', (c) => fleetEvents(c.env, c.get('requestId')))
   .patch('/:id', async (c) => {
     const parsed = await bodyOf(c, DesiredRequest)
     if (!parsed.ok) return failureResponse(parsed.error, c.get('requestId'))
@@ -118,19 +92,3 @@ export const fleetAdminRoutes = new Hono<AdminEnv>()
     if (!removed) return failureResponse({ code: 'not_found', message: 'No such backend.' }, c.get('requestId'))
     return c.json({ deleted: true })
   })
-
-const transferOf = (transfer: KvTransfer) => ({
-  fingerprint: transfer.fingerprint,
-  host: transfer.host,
-  remote: transfer.remote,
-  bytes_per_token: transfer.bytesPerToken,
-  measured_bytes_per_second: transfer.measuredBytesPerSecond ?? null,
-  reservations: transfer.reservations,
-})
-
-const stepModelOf = (model: StepModel) => ({
-  base_ms: model.baseMs,
-  prefill_token_ms: model.prefillTokenMs,
-  decode_sequence_ms: model.decodeSequenceMs,
-  kv_token_ms: model.kvTokenMs,
-})

@@ -125,6 +125,9 @@ function sharedColumns(row: AttemptRow | RequestRow) {
     userId: row.userId ?? null,
     teamId: row.teamId ?? null,
     endUser: row.endUser ?? null,
+    // Left out where they are not there, so that rows from before there were any keep the hash they have.
+    ...(row.tags === undefined ? {} : { tags: row.tags }),
+    ...(row.backendId === undefined ? {} : { backendId: row.backendId }),
     provider: row.provider,
     modelRequested: row.modelRequested,
     modelServed: row.modelServed,
@@ -153,6 +156,7 @@ function attemptInsert(row: AttemptRow): AttemptInsert {
     priceVersionId: row.price?.priceVersionId ?? null,
     unitPrices: row.price === undefined ? null : encodeText(unitPrices(row.price)),
     providerCostNanoUsd: row.providerCostNanoUsd ?? null,
+    ...(row.cacheSavingsNanoUsd === undefined ? {} : { cacheSavingsNanoUsd: row.cacheSavingsNanoUsd }),
     rawUsage: row.rawUsage ?? null,
     inconsistent: row.inconsistent ?? false,
   })

@@ -26,6 +26,10 @@ type Facts = {
   userId?: string | undefined
   teamId?: string | undefined
   endUser?: string | undefined
+  /** `name=value` by name, joined by commas. */
+  tags?: string | undefined
+  /** Of own machines, where an end said which. */
+  backendId?: string | undefined
   provider: string
   modelRequested: string
   modelServed: string
@@ -51,6 +55,8 @@ export type AttemptRow = Facts & {
   pricing: Pricing
   price?: PriceQuote | undefined
   providerCostNanoUsd?: bigint | undefined
+  /** What input that was read from a cache would have cost more at the uncached price; absent in rows from before it was counted. */
+  cacheSavingsNanoUsd?: bigint | undefined
   /** The target's own usage object as JSON text. */
   rawUsage?: string | undefined
   inconsistent?: boolean | undefined
@@ -102,6 +108,8 @@ const facts = {
   userId: z.string().optional(),
   teamId: z.string().optional(),
   endUser: z.string().optional(),
+  tags: z.string().optional(),
+  backendId: z.string().optional(),
   provider: z.string(),
   modelRequested: z.string(),
   modelServed: z.string(),
@@ -128,6 +136,7 @@ const entry = z.object({
       pricing: z.enum(['priced', 'part_missing', 'price_missing']),
       price: price.optional(),
       providerCostNanoUsd: money.optional(),
+      cacheSavingsNanoUsd: money.optional(),
       rawUsage: z.string().optional(),
       inconsistent: z.boolean().optional(),
       route: z.string().optional(),

@@ -20,6 +20,7 @@ import { builder, query, toStatement } from '../db/orm.ts'
 import { type Database, QueryFailed, type Statement } from '../db/port.ts'
 import { rollupDirty } from '../db/schema/rollups.ts'
 import { errorText, log } from '../observe/log.ts'
+import { makeCubes, unmade } from './make-cubes.ts'
 import type { OutboxEntry } from './outbox.ts'
 import {
   BUCKET_MS,
@@ -31,6 +32,7 @@ import {
   isTimed,
   LATENCY_MS,
   MEASURES,
+  OTHER_TAGS,
   slotOfSql,
 } from './usage-facts.ts'
 
@@ -58,7 +60,7 @@ export type Rolled = {
   buckets: number
   /** Buckets that were tried and stayed dirty. */
   failed: number
-  /** More are dirty than were tried. */
+  /** More are dirty than were tried, or hours wait to be made. */
   left: boolean
 }
 
@@ -89,7 +91,8 @@ export async function rollUp(database: Database, orgId: string, bucketsMax: numb
       if (!(error instanceof QueryFailed)) throw error
     }
   }
-  return { buckets: due.length - failed, failed, left: marks.length > bucketsMax }
+  const cubesLeft = await makeCubes(database, orgId, nowMs)
+  return { buckets: due.length - failed, failed, left: marks.length > bucketsMax || cubesLeft }
 }
 
 /** Puts the mark behind the others; where even that fails, the order stays as it was. */
@@ -163,7 +166,7 @@ const COLUMNS = columnsWhere(() => true)
 const TIMED_COLUMNS = columnsWhere(isTimed)
 /** The same width as COLUMNS. */
 const TIMED_SELECTION = DIMENSIONS.map((dimension) =>
-  isTimed(dimension) ? DIMENSION_COLUMNS[dimension] : 'NULL::uuid',
+  isTimed(dimension) ? DIMENSION_COLUMNS[dimension] : `NULL::${dimension === 'tag' ? 'text' : 'uuid'}`,
 ).join(', ')
 /** $1 organisation, $2 start, $3 end of the bucket, $4 its UTC day, which leads an index of the attempts. */
 const IN_BUCKET =
@@ -172,13 +175,34 @@ const TEXTS = ['model_requested', 'model_served', 'provider', 'status'].map(
   // Lengths stand before texts, so that no two combinations can be written the same.
   (text) => `length(${text})::text || ':' || ${text}`,
 )
-const idOf = (uuids: readonly string[]): string =>
-  `md5(${[...uuids.map((uuid) => `coalesce(${uuid}::text, '-')`), ...TEXTS].join(` || '/' || `)})::uuid`
-const DIMENSIONS_ID = idOf(['project_id', 'key_id', 'user_id', 'team_id'])
-const TIMED_ID = idOf(['project_id', 'NULL', 'NULL', 'NULL'])
+/** Added where they are there: combinations without them keep the id they had before there were any. */
+const LATER_TEXTS = (['backend_id', 'tags'] as const).map(
+  (text) => `coalesce('/${text}' || length(${text})::text || ':' || ${text}, '')`,
+)
+function idOf(uuids: readonly string[], later: readonly string[]): string {
+  const first = [...uuids.map((uuid) => `coalesce(${uuid}::text, '-')`), ...TEXTS].join(` || '/' || `)
+  return `md5(${[first, ...later].join(' || ')})::uuid`
+}
+const DIMENSIONS_ID = idOf(['project_id', 'key_id', 'user_id', 'team_id'], LATER_TEXTS)
+const TIMED_ID = idOf(['project_id', 'NULL', 'NULL', 'NULL'], LATER_TEXTS.slice(0, 1))
+
+/**
+ * Different texts of tags that one quarter hour tells apart, those of most attempts; requests with others count under
+ * OTHER_TAGS. A caller that files each request under another id makes rollups as long as its rows otherwise.
+ */
+const TAGS_PER_BUCKET = 64
+const KEPT_TAGS = `SELECT tags FROM usage_attempts WHERE ${IN_BUCKET} AND tags IS NOT NULL
+  GROUP BY tags ORDER BY count(*) DESC, tags LIMIT ${TAGS_PER_BUCKET}`
+/** All columns, with tags as rollups have them. */
+const FOLDED = COLUMNS.replace(
+  /\btags\b/,
+  `CASE WHEN tags IS NULL OR tags IN (SELECT tags FROM kept) THEN tags ELSE '${OTHER_TAGS}' END AS tags`,
+)
 
 const mergeOf = ({ column, merge }: (typeof MEASURES)[number]) =>
   merge === 'sum' ? `sum(${column})::bigint AS ${column}` : `${merge}(${column}) AS ${column}`
+
+const MEASURE_COLUMNS = MEASURES.map(({ column }) => column).join(', ')
 
 /** Keeps the time of a mark that is there: where the roll fails it is undone, and where not the mark goes. */
 const HOLD = `INSERT INTO rollup_dirty (org_id, bucket_start, marked_at) VALUES ($1, $2, $3)
@@ -191,15 +215,18 @@ const REBUILD = [
 const REBUILD_FROM_ROWS = [
   // Ordered, so that rollers of different buckets insert new combinations in one direction.
   `INSERT INTO rollup_dimensions (org_id, dimensions_id, ${COLUMNS})
-    WITH used AS (SELECT ${COLUMNS} FROM usage_attempts WHERE ${IN_BUCKET} GROUP BY ${COLUMNS}
-      UNION SELECT ${COLUMNS} FROM usage_requests WHERE ${IN_BUCKET} GROUP BY ${COLUMNS})
+    WITH kept AS (${KEPT_TAGS}),
+      used AS (SELECT ${FOLDED} FROM (SELECT ${COLUMNS} FROM usage_attempts WHERE ${IN_BUCKET} GROUP BY ${COLUMNS}
+      UNION SELECT ${COLUMNS} FROM usage_requests WHERE ${IN_BUCKET} GROUP BY ${COLUMNS}) AS found)
     SELECT $1::uuid, ${DIMENSIONS_ID} AS dimensions_id, ${COLUMNS}
     FROM (SELECT ${COLUMNS} FROM used UNION SELECT ${TIMED_SELECTION} FROM used) AS combinations
     ORDER BY dimensions_id ON CONFLICT DO NOTHING`,
-  `INSERT INTO usage_rollups (org_id, bucket_start, dimensions_id, ${MEASURES.map(({ column }) => column).join(', ')})
-    SELECT $1::uuid, $2::timestamptz, ${DIMENSIONS_ID}, ${MEASURES.map(({ column }) => column).join(', ')}
+  `INSERT INTO usage_rollups (org_id, bucket_start, dimensions_id, ${MEASURE_COLUMNS})
+    WITH kept AS (${KEPT_TAGS})
+    SELECT $1::uuid, $2::timestamptz, ${DIMENSIONS_ID}, ${MEASURE_COLUMNS}
     FROM (SELECT ${COLUMNS}, ${MEASURES.map(mergeOf).join(', ')}
-      FROM (${factsByColumns(MEASURES, COLUMNS, IN_BUCKET)}) AS facts GROUP BY ${COLUMNS}) AS grouped`,
+      FROM (SELECT ${FOLDED}, ${MEASURE_COLUMNS} FROM (${factsByColumns(MEASURES, COLUMNS, IN_BUCKET)}) AS found) AS facts
+      GROUP BY ${COLUMNS}) AS grouped`,
   `INSERT INTO rollup_latencies (org_id, bucket_start, dimensions_id, slot, first_tokens, ends)
     SELECT $1::uuid, $2::timestamptz, ${TIMED_ID}, slot, first_tokens, ends
     FROM (SELECT ${TIMED_COLUMNS}, slot, sum(first_tokens)::bigint AS first_tokens, sum(ends)::bigint AS ends
@@ -220,6 +247,7 @@ function rebuildStatements(orgId: string, bucketStart: string, nowMs: number): S
     { text: HOLD, params: [...identity, iso(nowMs)] },
     ...REBUILD.map((text) => ({ text, params: identity })),
     ...REBUILD_FROM_ROWS.map((text) => ({ text, params })),
+    ...unmade(orgId, bucketStart),
     toStatement(unmark),
   ]
 }

@@ -86,6 +86,29 @@ function firstInstant(wallMs: number, zone: readonly Stretch[]): number {
   return wallMs
 }
 
+/**
+ * Starts of the units (an hour, say, from the epoch on) in which one step ends and the next begins: they belong to no step as a
+ * whole. No hours in zones whose clock is whole hours away from UTC and set on the hour.
+ */
+export function cutUnits(steps: Steps, unitMs: number): number[] {
+  const { step, fromMs, toMs, zone } = steps
+  if (step === undefined) return []
+  const starts = new Set<number>()
+  const cut = (atMs: number) => {
+    if (atMs % unitMs !== 0 && atMs > fromMs && atMs < toMs) starts.add(Math.floor(atMs / unitMs) * unitMs)
+  }
+  for (const { fromMs: beganMs } of zone) cut(beganMs)
+  if (step === 'month') for (const startMs of localMonths(steps)) cut(firstInstant(startMs, zone))
+  if (step !== 'day') return [...starts]
+  for (const [place, { fromMs: beganMs, offsetMs }] of zone.entries()) {
+    if (offsetMs % unitMs === 0) continue
+    const endMs = zone[place + 1]?.fromMs ?? toMs
+    const dayMs = DAY_S * 1_000
+    for (let atMs = Math.ceil((beganMs + offsetMs) / dayMs) * dayMs - offsetMs; atMs < endMs; atMs += dayMs) cut(atMs)
+  }
+  return [...starts]
+}
+
 /** What a key of `timeKey` means. */
 export function timeLabel({ step, zone }: Steps, key: number): string | undefined {
   switch (step) {

@@ -21,6 +21,9 @@ export const DIMENSION_COLUMNS = {
   model_served: 'model_served',
   provider: 'provider',
   status: 'status',
+  backend: 'backend_id',
+  /** The column has all tags of a request; usage is told apart by the value of one of them. */
+  tag: 'tags',
 } as const
 export type Dimension = keyof typeof DIMENSION_COLUMNS
 export const DIMENSIONS = [
@@ -32,9 +35,13 @@ export const DIMENSIONS = [
   'model_served',
   'provider',
   'status',
+  'backend',
+  'tag',
 ] as const satisfies readonly Dimension[]
+/** In the place of tags: too many different ones in a quarter hour to tell apart. No tag reads like it. */
+export const OTHER_TAGS = '*'
 /** By these usage is counted but not timed: they are many, and a histogram of few requests is as long as their rows. */
-const UNTIMED: readonly Dimension[] = ['key', 'user', 'team']
+const UNTIMED: readonly Dimension[] = ['key', 'user', 'team', 'tag']
 export const isTimed = (dimension: Dimension): boolean => !UNTIMED.includes(dimension)
 
 type RollupField = Exclude<keyof typeof usageRollups.$inferSelect, 'orgId' | 'bucketStart' | 'dimensionsId'>
@@ -68,6 +75,23 @@ const bound = (field: BoundField, merge: 'min' | 'max', column: string): Measure
 const ofCustomer = (column: string) => `CASE WHEN charge = 'customer' THEN ${column} ELSE 0 END`
 /** Corrections repeat the marks of the attempt they correct: only the attempt's own row counts. */
 const ofAttempt = (condition: string) => `CASE WHEN kind = 'attempt' AND ${condition} THEN 1 ELSE 0 END`
+/** Of an attempt's `route`, which begins with it (routing/trace.ts): cheaper by far than reading the JSON. */
+const inRole = (role: string) => `route LIKE '{"role":"${role}"%'`
+const paidInRole = (role: string, charge: string, column: string) =>
+  `CASE WHEN charge = '${charge}' AND ${inRole(role)} THEN ${column} ELSE 0 END`
+const FAILED = `status NOT IN ('ok', 'client_cancelled')`
+
+/** Roles of attempts beyond a request's first that are counted one by one. */
+export const COUNTED_ROLES = ['fallback', 'retry', 'hedge', 'cascade', 'shadow'] as const
+export type CountedRole = (typeof COUNTED_ROLES)[number]
+/** What is counted of each. */
+export const ROLE_FIELDS = {
+  fallback: ['fallbackAttempts', 'fallbackNanoUsd', 'fallbackAbsorbedNanoUsd'],
+  retry: ['retryAttempts', 'retryNanoUsd', 'retryAbsorbedNanoUsd'],
+  hedge: ['hedgeAttempts', 'hedgeNanoUsd', 'hedgeAbsorbedNanoUsd'],
+  cascade: ['cascadeAttempts', 'cascadeNanoUsd', 'cascadeAbsorbedNanoUsd'],
+  shadow: ['shadowAttempts', 'shadowNanoUsd', 'shadowAbsorbedNanoUsd'],
+} as const satisfies Record<CountedRole, readonly [attempts: SumField, charged: SumField, absorbed: SumField]>
 
 export const SUMS: readonly Measure<SumField>[] = [
   sum('requests', '0', '1'),
@@ -80,6 +104,19 @@ export const SUMS: readonly Measure<SumField>[] = [
   sum('partialAttempts', ofAttempt(`usage_source = 'stream_partial'`)),
   sum('inconsistentAttempts', ofAttempt('inconsistent')),
   sum('unpricedAttempts', ofAttempt(`pricing = 'price_missing'`)),
+  ...COUNTED_ROLES.flatMap((role) => {
+    const [attempts, charged, absorbed] = ROLE_FIELDS[role]
+    return [
+      sum(attempts, ofAttempt(inRole(role))),
+      sum(charged, paidInRole(role, 'customer', 'cost_nanousd')),
+      sum(absorbed, paidInRole(role, 'absorbed', 'cost_nanousd')),
+    ]
+  }),
+  sum('cachedAnswers', ofAttempt(inRole('cache'))),
+  sum('failedRequests', '0', `CASE WHEN ${FAILED} THEN 1 ELSE 0 END`),
+  sum('cancelledRequests', '0', `CASE WHEN status = 'client_cancelled' THEN 1 ELSE 0 END`),
+  sum('interruptedRequests', '0', `CASE WHEN stream AND first_token_at IS NOT NULL AND ${FAILED} THEN 1 ELSE 0 END`),
+  sum('cacheSavingsNanoUsd', ofCustomer('coalesce(cache_savings_nanousd, 0)')),
 ]
 
 export const MEASURES: readonly Measure[] = [
@@ -138,6 +175,26 @@ export const mapSums = <T>(value: (field: SumField) => T): Record<SumField, T> =
   partialAttempts: value('partialAttempts'),
   inconsistentAttempts: value('inconsistentAttempts'),
   unpricedAttempts: value('unpricedAttempts'),
+  fallbackAttempts: value('fallbackAttempts'),
+  fallbackNanoUsd: value('fallbackNanoUsd'),
+  fallbackAbsorbedNanoUsd: value('fallbackAbsorbedNanoUsd'),
+  retryAttempts: value('retryAttempts'),
+  retryNanoUsd: value('retryNanoUsd'),
+  retryAbsorbedNanoUsd: value('retryAbsorbedNanoUsd'),
+  hedgeAttempts: value('hedgeAttempts'),
+  hedgeNanoUsd: value('hedgeNanoUsd'),
+  hedgeAbsorbedNanoUsd: value('hedgeAbsorbedNanoUsd'),
+  cascadeAttempts: value('cascadeAttempts'),
+  cascadeNanoUsd: value('cascadeNanoUsd'),
+  cascadeAbsorbedNanoUsd: value('cascadeAbsorbedNanoUsd'),
+  shadowAttempts: value('shadowAttempts'),
+  shadowNanoUsd: value('shadowNanoUsd'),
+  shadowAbsorbedNanoUsd: value('shadowAbsorbedNanoUsd'),
+  cachedAnswers: value('cachedAnswers'),
+  failedRequests: value('failedRequests'),
+  cancelledRequests: value('cancelledRequests'),
+  interruptedRequests: value('interruptedRequests'),
+  cacheSavingsNanoUsd: value('cacheSavingsNanoUsd'),
 })
 
 /** SQL: the slot of a duration in ms (latency.ts). */

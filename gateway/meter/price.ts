@@ -101,6 +101,22 @@ export function listCost(usage: Usage, quote: PriceQuote | undefined): NanoUsd |
 }
 
 /**
+ * What input that was read from a cache would have cost more as uncached input, mark-up included: the whole attempt priced both
+ * ways, so that tiers and rounding are those of the charge. Below zero where a cache costs more. Nothing where either has no price.
+ */
+export function cacheSavings(usage: Usage, quote: PriceQuote | undefined): NanoUsd {
+  if (quote === undefined || usage.inputCacheRead === 0) return 0n
+  const table = tableFor(inputTokens(usage), quote)
+  if (table.inputCacheRead === undefined || table.inputUncached === undefined) return 0n
+  const uncached: Usage = {
+    ...usage,
+    inputUncached: usage.inputUncached + usage.inputCacheRead,
+    inputCacheRead: 0,
+  }
+  return charge(uncached, quote).costNanoUsd - charge(usage, quote).costNanoUsd
+}
+
+/**
  * The most an attempt can cost: in each tier that the estimate can reach, every unit at the dearest price of its side;
  * of these sums the largest, rounded up. `undefined` where a side that can be used has no price at all.
  */

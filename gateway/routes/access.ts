@@ -10,13 +10,20 @@ import { scopeRefusal } from '../auth/scopes.ts'
 import { errorDialectOf, failureResponse } from '../errors.ts'
 import type { AppEnv } from './context.ts'
 
-/** `METHOD path` → why it needs no API key. */
+/** `METHOD /pattern` → why it needs no API key. */
 export const PUBLIC_ROUTES: Readonly<Record<string, string>> = {
   'GET /health': 'load balancers ask it; it names nothing',
   [`GET ${JWKS_PATH}`]: 'public keys are public',
   [`POST ${JOIN_PATH}`]: 'signed by the agent; the first time with a one-time token',
   [`POST ${REPORT_PATH}`]: 'signed by the enrolled agent',
   [`POST ${LEAVE_PATH}`]: 'signed by the enrolled agent',
+  'POST /dashboard/session': 'how a browser gets its session: a one-time code in the body is the credential',
+  'DELETE /dashboard/session': 'ends the session of its own cookie',
+  'GET /dashboard/sign-in/options': 'whoever is not signed in has to see how',
+  'GET /dashboard/oidc/:client/start': 'leads to a registered issuer of tokens',
+  'GET /dashboard/oidc/callback': "the issuer's code is the credential, in the browser that began",
+  'GET /dashboard': 'leads to the pages',
+  'GET /dashboard/*': 'pages and scripts, the same for everybody; what they show comes from the admin API',
 }
 
 /** The admin API has its own credential, checked by its own guard in front of all its routes. */
@@ -48,9 +55,12 @@ export const isAdminPath = (path: string): boolean => path === ADMIN_PREFIX || p
 
 /** Sets `principal`, or answers in its place. HEAD is served as GET and needs what GET needs. */
 export const requireKey = createMiddleware<AppEnv>(async (c, next) => {
-  const method = c.req.method === 'HEAD' ? 'GET' : c.req.method
   const { path } = c.req
-  if (Object.hasOwn(PUBLIC_ROUTES, `${method} ${path}`) || isAdminPath(path)) return next()
+  if (isAdminPath(path)) return next()
+  const routes = matchedRoutes(c).filter(({ method }) => method !== 'ALL')
+  // All that would answer, and not just one of them.
+  const isPublic = routes.every((route) => Object.hasOwn(PUBLIC_ROUTES, `${route.method} ${route.path}`))
+  if (routes.length > 0 && isPublic) return next()
   const requestId = c.get('requestId')
   const dialect = errorDialectOf(path, c.req.raw.headers)
   const found = await authenticate(c.req.raw.headers, c.env, c.get('receivedAtMs'), (work) =>
@@ -58,8 +68,7 @@ export const requireKey = createMiddleware<AppEnv>(async (c, next) => {
   )
   if (!found.ok) return failureResponse(found.error, requestId, { dialect })
   const address = clientAddress(c.req.raw, c.env)
-  for (const route of matchedRoutes(c)) {
-    if (route.method === 'ALL') continue
+  for (const route of routes) {
     const name = `${route.method} ${route.path}`
     const scope = METERED_ROUTES.get(name) ?? UNMETERED_ROUTES.get(name)
     if (scope === undefined) {

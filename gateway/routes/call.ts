@@ -15,6 +15,7 @@ import { parseJson, readBody } from './body.ts'
 import type { AppEnv } from './context.ts'
 import { idempotencyOf } from './idempotency.ts'
 import type { ParsedRequest } from './parsed-request.ts'
+import { parseTags } from './tags.ts'
 
 const DEADLINE_HEADER = 'x-penstock-deadline-ms'
 
@@ -62,6 +63,8 @@ export async function readCall(c: Context<AppEnv>, dialect: Dialect, ports: Port
   if (!deadline.ok) return refused(deadline.error)
   const hints = parseHints(raw.headers)
   if (!hints.ok) return refused(hints.error)
+  const tags = parseTags(raw.headers)
+  if (!tags.ok) return refused(tags.error)
   const appointments = new Appointments()
   const body = await readJson(c, dialect.valuesMax, deadline.value.ms, appointments)
   if (!body.ok) return refused(body.error)
@@ -93,6 +96,7 @@ export async function readCall(c: Context<AppEnv>, dialect: Dialect, ports: Port
     idempotency: idempotency.value,
     ports,
     hints: hints.value,
+    tags: tags.value,
     errorDialect: dialect.errors,
     encoder: dialect.encoder(meta, parsed.value),
     clientGone: raw.signal,

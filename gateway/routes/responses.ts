@@ -26,6 +26,7 @@ import { prepare } from './preparation.ts'
 import { ResponseAnswer, responseId } from './responses-answer.ts'
 import { echoOf, parseResponse, requestOf } from './responses-requests.ts'
 import { invalid } from './schema-fault.ts'
+import { parseTags } from './tags.ts'
 
 /** A response that cannot be kept in this time is given to the caller all the same: it has been paid for. */
 const KEEP_WAIT_MS = 2_000
@@ -56,6 +57,8 @@ async function readRequest(c: Ctx, ports: Ports): Promise<Result<Ready, Failure>
   if (!deadline.ok) return deadline
   const hints = parseHints(raw.headers)
   if (!hints.ok) return hints
+  const tags = parseTags(raw.headers)
+  if (!tags.ok) return tags
   const body = await readJson(c, MAX_JSON_VALUES, deadline.value.ms)
   if (!body.ok) return body
   const parsed = parseResponse(body.value.json)
@@ -97,6 +100,7 @@ async function readRequest(c: Ctx, ports: Ports): Promise<Result<Ready, Failure>
       idempotency: idempotency.value,
       ports,
       hints: hints.value,
+      tags: tags.value,
       clientGone: raw.signal,
     },
   })
@@ -175,8 +179,18 @@ async function background(
   { name, echo, isStream, conversation, call }: Ready,
   ports: Ports,
 ): Promise<Response> {
-  const { principal, requestId, receivedAtMs, deadlineAtMs, deadlineIsCallers, request, tenant, idempotency, hints } =
-    call
+  const {
+    principal,
+    requestId,
+    receivedAtMs,
+    deadlineAtMs,
+    deadlineIsCallers,
+    request,
+    tenant,
+    idempotency,
+    hints,
+    tags,
+  } = call
   // A model that does not exist is told at once, not by a response that fails later.
   const plan = await findPlan(principal, request.model, c.env, ports.nowMs())
   if (!plan.ok) return refuse(c, plan.error)
@@ -196,6 +210,7 @@ async function background(
       tenant,
       idempotency,
       hints,
+      tags,
     },
   }
   const started = await reachRuns(c.env, owner, name, (runs) => runs.start(job))

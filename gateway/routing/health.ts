@@ -20,6 +20,19 @@ export const UNKNOWN_MODEL_MS = 60_000
 /** Where a limit names no time: most are counted by the minute and let something through each second. */
 const LIMITED_MS = 2_000
 
+type Known = {
+  provider: string
+  standing: Standing /** Of a rest. */
+  untilMs: number | undefined
+  failuresInRow: number
+}
+export type KnownTarget = Known & { model: string; inFlight: number; firstContentMs: number | undefined }
+/** `model` absent: the key is refused for every one. */
+export type KnownKey = Known & { key: string; model: string | undefined }
+
+/** Begins the ids of keys; targets have a slash before any space. */
+const KEY = 'key '
+
 export class Health {
   readonly #breakers = new Map<string, Breaker>()
   readonly #speeds = new Map<string, Speed>()
@@ -85,7 +98,7 @@ export class Health {
     return this.#budget(targetName(target)).takeRetry(nowMs)
   }
 
-  inFlight(target: Target): number {
+  inFlight(target: Pick<Target, 'provider' | 'model'>): number {
     return this.#inFlight.inFlight.get(targetName(target)) ?? 0
   }
 
@@ -105,9 +118,34 @@ export class Health {
     return expectedMs(this.#speeds.get(targetName(target)), nowMs)
   }
 
-  firstContentMs(target: Target, nowMs: number): number | undefined {
+  firstContentMs(target: Pick<Target, 'provider' | 'model'>, nowMs: number): number | undefined {
     const speed = this.#speeds.get(targetName(target))
     return speed === undefined || nowMs - speed.measuredAtMs > SPEED_FORGOTTEN_MS ? undefined : speed.firstContentMs
+  }
+
+  /** What is known of targets that were called lately, and of keys that rest. For whoever looks, and no part of a decision. */
+  known(nowMs: number): { targets: KnownTarget[]; keys: KnownKey[] } {
+    const ids = [...new Set([...this.#breakers.keys(), ...this.#speeds.keys(), ...this.#inFlight.inFlight.keys()])]
+    const standing = (id: string) => {
+      const breaker = this.#breaker(id)
+      const { failuresInRow, rest: resting } = breaker
+      return { standing: standingOf(breaker, nowMs), untilMs: resting?.untilMs, failuresInRow }
+    }
+    const isKey = (id: string) => id.startsWith(KEY)
+    return {
+      targets: ids
+        .filter((id) => !isKey(id))
+        .map((id) => {
+          const slash = id.indexOf('/')
+          const target = { provider: id.slice(0, slash), model: id.slice(slash + 1) }
+          const firstContentMs = this.firstContentMs(target, nowMs)
+          return { ...target, ...standing(id), inFlight: this.inFlight(target), firstContentMs }
+        }),
+      keys: ids.filter(isKey).map((id) => {
+        const [provider = '', key = '', _mark, model] = id.slice(KEY.length).split(' ')
+        return { provider, key, model, ...standing(id) }
+      }),
+    }
   }
 
   #breaker(id: string): Breaker {
@@ -136,7 +174,7 @@ export class Health {
 function keyIds(provider: string, { name, secret }: ProviderKey, model: string): [string, string] {
   let mark = 0
   for (let index = 0; index < secret.length; index++) mark = Math.imul(mark ^ secret.charCodeAt(index), 0x01000193)
-  const id = `key ${provider} ${name} ${mark}`
+  const id = `${KEY}${provider} ${name} ${mark}`
   return [id, `${id} ${model}`]
 }
 

@@ -41,6 +41,7 @@ export type RunJob = {
     | 'tenant'
     | 'idempotency'
     | 'hints'
+    | 'tags'
   >
 }
 

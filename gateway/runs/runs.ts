@@ -151,6 +151,11 @@ export class Runs extends DurableObject<Env> {
     return this.#find(name, asking) === undefined ? err(notFound) : ok(this.#store.text(name, 'response'))
   }
 
+  async state(name: string, asking: Owner): Promise<Result<'running' | 'ended', Failure>> {
+    const head = this.#find(name, asking)
+    return head === undefined ? err(notFound) : ok(head.state)
+  }
+
   /** The items that stand before its output, as JSON. */
   async items(name: string, asking: Owner): Promise<Result<string, Failure>> {
     return this.#find(name, asking) === undefined ? err(notFound) : ok(this.#store.text(name, 'items'))

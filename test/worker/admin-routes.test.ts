@@ -126,8 +126,11 @@ describe('each route', () => {
     expect(got.toSorted()).toEqual([
       'GET /organisations',
       'GET /organisations/:org',
+      'GET /organisations/:org/key-use',
       'GET /organisations/:org/keys',
       'GET /organisations/:org/projects',
+      'GET /session',
+      'GET /sessions',
     ])
     expect(
       (await admin('GET', `/usage?org=${tenant.orgId}&project=${tenant.projectId}`, undefined, { token: bound }))

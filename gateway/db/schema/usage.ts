@@ -1,4 +1,4 @@
-// Tables of migrations/0003_usage.sql, 0008_usage_dimensions.sql and 0012_attempt_route.sql, which own their meaning and
+// Tables of migrations/0003_usage.sql, 0008_usage_dimensions.sql, 0012_attempt_route.sql and 0015_tags.sql, which own their meaning and
 // constraints, as drizzle sees them.
 import { bigint, boolean, date, integer, pgTable, primaryKey, text, timestamp, uuid } from 'drizzle-orm/pg-core'
 
@@ -58,6 +58,9 @@ export const usageAttempts = pgTable(
     recordedAt: instant('recorded_at').notNull(),
     payloadHash: text('payload_hash').notNull(),
     route: text('route'),
+    backendId: text('backend_id'),
+    tags: text('tags'),
+    cacheSavingsNanoUsd: int8('cache_savings_nanousd'),
   },
   (table) => [primaryKey({ columns: [table.orgId, table.requestId, table.attempt, table.kind] })],
 )
@@ -87,6 +90,8 @@ export const usageRequests = pgTable(
     endedAt: instant('ended_at').notNull(),
     recordedAt: instant('recorded_at').notNull(),
     payloadHash: text('payload_hash').notNull(),
+    backendId: text('backend_id'),
+    tags: text('tags'),
   },
   (table) => [primaryKey({ columns: [table.orgId, table.requestId] })],
 )

@@ -42,6 +42,7 @@ export class System {
   readonly apiKey: string
   readonly model: string
   readonly dataDir: string
+  readonly databaseUrl: string
   readonly pids: ReadyEvent['pids']
   readonly client: OpenAI
   readonly sql: postgres.Sql
@@ -53,6 +54,7 @@ export class System {
     this.apiKey = ready.apiKey
     this.model = ready.model
     this.dataDir = ready.dataDir
+    this.databaseUrl = ready.databaseUrl
     this.pids = ready.pids
     this.client = new OpenAI({ baseURL: `${ready.baseUrl}/v1`, apiKey: ready.apiKey, maxRetries: 0 })
     this.sql = postgres(ready.databaseUrl, { max: 2, onnotice: () => {} })

@@ -95,3 +95,11 @@ test('a class without SQLite storage is refused, since its objects would be lost
 test('a module that workerd cannot load is named', () => {
   expect(() => workerdConfig({ ...INPUTS, modules: [{ name: 'a.py', path: 'a.py' }] })).toThrow('no way to load a.py')
 })
+
+test('the built dashboard is a folder that only its binding reads, and without one there is no binding', () => {
+  const wranglerToml = readFileSync(join(import.meta.dirname, '../../../wrangler.toml'), 'utf8')
+  const text = workerdConfig({ ...INPUTS, wranglerToml, assetsDir: '/d/dashboards/1' })
+  expect(text).toContain('(name = "assets", disk = (path = "/d/dashboards/1")),')
+  expect(text).toContain('(name = "ASSETS", service = "assets"),')
+  expect(workerdConfig({ ...INPUTS, wranglerToml })).not.toContain('"assets"')
+})

@@ -24,10 +24,9 @@ export const used = (input: number, output: number): Usage => ({
 
 export type TestAccount = ReturnType<typeof newAccount>
 
-export function newAccount() {
-  const orgId = crypto.randomUUID()
-  const projectId = crypto.randomUUID()
-  const keyId = crypto.randomUUID()
+/** @param of A tenant that the admin API knows. Default: ids that nobody else has. */
+export function newAccount(of: { orgId?: string; projectId?: string; keyId?: string } = {}) {
+  const { orgId = crypto.randomUUID(), projectId = crypto.randomUUID(), keyId = crypto.randomUUID() } = of
   const stub = env.ACCOUNT.getByName(orgId)
   let version = 0
   return {

@@ -30,7 +30,10 @@ export async function admin(
     },
     options.env ?? env,
   )
-  const answered = await response.text()
+  // A stream of events ends minutes later: that it began is the answer.
+  const isStream = response.headers.get('content-type')?.startsWith('text/event-stream') === true
+  if (isStream) await response.body?.cancel()
+  const answered = isStream ? '' : await response.text()
   const json: Json = answered.startsWith('{') ? JSON.parse(answered) : undefined
   return { status: response.status, body: json, headers: response.headers, text: answered }
 }

@@ -6,7 +6,7 @@ import { writeEntries } from '../../../gateway/ledger/flush.ts'
 import type { AttemptRow, OutboxEntry, RequestRow } from '../../../gateway/ledger/outbox.ts'
 import { transfersOf } from '../../../gateway/ledger/postings.ts'
 import { rollUp } from '../../../gateway/ledger/rollups.ts'
-import { mapSums, type SumField } from '../../../gateway/ledger/usage-facts.ts'
+import { COUNTED_ROLES, mapSums, ROLE_FIELDS, type SumField } from '../../../gateway/ledger/usage-facts.ts'
 import { USAGE_PARTS } from '../../../gateway/meter/usage.ts'
 import { PRICE, used } from './account.ts'
 
@@ -50,6 +50,8 @@ export function requestRow(row: AttemptRow, change: Partial<RequestRow> = {}): R
     pricing: _p,
     price: _q,
     providerCostNanoUsd: _n,
+    cacheSavingsNanoUsd: _v,
+    route: _t,
     ...facts
   } = row
   const { rawUsage: _r, inconsistent: _i, ...shared } = facts
@@ -91,12 +93,29 @@ export const factsOf = (entries: readonly OutboxEntry[]): Fact[] =>
 /** What one row counts for. */
 export function countsOf(fact: Fact): Record<SumField, bigint> {
   const counts = mapSums(() => 0n)
-  if (!('kind' in fact)) return { ...counts, requests: 1n }
+  const isFailed = fact.status !== 'ok' && fact.status !== 'client_cancelled'
+  if (!('kind' in fact))
+    return {
+      ...counts,
+      requests: 1n,
+      failedRequests: isFailed ? 1n : 0n,
+      cancelledRequests: fact.status === 'client_cancelled' ? 1n : 0n,
+      interruptedRequests: isFailed && fact.stream && fact.firstTokenAtMs !== undefined ? 1n : 0n,
+    }
   const own = fact.kind === 'attempt' ? 1n : 0n
   if (fact.charge === 'customer') {
     for (const part of USAGE_PARTS) counts[part] = BigInt(fact.usage[part])
     counts.costNanoUsd = fact.costNanoUsd
+    counts.cacheSavingsNanoUsd = fact.cacheSavingsNanoUsd ?? 0n
   } else counts.absorbedNanoUsd = fact.costNanoUsd
+  const role = fact.route === undefined ? undefined : JSON.parse(fact.route).role
+  for (const counted of COUNTED_ROLES) {
+    if (role !== counted) continue
+    const [attempts, charged, absorbed] = ROLE_FIELDS[counted]
+    counts[attempts] = own
+    counts[fact.charge === 'customer' ? charged : absorbed] = fact.costNanoUsd
+  }
+  if (role === 'cache') counts.cachedAnswers = own
   return {
     ...counts,
     attempts: own,

@@ -39,12 +39,24 @@ const row = (text: string | null): Parameters<typeof attemptJson>[0] => ({
   recordedAt: '2026-11-22T12:00:02Z',
   payloadHash: '',
   route: text,
+  backendId: null,
+  tags: 'env=prod,feature=search',
+  cacheSavingsNanoUsd: null,
 })
+/** Begun a second before the attempt. */
+const request = { startedAt: '2026-11-22T11:59:59Z' }
 
 test('the key’s name and the load over all tenants are shown to operators alone', () => {
   const stored = JSON.stringify(route)
-  expect(attemptJson(row(stored), true).route).toEqual(route)
+  expect(attemptJson(row(stored), request, true).route).toEqual(route)
   const { key: _key, figure: _figure, ...shown } = route
-  expect(attemptJson(row(stored), false).route).toEqual(shown)
-  expect(attemptJson(row(null), false).route).toBeNull()
+  expect(attemptJson(row(stored), request, false).route).toEqual(shown)
+  expect(attemptJson(row(null), request, false).route).toBeNull()
+})
+
+test('an attempt lies in its request by milliseconds, and its tags are told by name', () => {
+  const shown = attemptJson(row(null), request, false)
+  expect(shown.offset_ms).toEqual({ start: 1_000, first_token: null, end: 2_000 })
+  expect(shown.tags).toEqual({ env: 'prod', feature: 'search' })
+  expect(shown).toMatchObject({ status_class: 'ok', cache_savings_nanousd: '0' })
 })

@@ -1,0 +1,36 @@
+// Light or dark. Owns the choice (the system's, unless the user says otherwise) and the attribute that the styles read.
+import { computed, signal } from '@preact/signals'
+import { recall, remember } from './preferences.ts'
+
+export const THEMES = ['system', 'light', 'dark'] as const
+export type Theme = (typeof THEMES)[number]
+
+export const theme = signal<Theme>(THEMES.find((one) => one === recall('theme')) ?? 'system')
+
+const systemIsDark = window.matchMedia('(prefers-color-scheme: dark)')
+const system = signal<'light' | 'dark'>(systemIsDark.matches ? 'dark' : 'light')
+
+/** What is drawn: canvases read their colours anew when it changes. */
+export const shownTheme = computed(() => (theme.value === 'system' ? system.value : theme.value))
+
+export function startTheme(): void {
+  systemIsDark.addEventListener('change', ({ matches }) => {
+    system.value = matches ? 'dark' : 'light'
+  })
+  apply()
+}
+
+export function chooseTheme(next: Theme): void {
+  remember('theme', next === 'system' ? undefined : next)
+  document.documentElement.dataset.theme = next
+  // After the attribute, so that whoever is drawn anew reads the new colours.
+  theme.value = next
+}
+
+function apply(): void {
+  document.documentElement.dataset.theme = theme.value
+}
+
+/** A custom property of the styles, e.g. `--series-1`. */
+export const cssColour = (name: string): string =>
+  getComputedStyle(document.documentElement).getPropertyValue(name).trim()

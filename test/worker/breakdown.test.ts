@@ -1,0 +1,221 @@
+// Breakdowns against the rows they are made of: every grouping, filter and zone, whatever of hours and days is made.
+import { env } from 'cloudflare:test'
+import { describe, expect, test } from 'vitest'
+import { connect } from '../../gateway/db/connect.ts'
+import { breakdown } from '../../gateway/ledger/breakdown.ts'
+import { percentiles, slotOf } from '../../gateway/ledger/latency.ts'
+import { rollUp } from '../../gateway/ledger/rollups.ts'
+import type { Question } from '../../gateway/ledger/sources.ts'
+import { STATUS_CLASSES } from '../../gateway/ledger/status-class.ts'
+import { TIME_STEPS, type TimeStep } from '../../gateway/ledger/time-steps.ts'
+import { BUCKET_MS, DIMENSIONS } from '../../gateway/ledger/usage-facts.ts'
+import { expectSame, FROM_MS, filterBy, history, question, random, TO_MS } from './support/usage-history.ts'
+import { addUp, type Fact, factsOf, NOON_MS, rollAll, simpleEntry, write } from './support/usage-rows.ts'
+
+describe('every breakdown', () => {
+  test('equals the rows added up one by one, whatever it groups by', { timeout: 180_000 }, async () => {
+    const orgId = crypto.randomUUID()
+    const entries = history(orgId, 1, 200)
+    await write(entries)
+    await rollAll(orgId)
+    const facts = factsOf(entries)
+    await expectSame(facts, question(orgId))
+    for (const dimension of DIMENSIONS) {
+      await expectSame(facts, question(orgId, { dimensions: [dimension] }))
+      await expectSame(facts, question(orgId, { dimensions: [dimension, dimension === 'user' ? 'model' : 'user'] }))
+    }
+    for (const timeZone of ['UTC', 'Europe/Berlin', 'Asia/Kathmandu', 'Australia/Lord_Howe', 'America/New_York'])
+      for (const step of TIME_STEPS) {
+        await expectSame(facts, question(orgId, { step, timeZone }))
+        if (step === 'day') await expectSame(facts, question(orgId, { step, timeZone, dimensions: ['status'] }))
+      }
+  })
+
+  test('keeps to its filters and to ranges that cut quarter hours', { timeout: 180_000 }, async () => {
+    const orgId = crypto.randomUUID()
+    const entries = history(orgId, 2, 100)
+    await write(entries)
+    await rollAll(orgId)
+    const facts = factsOf(entries)
+    const { below, pick } = random(3)
+    for (let round = 0; round < 25; round++) {
+      const one = pick(facts)
+      // On a row, beside a row, inside one quarter hour, and anywhere.
+      const fromMs = pick([one.startedAtMs, one.startedAtMs + 1, FROM_MS + below(TO_MS - FROM_MS)])
+      const toMs = fromMs + pick([1, 60_000, BUCKET_MS, 1 + below(3 * BUCKET_MS), 1 + below(TO_MS - FROM_MS)])
+      const dimension = pick(DIMENSIONS)
+      const filters = { ...filterBy(one, dimension), ...filterBy(pick(facts), pick(DIMENSIONS)) }
+      const statusClass = pick([undefined, undefined, ...STATUS_CLASSES])
+      const dimensions = [pick(DIMENSIONS)]
+      const step = pick<TimeStep | undefined>([undefined, 'hour', 'day'])
+      await expectSame(facts, question(orgId, { fromMs, toMs, filters, step, timeZone: 'Asia/Kathmandu' }))
+      await expectSame(facts, question(orgId, { fromMs, toMs, filters, statusClass, dimensions }))
+    }
+  })
+
+  test('is the same whether its hours are made, are not, or have to be made again', { timeout: 180_000 }, async () => {
+    const orgId = crypto.randomUUID()
+    const [early, late] = [history(orgId, 9, 80), history(orgId, 10, 40)]
+    const run = (text: string) => connect(env).run({ text, params: [orgId] })
+    const hours = async () => {
+      const { rows } = await run('SELECT made, count(*)::text FROM rollup_hours WHERE org_id = $1 GROUP BY made')
+      return Object.fromEntries(rows.map(([made, count]) => [made ? 'made' : 'unmade', Number(count)]))
+    }
+    const agree = async (facts: readonly Fact[]) => {
+      for (const dimensions of [[], ['backend'], ['tag', 'model'], ['key', 'provider'], ['backend', 'tag']] as const)
+        await expectSame(facts, question(orgId, { dimensions }))
+      for (const timeZone of ['Asia/Kolkata', 'Australia/Lord_Howe', 'Europe/Berlin', 'Pacific/Auckland'])
+        for (const step of TIME_STEPS)
+          await expectSame(facts, question(orgId, { step, timeZone, dimensions: ['status'] }))
+      const { latency } = await breakdown(connect(env), question(orgId))
+      const ended = facts.filter((fact) => !('kind' in fact) && fact.status === 'ok')
+      expect(latency && percentiles(latency.end)?.count).toBe(BigInt(ended.length))
+    }
+    // An hour is made once it is over, and by the clock of this call none is.
+    await write(early)
+    while ((await rollUp(connect(env), orgId, 500, FROM_MS)).left) {}
+    expect((await hours()).made).toBeUndefined()
+    await agree(factsOf(early))
+    await rollAll(orgId)
+    expect((await hours()).unmade).toBeUndefined()
+    await agree(factsOf(early))
+    // Rolled up and not made again: some hours are made, some are not.
+    await write(late)
+    while ((await rollUp(connect(env), orgId, 500, FROM_MS)).left) {}
+    expect(await hours()).toEqual({ made: expect.any(Number), unmade: expect.any(Number) })
+    await agree(factsOf([...early, ...late]))
+    await rollAll(orgId)
+    await agree(factsOf([...early, ...late]))
+    // A build that knows no hours rolled up what it found, and an hour that nobody marked.
+    await run('DELETE FROM rollup_days WHERE org_id = $1 AND extract(day FROM day_start)::int % 2 = 0')
+    await agree(factsOf([...early, ...late]))
+    await run('DELETE FROM rollup_hours WHERE org_id = $1 AND extract(hour FROM hour_start)::int % 3 = 0')
+    await run('DELETE FROM rollup_days WHERE org_id = $1')
+    await agree(factsOf([...early, ...late]))
+  })
+
+  test('folds tags that are too many for a quarter hour into one line, and loses none', async () => {
+    const orgId = crypto.randomUUID()
+    const often = Array.from({ length: 3 }, () => 'env=prod')
+    const tags = [...often, ...Array.from({ length: 80 }, (_, index) => `run=r${String(index).padStart(2, '0')}`)]
+    const entries = tags.map((one, index) => simpleEntry(orgId, { tags: one, costNanoUsd: BigInt(index + 1) }))
+    await write(entries)
+    await rollAll(orgId)
+    const asked = question(orgId, {
+      fromMs: NOON_MS,
+      toMs: NOON_MS + 4 * BUCKET_MS,
+      dimensions: ['tag'],
+      tagName: 'run',
+    })
+    const { lines, total } = await breakdown(connect(env), asked)
+    expect(total).toEqual(addUp(factsOf(entries)))
+    const requests = new Map(lines.map(({ names, sums }) => [names[0], sums.requests]))
+    expect(requests.get('*')).toBe(17n)
+    expect(requests.get(undefined)).toBe(3n)
+    expect(requests.get('r00')).toBe(1n)
+    expect(requests.size).toBe(65)
+  })
+
+  test('names the hour that a clock runs through twice two times, in order', async () => {
+    const orgId = crypto.randomUUID()
+    const hours = [0, 1, 2].map((hour) => Date.UTC(2026, 9, 25, hour))
+    await write(hours.map((startedAtMs) => simpleEntry(orgId, { startedAtMs })))
+    await rollAll(orgId)
+    const { lines } = await breakdown(connect(env), question(orgId, { step: 'hour', timeZone: 'Europe/Berlin' }))
+    expect(lines.map(({ time }) => time)).toEqual([
+      '2026-10-25T02:00+02:00',
+      '2026-10-25T02:00+01:00',
+      '2026-10-25T03:00+01:00',
+    ])
+  })
+
+  test('shows the dearest and adds up the rest, the same ones at every step of time', async () => {
+    const orgId = crypto.randomUUID()
+    const spent: [string, number, bigint][] = [
+      ['a', 0, 5n],
+      ['b', 0, 90n],
+      ['c', 0, 7n],
+      ['a', 24, 100n],
+      ['c', 24, 8n],
+      ['d', 24, 0n],
+    ]
+    await write(
+      spent.map(([modelRequested, hours, costNanoUsd]) =>
+        simpleEntry(orgId, { modelRequested, costNanoUsd, startedAtMs: NOON_MS + hours * 3_600_000 }),
+      ),
+    )
+    await rollAll(orgId)
+    const range = { fromMs: NOON_MS - BUCKET_MS, toMs: NOON_MS + 48 * 3_600_000 }
+    const shown = async (change: Partial<Question>) => {
+      const { lines, total } = await breakdown(
+        connect(env),
+        question(orgId, { ...range, dimensions: ['model'], top: 2, ...change }),
+      )
+      expect(total).toMatchObject({ costNanoUsd: 210n, requests: 6n })
+      return lines.map(({ time, names, other, sums }) => [
+        time,
+        other ? 'other' : names[0],
+        sums.costNanoUsd,
+        sums.requests,
+      ])
+    }
+    expect(await shown({})).toEqual([
+      [undefined, 'a', 105n, 2n],
+      [undefined, 'b', 90n, 1n],
+      [undefined, 'other', 15n, 3n],
+    ])
+    expect(await shown({ step: 'day' })).toEqual([
+      ['2026-11-22', 'a', 5n, 1n],
+      ['2026-11-22', 'b', 90n, 1n],
+      ['2026-11-22', 'other', 7n, 1n],
+      ['2026-11-23', 'a', 100n, 1n],
+      ['2026-11-23', 'other', 8n, 2n],
+    ])
+  })
+
+  test('has percentiles over requests that ended well, for each line and over all', async () => {
+    const orgId = crypto.randomUUID()
+    const { below } = random(4)
+    const durations = Array.from({ length: 120 }, () => below(30_000))
+    const model = (index: number) => (index % 3 === 0 ? 'large' : 'small')
+    const timed = durations.map((durationMs, index) =>
+      simpleEntry(orgId, {
+        modelRequested: model(index),
+        startedAtMs: NOON_MS + index * 60_000,
+        firstTokenAtMs: NOON_MS + index * 60_000 + Math.floor(durationMs / 10),
+        endedAtMs: NOON_MS + index * 60_000 + durationMs,
+      }),
+    )
+    const failed = simpleEntry(orgId, { status: 'engine_lost', endedAtMs: NOON_MS + 1 })
+    await write([...timed, failed])
+    await rollAll(orgId)
+    // Half a quarter hour off, so that the ends are timed from rows.
+    const range = { fromMs: NOON_MS - BUCKET_MS / 2, toMs: NOON_MS + 120 * 60_000 - 60_000 * 7 }
+    const expected = (of: (index: number) => boolean, scale: number) => {
+      const slots = new Map<number, bigint>()
+      for (const [index, durationMs] of durations.entries())
+        if (of(index) && index < 113) {
+          const slot = slotOf(Math.floor(durationMs / scale))
+          slots.set(slot, (slots.get(slot) ?? 0n) + 1n)
+        }
+      return percentiles(slots)
+    }
+    const asked = question(orgId, { ...range, dimensions: ['model'] })
+    const { lines, latency } = await breakdown(connect(env), asked)
+    expect(latency && percentiles(latency.end)).toEqual(expected(() => true, 1))
+    expect(latency && percentiles(latency.firstToken)).toEqual(expected(() => true, 10))
+    for (const { names, latency: own } of lines)
+      expect(own && percentiles(own.end)).toEqual(expected((index) => model(index) === names[0], 1))
+    const byKey = await breakdown(connect(env), { ...asked, dimensions: ['key'] })
+    expect(byKey.lines.map((line) => line.latency)).toEqual([undefined])
+    expect(byKey.latency && percentiles(byKey.latency.end)).toEqual(expected(() => true, 1))
+    expect((await breakdown(connect(env), { ...asked, filters: { key: orgId } })).latency).toBeUndefined()
+    const total = await breakdown(connect(env), { ...asked, latency: 'total' })
+    expect(total.lines.map((line) => line.latency)).toEqual([undefined, undefined])
+    expect(total.latency).toEqual(latency)
+    expect((await breakdown(connect(env), { ...asked, latency: 'none' })).latency).toBeUndefined()
+    const byStatus = await breakdown(connect(env), { ...asked, dimensions: ['status'] })
+    expect(byStatus.latency && percentiles(byStatus.latency.end)?.count).toBe(113n)
+    expect(byStatus.lines.map((line) => line.latency && percentiles(line.latency.end)?.count)).toEqual([113n, 1n])
+  })
+})
