@@ -1,4 +1,5 @@
-// Builds the native engine. Owns the CMake call and what is needed for it; the targets are native-engine/CMakeLists.txt.
+// Builds the native engine. Owns the CMake call, what is needed for it, and whether it is built with CUDA; the targets are
+// native-engine/CMakeLists.txt.
 import { existsSync } from 'node:fs'
 import { mkdir, readFile, rm } from 'node:fs/promises'
 import { availableParallelism } from 'node:os'
@@ -22,6 +23,8 @@ export type EngineBuildOptions = {
   onPercent?: (percent: number) => void
   /** Told when another process builds in the same folder. */
   onWait?: (pid: number) => void
+  /** Told when the engine is built with CUDA, and which compiler and GPUs that is for. */
+  onCuda?: (detail: string) => void
   adopt?: Adopt
 }
 
@@ -47,8 +50,11 @@ export async function buildEngine(options: EngineBuildOptions): Promise<string> 
   try {
     const configured = await configuration(buildDir)
     const isHere = configured?.sourceDir === sourceDir
+    const cuda = await findCuda(process.env)
+    if (cuda !== undefined) options.onCuda?.(`with CUDA for ${cuda.gpus.join(', ')}, by ${cuda.nvcc}`)
+    const switchesCuda = (cuda !== undefined) !== (configured?.cuda === true)
     // A start takes a build with tests as it is: it builds its own target alone, from the same objects.
-    if (!isHere || (options.tests && !configured.tests) || configured.lacksGrammars) {
+    if (!isHere || (options.tests && !configured.tests) || configured.lacksGrammars || switchesCuda) {
       if (!isHere) {
         // Of a checkout that was moved: CMake refuses to go on with it.
         await rm(join(buildDir, 'CMakeCache.txt'), { force: true })
@@ -57,6 +63,9 @@ export async function buildEngine(options: EngineBuildOptions): Promise<string> 
       const generator = isHere || findProgram('ninja') === undefined ? [] : ['-G', 'Ninja']
       const tests = options.tests || (isHere && configured.tests)
       const switches = ['-DCMAKE_BUILD_TYPE=Release', `-DPENSTOCK_TESTS=${tests ? 'ON' : 'OFF'}`]
+      // Without a GPU, what CMakeLists.txt does by itself.
+      if (cuda === undefined) switches.push('-UPENSTOCK_CUDA')
+      else switches.push('-DPENSTOCK_CUDA=ON', `-DCMAKE_CUDA_COMPILER=${cuda.nvcc}`)
       await runCommand({
         command: 'cmake',
         args: ['-S', sourceDir, '-B', buildDir, ...generator, ...switches],
@@ -81,6 +90,33 @@ export async function buildEngine(options: EngineBuildOptions): Promise<string> 
   }
 }
 
+type Cuda = { nvcc: string; gpus: string[] }
+
+/** The driver answers at once, or takes some seconds to wake GPUs that nothing uses. */
+const GPU_LIST_TIMEOUT_MS = 30_000
+
+/** A compiler for GPUs and a GPU to compile for; `PENSTOCK_CUDA=OFF` in the environment says that neither is meant. */
+async function findCuda(env: NodeJS.ProcessEnv): Promise<Cuda | undefined> {
+  if (env.PENSTOCK_CUDA === 'OFF') return undefined
+  const homes = [env.CUDA_HOME ?? '', env.CUDA_PATH ?? '', '/usr/local/cuda'].filter((home) => home !== '')
+  const nvcc = findProgram('nvcc') ?? homes.map((home) => join(home, 'bin', 'nvcc')).find((path) => existsSync(path))
+  if (nvcc === undefined || findProgram('nvidia-smi') === undefined) return undefined
+  const gpus: string[] = []
+  const list = {
+    command: 'nvidia-smi',
+    args: ['--query-gpu=name', '--format=csv,noheader'],
+    timeoutMs: GPU_LIST_TIMEOUT_MS,
+    signal: AbortSignal.timeout(GPU_LIST_TIMEOUT_MS),
+    onLine: (line: string) => gpus.push(line.trim()),
+  }
+  // A driver that does not answer is as good as none.
+  const answered = await runCommand(list).then(
+    () => true,
+    () => false,
+  )
+  return answered && gpus.length > 0 ? { nvcc, gpus } : undefined
+}
+
 /** Make says `[ 42%] …`, Ninja says `[5/12] …`. */
 export function percentOf(line: string): number | undefined {
   const make = /^\[\s*(\d{1,3})%\]/.exec(line)
@@ -94,6 +130,8 @@ type Configuration = {
   tests: boolean
   /** Configured while there was no cargo, and now there is. */
   lacksGrammars: boolean
+  /** For the GPUs of this machine. */
+  cuda: boolean
 }
 
 /** What the build folder was configured for; undefined where it was not, or not to the end. */
@@ -105,6 +143,7 @@ async function configuration(buildDir: string): Promise<Configuration | undefine
   return {
     sourceDir: entries.get('CMAKE_HOME_DIRECTORY'),
     tests: entries.get('PENSTOCK_TESTS') === 'ON',
+    cuda: entries.get('PENSTOCK_CUDA') === 'ON',
     lacksGrammars: entries.get('PENSTOCK_CARGO')?.endsWith('-NOTFOUND') === true && findProgram('cargo') !== undefined,
   }
 }

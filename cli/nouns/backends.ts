@@ -61,7 +61,7 @@ export const backendCommands: readonly Command[] = [
       quiet: { type: 'boolean', help: 'print the token alone, for a pipe' },
     },
     examples: [
-      { line: 'penstock backends enroll --label gpu-7 --quiet', what: 'for the PENSTOCK_ENROLL_TOKEN of the new host' },
+      { line: 'penstock backends enroll --label gpu-7 --quiet', what: 'for the PENSTOCK_JOIN_TOKEN of the new host' },
     ],
     changes: true,
     run: async (context, args) => {

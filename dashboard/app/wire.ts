@@ -256,7 +256,7 @@ export type UsageRequestDetail = UsageRequest & {
   /** Where the caller had the response stored: its text is at /usage/requests/:id/text. Null: nothing is kept. */
   stored_response: { id: string; state: 'running' | 'ended' } | null
 }
-/** GET /usage/requests/:id/text?org= (permission inference.use; audited): items before the answer, and the response object. */
+/** GET /usage/requests/:id/text?org= (permission audit.read; audited): items before the answer, and the response object. */
 export type StoredText = { id: string; input: unknown[]; response: unknown }
 
 export type AttemptRow = SharedRow & {

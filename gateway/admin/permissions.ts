@@ -126,8 +126,8 @@ export const ADMIN_ROUTES: Readonly<Record<string, Permission>> = {
   'GET /usage/requests': 'usage.read',
   'GET /usage/tags': 'usage.read',
   'GET /usage/requests/:id': 'usage.read',
-  // What callers wrote is for who may call.
-  'GET /usage/requests/:id/text': 'inference.use',
+  // What others wrote is for whoever answers for the organisation.
+  'GET /usage/requests/:id/text': 'audit.read',
   'GET /usage/export': 'usage.read',
   'GET /usage/rollup': 'usage.read',
   'POST /usage/rollup': 'operator',

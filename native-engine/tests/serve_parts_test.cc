@@ -75,16 +75,36 @@ TEST(Options, NameTheArgumentThatIsWrong) {
             "--log-level needs error, warn, info or debug");
   EXPECT_EQ(error_of({"--model", "m", "--socket", "s", "--quantize", "q5"}),
             "--quantize needs none, q8_0 or q4_0");
-  EXPECT_EQ(error_of({"--model", "m", "--socket", "s", "--kv-type", "q4_0"}), "--kv-type needs f16, q8_0 or f32");
+  EXPECT_EQ(error_of({"--model", "m", "--socket", "s", "--kv-type", "q4_0"}),
+            "--kv-type needs f16, q8_0, f32 or bf16");
+  for (const char* device : {"gpu", "cuda:", "cuda:x", "cuda:256", "cuda1", "cpu:0"})
+    EXPECT_EQ(error_of({"--model", "m", "--socket", "s", "--device", device}), "--device needs cpu, cuda or cuda:N") << device;
+  EXPECT_EQ(error_of({"--model", "m", "--socket", "s", "--device=cuda", "--device-memory-mib", "0"}),
+            "--device-memory-mib needs a whole number from 1 to 1048576");
+  EXPECT_EQ(error_of({"--model", "m", "--socket", "s", "--device-memory-mib", "64"}),
+            "--device-memory-mib is for --device cuda");
   EXPECT_EQ(error_of({"--modell", "m"}), "unknown option --modell");
   EXPECT_EQ(error_of({"model.gguf"}), "unexpected argument model.gguf");
+}
+
+TEST(Options, NameTheDeviceAndWhatItMayUse) {
+  const auto device_of = [](std::vector<std::string_view> arguments) {
+    arguments.insert(arguments.end(), {"--model", "m", "--socket", "s"});
+    return std::get<Options>(parse_options(arguments));
+  };
+  EXPECT_EQ(device_of({}).device.name(), "cpu");
+  EXPECT_EQ(device_of({"--device", "cuda"}).device.name(), "cuda:0");
+  const Options second = device_of({"--device=cuda:1", "--device-memory-mib=4096", "--kv-type=bf16"});
+  EXPECT_EQ(second.device.name(), "cuda:1");
+  EXPECT_EQ(second.device_memory_mib, 4096);
+  EXPECT_EQ(second.kv_type, KvType::bf16);
 }
 
 TEST(Options, OfferHelpThatNamesEveryOption) {
   EXPECT_TRUE(std::holds_alternative<HelpWanted>(parse({"--model", "m", "--help"})));
   for (const std::string_view name : {"--model", "--socket", "--check", "--threads", "--blocks", "--kv-mib",
                                       "--kv-type", "--context", "--sequences", "--step-tokens", "--log-level", "--quantize",
-                                      "--die-with-parent"})
+                                      "--device", "--device-memory-mib", "--die-with-parent"})
     EXPECT_NE(help_text().find(name), std::string_view::npos) << name;
 }
 

@@ -29,6 +29,7 @@ export function EnrolDialog({ onClose }: { onClose: () => void }) {
         title="Enrolment token"
         onClose={onClose}
         wide
+        keep
         footer={
           <button type="button" class="button button-primary" onClick={onClose}>
             Done

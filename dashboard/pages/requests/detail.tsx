@@ -196,7 +196,7 @@ function StoredResponse({ request }: { request: UsageRequestDetail }) {
       {!isAsked && (
         <p class="row">
           <code class="break">{stored.id}</code>
-          {can('inference.use') && (
+          {can('audit.read') && (
             <button type="button" class="button button-small" onClick={() => setAsked(true)}>
               Show its text
             </button>

@@ -11,14 +11,25 @@
 
 namespace penstock {
 
-enum class KvType : uint8_t { f16, f32, q8_0 };
+// bf16 is for devices alone, f32 for the processor alone.
+enum class KvType : uint8_t { f16, f32, q8_0, bf16 };
 
 // Dimensions of a token's K or V that share a scale in KvType::q8_0.
 inline constexpr int32_t kKvQuantBlock = 32;
 
-// "f16", "f32" or "q8_0".
+// "f16", "f32", "q8_0" or "bf16".
 inline constexpr const char* kv_type_name(KvType type) {
-  return type == KvType::f16 ? "f16" : type == KvType::f32 ? "f32" : "q8_0";
+  switch (type) {
+    case KvType::f16:
+      return "f16";
+    case KvType::f32:
+      return "f32";
+    case KvType::q8_0:
+      return "q8_0";
+    case KvType::bf16:
+      return "bf16";
+  }
+  return "";
 }
 
 // Whether heads of this many dimensions can be stored.
@@ -30,7 +41,7 @@ inline constexpr bool kv_type_fits(KvType type, int32_t head_dim) {
 inline constexpr int64_t kv_tile_bytes(KvType type, int32_t head_dim) {
   const int64_t values = int64_t{kBlockTokens} * head_dim;
   if (type == KvType::q8_0) return values + 2 * values / kKvQuantBlock;
-  return values * (type == KvType::f16 ? 2 : 4);
+  return values * (type == KvType::f32 ? 4 : 2);
 }
 
 // Dimensions of a V tile that lie beside each other for one token: two vectors.
@@ -42,13 +53,16 @@ inline constexpr int32_t kVColumnDims = 16;
 //   token, and the sums of a few columns, which fit in registers, are one contiguous read. Where head_dim is not a
 //   multiple of kVColumnDims, the last column is narrower.
 // q8_0: a value is q * d. Both tiles begin with d [head_dim / kKvQuantBlock][kBlockTokens] f16, q int8 in [-127, 127]
-// follows in the order above.
+// follows in the order above. On a CUDA device tiles are [kBlockTokens][head_dim], see ops/cuda/ops.h.
+enum class KvTiles : uint8_t { processor, cuda };
+
 struct KvShape {
   int32_t layers;
   int32_t blocks_total;
   int32_t kv_heads;
   int32_t head_dim;
   KvType type;
+  KvTiles tiles = KvTiles::processor;
 
   int64_t tile_bytes() const { return kv_tile_bytes(type, head_dim); }
   int64_t block_bytes() const { return 2 * kv_heads * tile_bytes(); }  // one block of one layer

@@ -99,6 +99,7 @@ uint64_t Checksum::value() const {
     at += 4;
   }
   for (; at < pending_bytes_; ++at) hash = std::rotl(hash ^ (static_cast<uint64_t>(pending_[at]) * kPrime5), 11) * kPrime1;
+  if (device_bytes_ > 0) hash = (hash ^ rounded(device_bytes_, device_sum_)) * kPrime1 + kPrime4;
   hash = (hash ^ (hash >> 33)) * kPrime2;
   hash = (hash ^ (hash >> 29)) * kPrime3;
   return hash ^ (hash >> 32);

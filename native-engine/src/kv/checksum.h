@@ -15,6 +15,13 @@ class Checksum {
   // Copies `from` to `to` and takes it in, in one pass over the memory. What is taken in is what was written, also where
   // somebody changes `from` meanwhile: every byte is read once.
   void copy(std::byte* to, std::span<const std::byte> from);
+  // Takes in bytes of which the processor has only `sum`, which the device has made of them and of how many came before
+  // (ops/cuda/byte_sum.cu): both sides cut them as they like.
+  void take_sum(uint64_t sum, uint64_t bytes) {
+    device_sum_ += sum;
+    device_bytes_ += bytes;
+  }
+  uint64_t device_bytes() const { return device_bytes_; }
   uint64_t value() const;
 
  private:
@@ -27,6 +34,8 @@ class Checksum {
 
   uint64_t lanes_[4] = {kPrime1 + kPrime2, kPrime2, 0, 0 - kPrime1};
   uint64_t length_ = 0;
+  uint64_t device_sum_ = 0;
+  uint64_t device_bytes_ = 0;
   std::byte pending_[kStripe] = {};
   size_t pending_bytes_ = 0;
 };

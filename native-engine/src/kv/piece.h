@@ -8,7 +8,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <utility>
 
+#include "kv/access.h"
 #include "kv/checksum.h"
 #include "kv/view.h"
 
@@ -19,16 +21,24 @@ namespace penstock {
 inline constexpr size_t kPieceBytesPerCall = 256 * 1024;
 inline constexpr size_t kPiecePartsMax = 64;
 
+// Which way the bytes go.
+enum class PieceWay : uint8_t { out, in };
+
 class Piece {
  public:
   Piece() = default;
-  // Neither the view nor the blocks are copied.
-  Piece(const KvView& kv, std::span<const int32_t> blocks) : kv_(&kv), blocks_(blocks) {}
+  // Neither the view nor the blocks are copied. `staged`: the parts are the processor's memory, also where the blocks are not:
+  // then bytes go through some memory in between, a few blocks at a time.
+  Piece(const KvView& kv, std::span<const int32_t> blocks, PieceWay way, bool staged)
+      : kv_(&kv), blocks_(blocks), way_(way) {
+    if (staged && kv.access != nullptr) staging_ = kv.access->staging();
+  }
 
-  bool done() const { return block_ == blocks_.size(); }
+  bool done() const { return block_ == blocks_.size() && staged_blocks_ == 0; }
 
-  // The next bytes, at least one part unless done.
+  // The next bytes, at least one part unless done. Throws DeviceFailure where blocks lie on a device.
   std::span<const iovec> parts() {
+    if (!staging_.bytes().empty()) return staged_parts();
     size_t count = 0, bytes = 0;
     size_t block = block_, offset = offset_;
     int32_t layer = layer_;
@@ -45,8 +55,9 @@ class Piece {
     return {parts_, count};
   }
 
-  // So many of them have moved.
+  // So many of them have moved. Throws as parts().
   void advance(size_t bytes) {
+    if (!staging_.bytes().empty()) return advance_staged(bytes);
     while (bytes > 0) {
       const std::span<std::byte> rest = kv_->at(layer_, blocks_[block_]).subspan(offset_);
       const size_t here = std::min(bytes, rest.size());
@@ -65,13 +76,42 @@ class Piece {
   Checksum& sum() { return sum_; }
 
  private:
+  // Of the staging memory: what the next blocks fill.
+  std::span<std::byte> staged() const {
+    return staging_.bytes().first(staged_blocks_ * static_cast<size_t>(kv_->bytes_per_block()));
+  }
+  std::span<const int32_t> staged_ids() const { return blocks_.subspan(block_, staged_blocks_); }
+
+  std::span<const iovec> staged_parts() {
+    if (staged_blocks_ == 0) {
+      const size_t fitting = staging_.bytes().size() / static_cast<size_t>(kv_->bytes_per_block());
+      staged_blocks_ = std::min(fitting, blocks_.size() - block_);
+      offset_ = 0;
+      if (staged_blocks_ > 0 && way_ == PieceWay::out) kv_->access->read(staged_ids(), staged());
+    }
+    const std::span<std::byte> rest = staged().subspan(offset_);
+    parts_[0] = {rest.data(), std::min(rest.size(), kPieceBytesPerCall)};
+    return {parts_, rest.empty() ? size_t{0} : size_t{1}};
+  }
+
+  void advance_staged(size_t bytes) {
+    offset_ += bytes;
+    if (staged_blocks_ == 0 || offset_ < staged().size()) return;
+    if (way_ == PieceWay::in) kv_->access->write(staged_ids(), staged());
+    block_ += std::exchange(staged_blocks_, 0);
+    offset_ = 0;
+  }
+
   const KvView* kv_ = nullptr;
   std::span<const int32_t> blocks_;
+  PieceWay way_ = PieceWay::out;
   size_t block_ = 0;   // of blocks_
   int32_t layer_ = 0;
-  size_t offset_ = 0;  // within the block of a layer
+  size_t offset_ = 0;  // within the block of a layer, or within what is staged
+  KvStaging staging_;  // empty: straight from and to the blocks
+  size_t staged_blocks_ = 0;  // of blocks_, from block_ on: in the staging memory
   Checksum sum_;
-  iovec parts_[kPiecePartsMax];
+  iovec parts_[kPiecePartsMax] = {};
 };
 
 }  // namespace penstock

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <exception>
 #include <optional>
 #include <span>
 #include <stdexcept>
@@ -59,6 +60,16 @@ class KvReceiver::Connection {
 
   // Reads what is there, up to its share.
   void read() {
+    try {
+      read_share();
+    } catch (const std::exception&) {
+      // Blocks on a device that cannot be written to: the step loop learns of it with its next step.
+      leave(false);
+    }
+  }
+
+ private:
+  void read_share() {
     size_t taken = 0;
     while (!over() && taken < kBytesPerTurn) {
       if (complete()) {
@@ -75,7 +86,6 @@ class KvReceiver::Connection {
     }
   }
 
- private:
   enum class State { Offer, Fingerprint, Piece, Payload, Sum, Over };
 
   void expect(State state, size_t bytes) {
@@ -152,7 +162,8 @@ class KvReceiver::Connection {
     if (head.magic != wire::kBlocks || head.first != next_ || head.count == 0 || head.count > blocks_.size() - next_)
       return refuse(TransferRefusal::Malformed);
     piece_blocks_ = head.count;
-    piece_ = Piece(receiver_.kv_, std::span(blocks_).subspan(next_, piece_blocks_));
+    piece_ = Piece(receiver_.kv_, std::span(blocks_).subspan(next_, piece_blocks_), PieceWay::in,
+                   !transport_->reaches_device());
     expect(State::Payload, 0);
   }
 
@@ -251,7 +262,7 @@ void KvReceiver::run() {
       }
       set_nonblocking(accepted.get());
       connections.push_back(
-          std::make_unique<Connection>(*this, accepted_transport(std::move(accepted), listeners_[i]->address)));
+          std::make_unique<Connection>(*this, accepted_transport(std::move(accepted), listeners_[i]->address, kv_.access)));
     }
   }
 }

@@ -157,7 +157,7 @@ class KvSender::Connection {
       piece_end_ = std::min(blocks_.size(), next_ + kBlocksPerPiece);
       piece_blocks_.assign(blocks_.begin() + static_cast<std::ptrdiff_t>(next_),
                            blocks_.begin() + static_cast<std::ptrdiff_t>(piece_end_));
-      piece_ = Piece(kv_, piece_blocks_);
+      piece_ = Piece(kv_, piece_blocks_, PieceWay::out, !transport_->reaches_device());
       wire::append(out_, wire::PieceHead{.first = static_cast<uint32_t>(next_),
                                          .count = static_cast<uint32_t>(piece_end_ - next_)});
     } else if (can_end()) {
@@ -196,7 +196,9 @@ class KvSender::Connection {
     for (;;) {
       try {
         const int64_t bytes = static_cast<int64_t>(push_.blocks) * kv_.bytes_per_block();
-        transport_ = open_transport(addresses_[attempts_++], push_.blocks == 0 || bytes >= kSharedBytesMin);
+        // From a device the way over a socket is the longest, whatever there is to send.
+        const bool shares = push_.blocks == 0 || bytes >= kSharedBytesMin || kv_.access != nullptr;
+        transport_ = open_transport(addresses_[attempts_++], shares, kv_.access);
         break;
       } catch (const std::exception&) {
         if (attempts_ == addresses_.size()) throw;
@@ -381,9 +383,14 @@ void KvSender::run() {
     for (auto& [id, connection] : connections_) {
       const short events = polled[i++].revents;
       const int polled_fd = polled[i - 1].fd;
-      if ((events & (POLLIN | POLLERR | POLLHUP)) != 0) connection->read();
-      // Not on another connection to which it has gone over meanwhile.
-      if (!connection->over() && connection->fd() == polled_fd && (events & POLLOUT) != 0) connection->write();
+      try {
+        if ((events & (POLLIN | POLLERR | POLLHUP)) != 0) connection->read();
+        // Not on another connection to which it has gone over meanwhile.
+        if (!connection->over() && connection->fd() == polled_fd && (events & POLLOUT) != 0) connection->write();
+      } catch (const std::exception& error) {
+        // Blocks on a device that cannot be read: the step loop learns of it with its next step.
+        connection->end(error.what());
+      }
     }
   }
   for (auto& [id, connection] : connections_) {

@@ -15,8 +15,9 @@
 namespace penstock {
 namespace {
 
-// What is told, or given back, at a time: the other side copies one such part while the next is being filled.
-constexpr size_t kStepBytes = kArenaBytes / 8;
+// What is told, or given back, at a time, as a share of the ring: the other side copies one such part while the next is being
+// filled.
+constexpr size_t kSteps = 8;
 // No receiver of ours offers more, and nobody is to have us map what it likes.
 constexpr size_t kArenaBytesMax = 64 * 1024 * 1024;
 
@@ -30,25 +31,37 @@ Moved broken(int error) { return {.over = true, .error = error}; }
 
 iovec part_of(const void* bytes, size_t count) { return {const_cast<void*>(bytes), count}; }
 
-void copy(std::byte* to, const std::byte* from, size_t bytes, Checksum* sum) {
+void copy_bytes(std::byte* to, const std::byte* from, size_t bytes, Checksum* sum) {
   if (sum != nullptr) return sum->copy(to, {from, bytes});
   std::memcpy(to, from, bytes);
 }
 
-// Between the ring and as much of the parts as `limit` allows. Returns how much.
-size_t copy_ring(const Arena& arena, size_t& at, std::span<const iovec> parts, size_t limit, bool to_ring, Checksum* sum) {
-  size_t done = 0;
-  for (const iovec& part : parts) {
-    for (size_t offset = 0; offset < part.iov_len && done < limit;) {
-      const size_t here = std::min({part.iov_len - offset, limit - done, arena.bytes() - at});
-      std::byte* const place = static_cast<std::byte*>(part.iov_base) + offset;
-      copy(to_ring ? arena.at(at) : place, to_ring ? place : arena.at(at), here, sum);
-      at = (at + here) % arena.bytes();
-      offset += here;
-      done += here;
+class MemoryRing final : public SharedRing {
+ public:
+  explicit MemoryRing(Arena arena) : arena_(std::move(arena)) {}
+  size_t bytes() const override { return arena_.bytes(); }
+  bool reaches_device() const override { return false; }
+  size_t copy(size_t& at, std::span<const iovec> parts, size_t limit, bool to_ring, Checksum* sum) override {
+    size_t done = 0;
+    for (const iovec& part : parts) {
+      for (size_t offset = 0; offset < part.iov_len && done < limit;) {
+        const size_t here = std::min({part.iov_len - offset, limit - done, arena_.bytes() - at});
+        std::byte* const place = static_cast<std::byte*>(part.iov_base) + offset;
+        copy_bytes(to_ring ? arena_.at(at) : place, to_ring ? place : arena_.at(at), here, sum);
+        at = (at + here) % arena_.bytes();
+        offset += here;
+        done += here;
+      }
     }
+    return done;
   }
-  return done;
+
+ private:
+  Arena arena_;
+};
+
+std::unique_ptr<SharedRing> ring_of(std::optional<Arena> arena) {
+  return arena.has_value() ? std::make_unique<MemoryRing>(std::move(*arena)) : nullptr;
 }
 
 #ifdef __linux__
@@ -147,17 +160,17 @@ Arena::~Arena() {
 
 // --- The side that sends
 
-uint32_t SharedSource::features() const { return kFeatures; }
+uint32_t SharedSource::features() const { return kFeatures | (access_ != nullptr ? wire::kFeatureDeviceMemory : 0); }
 
 short SharedSource::events(bool wants_write) const {
-  const bool has_room = !arena_.has_value() || unfreed_ < arena_->bytes();
+  const bool has_room = ring_ == nullptr || unfreed_ < ring_->bytes();
   return static_cast<short>(POLLIN | (has_unsent() || (wants_write && has_room) ? POLLOUT : 0));
 }
 
 Moved SharedSource::write(std::span<const iovec> parts, Checksum* sum) {
-  if (!arena_.has_value()) return SocketStream::write(parts, sum);
-  const size_t limit = std::min(arena_->bytes() - unfreed_, kStepBytes);
-  const size_t copied = copy_ring(*arena_, at_, parts, limit, true, sum);
+  if (ring_ == nullptr) return SocketStream::write(parts, sum);
+  const size_t limit = std::min(ring_->bytes() - unfreed_, ring_->bytes() / kSteps);
+  const size_t copied = ring_->copy(at_, parts, limit, true, sum);
   unfreed_ += copied;
   untold_ += copied;
   const Moved told = tell();
@@ -177,6 +190,16 @@ Moved SharedSource::tell() {
 
 Moved SharedSource::read(std::span<const iovec> parts, Checksum*) {
   for (;;) {
+    if (device_bytes_ > 0) {
+      const iovec rest = part_of(handle_.data() + handle_bytes_, handle_.size() - handle_bytes_);
+      const Moved moved = SocketStream::read({&rest, 1});
+      if (moved.over || moved.bytes == 0) return moved;
+      handle_bytes_ += moved.bytes;
+      if (handle_bytes_ < handle_.size()) continue;
+      const size_t bytes = std::exchange(device_bytes_, 0);
+      const Moved answered = answer_offer(access_ == nullptr ? nullptr : access_->take_ring(handle_, bytes));
+      if (answered.over) return answered;
+    }
     Descriptor fd;
     const ssize_t count = receive_with(this->fd(), std::span(note_).subspan(note_bytes_), fd);
     if (count == 0) return {.over = true};
@@ -185,10 +208,15 @@ Moved SharedSource::read(std::span<const iovec> parts, Checksum*) {
     if (note_bytes_ < sizeof note_) continue;
     note_bytes_ = 0;
     const auto note = wire::read<wire::Note>(note_);
-    if (note.magic == wire::kArena) {
+    if (note.magic == wire::kArena || note.magic == wire::kDeviceArena) {
       if (std::exchange(asked_, true)) return broken(EPROTO);
-      if (const Moved taken = take(note.bytes, fd); taken.over) return taken;
-    } else if (note.magic == wire::kFreed && arena_.has_value()) {
+      if (note.magic == wire::kDeviceArena) {
+        if (note.bytes == 0 || note.bytes > kArenaBytesMax) return broken(EPROTO);
+        device_bytes_ = note.bytes;
+      } else if (const Moved answered = answer_offer(ring_of(Arena::take(fd, note.bytes))); answered.over) {
+        return answered;
+      }
+    } else if (note.magic == wire::kFreed && ring_ != nullptr) {
       if (note.bytes > unfreed_ - untold_) return broken(EPROTO);
       unfreed_ -= note.bytes;
     } else {
@@ -200,9 +228,10 @@ Moved SharedSource::read(std::span<const iovec> parts, Checksum*) {
   }
 }
 
-Moved SharedSource::take(uint32_t bytes, const Descriptor& fd) {
-  if (std::optional<Arena> taken = Arena::take(fd, bytes)) arena_.emplace(std::move(*taken));
-  const wire::Note note{.magic = wire::kTaken, .bytes = arena_.has_value() ? 1u : 0u};
+// nullptr: it could not be mapped.
+Moved SharedSource::answer_offer(std::unique_ptr<SharedRing> ring) {
+  ring_ = std::move(ring);
+  const wire::Note note{.magic = wire::kTaken, .bytes = ring_ != nullptr ? 1u : 0u};
   const iovec part = part_of(&note, sizeof note);
   // The offer has been read, so there is room.
   const Moved sent = SocketStream::write({&part, 1});
@@ -211,16 +240,35 @@ Moved SharedSource::take(uint32_t bytes, const Descriptor& fd) {
 
 // --- The side that receives
 
-uint32_t SharedTarget::features() const { return kFeatures; }
+// Memory of a device is understood here also where there is none: it is not granted then.
+uint32_t SharedTarget::features() const { return kFeatures | wire::kFeatureDeviceMemory; }
 
 void SharedTarget::grant(uint32_t asked) {
-  if ((asked & wire::kFeatureSharedMemory) == 0) return;
+  const bool offered = ((asked & wire::kFeatureDeviceMemory) != 0 && offer_device()) ||
+                       ((asked & wire::kFeatureSharedMemory) != 0 && offer_memory());
+  if (offered) phase_ = Phase::Offered;
+}
+
+bool SharedTarget::offer_device() {
+  if (access_ == nullptr) return false;
+  ArenaHandle handle;
+  std::unique_ptr<SharedRing> made = access_->make_ring(handle);
+  if (made == nullptr) return false;
+  const wire::Note note{.magic = wire::kDeviceArena, .bytes = static_cast<uint32_t>(made->bytes())};
+  const iovec parts[] = {part_of(&note, sizeof note), part_of(handle.data(), handle.size())};
+  // The first bytes on this connection: there is room, or it is broken.
+  if (SocketStream::write(parts).bytes != sizeof note + handle.size()) return false;
+  ring_ = std::move(made);
+  return true;
+}
+
+bool SharedTarget::offer_memory() {
   Descriptor descriptor;
-  std::optional<Arena> made = Arena::make(kArenaBytes, descriptor);
-  if (!made.has_value()) return;
-  if (!send_with(fd(), {.magic = wire::kArena, .bytes = static_cast<uint32_t>(kArenaBytes)}, descriptor.get())) return;
-  arena_.emplace(std::move(*made));
-  phase_ = Phase::Offered;
+  std::unique_ptr<SharedRing> made = ring_of(Arena::make(kArenaBytes, descriptor));
+  if (made == nullptr) return false;
+  if (!send_with(fd(), {.magic = wire::kArena, .bytes = static_cast<uint32_t>(kArenaBytes)}, descriptor.get())) return false;
+  ring_ = std::move(made);
+  return true;
 }
 
 Moved SharedTarget::read(std::span<const iovec> parts, Checksum* sum) {
@@ -230,10 +278,10 @@ Moved SharedTarget::read(std::span<const iovec> parts, Checksum* sum) {
   }
   if (phase_ == Phase::Plain) return SocketStream::read(parts, sum);
   if (filled_ == 0) return {};
-  const size_t copied = copy_ring(*arena_, at_, parts, filled_, false, sum);
+  const size_t copied = ring_->copy(at_, parts, filled_, false, sum);
   filled_ -= copied;
   owed_ += copied;
-  if (owed_ < kStepBytes) return {.bytes = copied};
+  if (owed_ < ring_->bytes() / kSteps) return {.bytes = copied};
   const wire::Note note{.magic = wire::kFreed, .bytes = static_cast<uint32_t>(std::exchange(owed_, 0))};
   const iovec part = part_of(&note, sizeof note);
   // At most a ring of such notes is unread, so there is room.
@@ -256,9 +304,9 @@ Moved SharedTarget::read_notes() {
       if (phase_ == Phase::Offered) {
         if (note.magic != wire::kTaken || note.bytes > 1) return broken(EPROTO);
         phase_ = note.bytes == 1 ? Phase::Shared : Phase::Plain;
-        if (phase_ == Phase::Plain) arena_.reset();
+        if (phase_ == Phase::Plain) ring_.reset();
       } else {
-        if (note.magic != wire::kFilled || note.bytes == 0 || note.bytes > arena_->bytes() - filled_ - owed_) return broken(EPROTO);
+        if (note.magic != wire::kFilled || note.bytes == 0 || note.bytes > ring_->bytes() - filled_ - owed_) return broken(EPROTO);
         filled_ += note.bytes;
       }
     }

@@ -16,16 +16,23 @@
 //
 //   sender                                   receiver
 //                                     ◀───── ARENA bytes, with the descriptor; before the ANSWER that lets the sender in
+//                                     ◀───── or DEVICE ARENA bytes, with the handle of memory of a GPU behind it
 //   TAKEN 1, or 0: could not map it   ─────▶         with 0 everything stays on the socket
 //   FILLED bytes                      ─────▶         so many more bytes of the stream are in the ring
 //                                     ◀───── FREED bytes           so many were copied out
 //
 // The descriptor goes to a sender that has shown the secret of the transfer, over a socket that is its owner's alone. It
 // cannot be made shorter (sealed), which would end the process that reads it with a signal; the sender checks that it is so.
+//
+// Between two engines with GPUs of one host the ring lies in the memory of the receiver's (CUDA IPC), the copies are the
+// devices', and nothing but notes passes the processor. Such memory is used again for later transfers, since making it stops the
+// device: a sender that goes on late then damages bytes of another transfer, whose checksum says so.
 #pragma once
 
+#include <memory>
 #include <optional>
 
+#include "kv/access.h"
 #include "kv/transport.h"
 
 namespace penstock {
@@ -59,20 +66,27 @@ class Arena {
 
 class SharedSource final : public SocketStream {
  public:
-  using SocketStream::SocketStream;
+  // `access`: of blocks on a device, or nullptr.
+  explicit SharedSource(Descriptor socket, KvAccess* access = nullptr)
+      : SocketStream(std::move(socket)), access_(access) {}
   short events(bool wants_write) const override;
   bool has_unsent() const override { return untold_ > 0; }
   Moved write(std::span<const iovec> parts, Checksum* sum = nullptr) override;
   Moved read(std::span<const iovec> parts, Checksum* sum = nullptr) override;
   uint32_t features() const override;
+  bool reaches_device() const override { return ring_ != nullptr && ring_->reaches_device(); }
   // Whether bytes go through memory by now.
-  bool shares() const { return arena_.has_value(); }
+  bool shares() const { return ring_ != nullptr; }
 
  private:
-  Moved take(uint32_t bytes, const Descriptor& fd);
+  Moved answer_offer(std::unique_ptr<SharedRing> ring);
   Moved tell();
 
-  std::optional<Arena> arena_;
+  KvAccess* access_;
+  std::unique_ptr<SharedRing> ring_;
+  ArenaHandle handle_ = {};
+  uint32_t device_bytes_ = 0;  // of a device's arena whose handle is being read
+  size_t handle_bytes_ = 0;    // of it, read
   bool asked_ = false;   // an arena was offered, taken or not
   size_t at_ = 0;        // of the ring: where the next byte goes
   size_t unfreed_ = 0;   // bytes in the ring that the receiver has not given back
@@ -83,19 +97,24 @@ class SharedSource final : public SocketStream {
 
 class SharedTarget final : public SocketStream {
  public:
-  using SocketStream::SocketStream;
+  explicit SharedTarget(Descriptor socket, KvAccess* access = nullptr)
+      : SocketStream(std::move(socket)), access_(access) {}
   bool has_bytes() const override { return filled_ > 0; }
   Moved read(std::span<const iovec> parts, Checksum* sum = nullptr) override;
   uint32_t features() const override;
   void grant(uint32_t asked) override;
+  bool reaches_device() const override { return phase_ == Phase::Shared && ring_->reaches_device(); }
 
  private:
   // Offered: the sender has not said yet whether it has taken the arena.
   enum class Phase { Plain, Offered, Shared };
   Moved read_notes();
+  bool offer_device();
+  bool offer_memory();
 
+  KvAccess* access_;
   Phase phase_ = Phase::Plain;
-  std::optional<Arena> arena_;
+  std::unique_ptr<SharedRing> ring_;
   size_t at_ = 0;      // of the ring: the next byte to be read
   size_t filled_ = 0;  // bytes there
   size_t owed_ = 0;    // bytes copied out that the sender does not know of

@@ -40,8 +40,10 @@ inline constexpr uint32_t kAnswer = 0x41564b50;  // "PKVA"
 inline constexpr uint32_t kVersion = 2;
 // Bits of OfferHead::features.
 inline constexpr uint32_t kFeatureSharedMemory = 1;
+inline constexpr uint32_t kFeatureDeviceMemory = 2;
 // Notes, see shared_memory.h.
 inline constexpr uint32_t kArena = 0x4d564b50;  // "PKVM"
+inline constexpr uint32_t kDeviceArena = 0x44564b50;  // "PKVD", followed by an ArenaHandle
 inline constexpr uint32_t kTaken = 0x54564b50;  // "PKVT"
 inline constexpr uint32_t kFilled = 0x46564b50;  // "PKVF"
 inline constexpr uint32_t kFreed = 0x52564b50;  // "PKVR"

@@ -63,14 +63,14 @@ Moved SocketStream::read(std::span<const iovec> parts, Checksum* sum) {
   return moved;
 }
 
-std::unique_ptr<Transport> open_transport(const std::string& address, bool shares) {
+std::unique_ptr<Transport> open_transport(const std::string& address, bool shares, KvAccess* access) {
   Descriptor socket = connect_to(address);
-  if (is_local(address) && shares) return std::make_unique<SharedSource>(std::move(socket));
+  if (is_local(address) && shares) return std::make_unique<SharedSource>(std::move(socket), access);
   return std::make_unique<SocketStream>(std::move(socket));
 }
 
-std::unique_ptr<Transport> accepted_transport(Descriptor socket, const std::string& address) {
-  if (is_local(address)) return std::make_unique<SharedTarget>(std::move(socket));
+std::unique_ptr<Transport> accepted_transport(Descriptor socket, const std::string& address, KvAccess* access) {
+  if (is_local(address)) return std::make_unique<SharedTarget>(std::move(socket), access);
   return std::make_unique<SocketStream>(std::move(socket));
 }
 

@@ -4,13 +4,11 @@
 //
 //   address         sender         receiver        bytes of K and V
 //   tcp:HOST:PORT   SocketStream   SocketStream    through the socket
-//   unix:PATH       SharedSource   SharedTarget    through shared memory (shared_memory.h), or through the socket where that
-//                                                  is not to be had
+//   unix:PATH       SharedSource   SharedTarget    through shared memory (shared_memory.h), a GPU's where both sides have one,
+//                                                  or through the socket where that is not to be had
 //
-// Room for more: a kind of transport is an address (endpoint.h) and a class for each side. Between GPUs of one host it is that
-// of shared memory with an arena in device memory, whose handle (cudaIpcMemHandle_t) takes the place of the descriptor: the
-// notes on the socket stay, the two copies become those of the device, and the receiver still writes into its blocks itself.
-// UCX is a stream whose fd() is its worker's. A sender skips addresses that it does not know.
+// Room for more: a kind of transport is an address (endpoint.h) and a class for each side. UCX is a stream whose fd() is its
+// worker's. A sender skips addresses that it does not know.
 //
 // Not here, since it was slower or no faster over the loopback device of two cores: MSG_ZEROCOPY, which carried 0.6 of the bytes
 // per second, for the kernel copies there all the same; and several connections for one transfer, of which four carried what
@@ -29,6 +27,8 @@
 #include "serve/descriptor.h"
 
 namespace penstock {
+
+class KvAccess;
 
 // What one call did.
 struct Moved {
@@ -57,6 +57,9 @@ class Transport {
   // Straight into place, as much as there is. `sum` takes in what lies there now.
   virtual Moved read(std::span<const iovec> parts, Checksum* sum = nullptr) = 0;
 
+  // Parts may be in the memory of a device; heads never are.
+  virtual bool reaches_device() const { return false; }
+
   // Bits of wire::OfferHead: the sender's, what it asks for; the receiver's, what it understands.
   virtual uint32_t features() const { return 0; }
   // On the receiver's side, between the proof of the sender's right and the answer to it: grants what it has asked for, where
@@ -81,10 +84,10 @@ class SocketStream : public Transport {
   Descriptor socket_;
 };
 
-// Towards `address`, perhaps still on its way. `shares`: asks for shared memory where the address is on this host. Throws as
-// connect_to().
-std::unique_ptr<Transport> open_transport(const std::string& address, bool shares);
+// Towards `address`, perhaps still on its way. `shares`: asks for shared memory where the address is on this host. `access`: of
+// blocks that lie on a device, or nullptr. Throws as connect_to().
+std::unique_ptr<Transport> open_transport(const std::string& address, bool shares, KvAccess* access = nullptr);
 // What a socket of listen_at(`address`) has accepted.
-std::unique_ptr<Transport> accepted_transport(Descriptor socket, const std::string& address);
+std::unique_ptr<Transport> accepted_transport(Descriptor socket, const std::string& address, KvAccess* access = nullptr);
 
 }  // namespace penstock

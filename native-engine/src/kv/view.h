@@ -1,4 +1,5 @@
-// The paged cache as memory: for whoever moves whole blocks and does not care what is in them. Owns nothing.
+// The paged cache as memory: for whoever moves whole blocks and does not care what is in them. Owns nothing. Memory that the
+// processor cannot reach is moved by a KvAccess.
 #pragma once
 
 #include <cstddef>
@@ -7,12 +8,16 @@
 
 namespace penstock {
 
+class KvAccess;
+
 // Layout [layer][block][block_bytes]; see cache.h.
 struct KvView {
   std::byte* base = nullptr;
   int32_t layers = 0;
   int32_t blocks_total = 0;
   int64_t block_bytes = 0;  // of one block of one layer
+  // Where the blocks lie in a device's memory: `base` is an address there, for `access` alone. nullptr: in the processor's.
+  KvAccess* access = nullptr;
 
   std::span<std::byte> at(int32_t layer, int32_t block) const {
     return {base + (int64_t{layer} * blocks_total + block) * block_bytes, static_cast<size_t>(block_bytes)};

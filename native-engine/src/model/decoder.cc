@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
-#include <stdexcept>
+
+#include "model/kv_fingerprint.h"
 
 namespace penstock {
 
@@ -15,16 +15,6 @@ constexpr int64_t kRowCostPerValue = 8;
 constexpr int64_t kTilesPerItem = 4;
 
 int64_t tile_items(const Matrix& matrix) { return (matrix.tiles() + kTilesPerItem - 1) / kTilesPerItem; }
-
-std::string fingerprint(const Config& config, const Weights& weights, const KvShape& shape) {
-  // First and last frequency tell the base and the kinds of scaling apart; the rest follows from the file.
-  char text[160];
-  std::snprintf(text, sizeof text, ";rope=%s,%d,%.9g,%.9g;window=%d;weights=%016llx",
-                config.rope_pairs == RopePairs::interleaved ? "interleaved" : "halves", config.rope_dims,
-                config.rope_frequencies.front(), config.rope_frequencies.back(), config.window_tokens,
-                static_cast<unsigned long long>(weights.identity));
-  return config.arch + ";" + shape.layout_name() + text;
-}
 
 }  // namespace
 
@@ -49,7 +39,7 @@ Decoder::Decoder(Config config, Weights weights, const Kernels& kernels, const K
             .vocab_size = config_.vocab_size,
             .context_tokens = limits.context_tokens,
             .blocks_total = kv_shape.blocks_total,
-            .kv_fingerprint = fingerprint(config_, weights_, kv_shape),
+            .kv_fingerprint = kv_fingerprint(config_, weights_.identity, kv_shape),
             .weight_bytes = weights_.step_bytes,
             .kv_bytes_per_token = kv_shape.bytes_per_token(),
             .embedding_dims = config_.dim},
@@ -71,7 +61,7 @@ Decoder::Decoder(Config config, Weights weights, const Kernels& kernels, const K
 }
 
 void Decoder::forward(const StepBatch& batch, std::span<float> logits) {
-  check(batch, logits);
+  check_batch(batch, logits, {limits_, config_.vocab_size, config_.dim, info_.blocks_total});
   const Config& c = config_;
   StepBatch live = batch;  // whose rows are still computed
   auto rows = static_cast<int32_t>(batch.token_ids.size());
@@ -131,39 +121,6 @@ void Decoder::forward(const StepBatch& batch, std::span<float> logits) {
   project(live, logits);
 }
 
-void Decoder::check(const StepBatch& batch, std::span<float> logits) const {
-  const auto require = [](bool holds, const char* promise) {
-    if (!holds) throw std::logic_error(std::string("StepBatch: ") + promise);
-  };
-  const size_t rows = batch.token_ids.size();
-  require(rows >= 1 && rows <= static_cast<size_t>(limits_.step_tokens), "1 to step_tokens rows");
-  require(batch.positions.size() == rows, "one position per row");
-  require(batch.sequences.size() <= static_cast<size_t>(limits_.step_sequences), "at most step_sequences sequences");
-  for (int32_t id : batch.token_ids) require(id >= 0 && id < config_.vocab_size, "token ids within the vocabulary");
-  size_t next_row = 0;
-  size_t wanting = 0;
-  for (const StepSequence& s : batch.sequences) {
-    require(s.rows >= 1 && s.first_row >= 0 && static_cast<size_t>(s.first_row) == next_row,
-            "sequences in order of rows");
-    next_row += static_cast<size_t>(s.rows);
-    require(next_row <= rows, "sequences cover exactly the rows");
-    require(s.kv_tokens >= s.rows && s.kv_tokens <= limits_.context_tokens, "kv_tokens within rows and context");
-    const auto blocks = static_cast<size_t>((s.kv_tokens + kBlockTokens - 1) / kBlockTokens);
-    require(s.block_table.size() >= blocks, "a block for every token");
-    for (size_t i = 0; i < blocks; ++i) {
-      require(s.block_table[i] >= 0 && s.block_table[i] < info_.blocks_total, "block ids within the pool");
-    }
-    for (int32_t i = 0; i < s.rows; ++i) {
-      require(batch.positions[static_cast<size_t>(s.first_row + i)] == s.kv_tokens - s.rows + i,
-              "consecutive positions");
-    }
-    wanting += s.wants_logits ? 1 : 0;
-    require(s.pooling == Pooling::none || s.pooled.size() == static_cast<size_t>(config_.dim), "room for what is pooled");
-  }
-  require(next_row == rows, "sequences cover exactly the rows");
-  require(logits.size() >= wanting * static_cast<size_t>(config_.vocab_size), "room for the logits wanted");
-}
-
 // x [rows, dim], row_sequence [rows] and cos_sin [rows, rope_dims] of the batch.
 void Decoder::embed(const StepBatch& batch) {
   for (size_t i = 0; i < batch.sequences.size(); ++i) {
@@ -182,18 +139,6 @@ void Decoder::embed(const StepBatch& batch) {
       }
     }
   });
-}
-
-// Rows whose final states somebody reads: of a prompt only the last, unless all of them are pooled.
-int32_t Decoder::rows_read(const StepSequence& s) {
-  if (s.pooling == Pooling::mean) return s.rows;
-  return s.wants_logits || s.pooling == Pooling::last ? 1 : 0;
-}
-
-int32_t Decoder::rows_read(const StepBatch& batch) {
-  int32_t rows = 0;
-  for (const StepSequence& s : batch.sequences) rows += rows_read(s);
-  return rows;
 }
 
 // The last layer's k and v of every row belong in the cache, but behind them only the rows that are read matter. Moves

@@ -8,6 +8,7 @@
 
 #include "kv/cache.h"
 #include "model/attention.h"
+#include "model/batch_check.h"
 #include "model/config.h"
 #include "model/parallel.h"
 #include "model/runner.h"
@@ -16,12 +17,6 @@
 #include "ops/thread_pool.h"
 
 namespace penstock {
-
-struct DecoderLimits {
-  int32_t context_tokens;  // longest sequence
-  int32_t step_tokens;     // most rows of a batch
-  int32_t step_sequences;  // most sequences of a batch
-};
 
 class Decoder final : public Runner {
  public:
@@ -60,10 +55,7 @@ class Decoder final : public Runner {
     float* out;
   };
 
-  void check(const StepBatch& batch, std::span<float> logits) const;
   void embed(const StepBatch& batch);
-  static int32_t rows_read(const StepSequence& sequence);
-  static int32_t rows_read(const StepBatch& batch);
   StepBatch keep_rows_read(const StepBatch& batch);
   void finish_qkv(const StepBatch& batch, int32_t layer);
   void norm_heads(float* x, const std::vector<float>& weight, int32_t heads) const;

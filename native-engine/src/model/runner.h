@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -9,6 +10,8 @@
 #include "model/batch.h"
 
 namespace penstock {
+
+class DeviceSampler;
 
 // Facts of a loaded model that the scheduler, the wire and the agent need.
 struct RunnerInfo {
@@ -33,7 +36,15 @@ class Runner {
   // sequences that ask for it.
   // A row's result depends on its own sequence only, bit for bit, whatever else is in the batch.
   // Allocates nothing after construction; batch.token_ids.size() <= the step_tokens_max given at construction.
+  // With a device_sampler(), `logits` may be empty: they stay where they are, for it. Throws DeviceFailure when the device is
+  // lost, and the process with it; anything else concerns this step alone.
   virtual void forward(const StepBatch& batch, std::span<float> logits) = 0;
+
+  // Draws tokens where the logits are; nullptr: they are the processor's.
+  virtual DeviceSampler* device_sampler() { return nullptr; }
+
+  // What the memory of weights, K and V gives, measured. nullopt: it is the processor's.
+  virtual std::optional<uint64_t> memory_bytes_per_second_max() { return std::nullopt; }
 
   // The paged cache as memory, for whoever moves whole blocks between engines. Blocks that forward() writes to or reads in
   // a step must not be touched meanwhile.

@@ -22,7 +22,6 @@ constexpr int64_t kMatrixAlignBytes = 64;  // a cache line, and two vectors
 // What one thread reads, converts and packs at a time: fits a second-level cache, and few of them are in memory.
 constexpr int64_t kPieceBytes = 1 << 20;
 constexpr int32_t kPieceRowsMax = 256;
-static_assert(kPieceRowsMax % kTileRows == 0);
 // Progress is told after this much: often enough to be seen, rarely enough for long parallel regions.
 constexpr int64_t kReportBytes = 64 << 20;
 
@@ -49,11 +48,11 @@ void to_floats(TensorType type, const std::byte* from, int64_t values, float* ou
 
 class Loader {
  public:
-  Loader(const ModelSource& source, const Kernels& kernels, ThreadPool& pool, QuantizeTo quantize,
+  Loader(const ModelSource& source, const WeightLayout& layout, ThreadPool& pool, QuantizeTo quantize,
          const std::function<void(int64_t, int64_t)>& progress)
       : source_(source),
         config_(source.config),
-        kernels_(kernels),
+        layout_(layout),
         pool_(pool),
         quantize_(quantize),
         progress_(progress) {}
@@ -84,7 +83,7 @@ class Loader {
     const SourceTensor* tensor;  // of a known type
     int64_t offset;              // in memory
   };
-  // A range of rows of one matrix: the unit of parallel work. A whole number of tiles, but for the last rows.
+  // A range of rows of one matrix: the unit of parallel work. Whole steps of the layout, but for the last rows.
   struct Piece {
     const Pending* matrix;
     int32_t first;
@@ -164,14 +163,8 @@ class Loader {
       fail(tensor, "has rows of " + std::to_string(cols) + " values, not a multiple of " +
                        std::to_string(facts.block_values) + " as " + facts.name + " needs");
     }
-    target = {packed_type(role, *tensor.type, cols), rows, cols, nullptr};
+    target = {stored_type(role, *tensor.type, cols, quantize_), rows, cols, nullptr};
     pending_.push_back({&target, &tensor, 0});
-  }
-
-  TensorType packed_type(TensorRole role, TensorType type, int32_t cols) const {
-    if (!quantize_ || !is_float(type) || cols % kQuantBlock != 0) return type;
-    const bool chooses_tokens = role == TensorRole::embedding || role == TensorRole::head;
-    return chooses_tokens ? TensorType::q8_0 : *quantize_;
   }
 
   // A tensor that nothing here uses would mean numbers other than the model's.
@@ -193,7 +186,7 @@ class Loader {
     for (Pending& item : pending_) {
       const Matrix& m = *item.target;
       item.offset = total;
-      const int64_t size = kernels_.packed_bytes(m.type, m.rows, m.cols);
+      const int64_t size = layout_.packed_bytes(m.type, m.rows, m.cols);
       total += (size + kMatrixAlignBytes - 1) / kMatrixAlignBytes * kMatrixAlignBytes;
       file_total += static_cast<int64_t>(item.tensor->size_bytes);
       const int64_t bytes = row_bytes(m.type, m.cols) * m.rows;
@@ -240,7 +233,7 @@ class Loader {
     Matrix& m = *item.target;
     m.data = weights_.memory.data() + item.offset;
     const auto fitting = static_cast<int32_t>(std::min<int64_t>(kPieceBytes / file_row_bytes(item), kPieceRowsMax));
-    const int32_t step = std::max(fitting / kTileRows * kTileRows, kTileRows);
+    const int32_t step = std::max(fitting / layout_.row_step * layout_.row_step, layout_.row_step);
     for (int32_t first = 0; first < m.rows; first += step) {
       pieces.push_back({&item, first, std::min(step, m.rows - first)});
     }
@@ -255,9 +248,9 @@ class Loader {
     const auto raw = std::make_unique_for_overwrite<std::byte[]>(bytes);
     item.tensor->file->read(item.tensor->offset_bytes + static_cast<uint64_t>(piece.first * file_row_bytes(item)),
                             {raw.get(), bytes});
-    std::byte* packed = weights_.memory.data() + item.offset + kernels_.packed_bytes(m.type, piece.first, m.cols);
+    std::byte* packed = weights_.memory.data() + item.offset + layout_.rows_offset(m.type, piece.first, m.cols);
     if (m.type == file_type) {
-      kernels_.pack(m.type, piece.rows, m.cols, raw.get(), packed);
+      layout_.pack(m.type, piece.rows, m.cols, raw.get(), packed);
     } else {
       const int64_t stride = row_bytes(m.type, m.cols);
       const auto blocks = std::make_unique_for_overwrite<std::byte[]>(static_cast<size_t>(piece.rows * stride));
@@ -266,14 +259,14 @@ class Loader {
         to_floats(file_type, raw.get() + i * file_row_bytes(item), m.cols, row.get());
         quantize_weight_row(m.type, row.get(), m.cols, blocks.get() + i * stride);
       }
-      kernels_.pack(m.type, piece.rows, m.cols, blocks.get(), packed);
+      layout_.pack(m.type, piece.rows, m.cols, blocks.get(), packed);
     }
     return hash_bytes({raw.get(), bytes});
   }
 
   const ModelSource& source_;
   const Config& config_;
-  const Kernels& kernels_;
+  const WeightLayout& layout_;
   ThreadPool& pool_;
   QuantizeTo quantize_;
   const std::function<void(int64_t, int64_t)>& progress_;
@@ -286,9 +279,19 @@ class Loader {
 
 }  // namespace
 
-Weights load_weights(const ModelSource& source, const Kernels& kernels, ThreadPool& pool, QuantizeTo quantize,
+TensorType stored_type(TensorRole role, TensorType type, int32_t cols, QuantizeTo quantize) {
+  if (!quantize || !is_float(type) || cols % kQuantBlock != 0) return type;
+  const bool chooses_tokens = role == TensorRole::embedding || role == TensorRole::head;
+  return chooses_tokens ? TensorType::q8_0 : *quantize;
+}
+
+WeightLayout layout_of(const Kernels& kernels) {
+  return {kernels.packed_bytes, kernels.packed_bytes, kernels.pack, kTileRows};
+}
+
+Weights load_weights(const ModelSource& source, const WeightLayout& layout, ThreadPool& pool, QuantizeTo quantize,
                      const std::function<void(int64_t, int64_t)>& progress) {
-  return Loader(source, kernels, pool, quantize, progress).load();
+  return Loader(source, layout, pool, quantize, progress).load();
 }
 
 }  // namespace penstock

@@ -50,10 +50,25 @@ struct Weights {
 // head become Q8_0: they decide which token is chosen, and most of a large model is elsewhere.
 using QuantizeTo = std::optional<TensorType>;  // absent = nothing; otherwise can_quantize_to() holds
 
+// What a matrix of this role, type and width is kept as.
+TensorType stored_type(TensorRole role, TensorType type, int32_t cols, QuantizeTo quantize);
+
+// How matrices lie in memory for whoever multiplies with them.
+struct WeightLayout {
+  int64_t (*packed_bytes)(TensorType type, int32_t rows, int32_t cols);
+  // Where row `row` of a matrix begins; a multiple of row_step.
+  int64_t (*rows_offset)(TensorType type, int32_t row, int32_t cols);
+  // file [rows, cols] as in the GGUF file -> packed, for all rows or some of them that begin at a multiple of row_step.
+  void (*pack)(TensorType type, int32_t rows, int32_t cols, const std::byte* file, std::byte* packed);
+  int32_t row_step;
+};
+
+WeightLayout layout_of(const Kernels& kernels);
+
 // Throws ModelFileError naming the tensor when one is missing, has another shape or a type its place does not allow, or
 // when there is one that this family does not have. progress(bytes_done, bytes_total), in bytes of the files, is called
 // from this thread; it may be empty.
-Weights load_weights(const ModelSource& source, const Kernels& kernels, ThreadPool& pool, QuantizeTo quantize,
+Weights load_weights(const ModelSource& source, const WeightLayout& layout, ThreadPool& pool, QuantizeTo quantize,
                      const std::function<void(int64_t, int64_t)>& progress);
 
 }  // namespace penstock

@@ -9,6 +9,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "model/device.h"
 #include "serve/log.h"
 #include "serve/submit.h"
 
@@ -61,12 +62,20 @@ StepLoop::StepLoop(Runner& runner, const SchedulerConfig& config, Inbox& inbox, 
 void StepLoop::run() {
   try {
     serve();
+  } catch (const DeviceFailure& error) {
+    log_line(LogLevel::Error, "device_failed", {{"reason", error.what()}});
+    end_with("the device failed, the engine stops: " + std::string(error.what()));
+    throw;
   } catch (const std::exception& error) {
     log_line(LogLevel::Error, "step_loop_failed", {{"reason", error.what()}});
-    if (connection_.has_value()) outbox_.append(*connection_, frame::Fatal{"internal error: the engine stops"});
-    outbox_.close();
+    end_with("internal error: the engine stops");
     throw;
   }
+  outbox_.close();
+}
+
+void StepLoop::end_with(std::string message) {
+  if (connection_.has_value()) outbox_.append(*connection_, frame::Fatal{std::move(message)});
   outbox_.close();
 }
 
@@ -300,9 +309,12 @@ void StepLoop::step(StepPlan& plan) {
   pooled_.attach(plan);
   bool computed = false;
   try {
-    runner_.forward(plan.batch(), logits);
+    // Where tokens are drawn on a device, logits come here only for rows that need more than a token.
+    runner_.forward(plan.batch(), runner_.device_sampler() == nullptr ? logits : std::span<float>());
     sample(plan);
     computed = true;
+  } catch (const DeviceFailure&) {
+    throw;  // no later step could be computed either
   } catch (const std::exception& error) {
     log_line(LogLevel::Error, "step_failed",
              {{"step", steps_}, {"sequences", plan.sequences.size()}, {"reason", error.what()}});

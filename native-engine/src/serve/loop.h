@@ -34,14 +34,16 @@ class StepLoop {
 
   // Steps until told to shut down; sequences still alive then end with reason cancelled, those whose blocks are being read
   // as soon as that has stopped. Closes the outbox, also when
-  // it throws: std::logic_error means that the books of blocks do not add up, and the process must end. A step that the
-  // runner cannot compute ends its sequences with reason internal, and the loop goes on.
+  // it throws: std::logic_error means that the books of blocks do not add up, DeviceFailure that nothing can be computed any
+  // more, and the process must end. Any other step that the runner cannot compute ends its sequences with reason internal, and
+  // the loop goes on.
   void run();
 
  private:
   using Clock = std::chrono::steady_clock;
 
   void serve();
+  void end_with(std::string message);
   void handle(Event& event);
   void submit(const frame::Submit& submit);
   bool schedule(Request request);

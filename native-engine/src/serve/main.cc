@@ -22,17 +22,23 @@
 #include <sys/prctl.h>
 #endif
 
+#include "model/device.h"
 #include "model/load.h"
+#include "model/roofline.h"
+#include "model/source.h"
 #include "ops/bandwidth.h"
 #include "serve/listener.h"
 #include "serve/log.h"
 #include "serve/options.h"
 #include "serve/server.h"
+#ifdef PENSTOCK_WITH_CUDA
+#include "model/cuda/load.h"
+#endif
 
 namespace penstock {
 namespace {
 
-enum ExitCode : int { kOk = 0, kInternal = 1, kBadInput = 2, kSocketInUse = 3 };
+enum ExitCode : int { kOk = 0, kInternal = 1, kBadInput = 2, kSocketInUse = 3, kDeviceFailed = 4 };
 
 // Signal handlers reach nothing but these.
 std::atomic<bool> g_stop{false};
@@ -99,6 +105,12 @@ std::unique_ptr<Runner> load(const Options& options, int32_t threads) {
   load_options.blocks_total = options.blocks_total;
   if (options.kv_mib.has_value()) load_options.kv_bytes_max = static_cast<int64_t>(*options.kv_mib) << 20;
   load_options.kv_type = options.kv_type;
+  load_options.device = options.device;
+  if (options.device_memory_mib.has_value())
+    load_options.device_bytes_max = static_cast<int64_t>(*options.device_memory_mib) << 20;
+#ifdef PENSTOCK_WITH_CUDA
+  load_options.cuda = load_cuda_model;
+#endif
   load_options.context_tokens_max = options.context_tokens;
   load_options.step_tokens_max = options.step_tokens_max;
   load_options.quantize = options.quantize;
@@ -115,7 +127,8 @@ std::unique_ptr<Runner> load(const Options& options, int32_t threads) {
   const auto took = std::chrono::steady_clock::now() - start;
   const RunnerInfo& info = runner->info();
   log_line(LogLevel::Info, "model_loaded",
-           {{"arch", info.arch},
+           {{"device", options.device.name()},
+            {"arch", info.arch},
             {"model", info.model_name},
             {"vocab", info.vocab_size},
             {"context_tokens", info.context_tokens},
@@ -125,6 +138,13 @@ std::unique_ptr<Runner> load(const Options& options, int32_t threads) {
             {"kv_mib", (info.kv_bytes_per_token * kBlockTokens * info.blocks_total) >> 20},
             {"load_ms", std::chrono::duration_cast<std::chrono::milliseconds>(took).count()}});
   return runner;
+}
+
+int print_roofline(const Options& options) {
+  const ModelSource source = ModelSource::open(options.model_path);
+  const RooflineModel model = roofline_model(source, options.quantize, options.kv_type);
+  std::fputs(roofline_page(model, *gpu_named(options.roofline_gpu)).c_str(), stdout);
+  return kOk;
 }
 
 int serve(const Options& options) {
@@ -141,7 +161,8 @@ int serve(const Options& options) {
   config.kv_listen = options.kv_listen;
   config.threads = threads;
   config.epoch = random_epoch();
-  config.memory_bytes_per_second_max = measure_memory_bandwidth(threads);
+  config.memory_bytes_per_second_max = runner->memory_bytes_per_second_max().value_or(0);
+  if (config.memory_bytes_per_second_max == 0) config.memory_bytes_per_second_max = measure_memory_bandwidth(threads);
   const WakePipe wake;
   const StopSignals signals(wake);
   Listener listener(options.socket_path);
@@ -170,13 +191,17 @@ int run(int count, char** values) {
   if (options.die_with_parent && !die_with_parent())
     log_line(LogLevel::Warn, "option_without_effect", {{"option", "--die-with-parent"}});
   try {
-    return serve(options);
+    return options.roofline_gpu.empty() ? serve(options) : print_roofline(options);
   } catch (const SocketInUse& error) {
     return fail(kSocketInUse, error.what());
   } catch (const ModelFileError& error) {
     return fail(kBadInput, error.what());
   } catch (const std::invalid_argument& error) {
     return fail(kBadInput, error.what());
+  } catch (const DeviceMemoryShort& error) {
+    return fail(kBadInput, error.what());
+  } catch (const DeviceFailure& error) {
+    return fail(kDeviceFailed, error.what());
   } catch (const std::bad_alloc&) {
     return fail(kBadInput, "weights and KV blocks do not fit in memory; --kv-mib or --blocks makes the latter smaller");
   } catch (const std::exception& error) {

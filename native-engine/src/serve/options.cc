@@ -4,6 +4,8 @@
 #include <charconv>
 #include <limits>
 
+#include "model/roofline.h"
+
 namespace penstock {
 namespace {
 
@@ -13,9 +15,11 @@ constexpr int32_t kThreadsMax = 1024;
 constexpr int32_t kSequencesMax = 1024;
 constexpr int32_t kStepTokensMax = 16 * 1024;
 constexpr int32_t kKvMibMax = 1024 * 1024;
+// More GPUs than any host has.
+constexpr int32_t kDeviceIndexMax = 255;
 
 std::optional<KvType> kv_type_named(std::string_view name) {
-  for (KvType type : {KvType::f16, KvType::q8_0, KvType::f32}) {
+  for (KvType type : {KvType::f16, KvType::q8_0, KvType::f32, KvType::bf16}) {
     if (name == kv_type_name(type)) return type;
   }
   return std::nullopt;
@@ -28,6 +32,17 @@ std::optional<int32_t> parse_integer(std::string_view text, int32_t low, int32_t
   return value;
 }
 
+std::optional<Device> device_named(std::string_view name) {
+  if (name == "cpu") return Device{};
+  constexpr std::string_view kCuda = "cuda";
+  if (!name.starts_with(kCuda)) return std::nullopt;
+  const std::string_view rest = name.substr(kCuda.size());
+  if (rest.empty()) return Device{.kind = DeviceKind::cuda};
+  const auto index = rest.front() == ':' ? parse_integer(rest.substr(1), 0, kDeviceIndexMax) : std::nullopt;
+  if (!index.has_value()) return std::nullopt;
+  return Device{.kind = DeviceKind::cuda, .index = *index};
+}
+
 }  // namespace
 
 std::string_view help_text() {
@@ -35,18 +50,24 @@ std::string_view help_text() {
 
   penstock-engine --model PATH --socket PATH [options]
   penstock-engine --model PATH --check [options]
+  penstock-engine --roofline PATH GPU [--quantize TYPE] [--kv-type TYPE]
 
   --model PATH        GGUF file, or Hugging Face folder (config.json and safetensors)
   --socket PATH       Unix socket to listen on; made with mode 0600, a stale one is replaced
   --check             load the model, print what it is, exit
+  --roofline PATH GPU print what a GPU could do with the model at best, from its datasheet: A100, H100, H200, B200, "RTX 4090" or
+                      "RTX 5090". Predictions; nothing is loaded, and no GPU is needed
   --quantize TYPE     turn F32, F16 and BF16 weights into q8_0 or q4_0 while loading; none leaves them (default none).
                       With q4_0, embedding and head become q8_0. Norms, biases and rows that are no whole blocks of 32
                       stay as they are
+  --device DEVICE     cpu, or cuda or cuda:N for a GPU, where this engine was built with CUDA (default cpu)
+  --device-memory-mib N
+                      of the GPU's memory, for weights, scratch and KV blocks (default: most of what is free)
   --threads N         compute threads; 0 = one per core (default 0)
   --blocks N          KV blocks of 16 tokens (default: as many as --kv-mib holds)
-  --kv-mib N          memory for KV blocks in MiB (default 512)
+  --kv-mib N          memory for KV blocks in MiB (default 512; on a GPU, what weights and scratch leave)
   --kv-type TYPE      how keys and values are stored: f16, q8_0 (about half the memory, slightly less exact; heads must
-                      have a multiple of 32 dimensions) or f32 (default f16)
+                      have a multiple of 32 dimensions), f32 (cpu only) or bf16 (cuda only) (default f16)
   --context N         longest sequence in tokens; 0 = the model's (default 0)
   --sequences N       sequences running at once (default 32)
   --step-tokens N     tokens computed in one step, at least --sequences (default 128)
@@ -60,7 +81,8 @@ std::string_view help_text() {
   --die-with-parent   end when the process that started this one ends (Linux)
   --help              print this
 
-Exit codes: 0 ended as asked, 1 internal error, 2 bad argument or model file, 3 the socket is in use.
+Exit codes: 0 ended as asked, 1 internal error, 2 bad argument or model file, 3 the socket is in use, 4 the GPU failed: another
+process may do better.
 )";
 }
 
@@ -75,6 +97,17 @@ std::variant<Options, HelpWanted, OptionError> parse_options(std::span<const std
     }
     if (name == "--die-with-parent") {
       options.die_with_parent = true;
+      continue;
+    }
+    if (name == "--roofline") {
+      if (i + 2 >= arguments.size()) return OptionError{"--roofline needs a path and a GPU"};
+      options.model_path = arguments[++i];
+      options.roofline_gpu = arguments[++i];
+      if (gpu_named(options.roofline_gpu) == nullptr) {
+        std::string known;
+        for (const GpuFacts& gpu : gpus()) known += (known.empty() ? "" : ", ") + std::string(gpu.name);
+        return OptionError{"--roofline knows " + known};
+      }
       continue;
     }
     if (!name.starts_with("--")) return OptionError{"unexpected argument " + std::string(name)};
@@ -110,8 +143,14 @@ std::variant<Options, HelpWanted, OptionError> parse_options(std::span<const std
       if (!(error = integer(1, kKvMibMax))) options.kv_mib = number;
     } else if (name == "--kv-type") {
       const auto type = value.has_value() ? kv_type_named(*value) : std::nullopt;
-      if (!type.has_value()) return OptionError{"--kv-type needs f16, q8_0 or f32"};
+      if (!type.has_value()) return OptionError{"--kv-type needs f16, q8_0, f32 or bf16"};
       options.kv_type = *type;
+    } else if (name == "--device") {
+      const auto device = value.has_value() ? device_named(*value) : std::nullopt;
+      if (!device.has_value()) return OptionError{"--device needs cpu, cuda or cuda:N"};
+      options.device = *device;
+    } else if (name == "--device-memory-mib") {
+      if (!(error = integer(1, kKvMibMax))) options.device_memory_mib = number;
     } else if (name == "--context") {
       if (!(error = integer(0, kAny))) options.context_tokens = *number;
     } else if (name == "--sequences") {
@@ -140,9 +179,11 @@ std::variant<Options, HelpWanted, OptionError> parse_options(std::span<const std
     if (error.has_value()) return *error;
   }
   if (options.model_path.empty()) return OptionError{"--model is needed"};
-  if (options.socket_path.empty() && !options.check_only) return OptionError{"--socket is needed"};
+  if (options.socket_path.empty() && !options.check_only && options.roofline_gpu.empty()) return OptionError{"--socket is needed"};
   if (options.blocks_total.has_value() && options.kv_mib.has_value())
     return OptionError{"--blocks and --kv-mib say the same thing: give one"};
+  if (options.device_memory_mib.has_value() && options.device.kind == DeviceKind::cpu)
+    return OptionError{"--device-memory-mib is for --device cuda"};
   if (options.context_tokens == 1)
     return OptionError{"--context must be 0 or at least 2: a prompt and an output need a token each"};
   if (options.step_tokens_max < options.sequences_max) return OptionError{"--step-tokens must be at least --sequences"};

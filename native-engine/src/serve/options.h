@@ -9,6 +9,7 @@
 #include <variant>
 
 #include "kv/cache.h"
+#include "model/device.h"
 #include "ops/tensor_type.h"
 #include "serve/log.h"
 
@@ -16,10 +17,12 @@ namespace penstock {
 
 struct Options {
   std::string model_path;               // a GGUF file or a Hugging Face folder
-  std::string socket_path;              // empty only with check_only
+  std::string socket_path;              // empty only with check_only and roofline_gpu
   int32_t threads = 0;                  // 0 = one per core
   std::optional<int32_t> blocks_total;  // absent: from kv_mib
   std::optional<int32_t> kv_mib;        // absent: the loader's default
+  Device device;
+  std::optional<int32_t> device_memory_mib;  // absent: most of what is free
   KvType kv_type = KvType::f16;
   int32_t context_tokens = 0;  // 0 = the model's
   int32_t sequences_max = 32;
@@ -28,6 +31,7 @@ struct Options {
   std::optional<TensorType> quantize;         // absent: weights as the file has them
   LogLevel log_level = LogLevel::Info;
   bool check_only = false;
+  std::string roofline_gpu;  // empty: this is not what is asked for; else of gpus()
   bool die_with_parent = false;
   std::optional<std::string> kv_listen;  // see HandoffOptions
 };

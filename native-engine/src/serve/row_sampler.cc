@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
+#include <numeric>
 #include <utility>
 #include <variant>
 
@@ -15,18 +16,21 @@ RowSampler::RowSampler(Runner& runner, MaskPool& masks, int32_t rows_max)
       samplers_(static_cast<size_t>(std::min(runner.threads(), rows_max))),
       rows_(static_cast<size_t>(rows_max)) {
   next_masks_.reserve(rows_.size());
+  here_.reserve(rows_.size());
+  device_rows_.reserve(rows_.size());
+  device_tokens_.reserve(rows_.size());
 }
 
 std::span<SampledRow> RowSampler::sample(std::span<Sequence* const> sequences, std::span<float> logits) {
-  const size_t vocab = static_cast<size_t>(runner_.info().vocab_size);
   const size_t count = sequences.size();
-  // Rows are taken one by one, since they differ in cost; a chunk of the runner's is a thread with its scratch.
-  std::atomic<size_t> next{0};
-  const auto work = [&](int32_t chunk) {
-    for (size_t i; (i = next.fetch_add(1)) < count;)
-      sample_row(samplers_[static_cast<size_t>(chunk)], *sequences[i], logits.subspan(i * vocab, vocab), rows_[i]);
-  };
-  runner_.parallel(static_cast<int32_t>(std::min(samplers_.size(), count)), work);
+  for (SampledRow& row : std::span(rows_).first(count)) begin(row);
+  if (DeviceSampler* device = runner_.device_sampler()) {
+    sample_on(*device, sequences, logits);
+  } else {
+    here_.resize(count);
+    std::iota(here_.begin(), here_.end(), 0);
+    sample_here(sequences, here_, logits);
+  }
 
   next_masks_.clear();
   for (size_t i = 0; i < count; ++i) {
@@ -39,39 +43,110 @@ std::span<SampledRow> RowSampler::sample(std::span<Sequence* const> sequences, s
   return std::span(rows_).first(count);
 }
 
-// Throws nothing: a row that cannot be drawn from ends its own sequence, and the others go on.
-void RowSampler::sample_row(Sampler& sampler, const Sequence& sequence, std::span<float> logits, SampledRow& row) {
+// Rows are taken one by one, since they differ in cost; a chunk of the runner's is a thread with its scratch.
+void RowSampler::sample_here(std::span<Sequence* const> sequences, std::span<const int32_t> which,
+                             std::span<float> logits) {
+  const size_t vocab = static_cast<size_t>(runner_.info().vocab_size);
+  std::atomic<size_t> next{0};
+  const auto work = [&](int32_t chunk) {
+    for (size_t i; (i = next.fetch_add(1)) < which.size();) {
+      const auto row = static_cast<size_t>(which[i]);
+      sample_row(samplers_[static_cast<size_t>(chunk)], *sequences[row], logits.subspan(i * vocab, vocab), rows_[row]);
+    }
+  };
+  runner_.parallel(static_cast<int32_t>(std::min(samplers_.size(), which.size())), work);
+}
+
+// Log-probabilities are of all tokens, so their rows come here, and so does what the device has no room for.
+void RowSampler::sample_on(DeviceSampler& device, std::span<Sequence* const> sequences, std::span<float> logits) {
+  const size_t vocab = static_cast<size_t>(runner_.info().vocab_size);
+  here_.clear();
+  device_rows_.clear();
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    const Sequence& sequence = *sequences[i];
+    const SamplingParams& params = sequence.request.sampling;
+    DeviceRow row{.params = &params, .prompt = sequence.request.prompt, .output = sequence.output(), .mask = {}};
+    bool draws = params.logprobs_top < 0 && device.fits(row);
+    if (!draws) here_.push_back(static_cast<int32_t>(i));
+    draws = draws && take_mask(sequence, rows_[i], row.mask);
+    if (!draws) row.params = nullptr;
+    device_rows_.push_back(row);
+  }
+  // Before they are changed.
+  if (!here_.empty()) device.read_logits(here_, logits.first(here_.size() * vocab));
+  device_tokens_.resize(sequences.size());
+  if (here_.size() < sequences.size()) device.sample(device_rows_, device_tokens_);
+  sample_here(sequences, here_, logits);
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    if (device_rows_[i].params == nullptr) continue;
+    SampledRow& row = rows_[i];
+    const int32_t token = device_tokens_[i];
+    if (token == kNotFiniteDrawn)
+      row.error = "a logit is not finite";
+    else if (token < 0)
+      row.error = "no token is possible";
+    else
+      settle(*sequences[i], token, row);
+  }
+}
+
+void RowSampler::begin(SampledRow& row) {
   row.drawn = FinishReason::Internal;
   row.shown = false;
   row.logprob = 0;
   row.top.clear();
   row.error.clear();
+}
+
+// False: the grammar allows no token, and the row says so.
+bool RowSampler::take_mask(const Sequence& sequence, SampledRow& row, std::span<const uint32_t>& mask) {
+  SequenceGrammar* grammar = sequence.request.grammar.get();
+  if (grammar == nullptr) return true;
+  try {
+    mask = grammar->mask();
+    if (!mask.empty()) return true;
+    row.drawn = FinishReason::Grammar;
+    row.error = "the grammar allows no token: " + grammar->error();
+  } catch (const std::exception& error) {
+    row.error = error.what();
+  }
+  return false;
+}
+
+// A token was drawn: whether it is shown, and what the grammar says to it. Throws nothing.
+void RowSampler::settle(const Sequence& sequence, int32_t token, SampledRow& row) {
+  SequenceGrammar* grammar = sequence.request.grammar.get();
+  try {
+    row.shown = !sequence.stops_at(token);
+    if (grammar != nullptr && row.shown) {
+      row.shown = !grammar->is_end(token);
+      const GrammarMatcher::State state = grammar->consume(token);
+      if (state == GrammarMatcher::State::complete) {
+        row.drawn = LastToken{token};
+        return;
+      }
+      if (state == GrammarMatcher::State::failed) {
+        row.drawn = FinishReason::Grammar;
+        row.error = "the grammar failed: " + grammar->error();
+        return;
+      }
+    }
+    row.drawn = token;
+  } catch (const std::exception& error) {
+    row.error = error.what();
+  }
+}
+
+// Throws nothing: a row that cannot be drawn from ends its own sequence, and the others go on.
+void RowSampler::sample_row(Sampler& sampler, const Sequence& sequence, std::span<float> logits, SampledRow& row) {
   const Request& request = sequence.request;
-  SequenceGrammar* grammar = request.grammar.get();
   try {
     std::span<const uint32_t> mask;
-    if (grammar != nullptr && (mask = grammar->mask()).empty()) {
-      row.drawn = FinishReason::Grammar;
-      row.error = "the grammar allows no token: " + grammar->error();
-      return;
-    }
+    if (!take_mask(sequence, row, mask)) return;
     Sampled sampled = sampler.sample(logits, request.sampling, request.prompt, sequence.output(), mask);
     row.logprob = sampled.logprob;
     row.top = std::move(sampled.top);
-    row.shown = !sequence.stops_at(sampled.token);
-    row.drawn = sampled.token;
-    if (grammar == nullptr || !row.shown) return;
-    row.shown = !grammar->is_end(sampled.token);
-    switch (grammar->consume(sampled.token)) {
-      case GrammarMatcher::State::open:
-        return;
-      case GrammarMatcher::State::complete:
-        row.drawn = LastToken{sampled.token};
-        return;
-      case GrammarMatcher::State::failed:
-        row.drawn = FinishReason::Grammar;
-        row.error = "the grammar failed: " + grammar->error();
-    }
+    settle(sequence, sampled.token, row);
   } catch (const std::exception& error) {
     row.error = error.what();
   }

@@ -1,5 +1,6 @@
-// Tokens for the rows of a step, side by side. Owns the hand-out of rows to threads and what a row's grammar says
-// before and after the draw; the draw itself is model/sampler.h, what becomes of a token is loop.h.
+// Tokens for the rows of a step, side by side. Owns the hand-out of rows to threads, or to the device that has their logits, and
+// what a row's grammar says before and after the draw; the draw itself is model/sampler.h or model/device_sampler.h, what becomes
+// of a token is loop.h.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "grammar/mask_pool.h"
+#include "model/device_sampler.h"
 #include "model/runner.h"
 #include "model/sampler.h"
 #include "sched/scheduler.h"
@@ -28,18 +30,28 @@ class RowSampler {
   // rows_max: rows of one step at most.
   RowSampler(Runner& runner, MaskPool& masks, int32_t rows_max);
 
-  // logits [sequences, vocab_size], changed in place. A row's outcome does not depend on the others, nor on how many
-  // threads there are. Valid until the next call. Allocates only for log-probabilities, grammars and errors.
+  // logits [sequences, vocab_size], changed in place; where the runner has a device_sampler(), room for those that are fetched. A
+  // row's outcome does not depend on the others, nor on how many threads there are. Valid until the next call. Allocates only for
+  // log-probabilities, grammars and errors.
   std::span<SampledRow> sample(std::span<Sequence* const> sequences, std::span<float> logits);
 
  private:
+  static void begin(SampledRow& row);
+  static bool take_mask(const Sequence& sequence, SampledRow& row, std::span<const uint32_t>& mask);
+  static void settle(const Sequence& sequence, int32_t token, SampledRow& row);
+  void sample_here(std::span<Sequence* const> sequences, std::span<const int32_t> which, std::span<float> logits);
   void sample_row(Sampler& sampler, const Sequence& sequence, std::span<float> logits, SampledRow& row);
+  void sample_on(DeviceSampler& device, std::span<Sequence* const> sequences, std::span<float> logits);
 
   Runner& runner_;
   MaskPool& masks_;
   std::vector<Sampler> samplers_;  // one per thread
   std::vector<SampledRow> rows_;
   std::vector<std::shared_ptr<SequenceGrammar>> next_masks_;
+  std::vector<int32_t> here_;  // rows that the processor draws for
+  // Of rows that a device draws for.
+  std::vector<DeviceRow> device_rows_;
+  std::vector<int32_t> device_tokens_;
 };
 
 }  // namespace penstock

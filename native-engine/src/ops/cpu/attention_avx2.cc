@@ -200,6 +200,8 @@ void attend(const AttentionArgs& args, std::byte* scratch, float* states) {
       return attend_rows<KvF32>(args, scratch, states);
     case KvType::q8_0:
       return attend_rows<KvQ8>(args, scratch, states);
+    case KvType::bf16:
+      return;  // refused while loading
   }
 }
 

@@ -1,0 +1,216 @@
+#!/usr/bin/env bash
+# One command for a machine with a GPU: builds, tests on the device, sanitizes, measures, and writes one Markdown page. Unattended,
+# without network, within PENSTOCK_GPU_SECONDS (480). What fails or does not fit is said on the page, and the rest goes on.
+#
+#   native-engine/bench/gpu.sh                          with CMake and CUDA 12.8 or later
+#   PENSTOCK_CUDA=EMULATED native-engine/bench/gpu.sh   the same steps on the emulator: proves the script, measures nothing
+#
+# The page is $OUT/gpu-results.md, or bench/gpu-results.md where OUT is not set (a dry run's: beside its build). GoogleTest comes
+# from the system, or from sources in PENSTOCK_GOOGLETEST (default: build-cuda/googletest, else /usr/src/googletest).
+set -u
+[ -n "${OUT:-}" ] && OUT=$(realpath "$OUT")
+cd "$(dirname "$0")/.." || exit 1
+
+mode=${PENSTOCK_CUDA:-ON}
+limit=${PENSTOCK_GPU_SECONDS:-480}
+page=${OUT:-bench}/gpu-results.md
+build=build-cuda/gpu-$(echo "$mode" | tr 'A-Z' 'a-z')
+logs=$build/logs
+jobs=$(nproc 2>/dev/null || echo 4)
+# Models of 16 GB are written; in memory that takes seconds.
+shm_kib=$(df --output=avail -k /dev/shm 2>/dev/null | tail -n 1 || true)
+[ "${shm_kib:-0}" -gt 25000000 ] && export TMPDIR=/dev/shm
+scratch=$(mktemp -d)
+failed=0
+trap 'rm -rf "$scratch"' EXIT
+mkdir -p "$logs" "$(dirname "$page")"
+
+# What the emulator computes in seconds: the script's own test needs no more.
+small=()
+only='.'
+models=('8b Q4_0' '8b Q8_0' '1b Q8_0' '8b F16')
+if [ "$mode" = EMULATED ]; then
+  small=(--small 1)
+  [ -n "${OUT:-}" ] || page=$build/gpu-results.md  # bench/ is for what a card has said
+  only=${PENSTOCK_GPU_ONLY:-'^cuda_(blocks|pack)_test$'}
+  models=('tiny Q8_0')
+fi
+
+# Each argument a line.
+say() { printf '%s\n' "$@" >>"$page"; }
+left() { echo $((limit - SECONDS)); }
+
+# step NAME SECONDS COMMAND...: its output goes to a log; 124 where it took longer than SECONDS or than is left.
+step() {
+  local name=$1 most=$2 begun=$SECONDS code
+  shift 2
+  [ "$most" -le "$(left)" ] || most=$(left)
+  [ "$most" -ge 1 ] || return 124
+  timeout --kill-after=5 "$most" "$@" >"$logs/$name.log" 2>&1
+  code=$?
+  printf '%s: exit %s, %s s\n' "$name" "$code" "$((SECONDS - begun))"
+  return "$code"
+}
+
+# outcome CODE NAME: what the page says of a step that failed.
+outcome() {
+  [ "$1" = 0 ] && return
+  failed=1
+  if [ "$1" = 124 ] || [ "$1" = 137 ]; then
+    say "**$2 is not finished: out of time.**" ''
+  else
+    say "**$2 failed (exit $1):**" '' '```' "$(tail -n 15 "$logs/$2.log")" '```' ''
+  fi
+}
+
+options=(-DPENSTOCK_CUDA="$mode" -DPENSTOCK_TESTS=ON -DPENSTOCK_GRAMMARS=OFF -DPENSTOCK_WARNINGS_ARE_ERRORS=OFF
+  -DCMAKE_BUILD_TYPE=Release)
+keep_going=-k
+for sources in ${PENSTOCK_GOOGLETEST:-} "$PWD/build-cuda/googletest"; do
+  [ -f "$sources/CMakeLists.txt" ] && options+=(-DPENSTOCK_GOOGLETEST="$sources") && break
+done
+if [ "$mode" = ON ]; then
+  capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader -i 0 | tr -d '. \r')
+  options+=(-DCMAKE_CUDA_ARCHITECTURES="${capability:-90}")
+  command -v nvcc >/dev/null || options+=(-DCMAKE_CUDA_COMPILER=/usr/local/cuda/bin/nvcc)
+fi
+command -v ninja >/dev/null && options+=(-G Ninja) && keep_going='-k 0'
+if command -v ccache >/dev/null; then
+  options+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache -DCMAKE_C_COMPILER_LAUNCHER=ccache)
+fi
+
+run_tests() {
+  local name code summary
+  say '## Tests on the device' '' '| binary | tests | failed | skipped | s |' '| --- | ---: | ---: | ---: | ---: |'
+  for name in $test_names; do
+    local begun=$SECONDS
+    if [ ! -x "$build/$name" ]; then
+      say "| $name | not built | | | |"
+      failed=1
+      continue
+    fi
+    step "$name" 100 "$build/$name" --gtest_brief=1
+    code=$?
+    summary=$(grep -E '^\[==========\] [0-9]+ tests? ' "$logs/$name.log" | tail -n 1 | grep -oE '[0-9]+' | head -n 1)
+    local wrong skipped
+    wrong=$(grep -oE '^\[  FAILED  \] [A-Za-z0-9_/]+\.[A-Za-z0-9_/]+' "$logs/$name.log" | sort -u | wc -l)
+    skipped=$(grep -oE '^\[  SKIPPED \] [0-9]+' "$logs/$name.log" | grep -oE '[0-9]+')
+    [ "$code" = 0 ] || wrong="**$wrong** (exit $code)"
+    [ "$code" = 0 ] || failed=1
+    say "| $name | ${summary:-?} | $wrong | ${skipped:-0} | $((SECONDS - begun)) |"
+  done
+  say ''
+  for name in $test_names; do
+    grep -hE -A 12 'Failure$|^terminate|what\(\):' "$logs/$name.log" 2>/dev/null | head -n 24 >"$scratch/why"
+    if [ -s "$scratch/why" ]; then say "$name:" '' '```' "$(cat "$scratch/why")" '```' ''; fi
+  done
+}
+
+# sanitize TOOL: every kernel's tests in turn, until the time of all is over. Findings on stdout.
+sanitize() {
+  local tool=$1 until=$2 name code
+  for name in $kernel_tests; do
+    [ -x "$build/$name" ] || continue
+    local most=$((until - SECONDS))
+    if [ "$most" -lt 3 ]; then
+      echo "| $tool | $name | not run: out of time |"
+      continue
+    fi
+    timeout --kill-after=5 "$most" compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 10 "$build/$name" \
+      --gtest_brief=1 >"$logs/$tool-$name.log" 2>&1
+    code=$?
+    if [ "$code" = 124 ] || [ "$code" = 137 ]; then
+      echo "| $tool | $name | not finished: out of time |"
+    else
+      echo "| $tool | $name | $(grep -E 'ERROR SUMMARY|RACECHECK SUMMARY' "$logs/$tool-$name.log" | tail -n 1 | sed 's/^=* *//' || true)$(
+        [ "$code" = 0 ] || printf ' **(exit %s)**' "$code") |"
+    fi
+  done
+}
+
+run_sanitizers() {
+  say '## compute-sanitizer' ''
+  if ! command -v compute-sanitizer >/dev/null; then
+    say 'Skipped: compute-sanitizer is not here.' ''
+    return
+  fi
+  say '| tool | binary | result |' '| --- | --- | --- |'
+  local tool until=$((SECONDS + 110)) pids=()
+  [ "$until" -le "$limit" ] || until=$limit
+  for tool in memcheck racecheck synccheck initcheck; do
+    sanitize "$tool" "$until" >"$scratch/$tool" &
+    pids+=("$!")
+  done
+  wait "${pids[@]}"
+  for tool in memcheck racecheck synccheck initcheck; do cat "$scratch/$tool" >>"$page"; done
+  say ''
+  grep -q 'exit 9' "$scratch"/memcheck "$scratch"/racecheck "$scratch"/synccheck "$scratch"/initcheck && failed=1
+  for tool in memcheck racecheck synccheck initcheck; do
+    grep -hE '^=========' "$logs/$tool"-*.log 2>/dev/null | grep -vE 'SUMMARY|COMPUTE-SANITIZER' | head -n 20 >"$scratch/why"
+    if [ -s "$scratch/why" ]; then say "$tool:" '' '```' "$(cat "$scratch/why")" '```' ''; fi
+  done
+}
+
+run_engine() {
+  say '## Engine' '' 'Weights of noise in the shape of Llama 3.1 8B and Llama 3.2 1B; greedy tokens, drawn on the device. The bound of a
+decode step is the weights, keys and values at the rate of reads; that of a prompt its products at the rate of mma.sync.' ''
+  local model shape type code
+  for model in "${models[@]}"; do
+    read -r shape type <<<"$model"
+    if [ "$(left)" -lt 20 ]; then
+      say "$model: not run, out of time." ''
+      failed=1
+      continue
+    fi
+    step "engine-$shape-$type" 75 "$build/cuda-bench" engine --shape "$shape" --type "$type" --path "$scratch/model.gguf" \
+      ${small[@]+"${small[@]}"}
+    code=$?
+    rm -f "$scratch/model.gguf"
+    grep -E '^(\||\*\*|$)' "$logs/engine-$shape-$type.log" >>"$page"
+    say ''
+    outcome "$code" "engine-$shape-$type"
+  done
+}
+
+: >"$page"
+say '# CUDA: measured' ''
+if [ "$mode" = EMULATED ]; then
+  say '**A dry run of the script on the emulator: no time on this page means anything.**' ''
+else
+  say "$(nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,clocks.max.memory,power.limit --format=csv,noheader -i 0)" ''
+fi
+say "Commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown), $(date -u +%Y-%m-%dT%H:%MZ), \
+$(nvcc --version 2>/dev/null | grep -oE 'V[0-9.]+' || echo 'nvcc not on PATH'), $(c++ --version | head -n 1)" ''
+
+test_names=$(find tests -name 'cuda_*_test.cc' -exec basename {} .cc \; | grep -E "$only" | sort | tr '\n' ' ')
+kernel_tests=$(tr ' ' '\n' <<<"$test_names" | grep -vE 'model|decoder|engine|serve|graph' | tr '\n' ' ')
+step configure 60 cmake -S . -B "$build" "${options[@]}"
+code=$?
+outcome "$code" configure
+if [ "$code" = 0 ]; then
+  # shellcheck disable=SC2086 # names without spaces, one target each
+  step build $((limit - 200)) cmake --build "$build" --parallel "$jobs" --target cuda-bench $test_names -- $keep_going
+  outcome "$?" build
+fi
+if [ -x "$build/cuda-bench" ]; then
+  step facts 40 "$build/cuda-bench" facts ${small[@]+"${small[@]}"}
+  code=$?
+  [ "$code" = 0 ] && cat "$logs/facts.log" >>"$page"
+  say ''
+  outcome "$code" facts
+fi
+run_tests
+if [ -x "$build/cuda-bench" ]; then
+  say '## Kernels' '' 'Calls replayed as a graph, the best of five rounds, weights and caches cold. The bound is the larger of bytes at the rate
+of copies or reads and operations at the rate of mma.sync, both measured above.' ''
+  step kernels 100 "$build/cuda-bench" kernels ${small[@]+"${small[@]}"}
+  code=$?
+  grep '^|' "$logs/kernels.log" >>"$page"
+  say ''
+  outcome "$code" kernels
+fi
+run_sanitizers
+[ -x "$build/cuda-bench" ] && run_engine
+say "$SECONDS s of $limit."
+echo "$page: $([ "$failed" = 0 ] && echo complete || echo 'something failed or is missing')"
+exit "$failed"

@@ -1,0 +1,55 @@
+// The kernels behind matmul() of ops.h, and the choice between them. Owns which kernel multiplies what; all kernels that can
+// multiply a matrix give the same bits, so the choice is one of speed alone.
+#pragma once
+
+#include "ops/cuda/ops.h"
+
+namespace penstock::cuda {
+
+// How a product is computed.
+//   rows  a warp per 32 weight rows and segment, integer dot products or fmaf: few rows of activations
+//   split tensor cores, a warp per 32 weight rows and segment: some rows of activations
+//   wide  tensor cores, tiles of 64 or 128 weight rows, all segments in turn: many rows of activations
+enum class MatmulPath : uint8_t { rows, split, wide };
+
+// What is fastest, from the shape alone.
+MatmulPath choose_path(TensorType type, int32_t weight_rows, int32_t rows);
+
+// True where a path exists: f32 has no tensor cores, f16 and bf16 have nothing else, and `rows` takes at most kDotRowsMax.
+bool has_path(MatmulPath path, TensorType type, int32_t rows);
+
+// matmul() by a given path, for tests and measurements. PRECOND: has_path.
+void matmul_by(MatmulPath path, cudaStream_t stream, const DeviceMatrix& w, const DeviceActivations& x, int32_t rows,
+               float* out, int32_t out_stride);
+
+// Rows of the dot-product kernel: two passes over the weights, the second from L2.
+inline constexpr int32_t kDotRowsMax = 8;
+
+// Weight rows of a wide tile.
+inline constexpr int32_t kInt8TileRows = 64;
+inline constexpr int32_t kHalfTileRows = 128;
+
+// A product as its kernels take it.
+struct Product {
+  const std::byte* weights;
+  const void* x;           // [rows, cols] in the weights' form
+  const float* d;          // [rows, cols / 32], quantised only
+  const float* s;
+  float* out;              // [rows, out_stride]
+  int32_t weight_rows;
+  int32_t cols;
+  int32_t rows;
+  int32_t out_stride;
+  int32_t segment_panels;  // of formats.h
+};
+
+// matmul_dot.cu: quantised, rows <= kDotRowsMax
+void matmul_dot(cudaStream_t stream, TensorType type, const Product& p);
+// matmul_int8.cu: quantised
+void matmul_int8(cudaStream_t stream, TensorType type, const Product& p, bool split);
+// matmul_half.cu: f16 and bf16
+void matmul_half(cudaStream_t stream, TensorType type, const Product& p, bool split);
+// matmul_f32.cu
+void matmul_f32(cudaStream_t stream, const Product& p);
+
+}  // namespace penstock::cuda

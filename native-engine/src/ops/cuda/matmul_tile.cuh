@@ -1,0 +1,138 @@
+// What the tensor-core products share: rows of 16-byte chunks in shared memory that neither cp.async nor ldmatrix meets a bank
+// conflict in, and the fragments of both operands read from them. Owns the swizzle and
+// how segments become totals.
+//
+// A tile is [rows][kChunks * 16 bytes], chunk c of row r in place of chunk c ^ f(r): any 8 consecutive rows have a chunk in 8
+// different groups of 4 banks, and so have the 8 chunks that 8 consecutive lanes write.
+#pragma once
+
+#include "ops/cuda/formats.h"
+#include "ops/cuda/matmul.h"
+#include "ops/cuda/platform.h"
+#include "ops/cuda/ptx.cuh"
+
+namespace penstock::cuda {
+
+inline constexpr int32_t kWarpThreads = 32;
+inline constexpr int32_t kChunkBytes = 16;
+
+template <int32_t kChunks>
+__device__ __forceinline__ int32_t swizzled(int32_t row, int32_t chunk) {
+  static_assert(kChunks == 4 || kChunks == 8, "half or all of the banks");
+  const int32_t mixed = chunk ^ ((kChunks == 8 ? row : row / 2) & (kChunks - 1));
+  return (row * kChunks + mixed) * kChunkBytes;
+}
+
+// One chunk of a row on its way to shared memory. `width` is the bytes of a value; where rows do not begin at multiples of 16
+// bytes (aligned: false) values are copied one by one, which the barrier after cp_async_wait covers as well. from: a row of
+// `cols` values, `column` the chunk's first; what lies behind the row, and rows that are not `valid`, become zeros.
+template <class Value>
+__device__ __forceinline__ void copy_chunk(std::byte* to, const Value* from, int32_t column, int32_t cols, bool valid, bool aligned) {
+  constexpr int32_t kValues = kChunkBytes / static_cast<int32_t>(sizeof(Value));
+  if (aligned) {
+    const bool present = valid && column < cols;
+    cp_async_16(to, present ? from + column : from, present);
+    return;
+  }
+  auto* values = reinterpret_cast<Value*>(to);
+  for (int32_t i = 0; i < kValues; ++i) values[i] = valid && column + i < cols ? from[column + i] : Value{};
+}
+
+// A operand, rows [row, row + 16), chunks [chunk, chunk + 2) of a tile: m16n8k32 of bytes or m16n8k16 of 16-bit values.
+template <int32_t kChunks>
+__device__ __forceinline__ void load_a(uint32_t (&a)[4], const std::byte* tile, int32_t row, int32_t chunk, int32_t lane) {
+  ldmatrix_x4(a, tile + swizzled<kChunks>(row + lane % 16, chunk + lane / 16));
+}
+
+// B operand, rows [row, row + 8) (the product's columns), chunks [chunk, chunk + 2).
+template <int32_t kChunks>
+__device__ __forceinline__ void load_b(uint32_t (&b)[2], const std::byte* tile, int32_t row, int32_t chunk, int32_t lane) {
+  ldmatrix_x2(b, tile + swizzled<kChunks>(row + lane % 8, chunk + lane / 8 % 2));
+}
+
+// The same of kCount times 8 rows, two at a time.
+template <int32_t kChunks, int32_t kCount>
+__device__ __forceinline__ void load_all_b(uint32_t (&b)[kCount][2], const std::byte* tile, int32_t row, int32_t chunk,
+                                           int32_t lane) {
+  if constexpr (kCount == 1) {
+    load_b<kChunks>(b[0], tile, row, chunk, lane);
+  } else {
+    static_assert(kCount % 2 == 0, "loaded in pairs");
+#pragma unroll
+    for (int32_t i = 0; i < kCount; i += 2) {
+      uint32_t pair[4];
+      ldmatrix_x4(pair, tile + swizzled<kChunks>(row + 8 * i + lane / 16 * 8 + lane % 8, chunk + lane / 8 % 2));
+      b[i][0] = pair[0], b[i][1] = pair[1], b[i + 1][0] = pair[2], b[i + 1][1] = pair[3];
+    }
+  }
+}
+
+// The warps that fill a ring of stages meet: one warp of a split product, the whole thread block otherwise.
+template <bool kSplit>
+__device__ __forceinline__ void group_barrier() {
+  if constexpr (kSplit) {
+    __syncwarp();
+  } else {
+    __syncthreads();
+  }
+}
+
+// What a warp computes: kM x kN fragments of 16 weight rows x 8 rows of x, as mma leaves them to its lanes.
+template <int32_t kM, int32_t kN>
+using WarpSums = float[kM][kN][4];
+
+// Weight row and row of x of a lane's number e in fragment (m, n), from the warp's first.
+__device__ __forceinline__ int32_t weight_row_of(int32_t m, int32_t e, int32_t lane) { return 16 * m + lane / 4 + 8 * (e / 2); }
+__device__ __forceinline__ int32_t x_row_of(int32_t n, int32_t e, int32_t lane) { return 8 * n + 2 * (lane % 4) + e % 2; }
+
+// A segment is done: its sums go to the thread's own totals, `stride` floats apart in shared memory, and begin again from 0.
+// There are at most kSegmentsMax of these; as registers the totals would double what a thread needs.
+template <int32_t kM, int32_t kN>
+__device__ __forceinline__ void add_segment(WarpSums<kM, kN>& sums, float* totals, int32_t stride) {
+#pragma unroll
+  for (int32_t i = 0; i < kM * kN * 4; ++i) {
+    float& sum = sums[i / 4 / kN][i / 4 % kN][i % 4];
+    totals[i * stride] += sum;
+    sum = 0.0f;
+  }
+}
+
+// Totals to out. weight_row, x_row: the warp's first.
+template <int32_t kM, int32_t kN>
+__device__ __forceinline__ void store_totals(const Product& p, const float* totals, int32_t stride, int32_t weight_row,
+                                             int32_t x_row, int32_t lane) {
+#pragma unroll
+  for (int32_t i = 0; i < kM * kN * 4; ++i) {
+    const int32_t row = x_row + x_row_of(i / 4 % kN, i % 4, lane);
+    const int32_t column = weight_row + weight_row_of(i / 4 / kN, i % 4, lane);
+    if (row < p.rows && column < p.weight_rows) p.out[int64_t{row} * p.out_stride + column] = totals[i * stride];
+  }
+}
+
+// Floats between rows of x in the partial sums of a split product, [segment][row of x][kPartialStride] in shared memory. 36 and
+// not 32: the four rows that a warp writes at once are then in different banks.
+inline constexpr int32_t kPartialStride = 36;
+
+// The end of a split product: every warp's sums are a segment's of the same 32 weight rows and 8 * kN rows of x; out is their sum
+// in order. `shared` is the whole block's, and what it held is done with.
+template <int32_t kN>
+__device__ __forceinline__ void finish_split(const Product& p, const WarpSums<2, kN>& sums, float* shared, int32_t segment,
+                                             int32_t weight_row, int32_t x_row, int32_t lane) {
+  constexpr int32_t kRows = 8 * kN;
+  __syncthreads();
+#pragma unroll
+  for (int32_t i = 0; i < 8 * kN; ++i) {
+    const int32_t m = i / 4 / kN, n = i / 4 % kN, e = i % 4;
+    shared[(segment * kRows + x_row_of(n, e, lane)) * kPartialStride + weight_row_of(m, e, lane)] = sums[m][n][e];
+  }
+  __syncthreads();
+  const auto threads = static_cast<int32_t>(blockDim.x);
+  for (auto i = static_cast<int32_t>(threadIdx.x); i < kRows * kPanelRows; i += threads) {
+    const int32_t n = i / kPanelRows, r = i % kPanelRows;
+    float total = 0.0f;
+    for (int32_t part = 0; part < threads / kWarpThreads; ++part) total += shared[(part * kRows + n) * kPartialStride + r];
+    if (x_row + n < p.rows && weight_row + r < p.weight_rows) p.out[int64_t{x_row + n} * p.out_stride + weight_row + r] = total;
+  }
+}
+
+}  // namespace penstock::cuda

@@ -1,0 +1,130 @@
+// One source for two platforms: nvcc with NVIDIA's headers, or any C++20 compiler with the emulator (emulator/README.md), whose
+// headers being on the include path is what chooses. Owns shared memory's macros, launch() and CudaError; the instructions are
+// ptx.cuh.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+
+#if !defined(__CUDACC__) && __has_include("simt/simt.h")
+#define PENSTOCK_CUDA_EMULATED 1
+#include "simt/simt.h"
+#else
+#define PENSTOCK_CUDA_EMULATED 0
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#endif
+
+// An array in a block's shared memory, at 16 bytes: PENSTOCK_SHARED(float, tile, [32][33]);
+#if PENSTOCK_CUDA_EMULATED
+#define PENSTOCK_SHARED(type, name, dimensions) SIMT_SHARED(type, name, dimensions)
+#else
+#define PENSTOCK_SHARED(type, name, dimensions) __shared__ __align__(16) type name dimensions
+#endif
+
+// Before a loop of a constant number of turns whose body indexes registers; and before one that is not worth the registers of
+// unrolling it further.
+#if defined(__CUDACC__)
+#define PENSTOCK_UNROLL _Pragma("unroll")
+#define PENSTOCK_PRAGMA(text) _Pragma(#text)
+#define PENSTOCK_UNROLL_BY(count) PENSTOCK_PRAGMA(unroll count)
+#else
+#define PENSTOCK_UNROLL
+#define PENSTOCK_UNROLL_BY(count)
+#endif
+
+namespace penstock::cuda {
+
+// A call of the runtime that failed. Sticky: the context is lost, every later call fails, only a new process helps.
+class CudaError : public std::runtime_error {
+ public:
+  CudaError(const char* what, cudaError_t code)
+      : std::runtime_error(std::string(what) + ": " + cudaGetErrorName(code) + ": " + cudaGetErrorString(code)),
+        code_(code) {}
+  cudaError_t code() const { return code_; }
+  bool is_sticky() const {
+    switch (code_) {
+      case cudaErrorIllegalAddress:
+      case cudaErrorIllegalInstruction:
+      case cudaErrorMisalignedAddress:
+      case cudaErrorInvalidAddressSpace:
+      case cudaErrorInvalidPc:
+      case cudaErrorLaunchFailure:
+      case cudaErrorLaunchTimeout:
+      case cudaErrorAssert:
+      case cudaErrorHardwareStackError:
+      case cudaErrorECCUncorrectable:
+      case cudaErrorUnknown:
+        return true;
+      default:
+        return false;
+    }
+  }
+
+ private:
+  cudaError_t code_;
+};
+
+// Throws what is not cudaSuccess. `what` is the call, for people.
+inline void check(cudaError_t code, const char* what) {
+  if (code == cudaSuccess) return;
+  (void)cudaGetLastError();  // of a call that failed alone, the runtime keeps no memory; what is sticky comes again
+  throw CudaError(what, code);
+}
+
+struct LaunchShape {
+  dim3 grid;
+  dim3 block;
+  size_t shared_bytes = 0;  // dynamic
+  cudaStream_t stream = nullptr;
+};
+
+// Dynamic shared memory of the block, 16-byte aligned; there is one, so that several arrays are cut from it.
+template <class T>
+__device__ inline T* dynamic_shared() {
+#if PENSTOCK_CUDA_EMULATED
+  return static_cast<T*>(simt::dynamic_shared());
+#elif defined(__CUDACC__)
+  extern __shared__ uint4 penstock_dynamic_shared[];
+  return reinterpret_cast<T*>(penstock_dynamic_shared);
+#else
+  return nullptr;  // a host compiler reads the header beside nvcc; it compiles no kernel
+#endif
+}
+
+// Enqueues a kernel. Each argument converts to its parameter. Throws CudaError when the launch is refused; what happens on the
+// device later comes out of a later call.
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), const LaunchShape& shape, Arguments&&... arguments) {
+  static_assert(sizeof...(Parameters) == sizeof...(Arguments), "one argument for each parameter");
+  static_assert((std::is_convertible_v<Arguments, Parameters> && ...), "an argument does not convert");
+  std::tuple<std::decay_t<Parameters>...> values(static_cast<std::decay_t<Parameters>>(arguments)...);
+#if PENSTOCK_CUDA_EMULATED
+  check(simt::launch(kernel, shape.grid, shape.block, shape.shared_bytes, shape.stream, std::move(values)), "launch");
+#else
+  std::apply(
+      [&](auto&... value) {
+        void* pointers[] = {static_cast<void*>(&value)..., nullptr};
+        check(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), shape.grid, shape.block, pointers,
+                               shape.shared_bytes, shape.stream),
+              "launch");
+      },
+      values);
+#endif
+}
+
+// Before a kernel may be launched with more than 48 KB of dynamic shared memory; once per device is enough.
+template <class... Parameters>
+void allow_shared(void (*kernel)(Parameters...), size_t bytes) {
+  check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(bytes)),
+        "allow_shared");
+}
+
+}  // namespace penstock::cuda

@@ -1,0 +1,126 @@
+// Keys and values from one device engine to another. Goal: they arrive as they were, between two processes through memory of the
+// device that both have mapped, elsewhere through memory of the processor, and what is damaged on the way is refused.
+#include <gtest/gtest.h>
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cuda_models.h"
+#include "hf_writer.h"
+#include "kv/access.h"
+#include "kv/receiver.h"
+#include "kv/sender.h"
+#include "kv_transfer.h"
+#include "model/cuda/kv_blocks.h"
+
+namespace penstock {
+namespace {
+
+using namespace penstock::testing;
+
+constexpr int kBlocks = 20;  // more than go in one piece
+constexpr uint64_t kTransfer = 1;
+
+std::vector<uint8_t> model_file() { return random_model(kSmallShape, TensorType::q8_0, TensorType::q8_0, true, 51); }
+
+struct Computed {
+  std::unique_ptr<Runner> runner;
+  std::vector<int32_t> blocks;
+};
+
+// A runner that has computed a prompt of whole blocks.
+Computed computed(const std::string& path) {
+  Computed made{load_model(device_options(path)), {}};
+  TestBlocks pool(made.runner->info().blocks_total, 9);
+  std::vector<TestSequence> one(1);
+  one[0].tokens = some_ids(kBlocks * kBlockTokens, 4);
+  catch_up(*made.runner, pool, one, 0, 64);
+  made.blocks = one[0].blocks;
+  return made;
+}
+
+TransferBytes bytes_of(Runner& runner, const std::vector<int32_t>& blocks) {
+  TransferBytes bytes(blocks.size() * static_cast<size_t>(runner.kv().bytes_per_block()));
+  runner.kv().access->read(blocks, bytes);
+  return bytes;
+}
+
+std::vector<int32_t> target_blocks() {
+  std::vector<int32_t> blocks;
+  for (int32_t i = 0; i < kBlocks; ++i) blocks.push_back((i * 7 + 3) % 64);
+  return blocks;
+}
+
+struct Receiving {
+  Receiving(Runner& runner, const std::string& address)
+      : table([this](uint64_t id, uint64_t, bool complete) { ends.note(id, {complete, ""}); }),
+        receiver(runner.kv(), runner.info().kv_fingerprint, table, address) {
+    table.open(grant_of(kTransfer), kContent, target_blocks());
+  }
+  TransferEnds ends;
+  TransferTable table;
+  KvReceiver receiver;
+};
+
+TransferEnds::End sent_by(const Computed& source, const std::string& address) {
+  TransferEnds ends;
+  KvSender sender(source.runner->kv(), source.runner->info().kv_fingerprint,
+                  [&](uint64_t id, bool arrived, const std::string& error) { ends.note(id, {arrived, error}); });
+  sender.begin({.id = 5, .address = address, .grant = grant_of(kTransfer), .content = kContent, .blocks = kBlocks});
+  sender.extend(5, source.blocks);
+  sender.finish(5);
+  return ends.wait(5);
+}
+
+// In one process no memory can be mapped twice, so that the engines agree on another way.
+TEST(CudaHandOff, ArrivesInTheProcessThatSent) {
+  const TempFile file(model_file());
+  const Computed source = computed(file.path());
+  const TempFolder folder;
+  for (const std::string& address : {std::string("tcp:127.0.0.1:0"), "unix:" + folder.path() + "/d.sock"}) {
+    const auto target = load_model(device_options(file.path()));
+    Receiving receiving(*target, address);
+    const TransferEnds::End end = sent_by(source, receiving.receiver.address());
+    EXPECT_TRUE(end.good) << address << ": " << end.error;
+    EXPECT_TRUE(receiving.ends.wait(kTransfer).good);
+    EXPECT_EQ(bytes_of(*target, target_blocks()), bytes_of(*source.runner, source.blocks));
+  }
+}
+
+// The sender is a process of its own, forked before either has touched the device.
+TEST(CudaHandOff, ArrivesFromAnotherProcessThroughMemoryOfTheDevice) {
+  const TempFile file(model_file());
+  const TempFolder folder;
+  const std::string address = "unix:" + folder.path() + "/d.sock";
+  int ready[2];
+  ASSERT_EQ(pipe(ready), 0);
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    char byte = 0;
+    if (read(ready[0], &byte, 1) != 1) _exit(2);
+    const TransferEnds::End end = sent_by(computed(file.path()), address);
+    if (!end.good) std::fprintf(stderr, "sender: %s\n", end.error.c_str());
+    _exit(end.good ? 0 : 1);
+  }
+  const auto target = load_model(device_options(file.path()));
+  {
+    Receiving receiving(*target, address);
+    ASSERT_EQ(write(ready[1], "r", 1), 1);
+    EXPECT_TRUE(receiving.ends.wait(kTransfer).good);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  const auto* blocks = dynamic_cast<const cuda::KvBlocks*>(target->kv().access);
+  EXPECT_GT(blocks->bytes_through_rings(), static_cast<uint64_t>(kBlocks * target->kv().bytes_per_block()));
+  const Computed same = computed(file.path());
+  EXPECT_EQ(bytes_of(*target, target_blocks()), bytes_of(*same.runner, same.blocks));
+}
+
+}  // namespace
+}  // namespace penstock

@@ -1,0 +1,320 @@
+// Products on the device, every weight format by every kernel that multiplies it: quantised and f32 ones to the bit against the
+// scalar order of formats.h written out here, all of them against the reference within rounding, the kernels against each other to
+// the bit whatever the batch, in every order of threads, at sizes that no tile divides.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "cuda_products.h"
+#include "ops/cuda/gemm.h"
+#include "ops/weight_block.h"
+
+namespace penstock::cuda {
+namespace {
+
+using namespace penstock::testing;
+using namespace penstock::cuda::testing;
+
+constexpr TensorType kTypes[] = {TensorType::f32,  TensorType::f16,  TensorType::bf16, TensorType::q4_0,
+                                 TensorType::q4_1, TensorType::q5_0, TensorType::q5_1, TensorType::q8_0,
+                                 TensorType::q4_k, TensorType::q5_k, TensorType::q6_k};
+constexpr MatmulPath kPaths[] = {MatmulPath::rows, MatmulPath::split, MatmulPath::wide};
+
+bool is_super(TensorType type) { return tensor_type_facts(type).block_values == kSuperBlock; }
+
+// One weight row times one row of x in the order of formats.h: segments of whole 256 columns, at most eight, each from 0.
+float scalar_product(TensorType type, const Bytes& file, int32_t weight_row, const HostInputs& x, int32_t row) {
+  const std::byte* data = data_of(file) + weight_row * row_bytes(type, x.cols);
+  const int32_t panels = (x.cols + 255) / 256;
+  const int32_t segment_cols = (panels + 7) / 8 * 256;
+  const int32_t blocks = x.cols / kQuantBlock;
+  float total = 0;
+  for (int32_t begin = 0; begin < x.cols; begin += segment_cols) {
+    const int32_t end = std::min(begin + segment_cols, x.cols);
+    float sum = 0;
+    if (type == TensorType::f32) {
+      for (int32_t c = begin; c < end; ++c) {
+        float weight;
+        std::memcpy(&weight, data + 4 * c, 4);
+        sum = std::fma(weight, x.f32[static_cast<size_t>(row * x.cols + c)], sum);
+      }
+    } else {
+      for (int32_t b = begin / kQuantBlock; b < (end + kQuantBlock - 1) / kQuantBlock; ++b) {
+        const WeightBlock w = read_weight_block(type, data, b);
+        int32_t integer = 0;
+        for (int32_t i = 0; i < kQuantBlock; ++i) {
+          integer += w.scale[i / kScaleColumns] * w.q[i] * x.q[static_cast<size_t>(row * x.cols + b * kQuantBlock + i)];
+        }
+        const float d = x.d[static_cast<size_t>(row * blocks + b)], s = x.s[static_cast<size_t>(row * blocks + b)];
+        sum = std::fma(w.d * d, static_cast<float>(integer), sum);
+        if (w.zero != 0) sum = std::fma(w.d * static_cast<float>(-w.zero), s, sum);
+        if (w.has_min) sum = std::fma(w.m, s, sum);
+      }
+    }
+    total += sum;
+  }
+  return total;
+}
+
+struct Case {
+  Case(TensorType type_, int32_t weight_rows, int32_t cols, int32_t rows, uint32_t seed = 41)
+      : type(type_),
+        file(random_file(type, weight_rows, cols, seed)),
+        weights(type, weight_rows, cols, file),
+        x(activation_form(type), activations(rows * cols, seed + 1), rows, cols) {}
+
+  std::string name(MatmulPath path) const {
+    const char* paths[] = {"rows", "split", "wide"};
+    return name_of(type) + " [" + std::to_string(weights.matrix().rows) + ", " + std::to_string(x.cols) + "] x " +
+           std::to_string(x.rows) + " by " + paths[static_cast<int>(path)];
+  }
+  std::vector<MatmulPath> paths() const {
+    std::vector<MatmulPath> all;
+    for (MatmulPath path : kPaths) {
+      if (has_path(path, type, x.rows)) all.push_back(path);
+    }
+    return all;
+  }
+
+  // Exact but for double's rounding, and the sum of magnitudes that rounding errors are measured by.
+  void expect_near_reference(const std::vector<float>& out, const std::string& what) const {
+    const Matrix plain{type, weights.matrix().rows, x.cols, data_of(file)};
+    std::vector<float> values(static_cast<size_t>(x.cols));
+    for (int32_t w = 0; w < plain.rows; ++w) {
+      reference_kernels().matrix_row(plain, w, values.data());
+      for (int32_t row = 0; row < x.rows; ++row) {
+        double exact = 0, magnitude = 0;
+        for (int32_t c = 0; c < x.cols; ++c) {
+          const double term = values[static_cast<size_t>(c)] * x.value(row, c);
+          exact += term;
+          magnitude += std::fabs(term);
+        }
+        ASSERT_NEAR(out[static_cast<size_t>(row * plain.rows + w)], exact, 4e-6 * magnitude + 1e-6) << what << " at " << row << ", " << w;
+      }
+    }
+  }
+
+  TensorType type;
+  Bytes file;
+  DeviceWeights weights;
+  HostInputs x;
+};
+
+// Sizes that no tile of 32 or 128 weight rows, 8 to 128 rows of x, or 64 to 256 columns divides.
+std::vector<int32_t> odd_cols(TensorType type) {
+  if (is_super(type)) return {256, 768};
+  if (is_quantized(type)) return {32, 96, 544};
+  return {7, 172, 300, 520};
+}
+
+TEST(CudaMatmul, QuantisedAndF32ProductsHaveTheBitsOfTheScalarOrder) {
+  for (TensorType type : kTypes) {
+    if (type == TensorType::f16 || type == TensorType::bf16) continue;
+    for (int32_t cols : odd_cols(type)) {
+      for (int32_t rows : {1, 3, 11}) {
+        const Case c(type, 45, cols, rows);
+        std::vector<float> expected;
+        for (int32_t row = 0; row < rows; ++row) {
+          for (int32_t w = 0; w < 45; ++w) expected.push_back(scalar_product(type, c.file, w, c.x, row));
+        }
+        for (MatmulPath path : c.paths()) {
+          EXPECT_TRUE(same_bits(multiply(c.weights.matrix(), c.x, path), expected)) << c.name(path);
+        }
+      }
+    }
+  }
+}
+
+TEST(CudaMatmul, EveryFormatIsNearTheReference) {
+  for (TensorType type : kTypes) {
+    for (int32_t cols : odd_cols(type)) {
+      const Case c(type, 37, cols, 9);
+      for (MatmulPath path : c.paths()) c.expect_near_reference(multiply(c.weights.matrix(), c.x, path), c.name(path));
+    }
+  }
+}
+
+TEST(CudaMatmul, ASegmentHasTheBitsOfTheReferenceKernels) {
+  for (TensorType type : kTypes) {
+    if (!is_quantized(type)) continue;
+    const int32_t cols = is_super(type) ? 256 : 224, rows = 2, weight_rows = 40;
+    const Case c(type, weight_rows, cols, rows);
+    const Matrix plain{type, weight_rows, cols, data_of(c.file)};
+    std::vector<float> expected(rows * weight_rows);
+    reference_kernels().matmul(plain, {c.x.f32.data(), c.x.q.data(), c.x.d.data(), c.x.s.data(), rows, cols}, 0, plain.tiles(),
+                               expected.data(), weight_rows);
+    EXPECT_TRUE(same_bits(multiply(c.weights.matrix(), c.x, {}), expected)) << name_of(type);
+  }
+}
+
+TEST(CudaMatmul, LongColumnsAreSummedInTheSameSegmentsByEveryKernel) {
+  // 11 panels: segments of two, the last of one. 2720 = 10.6 panels.
+  for (TensorType type : {TensorType::q4_0, TensorType::q8_0, TensorType::q6_k, TensorType::q5_k}) {
+    const int32_t cols = is_super(type) ? 2816 : 2720;
+    const Case c(type, 33, cols, 2);
+    std::vector<float> expected;
+    for (int32_t row = 0; row < 2; ++row) {
+      for (int32_t w = 0; w < 33; ++w) expected.push_back(scalar_product(type, c.file, w, c.x, row));
+    }
+    for (MatmulPath path : c.paths()) EXPECT_TRUE(same_bits(multiply(c.weights.matrix(), c.x, path), expected)) << c.name(path);
+  }
+  for (TensorType type : {TensorType::f16, TensorType::bf16}) {
+    const Case c(type, 33, 2730, 2);
+    const std::vector<float> split = multiply(c.weights.matrix(), c.x, MatmulPath::split);
+    c.expect_near_reference(split, c.name(MatmulPath::split));
+    EXPECT_TRUE(same_bits(multiply(c.weights.matrix(), c.x, MatmulPath::wide), split)) << name_of(type);
+  }
+}
+
+TEST(CudaMatmul, ARowHasTheSameBitsAloneInABatchAndInAChunkOfAnySize) {
+  for (TensorType type : kTypes) {
+    const int32_t cols = is_super(type) ? 512 : is_quantized(type) ? 416 : 330;
+    const int32_t rows = 70, weight_rows = 41;
+    const Case c(type, weight_rows, cols, rows);
+    const std::vector<float> whole = multiply(c.weights.matrix(), c.x, {});
+    const auto expect_rows = [&](int32_t first, int32_t count, std::optional<MatmulPath> path) {
+      const std::vector<float> part = multiply(c.weights.matrix(), c.x.slice(first, count), path);
+      const std::vector<float> want(whole.begin() + first * weight_rows, whole.begin() + (first + count) * weight_rows);
+      EXPECT_TRUE(same_bits(part, want)) << name_of(type) << " rows " << first << " to " << first + count;
+    };
+    for (int32_t row : {0, 8, 33, 69}) expect_rows(row, 1, {});
+    for (int32_t count : {2, 4, 5, 8, 16, 17, 64}) expect_rows(70 - count, count, {});
+    for (MatmulPath path : kPaths) {
+      for (int32_t count : {1, 7, 16, 30}) {
+        if (has_path(path, type, count)) expect_rows(19, count, path);
+      }
+    }
+  }
+}
+
+TEST(CudaMatmul, ResultsDoNotDependOnTheOrderOfThreads) {
+  for (TensorType type : kTypes) {
+    const int32_t cols = is_super(type) ? 512 : is_quantized(type) ? 288 : 300;
+    for (int32_t rows : {1, 8, 20}) {
+      const Case c(type, 40, cols, rows);
+      for (MatmulPath path : c.paths()) {
+        EXPECT_TRUE(same_in_every_order([&] { return multiply(c.weights.matrix(), c.x, path); })) << c.name(path);
+      }
+    }
+  }
+  // Tiles of 128 x 128.
+  const Case c(TensorType::f16, 130, 72, 129);
+  EXPECT_TRUE(same_in_every_order([&] { return multiply(c.weights.matrix(), c.x, MatmulPath::wide); }));
+}
+
+TEST(CudaMatmul, MoreRowsThanATileHasAreAllThere) {
+  for (TensorType type : {TensorType::q4_k, TensorType::q8_0, TensorType::bf16, TensorType::f32}) {
+    const int32_t cols = is_super(type) ? 256 : 64;
+    const Case c(type, 161, cols, 133);
+    for (MatmulPath path : c.paths()) c.expect_near_reference(multiply(c.weights.matrix(), c.x, path), c.name(path));
+  }
+}
+
+TEST(CudaMatmul, AWeightBlockThatIsNotANumberSpoilsItsRowAlone) {
+  for (TensorType type : kTypes) {
+    const int32_t cols = is_super(type) ? 512 : 320, rows = 10, weight_rows = 40, spoiled = 34;
+    const Case good(type, weight_rows, cols, rows);
+    Case bad(type, weight_rows, cols, rows);
+    // The second block of the row, or its 50th value.
+    const TensorTypeFacts facts = tensor_type_facts(type);
+    const size_t row_at = static_cast<size_t>(spoiled * row_bytes(type, cols));
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    if (is_quantized(type)) {
+      put_half_at(bad.file, row_at + static_cast<size_t>(facts.block_bytes) + halves_of(type)[0], nan);
+    } else {
+      const uint32_t bits = 0x7FC07FC0u;
+      std::memcpy(bad.file.data() + row_at + static_cast<size_t>(50 * facts.block_bytes), &bits, static_cast<size_t>(facts.block_bytes));
+      if (type == TensorType::f16) put_half_at(bad.file, row_at + 100, nan);
+    }
+    const DeviceWeights weights(type, weight_rows, cols, bad.file);
+    for (MatmulPath path : good.paths()) {
+      const std::vector<float> want = multiply(good.weights.matrix(), good.x, path);
+      const std::vector<float> got = multiply(weights.matrix(), good.x, path);
+      for (size_t i = 0; i < got.size(); ++i) {
+        if (static_cast<int32_t>(i) % weight_rows == spoiled) {
+          ASSERT_TRUE(std::isnan(got[i])) << good.name(path) << " " << i;
+        } else {
+          ASSERT_EQ(got[i], want[i]) << good.name(path) << " " << i;
+        }
+      }
+    }
+  }
+}
+
+TEST(CudaMatmul, ActivationsThatAreNotFiniteSpoilTheirRowAlone) {
+  for (TensorType type : kTypes) {
+    const int32_t cols = is_super(type) ? 256 : 96, rows = 10, weight_rows = 35, spoiled = 6;
+    const Case good(type, weight_rows, cols, rows);
+    std::vector<float> x = activations(rows * cols, 42);
+    x[spoiled * static_cast<size_t>(cols) + 40] = std::numeric_limits<float>::infinity();
+    x[spoiled * static_cast<size_t>(cols) + 41] = -std::numeric_limits<float>::infinity();
+    const HostInputs bad(activation_form(type), x, rows, cols);
+    for (MatmulPath path : good.paths()) {
+      const std::vector<float> want = multiply(good.weights.matrix(), good.x, path);
+      const std::vector<float> got = multiply(good.weights.matrix(), bad, path);
+      for (size_t i = 0; i < got.size(); ++i) {
+        if (static_cast<int32_t>(i) / weight_rows == spoiled) {
+          ASSERT_FALSE(std::isfinite(got[i])) << good.name(path) << " " << i;
+        } else {
+          ASSERT_EQ(got[i], want[i]) << good.name(path) << " " << i;
+        }
+      }
+    }
+  }
+}
+
+TEST(CudaMatmul, RefusesActivationsOfAnotherFormOrWidthAndPathsThatDoNotExist) {
+  const Case q(TensorType::q8_0, 32, 64, 9);
+  const Case f(TensorType::f32, 32, 64, 9);
+  EXPECT_THROW(multiply(q.weights.matrix(), f.x, {}), std::invalid_argument);
+  EXPECT_THROW(multiply(f.weights.matrix(), q.x, {}), std::invalid_argument);
+  EXPECT_THROW(multiply(q.weights.matrix(), q.x, MatmulPath::rows), std::invalid_argument);
+  EXPECT_THROW(multiply(f.weights.matrix(), f.x, MatmulPath::wide), std::invalid_argument);
+  const Case narrow(TensorType::q8_0, 32, 32, 9);
+  EXPECT_THROW(multiply(q.weights.matrix(), narrow.x, {}), std::invalid_argument);
+  EXPECT_TRUE(multiply(q.weights.matrix(), q.x.slice(0, 0), {}).empty());
+}
+
+TEST(CudaGemm, MultipliesWithOurKernelsUnlessALibraryIsAskedFor) {
+  const Case c(TensorType::f16, 40, 72, 130);
+  const DeviceArray<uint16_t> x(c.x.halves);
+  const DeviceArray<float> out(130 * 40);
+  Gemm gemm;
+  gemm.multiply(nullptr, c.weights.matrix(), {ActivationForm::f16, x.data(), nullptr, nullptr, 72}, 130, out.data(), 40);
+  EXPECT_TRUE(same_bits(out.read(), multiply(c.weights.matrix(), c.x, {})));
+  EXPECT_EQ(Gemm::workspace_bytes(GemmLibrary::own), 0);
+}
+
+TEST(CudaGemm, TheLibraryIsNearTheReferenceOrNotInTheBuild) {
+#ifdef PENSTOCK_CUBLASLT
+  for (TensorType type : {TensorType::f16, TensorType::bf16}) {
+    const Case c(type, 160, 264, 130);
+    const DeviceArray<uint16_t> x(c.x.halves);
+    const DeviceArray<float> out(130 * 160);
+    const DeviceArray<std::byte> workspace(static_cast<size_t>(Gemm::workspace_bytes(GemmLibrary::cublaslt)));
+    Gemm gemm(GemmLibrary::cublaslt, workspace.data());
+    gemm.multiply(nullptr, c.weights.matrix(), {activation_form(type), x.data(), nullptr, nullptr, 264}, 130, out.data(), 160);
+    c.expect_near_reference(out.read(), name_of(type) + " by cuBLASLt");
+  }
+#else
+  EXPECT_THROW(Gemm(GemmLibrary::cublaslt, nullptr), std::invalid_argument);
+#endif
+}
+
+TEST(CudaMatmul, FewRowsTakeDotProductsAndManyTakeWideTiles) {
+  EXPECT_EQ(choose_path(TensorType::q4_k, 4096, 1), MatmulPath::rows);
+  EXPECT_EQ(choose_path(TensorType::q4_k, 4096, 8), MatmulPath::split);
+  EXPECT_EQ(choose_path(TensorType::f16, 4096, 1), MatmulPath::split);
+  EXPECT_EQ(choose_path(TensorType::q4_k, 4096, 32), MatmulPath::split);
+  EXPECT_EQ(choose_path(TensorType::q4_k, 14336, 32), MatmulPath::wide);
+  EXPECT_EQ(choose_path(TensorType::f16, 1024, 512), MatmulPath::wide);
+  EXPECT_EQ(choose_path(TensorType::f32, 4096, 512), MatmulPath::rows);
+}
+
+}  // namespace
+}  // namespace penstock::cuda
