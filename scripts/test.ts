@@ -32,6 +32,8 @@ const EXIT_USAGE = 2
 const WORKER_SHARDS = 10
 /** Parts at a time, each with a runtime and a Postgres of its own: one alone waits for its disk half of the time. */
 const WORKER_SHARDS_AT_ONCE = Math.min(2, availableParallelism())
+/** The user's way through the dashboard. Every page in both themes, by axe, takes minutes: `npm run test:browser`. */
+const BROWSER_TESTS = '^(a new user|signing in|the first load|every page of the navigation)'
 /** Memory as a disk, for what tests write and throw away: each write of a database there is waited for on a real one. */
 const MEMORY_DIR = '/dev/shm'
 /** Suites write some hundred megabytes; what is smaller than this (a container's default is 64 MiB) is not used. */
@@ -153,9 +155,9 @@ async function check(commands: string[][]): Promise<Count> {
   return failed === 0 ? { ...NOTHING, passed: 1 } : { ...NOTHING, failed: 1 }
 }
 
-async function vitest(project: string, dir: string): Promise<Count> {
+async function vitest(project: string, dir: string, more: string[] = []): Promise<Count> {
   const results = join(dir, `${project}.json`)
-  const code = await spawnIn(tool('vitest'), ['run', '--project', project, ...reporters(results)])
+  const code = await spawnIn(tool('vitest'), ['run', '--project', project, ...more, ...reporters(results)])
   return countVitest(await readFile(results, 'utf8').catch(() => ''), code)
 }
 
@@ -165,7 +167,7 @@ function reporters(results: string): string[] {
 
 /** Skipped where there is no Chromium: it is no part of npm's, and nothing here downloads one. */
 async function browser(dir: string): Promise<Count> {
-  if (chromiumPath() !== undefined) return vitest('browser', dir)
+  if (chromiumPath() !== undefined) return vitest('browser', dir, ['-t', BROWSER_TESTS])
   console.log('No Chromium was found (apt-get install chromium, or CHROMIUM_PATH): the dashboard is not looked at.')
   return { ...NOTHING, skipped: 1 }
 }

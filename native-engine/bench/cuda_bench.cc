@@ -180,7 +180,6 @@ void print_engine(const Flags& flags, bool small) {
   const SyntheticShape& shape = synthetic_shape(flags.at("--shape"));
   const TensorType type = type_of(flags.at("--type"));
   const std::string& path = flags.at("--path");
-  write_synthetic_model(path, shape, type);
   CudaCeilings ceilings{};
   {
     const DeviceFacts device = open_device(0);
@@ -188,6 +187,7 @@ void print_engine(const Flags& flags, bool small) {
     DevicePool pool(stream, (small ? kColdBytesSmall : kColdBytes) + (1 << 20));
     ceilings = ceilings_of(stream, pool, device, small);
   }
+  write_synthetic_model(path, shape, type);
   const std::vector<int32_t> batches = small ? std::vector<int32_t>{1, 2} : std::vector<int32_t>{1, 8, 32};
   const std::vector<int32_t> prompts = small ? std::vector<int32_t>{32} : std::vector<int32_t>{512, 4096};
   const int32_t context = small ? 40 : 1024;

@@ -153,8 +153,8 @@ void check_pointer(const void* pointer, size_t argument, const void* kernel) {
 }
 
 void check_words(const void* value, size_t bytes, size_t argument, const void* kernel) {
-  // Below is nothing that is mapped, above is the system's.
-  constexpr uintptr_t kLowest = 1 << 16, kHighest = uintptr_t{1} << 47;
+  // Where Linux puts heaps, stacks and mappings. Below are only numbers, and the sanitizers' own memory, which is everywhere.
+  constexpr uintptr_t kLowest = uintptr_t{0x5000} << 32, kHighest = uintptr_t{1} << 48;
   Arena& arena = Arena::instance();
   for (size_t at = 0; at + sizeof(void*) <= bytes; at += sizeof(void*)) {
     uintptr_t word = 0;
