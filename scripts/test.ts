@@ -33,7 +33,7 @@ const WORKER_SHARDS = 10
 /** Parts at a time, each with a runtime and a Postgres of its own: one alone waits for its disk half of the time. */
 const WORKER_SHARDS_AT_ONCE = Math.min(2, availableParallelism())
 /** The user's way through the dashboard. Every page in both themes, by axe, takes minutes: `npm run test:browser`. */
-const BROWSER_TESTS = '^(a new user|signing in|the first load|every page of the navigation)'
+const BROWSER_TESTS = '^(a new user|signing in|the first load)'
 /** Memory as a disk, for what tests write and throw away: each write of a database there is waited for on a real one. */
 const MEMORY_DIR = '/dev/shm'
 /** Suites write some hundred megabytes; what is smaller than this (a container's default is 64 MiB) is not used. */
