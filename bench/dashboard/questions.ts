@@ -4,6 +4,7 @@ import { breakdown } from '../../gateway/ledger/breakdown.ts'
 import type { Question } from '../../gateway/ledger/sources.ts'
 import { monthsOf, readStatement } from '../../gateway/ledger/statement.ts'
 import { targetHealth } from '../../gateway/ledger/target-health.ts'
+import { DIMENSIONS } from '../../gateway/ledger/usage-facts.ts'
 
 const DAY_MS = 86_400_000
 type Asked = readonly [name: string, ask: () => Promise<unknown>]
@@ -26,17 +27,7 @@ export function questions(database: Database, orgId: string, untilMs: number): A
       }),
   ]
   const day = { step: 'day' as const, timeZone: 'Europe/Berlin', top: 10 }
-  const dimensions = [
-    'project',
-    'key',
-    'user',
-    'team',
-    'model',
-    'model_served',
-    'provider',
-    'status',
-    'backend',
-  ] as const
+  const dimensions = DIMENSIONS.filter((one) => one !== 'tag')
   return [
     sums('overview: tiles, with percentiles', {}),
     sums('overview: tiles of the last day', { fromMs: untilMs - DAY_MS }),

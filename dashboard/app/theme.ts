@@ -15,20 +15,22 @@ export const shownTheme = computed(() => (theme.value === 'system' ? system.valu
 
 export function startTheme(): void {
   systemIsDark.addEventListener('change', ({ matches }) => {
-    system.value = matches ? 'dark' : 'light'
+    const next = matches ? 'dark' : 'light'
+    apply(theme.value === 'system' ? next : theme.value)
+    system.value = next
   })
-  apply()
+  apply(shownTheme.value)
 }
 
 export function chooseTheme(next: Theme): void {
   remember('theme', next === 'system' ? undefined : next)
-  document.documentElement.dataset.theme = next
-  // After the attribute, so that whoever is drawn anew reads the new colours.
+  // The attribute first, so that whoever is drawn anew reads the new colours.
+  apply(next === 'system' ? system.value : next)
   theme.value = next
 }
 
-function apply(): void {
-  document.documentElement.dataset.theme = theme.value
+function apply(shown: 'light' | 'dark'): void {
+  document.documentElement.dataset.theme = shown
 }
 
 /** A custom property of the styles, e.g. `--series-1`. */

@@ -1,10 +1,10 @@
 // The fullest money limits. Owns the card; all limits are the page of their own.
 import { api } from '../../app/api.ts'
 import { shareOf, usd } from '../../app/format.ts'
+import { fullness, subjectText, windowText } from '../../app/limit-words.ts'
 import { useLoad } from '../../app/load.ts'
 import { href } from '../../app/router.ts'
 import { can, orgId } from '../../app/session.ts'
-import { shortId } from '../../app/usage.ts'
 import type { Names } from '../../app/wire.ts'
 import type { LimitState, LimitsState } from '../../app/wire-admin.ts'
 import { Meter, MeterLine } from '../../parts/meter.tsx'
@@ -34,7 +34,7 @@ export function Budgets() {
         {({ data, names }) => {
           const budgets = data
             .filter(({ meter }) => meter === 'money')
-            .sort((a, b) => usedShare(b) - usedShare(a))
+            .sort((a, b) => fullness(b) - fullness(a))
             .slice(0, SHOWN)
           if (budgets.length === 0)
             return (
@@ -65,21 +65,18 @@ export function Budgets() {
   )
 }
 
-const usedShare = ({ settled, held, max }: LimitState): number =>
-  shareOf(BigInt(settled ?? '0') + BigInt(held), BigInt(max))
-
 function Budget({ budget, names }: { budget: LimitState; names: Names }) {
   const max = BigInt(budget.max)
   const settled = BigInt(budget.settled ?? '0')
   const held = BigInt(budget.held)
-  const name = `${subjectName(budget, names)}${budget.model === null ? '' : `, ${budget.model}`}`
+  const name = `${subjectText(budget.scope, budget.subject ?? budget.scope_id, names)}${budget.model === null ? '' : `, ${budget.model}`}`
   const text = `${usd(settled)} of ${usd(max)}`
   const projected = budget.projection === null ? undefined : shareOf(BigInt(budget.projection.value), max)
   return (
     <MeterLine
       name={
         <>
-          {name} <span class="muted">{budget.window === 'lifetime' ? 'in all' : `per ${budget.window}`}</span>
+          {name} <span class="muted">{windowText(budget.window)}</span>
         </>
       }
       text={
@@ -92,22 +89,4 @@ function Budget({ budget, names }: { budget: LimitState; names: Names }) {
       <Meter label={name} used={shareOf(settled, max)} held={shareOf(held, max)} projected={projected} text={text} />
     </MeterLine>
   )
-}
-
-function subjectName({ scope, scope_id: scopeId, subject }: LimitState, names: Names): string {
-  const id = subject ?? scopeId
-  if (scope === 'org') return 'Organisation'
-  if (id === '*') return `Each ${scope === 'end_user' ? 'end user' : scope}`
-  switch (scope) {
-    case 'key':
-      return names.keys?.[id]?.name ?? shortId(id)
-    case 'project':
-      return names.projects?.[id] ?? shortId(id)
-    case 'team':
-      return names.teams?.[id] ?? shortId(id)
-    case 'user':
-      return names.users?.[id] ?? shortId(id)
-    default:
-      return id
-  }
 }

@@ -9,17 +9,9 @@
 #include <cstring>
 
 #include "simt/fiber.h"
+#include "simt/poison.h"
 #include "simt/report.h"
 #include "simt/symbols.h"
-
-#if SIMT_ASAN
-#include <sanitizer/asan_interface.h>
-#define SIMT_POISON(address, bytes) __asan_poison_memory_region(address, bytes)
-#define SIMT_UNPOISON(address, bytes) __asan_unpoison_memory_region(address, bytes)
-#else
-#define SIMT_POISON(address, bytes) ((void)(address), (void)(bytes))
-#define SIMT_UNPOISON(address, bytes) ((void)(address), (void)(bytes))
-#endif
 
 namespace simt {
 namespace {

@@ -147,14 +147,7 @@ __global__ void __launch_bounds__(S::kThreadsMax) half_kernel(Product p) {
 
 template <class S>
 void launch_half(cudaStream_t stream, const Product& p) {
-  static const bool allowed = (allow_shared(half_kernel<S>, S::shared_bytes(S::kGroupsMax)), true);
-  (void)allowed;
-  const int32_t groups = S::kSplit ? segments_of(p.cols) : 1;
-  const LaunchShape shape{dim3(static_cast<uint32_t>(ceil_div(p.rows, S::kCols)),
-                               static_cast<uint32_t>(ceil_div(p.weight_rows, S::kRows))),
-                          dim3(static_cast<uint32_t>(groups * S::kGroupThreads)),
-                          static_cast<size_t>(S::shared_bytes(groups)), stream};
-  launch(half_kernel<S>, shape, p);
+  launch_shape<S>(half_kernel<S>, stream, p);
 }
 
 template <class Type>

@@ -279,14 +279,7 @@ __global__ void __launch_bounds__(S::kThreadsMax, S::kResidentBlocks) int8_kerne
 
 template <class S>
 void launch_int8(cudaStream_t stream, const Product& p) {
-  static const bool allowed = (allow_shared(int8_kernel<S>, S::shared_bytes(S::kGroupsMax)), true);
-  (void)allowed;
-  const int32_t groups = S::kSplit ? segments_of(p.cols) : 1;
-  const LaunchShape shape{dim3(static_cast<uint32_t>(ceil_div(p.rows, S::kCols)),
-                               static_cast<uint32_t>(ceil_div(p.weight_rows, S::kRows))),
-                          dim3(static_cast<uint32_t>(groups * S::kGroupThreads)),
-                          static_cast<size_t>(S::shared_bytes(groups)), stream};
-  launch(int8_kernel<S>, shape, p);
+  launch_shape<S>(int8_kernel<S>, stream, p);
 }
 
 }  // namespace

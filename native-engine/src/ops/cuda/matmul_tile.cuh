@@ -1,6 +1,6 @@
 // What the tensor-core products share: rows of 16-byte chunks in shared memory that neither cp.async nor ldmatrix meets a bank
-// conflict in, and the fragments of both operands read from them. Owns the swizzle and
-// how segments become totals.
+// conflict in, and the fragments of both operands read from them. Owns the swizzle, how segments become totals, and the launch of a
+// shape.
 //
 // A tile is [rows][kChunks * 16 bytes], chunk c of row r in place of chunk c ^ f(r): any 8 consecutive rows have a chunk in 8
 // different groups of 4 banks, and so have the 8 chunks that 8 consecutive lanes write.
@@ -133,6 +133,20 @@ __device__ __forceinline__ void finish_split(const Product& p, const WarpSums<2,
     for (int32_t part = 0; part < threads / kWarpThreads; ++part) total += shared[(part * kRows + n) * kPartialStride + r];
     if (x_row + n < p.rows && weight_row + r < p.weight_rows) p.out[int64_t{x_row + n} * p.out_stride + weight_row + r] = total;
   }
+}
+
+// One thread block per kRows weight rows and kCols rows of x; a split shape has a group of threads per segment. `kernel` is that of
+// the shape S.
+template <class S>
+void launch_shape(void (*kernel)(Product), cudaStream_t stream, const Product& p) {
+  static const bool allowed = (allow_shared(kernel, S::shared_bytes(S::kGroupsMax)), true);
+  (void)allowed;
+  const int32_t groups = S::kSplit ? segments_of(p.cols) : 1;
+  const LaunchShape shape{dim3(static_cast<uint32_t>(ceil_div(p.rows, S::kCols)),
+                               static_cast<uint32_t>(ceil_div(p.weight_rows, S::kRows))),
+                          dim3(static_cast<uint32_t>(groups * S::kGroupThreads)),
+                          static_cast<size_t>(S::shared_bytes(groups)), stream};
+  launch(kernel, shape, p);
 }
 
 }  // namespace penstock::cuda
