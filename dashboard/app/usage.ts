@@ -63,7 +63,7 @@ export function labelOf(id: string, dimension: Dimension, names: Names | undefin
 }
 
 /** The beginning of a uuid: enough to tell apart what is on one screen. */
-export const shortId = (id: string): string => (id.length === 36 ? id.slice(0, 8) : id)
+const shortId = (id: string): string => (id.length === 36 ? id.slice(0, 8) : id)
 
 // ── Metrics ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
