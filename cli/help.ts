@@ -35,7 +35,7 @@ export function overview(commands: readonly Command[], path: readonly string[]):
   const head =
     path.length === 0
       ? [
-          'Penstock from the command line: everything that the dashboard does, for people, scripts and agents.',
+          'Penstock from the command line: administers a deployment and talks to its models, for people, scripts and agents.',
           '',
           '  penstock COMMAND [options]',
         ]
