@@ -4,6 +4,7 @@
 #include <numeric>
 #include <random>
 
+#include "model/sampler.h"
 #include "ops/cuda/attention_plan.h"
 #include "ops/cuda/pack.h"
 
@@ -300,7 +301,7 @@ void KernelCases::add_sampling(int32_t rows, bool greedy) {
   row.temperature = greedy ? 0.0f : 0.8f;
   row.top_p = greedy ? 1.0f : 0.95f;
   row.top_k = greedy ? 0 : 40;
-  row.min_p = greedy ? 0.0f : 0.05f;
+  row.log_weight_min = log_weight_min(greedy ? 0.0f : 0.05f);
   row.repetition_penalty = 1.0f;
   row.mask = -1;
   SampleArgs args{};

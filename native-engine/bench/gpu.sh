@@ -11,6 +11,9 @@ set -u
 [ -n "${OUT:-}" ] && OUT=$(realpath "$OUT")
 cd "$(dirname "$0")/.." || exit 1
 
+# Where a toolkit is that nobody has put on PATH.
+[ -d /usr/local/cuda/bin ] && PATH=$PATH:/usr/local/cuda/bin
+
 mode=${PENSTOCK_CUDA:-ON}
 limit=${PENSTOCK_GPU_SECONDS:-480}
 page=${OUT:-bench}/gpu-results.md
@@ -72,7 +75,6 @@ done
 if [ "$mode" = ON ]; then
   capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader -i 0 | tr -d '. \r')
   options+=(-DCMAKE_CUDA_ARCHITECTURES="${capability:-90}")
-  command -v nvcc >/dev/null || options+=(-DCMAKE_CUDA_COMPILER=/usr/local/cuda/bin/nvcc)
 fi
 command -v ninja >/dev/null && options+=(-G Ninja) && keep_going='-k 0'
 if command -v ccache >/dev/null; then
@@ -81,7 +83,14 @@ fi
 
 run_tests() {
   local name code summary
-  say '## Tests on the device' '' '| binary | tests | failed | skipped | s |' '| --- | ---: | ---: | ---: | ---: |'
+  say '## Tests on the device' ''
+  if [ "$with_tests" = no ]; then
+    say '**Skipped: GoogleTest is not here.** It is taken from the system (libgtest-dev), or from its sources in' \
+      '`PENSTOCK_GOOGLETEST`, `native-engine/build-cuda/googletest` or `/usr/src/googletest`.' ''
+    failed=1
+    return
+  fi
+  say '| binary | tests | failed | skipped | s |' '| --- | ---: | ---: | ---: | ---: |'
   for name in $test_names; do
     local begun=$SECONDS
     if [ ! -x "$build/$name" ]; then
@@ -134,6 +143,10 @@ run_sanitizers() {
     say 'Skipped: compute-sanitizer is not here.' ''
     return
   fi
+  if [ "$with_tests" = no ]; then
+    say 'Skipped: it runs the tests, which are not built.' ''
+    return
+  fi
   say '| tool | binary | result |' '| --- | --- | --- |'
   local tool until=$((SECONDS + 110)) pids=()
   [ "$until" -le "$limit" ] || until=$limit
@@ -184,8 +197,17 @@ $(nvcc --version 2>/dev/null | grep -oE 'V[0-9.]+' || echo 'nvcc not on PATH'), 
 
 test_names=$(find tests -name 'cuda_*_test.cc' -exec basename {} .cc \; | grep -E "$only" | sort | tr '\n' ' ')
 kernel_tests=$(tr ' ' '\n' <<<"$test_names" | grep -vE 'model|decoder|engine|serve|graph' | tr '\n' ' ')
+with_tests=yes
 step configure 60 cmake -S . -B "$build" "${options[@]}"
 code=$?
+if [ "$code" != 0 ] && grep -q 'GTest::' "$logs/configure.log"; then
+  echo 'GoogleTest is not here: tests are skipped.'
+  with_tests=no
+  test_names=
+  kernel_tests=
+  step configure 60 cmake -S . -B "$build" "${options[@]}" -DPENSTOCK_TESTS=OFF
+  code=$?
+fi
 outcome "$code" configure
 if [ "$code" = 0 ]; then
   # shellcheck disable=SC2086 # names without spaces, one target each

@@ -9,12 +9,14 @@
 #include "cuda_models.h"
 #include "family_models.h"
 #include "model/device_sampler.h"
+#include "ops/cuda/gemm.h"
 #include "story_goldens.h"
 
 namespace penstock {
 namespace {
 
 using namespace penstock::testing;
+using cuda::Gemm;
 
 // Greedy text of `count` tokens, the prompt in chunks of `chunk`.
 std::vector<int32_t> greedy(Runner& runner, const StoryGolden& golden, int32_t chunk, size_t count) {
@@ -146,7 +148,7 @@ TEST(CudaDecoder, PoolsAndSamplesInOneStepAsTheProcessorDoes) {
   for (size_t i = 0; i < theirs.size(); ++i) EXPECT_LT(error_of(ours[i], theirs[i]), 5e-4) << i;
 }
 
-// Where nothing is filtered, tokens are met in the same order on both: greedy, hot, penalised, biased and masked.
+// Greedy, hot, filtered, penalised, biased and masked.
 TEST(CudaDecoder, DrawsTheTokensThatTheProcessorWouldDraw) {
   const TempFile file(random_model(kSmallShape, TensorType::q8_0, TensorType::q8_0, true, 9));
   const auto runner = load_model(device_options(file.path()));
@@ -155,7 +157,7 @@ TEST(CudaDecoder, DrawsTheTokensThatTheProcessorWouldDraw) {
   for (int32_t i = 0; i < 4; ++i) sequences.push_back({i, 1, 1, table[i], true});
   std::vector<SamplingParams> params(4);
   params[0].temperature = 0;
-  params[1] = {.temperature = 1.3f, .seed = 5, .bias = {}};
+  params[1] = {.temperature = 1.3f, .top_p = 0.8f, .top_k = 20, .min_p = 0.01f, .seed = 5, .bias = {}};
   params[2] = {.temperature = 0.9f, .repetition_penalty = 1.3f, .presence_penalty = 0.5f, .frequency_penalty = 0.2f, .seed = 6,
                .bias = {{3, 2.0f}, {60, -1.0f}}};
   params[3] = {.temperature = 2.0f, .seed = 7, .bias = {}};
@@ -178,15 +180,6 @@ TEST(CudaDecoder, DrawsTheTokensThatTheProcessorWouldDraw) {
   }
 }
 
-TEST(CudaDecoder, NamesItsLayoutInTheFingerprint) {
-  const TempFile file(random_model(kSmallShape, TensorType::q8_0, TensorType::q8_0, true, 7));
-  LoadOptions options = device_options(file.path());
-  const std::string device = load_model(options)->info().kv_fingerprint;
-  EXPECT_NE(device, on_processor(options)->info().kv_fingerprint);
-  options.kv_type = KvType::bf16;
-  EXPECT_NE(device, load_model(options)->info().kv_fingerprint);
-}
-
 std::string refusal(const LoadOptions& options) {
   try {
     load_model(options);
@@ -194,6 +187,31 @@ std::string refusal(const LoadOptions& options) {
     return error.what();
   }
   return "";
+}
+
+TEST(CudaDecoder, MultipliesByALibraryOnlyWhereItIsAskedForAndThere) {
+  const TempFile file(random_model(kSmallShape, TensorType::f16, TensorType::f16, true, 8));
+  LoadOptions options = device_options(file.path());
+  options.step_tokens_max = 160;
+  const auto tokens = some_ids(150, 3);
+  const auto expected = logits_behind(*load_model(options), tokens, 160);
+  options.gemm = GemmChoice::automatic;
+  if (Gemm::has_library()) {
+    EXPECT_LT(error_of(logits_behind(*load_model(options), tokens, 160), expected), 1e-4);
+    return;
+  }
+  EXPECT_TRUE(same_bits(logits_behind(*load_model(options), tokens, 160), expected));
+  options.gemm = GemmChoice::cublaslt;
+  EXPECT_NE(refusal(options).find("without cuBLASLt"), std::string::npos) << refusal(options);
+}
+
+TEST(CudaDecoder, NamesItsLayoutInTheFingerprint) {
+  const TempFile file(random_model(kSmallShape, TensorType::q8_0, TensorType::q8_0, true, 7));
+  LoadOptions options = device_options(file.path());
+  const std::string device = load_model(options)->info().kv_fingerprint;
+  EXPECT_NE(device, on_processor(options)->info().kv_fingerprint);
+  options.kv_type = KvType::bf16;
+  EXPECT_NE(device, load_model(options)->info().kv_fingerprint);
 }
 
 TEST(CudaDecoder, RefusesWhatItCannotKeepOrCompute) {

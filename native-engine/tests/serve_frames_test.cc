@@ -133,6 +133,8 @@ TEST(Frames, ReadsReadyTokensAndStats) {
   EXPECT_EQ(ready.model_name, "SmolLM2 135M Ünïcode");
   EXPECT_EQ(ready.step_tokens_max, 512u);
   EXPECT_EQ(ready.memory_bytes_per_second_max, 20'000'000'000u);
+  EXPECT_EQ(ready.mac_type, MacType::int8);
+  EXPECT_EQ(ready.macs_per_second_max, 150'000'000'000u);
   const auto tokens = golden_frame<frame::Tokens>(0);
   ASSERT_EQ(tokens.tokens.size(), 2u);
   EXPECT_EQ(tokens.tokens[1].id, 10u);
@@ -141,6 +143,8 @@ TEST(Frames, ReadsReadyTokensAndStats) {
   const auto stats = golden_frame<frame::Stats>(0);
   EXPECT_EQ(stats.decode_kv_tokens, 300u);
   EXPECT_EQ(stats.memory_bytes_per_second, 8e9f);
+  EXPECT_EQ(stats.macs_per_second, 34359738368.0f);
+  EXPECT_EQ(stats.busy_share, 0.75f);
 }
 
 TEST(Frames, ReadsWhatIsSaidOfKAndVThatMove) {

@@ -3,6 +3,8 @@
 
 #include <limits>
 
+#include "model/step_work.h"
+#include "ops/arithmetic.h"
 #include "serve/log.h"
 #include "serve/mailbox.h"
 #include "serve/meter.h"
@@ -83,6 +85,9 @@ TEST(Options, NameTheArgumentThatIsWrong) {
             "--device-memory-mib needs a whole number from 1 to 1048576");
   EXPECT_EQ(error_of({"--model", "m", "--socket", "s", "--device-memory-mib", "64"}),
             "--device-memory-mib is for --device cuda");
+  EXPECT_EQ(error_of({"--model", "m", "--socket", "s", "--device=cuda", "--gemm", "cublas"}),
+            "--gemm needs own, cublaslt or auto");
+  EXPECT_EQ(error_of({"--model", "m", "--socket", "s", "--gemm=auto"}), "--gemm is for --device cuda");
   EXPECT_EQ(error_of({"--modell", "m"}), "unknown option --modell");
   EXPECT_EQ(error_of({"model.gguf"}), "unexpected argument model.gguf");
 }
@@ -97,6 +102,9 @@ TEST(Options, NameTheDeviceAndWhatItMayUse) {
   const Options second = device_of({"--device=cuda:1", "--device-memory-mib=4096", "--kv-type=bf16"});
   EXPECT_EQ(second.device.name(), "cuda:1");
   EXPECT_EQ(second.device_memory_mib, 4096);
+  EXPECT_EQ(second.gemm, GemmChoice::own);
+  EXPECT_EQ(device_of({"--device=cuda", "--gemm=auto"}).gemm, GemmChoice::automatic);
+  EXPECT_EQ(device_of({"--device=cuda", "--gemm=cublaslt"}).gemm, GemmChoice::cublaslt);
   EXPECT_EQ(second.kv_type, KvType::bf16);
 }
 
@@ -253,7 +261,9 @@ TEST(Meter, KnowsNothingBeforeTheFirstStep) {
   const Meter meter;
   EXPECT_EQ(meter.prefill_tokens_per_second(), 0.0f);
   EXPECT_EQ(meter.decode_tokens_per_second(), 0.0f);
-  EXPECT_EQ(meter.memory_bytes_per_second(), 0.0f);
+  EXPECT_EQ(meter.memory_bytes_per_second(0), 0.0f);
+  EXPECT_EQ(meter.macs_per_second(0), 0.0f);
+  EXPECT_EQ(meter.busy_share(1), 0.0f);
 }
 
 TEST(Meter, GivesTheRateOfSteadySteps) {
@@ -261,8 +271,65 @@ TEST(Meter, GivesTheRateOfSteadySteps) {
   for (int i = 0; i < 100; ++i)
     meter.record({.seconds = 0.1, .prefill_tokens = 0, .decode_tokens = 4, .memory_bytes = 1e9});
   EXPECT_NEAR(meter.decode_tokens_per_second(), 40.0f, 0.01f);
-  EXPECT_NEAR(meter.memory_bytes_per_second(), 1e10f, 1e6f);
+  EXPECT_NEAR(meter.memory_bytes_per_second(0), 1e10f, 1e6f);
   EXPECT_EQ(meter.prefill_tokens_per_second(), 0.0f);
+}
+
+TEST(Meter, MeasuresMemoryWhereOnlyDecodingRunsAndArithmeticWherePromptsDo) {
+  Meter meter;
+  meter.record({.seconds = 0.1, .prefill_tokens = 0, .decode_tokens = 1, .memory_bytes = 1e9, .macs = 1e9, .ended_at = 1});
+  EXPECT_EQ(meter.macs_per_second(1), 0.0f);
+  meter.record({.seconds = 1.0, .prefill_tokens = 64, .decode_tokens = 1, .memory_bytes = 1e9, .macs = 3e10, .ended_at = 2});
+  EXPECT_NEAR(meter.memory_bytes_per_second(2), 1e10f, 1e6f);
+  EXPECT_NEAR(meter.macs_per_second(2), 3e10f, 1e6f);
+}
+
+TEST(Meter, ForgetsWhatIsLongOver) {
+  Meter meter;
+  meter.record({.seconds = 0.1, .prefill_tokens = 0, .decode_tokens = 1, .memory_bytes = 1e9, .ended_at = 100});
+  EXPECT_GT(meter.memory_bytes_per_second(109), 0.0f);
+  EXPECT_EQ(meter.memory_bytes_per_second(111), 0.0f);
+  EXPECT_GT(meter.decode_tokens_per_second(), 0.0f) << "routing goes on by it";
+}
+
+TEST(Meter, KnowsHowMuchOfTheTimeItStepped) {
+  Meter meter;
+  for (int i = 1; i <= 100; ++i)
+    meter.record({.seconds = 0.05, .prefill_tokens = 0, .decode_tokens = 1, .memory_bytes = 0, .ended_at = i * 0.2});
+  EXPECT_NEAR(meter.busy_share(20), 0.25f, 0.02f);
+  EXPECT_LT(meter.busy_share(40), 0.01f);
+  EXPECT_LE(meter.busy_share(20), 1.0f);
+}
+
+// --- Work of a step ---
+
+TEST(StepWork, CountsRowsPairsAndLogits) {
+  const StepWork work{.type = MacType::int8,
+                      .row_macs = 1000,
+                      .read_row_macs = 100,
+                      .logits_row_macs = 10,
+                      .pair_macs = 1,
+                      .read_pair_macs = 0.5,
+                      .window_tokens = 0};
+  // Rows at positions 4, 5 and 6 see 5, 6 and 7 positions; one at position 9 sees ten, and is read.
+  const std::vector<StepSequence> sequences{
+      {.first_row = 0, .rows = 3, .kv_tokens = 7, .block_table = {}, .wants_logits = false},
+      {.first_row = 3, .rows = 1, .kv_tokens = 10, .block_table = {}, .wants_logits = true},
+  };
+  EXPECT_DOUBLE_EQ(step_macs(work, sequences), 4 * 1000 + 18 + 10 + 100 + 10 + 5);
+  StepWork window = work;
+  window.window_tokens = 4;
+  EXPECT_DOUBLE_EQ(step_macs(window, sequences), 4 * 1000 + 12 + 4 + 100 + 10 + 2);
+  EXPECT_EQ(step_macs(StepWork{}, sequences), 0);
+}
+
+TEST(Arithmetic, IsMeasuredQuicklyAndGrowsWithWhatIsKnown) {
+  EXPECT_EQ(measure_mac_rate(1, MacType::unknown), 0u);
+  const uint64_t f32 = measure_mac_rate(1, MacType::f32), int8 = measure_mac_rate(1, MacType::int8);
+  // None where the processor has not the instructions; else more than any of the last ten years would do at its slowest.
+  EXPECT_EQ(f32 == 0, int8 == 0);
+  EXPECT_TRUE(f32 == 0 || f32 > 100'000'000u) << f32;
+  EXPECT_TRUE(int8 == 0 || int8 > 100'000'000u) << int8;
 }
 
 TEST(Meter, ChargesPrefillItsShareOfAMixedStepAndMeasuresDecodeWhereItIsAlone) {

@@ -285,7 +285,7 @@ TEST_F(Serving, RefusesASecondConnectionAndKeepsTheFirst) {
 }
 
 struct Breach {
-  const char* reason;
+  std::string reason;
   std::vector<Frame> frames;
 };
 
@@ -294,7 +294,7 @@ TEST_F(Serving, ClosesAConnectionThatBreaksTheProtocolAndServesTheNext) {
   const Breach breaches[] = {
       {"the first frame must be HELLO", {frame::Ping{1}}},
       {"HELLO came twice", {frame::Hello{kEngineProtocol}, frame::Hello{kEngineProtocol}}},
-      {"protocol 9 is not spoken here, only 3", {frame::Hello{9}}},
+      {"protocol 9 is not spoken here, only " + std::to_string(kEngineProtocol), {frame::Hello{9}}},
       {"a frame that only an engine sends", {frame::Hello{kEngineProtocol}, frame::Pong{1}}},
   };
   for (const Breach& breach : breaches) {

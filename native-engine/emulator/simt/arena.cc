@@ -9,14 +9,14 @@
 #include <cstring>
 
 #include "simt/fiber.h"
+#include "simt/pages.h"
 #include "simt/poison.h"
 #include "simt/report.h"
 #include "simt/symbols.h"
 
 namespace simt {
 namespace {
-constexpr size_t kPageBytes = 4096;
-constexpr size_t kAlignment = 256;  // what cudaMalloc promises
+constexpr size_t kDeviceAlignment = 256;  // what cudaMalloc promises
 // Addresses, not memory. More than any test allocates in its life, so that freed ones are not used again.
 constexpr size_t kRangeBytes = size_t{SIMT_TSAN ? 8 : 256} << 30;
 // Larger allocations are pools of an engine; filling them would make all of their pages real.
@@ -27,7 +27,6 @@ constexpr size_t kFrontBytes = 64;
 // Of what was freed, the newest are remembered for reports.
 constexpr size_t kFreedMax = 4096;
 
-size_t round_up(size_t bytes, size_t to) { return (bytes + to - 1) / to * to; }
 size_t rounded(const Allocation& a) { return static_cast<size_t>(a.mapped + a.mapped_bytes - a.data); }
 
 // How often this thread has the arena open; with keys that is all there is to know.
@@ -81,7 +80,7 @@ void Arena::map(std::byte* at, size_t bytes) {
 }
 
 std::byte* Arena::allocate(size_t bytes, Residence residence, int device) {
-  const size_t padded = round_up(bytes == 0 ? 1 : bytes, kAlignment);
+  const size_t padded = round_up(bytes == 0 ? 1 : bytes, kDeviceAlignment);
   const size_t mapped_bytes = round_up(padded, kPageBytes);
   Allocation made{};
   if (residence == Residence::pinned) {

@@ -8,6 +8,8 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "simt/pages.h"
+
 #if SIMT_ASAN
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
@@ -64,7 +66,6 @@ simt_switch_stack:
 
 namespace simt {
 namespace {
-constexpr size_t kPageBytes = 4096;
 // The fiber that a new one was started for, and the one left just now: handed over in the switch.
 constinit thread_local Fiber* entered = nullptr;
 #if SIMT_ASAN

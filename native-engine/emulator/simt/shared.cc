@@ -8,21 +8,19 @@
 #include <cstring>
 
 #include "simt/block.h"
+#include "simt/pages.h"
 #include "simt/poison.h"
 #include "simt/report.h"
 
 namespace simt {
 namespace {
-constexpr size_t kPageBytes = 4096;
-constexpr size_t kAlignment = 16;
+constexpr size_t kSharedAlignment = 16;
 // Between arrays: an access a little beside one lands here.
 constexpr size_t kGapBytes = 64;
 // The 48 KB that a kernel may declare, and gaps for more arrays than any kernel has.
 constexpr size_t kStaticAreaBytes = kStaticSharedBytesMax + 6 * kPageBytes;
 constexpr size_t kDynamicAreaBytes = (kSharedBytesMax + kPageBytes - 1) / kPageBytes * kPageBytes;
 constexpr size_t kMemoryBytes = kPageBytes + kStaticAreaBytes + kPageBytes + kDynamicAreaBytes + kPageBytes;
-
-constexpr size_t round_up(size_t bytes, size_t to) { return (bytes + to - 1) / to * to; }
 
 // For ThreadSanitizer not even memset may be seen: the filling is no access of a thread.
 void fill(std::byte* at, size_t bytes) {
@@ -70,7 +68,7 @@ void SharedMemory::begin_block(size_t dynamic_bytes) {
   // It ends where the page that cannot be touched begins, but for the last bytes of 16.
   SIMT_UNPOISON(dynamic_end_ - kDynamicAreaBytes, kDynamicAreaBytes);
   dynamic_bytes_ = dynamic_bytes;
-  dynamic_ = dynamic_end_ - round_up(dynamic_bytes, kAlignment);
+  dynamic_ = dynamic_end_ - round_up(dynamic_bytes, kSharedAlignment);
   fill(dynamic_, static_cast<size_t>(dynamic_end_ - dynamic_));
   // In front of it a page can be read: it has the same poison, and is looked at when the block ends.
   fill(dynamic_ - kGapBytes, kGapBytes);
@@ -109,7 +107,7 @@ std::byte* SharedMemory::at(SharedSite& site) {
   if (slot >= by_number_.size()) by_number_.resize(slot + 1, nullptr);
   if (by_number_[slot] != nullptr) return by_number_[slot];
 
-  declared_bytes_ = round_up(declared_bytes_, kAlignment) + site.bytes;
+  declared_bytes_ = round_up(declared_bytes_, kSharedAlignment) + site.bytes;
   const Kernel& kernel = *current_block->kernel();
   if (declared_bytes_ > kStaticSharedBytesMax)
     fail(Fault::shared_limit, "with %s (%s:%u) the kernel declares %zu bytes of shared memory, of at most %zu", site.name,
@@ -119,7 +117,7 @@ std::byte* SharedMemory::at(SharedSite& site) {
     fail(Fault::shared_limit, "%zu bytes of shared arrays and %zu of dynamic shared memory are more than %zu",
          declared_bytes_, dynamic_bytes_, limit);
   const size_t offset = static_bytes_;
-  static_bytes_ = round_up(offset + site.bytes + kGapBytes, kAlignment);
+  static_bytes_ = round_up(offset + site.bytes + kGapBytes, kSharedAlignment);
   if (static_bytes_ > kStaticAreaBytes)
     fail(Fault::shared_limit, "a kernel with so many shared arrays has no room in the emulator");
   std::byte* const address = static_ + offset;

@@ -1,6 +1,9 @@
 #include "simt/stream.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <cstdlib>
 
 #include "simt/report.h"
 
@@ -27,6 +30,8 @@ bool stays(cudaError_t error) {
 }  // namespace
 
 cudaError_t Runtime::begin_call() {
+  static const char* const lost_when = std::getenv("SIMT_LOST_WHEN");
+  if (lost_when != nullptr && access(lost_when, F_OK) == 0) sticky = cudaErrorIllegalAddress;
   if (sticky != cudaSuccess) return sticky;
   if (!injected) return cudaSuccess;
   if (injected->second > 0) {

@@ -42,7 +42,8 @@ Decoder::Decoder(Config config, Weights weights, const Kernels& kernels, const K
             .kv_fingerprint = kv_fingerprint(config_, weights_.identity, kv_shape),
             .weight_bytes = weights_.step_bytes,
             .kv_bytes_per_token = kv_shape.bytes_per_token(),
-            .embedding_dims = config_.dim},
+            .embedding_dims = config_.dim,
+            .work = step_work(config_, weights_)},
       normed_(std::max(limits.step_tokens, limits.step_sequences), config_.dim),
       inner_(limits.step_tokens, std::max(config_.q_dim(), config_.ffn_dim)) {
   const auto rows = static_cast<size_t>(limits.step_tokens);

@@ -16,6 +16,12 @@ struct Device {
   std::string name() const { return kind == DeviceKind::cpu ? "cpu" : "cuda:" + std::to_string(index); }
 };
 
+// Who multiplies on a GPU.
+//   own        our kernels: a row has the same bits in any company
+//   cublaslt   NVIDIA's library for large products of prompts with f16 and bf16 weights; refused by an engine without it
+//   automatic  the library where the engine has it, else our kernels
+enum class GemmChoice : uint8_t { own, cublaslt, automatic };
+
 // The device computes nothing more for this process: a kernel went astray, its memory is damaged, it fell off the bus. What is
 // in its memory is lost, and only a new process can use it again.
 class DeviceFailure : public std::runtime_error {

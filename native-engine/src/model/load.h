@@ -40,6 +40,7 @@ struct LoadOptions {
   // What may be taken of a device's memory, for everything. Absent: most of what is free. K and V get what weights and scratch
   // leave, unless blocks_total says how many blocks there are.
   std::optional<int64_t> device_bytes_max;
+  GemmChoice gemm = GemmChoice::own;  // on a device
   bool device_graphs = true;    // off: for comparisons, and for tools that cannot look into graphs
   DeviceLoad cuda = nullptr;  // nullptr: this build has no CUDA
   // Called from the loading thread as weights are prepared, at least at 0 and at the end.

@@ -46,12 +46,12 @@ void scan_whole_blocks(const float* x, size_t blocks, float* maxima, int32_t* re
 
 // x [kScanBlock] → the sum of its weights.
 PENSTOCK_VECTOR_CLONES
-float block_weights(const float* x, float largest, float inverse_temperature, float cut) {
-  float lanes[kLanes] = {};
+double block_weights(const float* x, TokenWeights weight, float cut) {
+  double lanes[kLanes] = {};
   for (size_t i = 0; i < kScanBlock; i += kLanes) {
     for (size_t lane = 0; lane < kLanes; ++lane) {
-      const float weight = token_weight(x[i + lane], largest, inverse_temperature);
-      lanes[lane] += x[i + lane] >= cut ? weight : 0.0f;
+      const float one = weight(x[i + lane]);
+      lanes[lane] += double{x[i + lane] >= cut ? one : 0.0f};
     }
   }
   for (size_t width = kLanes / 2; width > 0; width /= 2) {
@@ -77,25 +77,25 @@ LogitScan scan_logits(std::span<const float> logits, std::span<float> maxima) {
   return {*std::max_element(maxima.begin(), maxima.end()), refused == 0};
 }
 
-double sum_weights(std::span<const float> logits, std::span<const float> maxima, float largest,
-                   float inverse_temperature, float cut, std::span<float> sums) {
+double sum_weights(std::span<const float> logits, std::span<const float> maxima, const TokenWeights& weight, float cut,
+                   std::span<double> sums) {
   double total = 0;
   const size_t whole = logits.size() / kScanBlock;
   for (size_t block = 0; block < maxima.size(); ++block) {
-    float sum = 0;
+    double sum = 0;
     if (maxima[block] >= cut) {
       const float* x = logits.data() + block * kScanBlock;
       if (block < whole) {
-        sum = block_weights(x, largest, inverse_temperature, cut);
+        sum = block_weights(x, weight, cut);
       } else {
         float padded[kScanBlock];
         std::fill_n(padded, kScanBlock, kLowest);
         std::copy(x, logits.data() + logits.size(), padded);
-        sum = block_weights(padded, largest, inverse_temperature, cut);
+        sum = block_weights(padded, weight, cut);
       }
     }
     sums[block] = sum;
-    total += double{sum};
+    total += sum;
   }
   return total;
 }

@@ -8,6 +8,7 @@
 
 #include "kv/view.h"
 #include "model/batch.h"
+#include "model/step_work.h"
 
 namespace penstock {
 
@@ -24,6 +25,7 @@ struct RunnerInfo {
   int64_t weight_bytes;        // read once per decode step
   int64_t kv_bytes_per_token;
   int32_t embedding_dims;  // width of StepSequence::pooled
+  StepWork work = {};      // unknown unless the runner tells
 };
 
 class Runner {

@@ -13,26 +13,15 @@ namespace penstock {
 namespace {
 
 constexpr float kNever = -std::numeric_limits<float>::infinity();
-// In the logarithm of a weight: what is below is not drawn. 2^-53 is e^-36.7.
+// In the logarithm of a weight: what is below is not looked at. It is 0 in weights of any vocabulary's scale; 2^-53 is e^-36.7.
 constexpr double kLogWeightMin = -40;
+// For log-probabilities nothing is rounded: the smallest weight that is not 0 times this is a whole number's size, the largest a float.
+constexpr float kUnroundedScale = 0x1p100f;
 // For top-p: how many of the likeliest blocks are looked at first. Text is mostly decided by them.
 constexpr size_t kBlocksFirst = 64;
 // Where that is not enough, weights (by their logarithms) at which the mass above is measured: a pass over the whole
 // vocabulary costs a tenth of looking at each of its tokens as a candidate.
 constexpr double kLogWeightSteps[] = {-3, -5, -7, -9, -12, -16};
-
-uint64_t mix(uint64_t x) {  // the finaliser of splitmix64
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
-  return x ^ (x >> 31);
-}
-
-// In [0, 1), 53 bits. Counter based: no state to carry, so a sequence replayed from its tokens draws the same numbers.
-double uniform(uint64_t seed, uint64_t index) {
-  constexpr uint64_t kGolden = 0x9E3779B97F4A7C15u;
-  const uint64_t stream = mix(seed + kGolden);
-  return static_cast<double>(mix(stream + (index + 1) * kGolden) >> 11) * 0x1p-53;
-}
 
 void check_params(const SamplingParams& p) {
   const auto require = [](bool holds, const char* rule) {
@@ -134,6 +123,10 @@ float cut_at(float largest, double log_weight, float temperature) {
 
 }  // namespace
 
+double log_weight_min(float min_p) {
+  return min_p > 0 ? std::max(std::log(double{min_p}), kLogWeightMin) : kLogWeightMin;
+}
+
 // Most likely first, the lower id first among equals: a total order, so every partial sort gives the same prefix.
 bool Sampler::before(const Candidate& a, const Candidate& b) {
   return a.logit != b.logit ? a.logit > b.logit : a.token < b.token;
@@ -145,9 +138,9 @@ bool Sampler::before(const Candidate& a, const Candidate& b) {
 void Sampler::gather(std::span<const float> logits, size_t count, float cut) {
   float threshold = cut;
   if (count < maxima_.size()) {
-    sums_.assign(maxima_.begin(), maxima_.end());
-    const auto nth = sums_.begin() + static_cast<int64_t>(count) - 1;
-    std::nth_element(sums_.begin(), nth, sums_.end(), std::greater<>());
+    selected_.assign(maxima_.begin(), maxima_.end());
+    const auto nth = selected_.begin() + static_cast<int64_t>(count) - 1;
+    std::nth_element(selected_.begin(), nth, selected_.end(), std::greater<>());
     threshold = std::max(cut, *nth);
   }
   candidates_.clear();
@@ -160,9 +153,8 @@ void Sampler::gather(std::span<const float> logits, size_t count, float cut) {
   }
 }
 
-void Sampler::weigh(float largest, float inverse_temperature) {
-  for (Candidate& candidate : candidates_)
-    candidate.weight = token_weight(candidate.logit, largest, inverse_temperature);
+void Sampler::weigh(const TokenWeights& weight) {
+  for (Candidate& candidate : candidates_) candidate.weight = weight(candidate.logit);
 }
 
 void Sampler::keep_most_likely(size_t count) {
@@ -207,89 +199,92 @@ void Sampler::keep_mass(double mass) {
 }
 
 // Leaves as candidates the shortest prefix of the logits >= cut that holds the mass.
-void Sampler::gather_mass(std::span<const float> logits, double mass, float cut, float largest, float temperature,
-                          float inverse_temperature) {
+void Sampler::gather_mass(std::span<const float> logits, double mass, float cut, float temperature, const TokenWeights& weight) {
   gather(logits, kBlocksFirst, cut);
-  weigh(largest, inverse_temperature);
-  double held = 0;
-  for (const Candidate& candidate : candidates_) held += double{candidate.weight};
-  if (held < mass && kBlocksFirst < maxima_.size()) {
+  weigh(weight);
+  if (candidates_mass() < mass && kBlocksFirst < maxima_.size()) {
     float lowest = cut;
     for (const double log_weight : kLogWeightSteps) {
-      const float step = cut_at(largest, log_weight, temperature);
+      const float step = cut_at(weight.largest, log_weight, temperature);
       if (step <= cut) break;
-      if (sum_weights(logits, maxima_, largest, inverse_temperature, step, sums_) < mass) continue;
+      if (sum_weights(logits, maxima_, weight, step, sums_) < mass) continue;
       lowest = step;
       break;
     }
     gather(logits, logits.size(), lowest);
-    weigh(largest, inverse_temperature);
+    weigh(weight);
   }
   keep_mass(mass);
 }
 
-// The first of the candidates whose cumulative weight exceeds u * total.
-int32_t Sampler::draw_candidate(double u) const {
-  double total = 0;
-  for (const Candidate& candidate : candidates_) total += double{candidate.weight};
-  const double target = u * total;
-  double sum = 0;
-  int32_t possible = candidates_.front().token;
-  for (const Candidate& candidate : candidates_) {
-    sum += double{candidate.weight};
-    if (candidate.weight > 0) possible = candidate.token;
-    if (sum > target) return candidate.token;
-  }
-  return possible;  // rounding left the target above the sum
+double Sampler::candidates_mass() const {
+  double mass = 0;
+  for (const Candidate& candidate : candidates_) mass += double{candidate.weight};
+  return mass;
 }
 
-// The same over the whole vocabulary in order of ids, by the sums of its blocks.
-int32_t Sampler::draw_block(std::span<const float> logits, float largest, float inverse_temperature, float cut,
-                            double total, double u) const {
+// Draws from the candidates. They are all that is not behind the last of them: every logit above its logit, and of equal ones those
+// up to its id. So a pass over the blocks that have any takes the place of sorting them by id.
+int32_t Sampler::draw_candidate(std::span<const float> logits, const TokenWeights& weight, double u) {
+  const Candidate last = candidates_.back();
+  const size_t block = static_cast<size_t>(last.token) / kScanBlock, begin = block * kScanBlock;
+  const size_t end = std::min(logits.size(), begin + kScanBlock);
+  const float above = std::nextafter(last.logit, std::numeric_limits<float>::infinity());
+  const std::span maxima(maxima_);
+  const std::span sums(sums_);
+  double total = sum_weights(logits.first(begin), maxima.first(block), weight, last.logit, sums.first(block));
+  sums_[block] = 0;
+  for (size_t i = begin; i < end; ++i) {
+    if (logits[i] >= (static_cast<int32_t>(i) <= last.token ? last.logit : above)) sums_[block] += double{weight(logits[i])};
+  }
+  total += sums_[block];
+  if (end < logits.size())
+    total += sum_weights(logits.subspan(end), maxima.subspan(block + 1), weight, above, sums.subspan(block + 1));
+  return draw_block(logits, weight, last, total, u);
+}
+
+// The first token, in order of ids and of those not behind `last`, whose cumulative weight exceeds u * total; by the sums of blocks.
+int32_t Sampler::draw_block(std::span<const float> logits, const TokenWeights& weight, const Candidate& last, double total,
+                            double u) const {
   const double target = u * total;
   double sum = 0;
   size_t block = 0;
   size_t possible_block = 0;
   for (; block < sums_.size(); ++block) {
     if (sums_[block] > 0) possible_block = block;
-    if (sum + double{sums_[block]} > target) break;
-    sum += double{sums_[block]};
+    if (sum + sums_[block] > target) break;
+    sum += sums_[block];
   }
-  if (block == sums_.size()) block = possible_block;
+  if (block == sums_.size()) block = possible_block;  // rounding left the target at the sum
   int32_t possible = -1;
   const size_t end = std::min(logits.size(), (block + 1) * kScanBlock);
   for (size_t i = block * kScanBlock; i < end; ++i) {
-    if (!(logits[i] >= cut)) continue;
-    const double weight = double{token_weight(logits[i], largest, inverse_temperature)};
-    if (weight <= 0) continue;
-    possible = static_cast<int32_t>(i);
-    sum += weight;
+    const auto token = static_cast<int32_t>(i);
+    if (!(logits[i] >= last.logit) || (logits[i] == last.logit && token > last.token)) continue;
+    const double one = double{weight(logits[i])};
+    if (one <= 0) continue;
+    possible = token;
+    sum += one;
     if (sum > target) break;
   }
   return possible;
 }
 
 int32_t Sampler::draw(std::span<const float> logits, const SamplingParams& p, float largest, double u) {
-  // Finite, so that 0 times it is 0: a tiny temperature leads to the likeliest token and never to a NaN.
-  const float inverse_temperature = std::min(1.0f / p.temperature, std::numeric_limits<float>::max());
-  const double log_min_p = p.min_p > 0 ? std::log(double{p.min_p}) : kLogWeightMin;
-  const float cut = cut_at(largest, std::max(log_min_p, kLogWeightMin), p.temperature);
+  const TokenWeights weight{largest, TokenWeights::inverse(p.temperature), weight_scale(static_cast<int32_t>(logits.size()))};
+  const float cut = cut_at(largest, log_weight_min(p.min_p), p.temperature);
   const auto top_k = static_cast<size_t>(p.top_k);
   if (top_k > 0 && top_k < logits.size()) {
     gather(logits, top_k, cut);
     keep_most_likely(top_k);
-    weigh(largest, inverse_temperature);
-    if (p.top_p < 1) {
-      double total = 0;
-      for (const Candidate& candidate : candidates_) total += double{candidate.weight};
-      keep_mass(double{p.top_p} * total);
-    }
-    return draw_candidate(u);
+    weigh(weight);
+    if (p.top_p < 1) keep_mass(double{p.top_p} * candidates_mass());
+    return draw_candidate(logits, weight, u);
   }
-  const double total = sum_weights(logits, maxima_, largest, inverse_temperature, cut, sums_);
-  if (p.top_p >= 1) return draw_block(logits, largest, inverse_temperature, cut, total, u);
-  gather_mass(logits, double{p.top_p} * total, cut, largest, p.temperature, inverse_temperature);
-  return draw_candidate(u);
+  const double total = sum_weights(logits, maxima_, weight, cut, sums_);
+  if (p.top_p >= 1) return draw_block(logits, weight, {cut, 0, std::numeric_limits<int32_t>::max()}, total, u);
+  gather_mass(logits, double{p.top_p} * total, cut, p.temperature, weight);
+  return draw_candidate(logits, weight, u);
 }
 
 void Sampler::find_alternatives(std::span<const float> logits, size_t count, double normalizer,
@@ -317,8 +312,9 @@ Sampled Sampler::sample(std::span<float> logits, const SamplingParams& params, s
   // Before a mask hides it, so that a failed computation never passes for a draw.
   if (with_logprobs || !mask.empty() || !changed) scan = checked_scan(logits, maxima_, "before sampling");
   if (with_logprobs) {
-    normalizer = double{scan.largest} + std::log(sum_weights(logits, maxima_, scan.largest, 1.0f,
-                                                             std::numeric_limits<float>::lowest(), sums_));
+    const TokenWeights unrounded{scan.largest, 1.0f, kUnroundedScale};
+    const double total = sum_weights(logits, maxima_, unrounded, std::numeric_limits<float>::lowest(), sums_);
+    normalizer = double{scan.largest} + std::log(total / double{kUnroundedScale});
     find_alternatives(logits, static_cast<size_t>(params.logprobs_top), normalizer, sampled.top);
     if (changed) raw_.assign(logits.begin(), logits.end());
   }
@@ -330,7 +326,7 @@ Sampled Sampler::sample(std::span<float> logits, const SamplingParams& params, s
     scan = checked_scan(logits, maxima_, "after mask, bias and penalties");
   }
   sampled.token = params.temperature == 0 ? greedy(logits, maxima_, scan.largest)
-                                          : draw(logits, params, scan.largest, uniform(params.seed, output.size()));
+                                          : draw(logits, params, scan.largest, uniform_number(params.seed, output.size()));
   if (with_logprobs) {
     const float raw = changed ? raw_[static_cast<size_t>(sampled.token)] : logits[static_cast<size_t>(sampled.token)];
     sampled.logprob = static_cast<float>(double{raw} - normalizer);

@@ -7,6 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include "ops/token_weights.h"
+
 namespace penstock {
 
 struct SamplingParams {
@@ -40,6 +42,9 @@ class SamplingError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// Of a token that min-p keeps: the least logarithm of its weight relative to the likeliest token's.
+double log_weight_min(float min_p);
+
 // Reusable scratch for one thread; sample() allocates only when a vocabulary is larger than any before, and for the
 // alternatives of log-probabilities.
 class Sampler {
@@ -51,8 +56,9 @@ class Sampler {
   //
   // Order, that of vLLM's V1 sampler: log-probabilities of the logits as given; mask; bias; repetition, then frequency
   // and presence penalty; temperature; min-p; top-k; top-p over what min-p and top-k left; draw. Temperature 0 takes
-  // the largest logit after the penalties. Wherever tokens are equally likely the lower id comes first. A token less
-  // likely than e^-40 of the likeliest is never drawn: the random number's 53 bits do not resolve it.
+  // the largest logit after the penalties. Wherever tokens are equally likely the lower id comes first. The draw walks what
+  // is left in order of ids. Weights are whole numbers (ops/token_weights.h): a token less likely than about 2^-36 of the
+  // likeliest is never drawn, and a device that follows the same rules draws the same token from the same logits.
   Sampled sample(std::span<float> logits, const SamplingParams& params, std::span<const int32_t> prompt,
                  std::span<const int32_t> output, std::span<const uint32_t> mask = {});
 
@@ -67,18 +73,19 @@ class Sampler {
   void find_alternatives(std::span<const float> logits, size_t count, double normalizer,
                          std::vector<TokenLogprob>& top);
   void gather(std::span<const float> logits, size_t count, float cut);
-  void weigh(float largest, float inverse_temperature);
+  void weigh(const TokenWeights& weight);
   void keep_most_likely(size_t count);
   void keep_mass(double mass);
-  void gather_mass(std::span<const float> logits, double mass, float cut, float largest, float temperature,
-                   float inverse_temperature);
+  void gather_mass(std::span<const float> logits, double mass, float cut, float temperature, const TokenWeights& weight);
+  double candidates_mass() const;
   int32_t draw(std::span<const float> logits, const SamplingParams& params, float largest, double u);
-  int32_t draw_candidate(double u) const;
-  int32_t draw_block(std::span<const float> logits, float largest, float inverse_temperature, float cut, double total,
+  int32_t draw_candidate(std::span<const float> logits, const TokenWeights& weight, double u);
+  int32_t draw_block(std::span<const float> logits, const TokenWeights& weight, const Candidate& last, double total,
                      double u) const;
 
   std::vector<float> maxima_;  // [blocks] largest logit of each block, see logit_scan.h
-  std::vector<float> sums_;    // [blocks] scratch: weights of each block, or maxima to select from
+  std::vector<double> sums_;   // [blocks] scratch: weights of each block
+  std::vector<float> selected_;  // [blocks] scratch: maxima to select from
   std::vector<Candidate> candidates_;
   std::vector<int32_t> counts_;  // [vocab_size] all 0 between calls
   std::vector<float> raw_;       // [vocab_size] the logits as given, kept while log-probabilities are wanted

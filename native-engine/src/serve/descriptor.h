@@ -57,7 +57,7 @@ class WakePipe {
     const int saved_errno = errno;
     const char byte = 0;
     // A full pipe wakes as well as one byte more would.
-    [[maybe_unused]] const ssize_t written = write(write_.get(), &byte, 1);
+    [[maybe_unused]] const ssize_t written = ::write(write_.get(), &byte, 1);
     errno = saved_errno;
   }
   void drain() const noexcept {

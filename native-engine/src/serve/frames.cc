@@ -11,7 +11,7 @@
 namespace penstock {
 namespace {
 
-constexpr uint8_t kFrameVersion = 3;
+constexpr uint8_t kFrameVersion = 4;
 
 enum FrameType : uint8_t {
   kHello = 1,
@@ -111,6 +111,8 @@ FrameType write(FrameWriter& w, const frame::Ready& f) {
   for (const uint32_t value : {f.sequences_max, f.step_tokens_max, f.threads}) w.u32(value);
   w.str(f.kv_fingerprint);
   w.u64(f.memory_bytes_per_second_max);
+  w.u8(static_cast<uint8_t>(f.mac_type));
+  w.u64(f.macs_per_second_max);
   w.u32(f.embedding_dims);
   w.u32(f.grammars ? kFeatureGrammars : 0);
   w.str(f.kv_address);
@@ -143,7 +145,8 @@ FrameType write(FrameWriter& w, const frame::Stats& f) {
   w.u64(f.prefill_tokens_queued);
   w.u64(f.decode_kv_tokens);
   for (const uint32_t value : {f.step_us, f.step_prefill_tokens, f.step_decode_tokens}) w.u32(value);
-  for (const float value : {f.prefill_tokens_per_second, f.decode_tokens_per_second, f.memory_bytes_per_second})
+  for (const float value : {f.prefill_tokens_per_second, f.decode_tokens_per_second, f.memory_bytes_per_second,
+                            f.macs_per_second, f.busy_share})
     w.f32(value);
   for (const uint64_t value : {f.preemptions, f.prompt_tokens, f.cached_tokens}) w.u64(value);
   return kStats;
@@ -239,6 +242,12 @@ bool read_features(FrameReader& r) {
   return bits == kFeatureGrammars;
 }
 
+MacType read_mac_type(FrameReader& r) {
+  const uint8_t type = r.u8();
+  if (type > static_cast<uint8_t>(MacType::int8)) throw FrameError("unknown type of products " + std::to_string(type));
+  return static_cast<MacType>(type);
+}
+
 frame::Ready read_ready(FrameReader& r) {
   return frame::Ready{
       .protocol = r.u32(),
@@ -254,6 +263,8 @@ frame::Ready read_ready(FrameReader& r) {
       .threads = r.u32(),
       .kv_fingerprint = r.str(),
       .memory_bytes_per_second_max = r.u64(),
+      .mac_type = read_mac_type(r),
+      .macs_per_second_max = r.u64(),
       .embedding_dims = r.u32(),
       .grammars = read_features(r),
       .kv_address = r.str(),
@@ -276,6 +287,8 @@ frame::Stats read_stats(FrameReader& r) {
       .prefill_tokens_per_second = r.f32(),
       .decode_tokens_per_second = r.f32(),
       .memory_bytes_per_second = r.f32(),
+      .macs_per_second = r.f32(),
+      .busy_share = r.f32(),
       .preemptions = r.u64(),
       .prompt_tokens = r.u64(),
       .cached_tokens = r.u64(),

@@ -13,12 +13,13 @@
 
 #include "kv/transfer_table.h"
 #include "model/sampler.h"
+#include "ops/arithmetic.h"
 #include "sched/block_event.h"
 #include "sched/request.h"
 
 namespace penstock {
 
-inline constexpr uint32_t kEngineProtocol = 3;
+inline constexpr uint32_t kEngineProtocol = 4;
 inline constexpr size_t kFrameHeaderBytes = 8;
 // A prompt of four million tokens: far above any context window, far below what would hurt.
 inline constexpr size_t kFrameBodyBytesMax = 16 * 1024 * 1024;
@@ -133,6 +134,8 @@ struct Ready {
   uint32_t threads = 0;
   std::string kv_fingerprint;
   uint64_t memory_bytes_per_second_max = 0;  // 0 = not measured
+  MacType mac_type = MacType::unknown;
+  uint64_t macs_per_second_max = 0;  // 0 = not measured
   uint32_t embedding_dims = 0;
   bool grammars = false;  // SUBMIT may carry one
   std::string kv_address;  // where PUSH of other engines may go; empty: nowhere
@@ -167,6 +170,8 @@ struct Stats {
   float prefill_tokens_per_second = 0.0f;
   float decode_tokens_per_second = 0.0f;
   float memory_bytes_per_second = 0.0f;
+  float macs_per_second = 0.0f;
+  float busy_share = 0.0f;
   uint64_t preemptions = 0;  // these three since the start
   uint64_t prompt_tokens = 0;
   uint64_t cached_tokens = 0;

@@ -91,7 +91,7 @@ void log_line(LogLevel level, std::string_view event, std::initializer_list<LogF
   const std::string line = format_log_line(level, event, fields, suppressed_lines);
   suppressed_lines = 0;
   // Whoever reads stderr may be gone; there is nobody left to tell.
-  [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, line.data(), line.size());
+  [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, line.data(), line.size());
 }
 
 }  // namespace penstock

@@ -32,6 +32,10 @@ int64_t milliseconds(std::chrono::steady_clock::time_point time) {
 
 float finite_logprob(float logprob) { return std::max(logprob, kLogprobMin); }
 
+double seconds_of(std::chrono::steady_clock::time_point time) {
+  return std::chrono::duration<double>(time.time_since_epoch()).count();
+}
+
 uint32_t saturated_us(std::chrono::steady_clock::duration time) {
   const auto us = std::chrono::duration_cast<std::chrono::microseconds>(time).count();
   return static_cast<uint32_t>(std::clamp<int64_t>(us, 0, std::numeric_limits<uint32_t>::max()));
@@ -304,6 +308,7 @@ void StepLoop::step(StepPlan& plan) {
   const std::span<float> logits = std::span(logits_).first(plan.sampling.size() * static_cast<size_t>(info.vocab_size));
   const double memory_bytes = static_cast<double>(info.weight_bytes) +
                               static_cast<double>(plan.kv_tokens) * static_cast<double>(info.kv_bytes_per_token);
+  const double macs = step_macs(info.work, plan.sequences);
   const int32_t prefill_tokens = plan.prefill_tokens, decode_tokens = plan.decode_tokens;
   send_admitted(plan);
   pooled_.attach(plan);
@@ -329,9 +334,15 @@ void StepLoop::step(StepPlan& plan) {
   handoff_.follow(nullptr);
   send_finished();
   ++steps_;
-  const auto took = Clock::now() - start;
+  const auto end = Clock::now();
+  const auto took = end - start;
   if (computed)
-    meter_.record({std::chrono::duration<double>(took).count(), prefill_tokens, decode_tokens, memory_bytes});
+    meter_.record({.seconds = std::chrono::duration<double>(took).count(),
+                   .prefill_tokens = prefill_tokens,
+                   .decode_tokens = decode_tokens,
+                   .memory_bytes = memory_bytes,
+                   .macs = macs,
+                   .ended_at = seconds_of(end)});
   last_step_.step_us = saturated_us(took);
   last_step_.step_prefill_tokens = static_cast<uint32_t>(prefill_tokens);
   last_step_.step_decode_tokens = static_cast<uint32_t>(decode_tokens);
@@ -432,7 +443,9 @@ void StepLoop::send_stats(Clock::time_point now) {
   stats.decode_kv_tokens = static_cast<uint64_t>(scheduled.decode_kv_tokens);
   stats.prefill_tokens_per_second = meter_.prefill_tokens_per_second();
   stats.decode_tokens_per_second = meter_.decode_tokens_per_second();
-  stats.memory_bytes_per_second = meter_.memory_bytes_per_second();
+  stats.memory_bytes_per_second = meter_.memory_bytes_per_second(seconds_of(now));
+  stats.macs_per_second = meter_.macs_per_second(seconds_of(now));
+  stats.busy_share = meter_.busy_share(seconds_of(now));
   stats.preemptions = scheduled.preemptions;
   stats.prompt_tokens = scheduled.prompt_tokens;
   stats.cached_tokens = scheduled.cached_tokens;

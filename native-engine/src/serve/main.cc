@@ -26,6 +26,7 @@
 #include "model/load.h"
 #include "model/roofline.h"
 #include "model/source.h"
+#include "ops/arithmetic.h"
 #include "ops/bandwidth.h"
 #include "serve/listener.h"
 #include "serve/log.h"
@@ -106,6 +107,7 @@ std::unique_ptr<Runner> load(const Options& options, int32_t threads) {
   if (options.kv_mib.has_value()) load_options.kv_bytes_max = static_cast<int64_t>(*options.kv_mib) << 20;
   load_options.kv_type = options.kv_type;
   load_options.device = options.device;
+  load_options.gemm = options.gemm;
   if (options.device_memory_mib.has_value())
     load_options.device_bytes_max = static_cast<int64_t>(*options.device_memory_mib) << 20;
 #ifdef PENSTOCK_WITH_CUDA
@@ -163,6 +165,7 @@ int serve(const Options& options) {
   config.epoch = random_epoch();
   config.memory_bytes_per_second_max = runner->memory_bytes_per_second_max().value_or(0);
   if (config.memory_bytes_per_second_max == 0) config.memory_bytes_per_second_max = measure_memory_bandwidth(threads);
+  config.macs_per_second_max = measure_mac_rate(threads, runner->info().work.type);
   const WakePipe wake;
   const StopSignals signals(wake);
   Listener listener(options.socket_path);
@@ -171,7 +174,8 @@ int serve(const Options& options) {
             {"threads", threads},
             {"sequences", config.sequences_max},
             {"step_tokens", config.step_tokens_max},
-            {"memory_gb_per_second", static_cast<double>(config.memory_bytes_per_second_max) / 1e9}});
+            {"memory_gb_per_second", static_cast<double>(config.memory_bytes_per_second_max) / 1e9},
+            {"gigamacs_per_second", static_cast<double>(config.macs_per_second_max) / 1e9}});
   run_server(listener, *runner, config, wake, g_stop);
   log_line(LogLevel::Info, "stopped");
   return kOk;

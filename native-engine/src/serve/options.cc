@@ -43,6 +43,13 @@ std::optional<Device> device_named(std::string_view name) {
   return Device{.kind = DeviceKind::cuda, .index = *index};
 }
 
+std::optional<GemmChoice> gemm_named(std::string_view name) {
+  if (name == "own") return GemmChoice::own;
+  if (name == "cublaslt") return GemmChoice::cublaslt;
+  if (name == "auto") return GemmChoice::automatic;
+  return std::nullopt;
+}
+
 }  // namespace
 
 std::string_view help_text() {
@@ -63,6 +70,9 @@ std::string_view help_text() {
   --device DEVICE     cpu, or cuda or cuda:N for a GPU, where this engine was built with CUDA (default cpu)
   --device-memory-mib N
                       of the GPU's memory, for weights, scratch and KV blocks (default: most of what is free)
+  --gemm WHO          who multiplies f16 and bf16 weights with 128 rows and more of prompts on a GPU: own kernels; cublaslt,
+                      which an engine without it refuses; auto for cublaslt where it is there. With cublaslt a row's bits
+                      depend on its company (default own)
   --threads N         compute threads; 0 = one per core (default 0)
   --blocks N          KV blocks of 16 tokens (default: as many as --kv-mib holds)
   --kv-mib N          memory for KV blocks in MiB (default 512; on a GPU, what weights and scratch leave)
@@ -151,6 +161,10 @@ std::variant<Options, HelpWanted, OptionError> parse_options(std::span<const std
       options.device = *device;
     } else if (name == "--device-memory-mib") {
       if (!(error = integer(1, kKvMibMax))) options.device_memory_mib = number;
+    } else if (name == "--gemm") {
+      const auto choice = value.has_value() ? gemm_named(*value) : std::nullopt;
+      if (!choice.has_value()) return OptionError{"--gemm needs own, cublaslt or auto"};
+      options.gemm = *choice;
     } else if (name == "--context") {
       if (!(error = integer(0, kAny))) options.context_tokens = *number;
     } else if (name == "--sequences") {
@@ -184,6 +198,8 @@ std::variant<Options, HelpWanted, OptionError> parse_options(std::span<const std
     return OptionError{"--blocks and --kv-mib say the same thing: give one"};
   if (options.device_memory_mib.has_value() && options.device.kind == DeviceKind::cpu)
     return OptionError{"--device-memory-mib is for --device cuda"};
+  if (options.gemm != GemmChoice::own && options.device.kind == DeviceKind::cpu)
+    return OptionError{"--gemm is for --device cuda"};
   if (options.context_tokens == 1)
     return OptionError{"--context must be 0 or at least 2: a prompt and an output need a token each"};
   if (options.step_tokens_max < options.sequences_max) return OptionError{"--step-tokens must be at least --sequences"};

@@ -23,6 +23,7 @@ struct Options {
   std::optional<int32_t> kv_mib;        // absent: the loader's default
   Device device;
   std::optional<int32_t> device_memory_mib;  // absent: most of what is free
+  GemmChoice gemm = GemmChoice::own;         // of a GPU
   KvType kv_type = KvType::f16;
   int32_t context_tokens = 0;  // 0 = the model's
   int32_t sequences_max = 32;

@@ -26,6 +26,8 @@ frame::Ready describe(const RunnerInfo& info, const ServerConfig& config, int32_
   ready.threads = static_cast<uint32_t>(config.threads);
   ready.kv_fingerprint = info.kv_fingerprint;
   ready.memory_bytes_per_second_max = config.memory_bytes_per_second_max;
+  ready.mac_type = info.work.type;
+  ready.macs_per_second_max = config.macs_per_second_max;
   ready.embedding_dims = static_cast<uint32_t>(info.embedding_dims);
   ready.grammars = grammars_available();
   return ready;

@@ -28,6 +28,7 @@ struct ServerConfig {
   int32_t threads = 1;                       // announced, not used here
   uint64_t epoch = 0;                        // random per process; also the seed of the block hashes
   uint64_t memory_bytes_per_second_max = 0;  // measured; 0 = not measured
+  uint64_t macs_per_second_max = 0;          // the same
 };
 
 // Serves one agent after the other on `listener` until SHUTDOWN, or until `stop` is set and `wake` woken; the sequences

@@ -67,7 +67,8 @@ DecoderMemory::DecoderMemory(DevicePool& pool, const Config& config, const CudaD
     : kv(take_kv(pool, kv_shape)),
       scratch(pool, config, forms, options.limits, partial_rows(config, options)),
       mixed(pool, arrays_shape(config, options, true)),
-      decode(pool, arrays_shape(config, options, false)) {}
+      decode(pool, arrays_shape(config, options, false)),
+      gemm(pool.take_bytes(Gemm::workspace_bytes(options.gemm))) {}
 
 void DecoderMemory::count(DevicePool& pool, const Config& config, const CudaDecoderOptions& options,
                           const FormsUsed& forms, const KvShape& kv_shape) {
@@ -108,6 +109,7 @@ CudaDecoder::CudaDecoder(Config config, const CudaDecoderOptions& options, std::
   // before it was written. Zeros all the same, so that a fault is the same in every run.
   fill_zero(*stream_, memory_.kv.base, kv_shape_.bytes_total());
   if (options_.graphs) capture_graphs();
+  gemm_.emplace(options_.gemm, memory_.gemm);
   stream_->synchronize();
 }
 
@@ -233,7 +235,9 @@ void CudaDecoder::enqueue_head(const StepArrays& step, float* x) {
 
 // From the buffer of its form, which has rows of matrix.cols.
 void CudaDecoder::multiply(const DeviceMatrix& matrix, int32_t rows, float* out) {
-  matmul(*stream_, matrix, activations(activation_form(matrix.type), matrix.cols), rows, out, matrix.rows);
+  const DeviceActivations x = activations(activation_form(matrix.type), matrix.cols);
+  if (gemm_.has_value()) return gemm_->multiply(*stream_, matrix, x, rows, out, matrix.rows);
+  matmul(*stream_, matrix, x, rows, out, matrix.rows);
 }
 
 DeviceActivations CudaDecoder::activations(ActivationForm form, int32_t cols) const {

@@ -22,6 +22,7 @@
 #include "model/cuda/weights.h"
 #include "model/runner.h"
 #include "ops/cuda/device.h"
+#include "ops/cuda/gemm.h"
 #include "ops/thread_pool.h"
 
 namespace penstock::cuda {
@@ -33,6 +34,7 @@ struct CudaDecoderOptions {
   int64_t weight_bytes;  // read once per decode step
   uint64_t weights_identity;
   bool graphs;
+  GemmLibrary gemm;
 };
 
 // What a decoder takes of a pool, beside the weights; from a pool without memory, to know how much that is.
@@ -41,6 +43,7 @@ struct DecoderMemory {
   Scratch scratch;
   StepArrays mixed;   // of steps with prompts
   StepArrays decode;  // of steps without
+  std::byte* gemm;    // what a library for products works in
 
   DecoderMemory(DevicePool& pool, const Config& config, const CudaDecoderOptions& options, const FormsUsed& forms,
                 const KvShape& kv_shape);
@@ -94,6 +97,8 @@ class CudaDecoder final : public Runner {
   PinnedMemory logits_host_;  // [step_sequences, vocab_size]
   PinnedMemory states_host_;  // [rows, dim] what is pooled
   std::vector<Graph> graphs_;  // one for each bucket
+  // Made when the graphs are there: steps that only decode keep to our kernels.
+  std::optional<Gemm> gemm_;
   std::unique_ptr<KvBlocks> blocks_;
   std::unique_ptr<DeviceDraw> draw_;
   std::optional<uint64_t> memory_bytes_per_second_;

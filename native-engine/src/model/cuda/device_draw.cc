@@ -80,16 +80,16 @@ void DeviceDraw::sample(std::span<const DeviceRow> rows, std::span<int32_t> toke
   for (const DeviceRow& row : rows) {
     // Greedy, for nobody: the kernels know no rows without a token.
     SampleRow& out = *row_out++;
-    out = {.temperature = 0, .top_p = 1, .min_p = 0, .repetition_penalty = 1, .presence_penalty = 0,
+    out = {.log_weight_min = log_weight_min(0), .temperature = 0, .top_p = 1, .repetition_penalty = 1, .presence_penalty = 0,
            .frequency_penalty = 0, .top_k = 0, .seed = 0, .index = 0, .first_bias = bias_count, .bias_count = 0,
            .first_token = history_count, .prompt_tokens = 0, .output_tokens = 0, .mask = -1};
     if (row.params == nullptr) continue;
     const SamplingParams& p = *row.params;
     const int64_t tokens_here = history_tokens(row);
     if (!fits(row)) throw std::logic_error("DeviceDraw: rows fit by themselves");
+    out.log_weight_min = log_weight_min(p.min_p);
     out.temperature = p.temperature;
     out.top_p = p.top_p;
-    out.min_p = p.min_p;
     out.repetition_penalty = p.repetition_penalty;
     out.presence_penalty = p.presence_penalty;
     out.frequency_penalty = p.frequency_penalty;

@@ -11,8 +11,7 @@
 
 namespace penstock::cuda {
 
-// Of one row. What has more is drawn for by the processor: with filters it meets tokens in another order, and the same random
-// number then means another token, so that where a row is drawn must depend on that row alone.
+// Of one row. What has more is drawn for by the processor, which draws the same token.
 inline constexpr int32_t kRowBiasMax = 512;
 inline constexpr int32_t kRowHistoryMax = 16 * 1024;
 

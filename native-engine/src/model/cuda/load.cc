@@ -30,11 +30,21 @@ void check_for_device(const LoadOptions& options, const Config& config) {
           "heads of " + std::to_string(config.head_dim) + " dimensions: on a CUDA device up to 256, in multiples of 8");
 }
 
+// Throws std::invalid_argument where the library is asked for and is not in this build.
+GemmLibrary library_of(GemmChoice choice) {
+  if (choice == GemmChoice::own || (choice == GemmChoice::automatic && !Gemm::has_library())) return GemmLibrary::own;
+  if (!Gemm::has_library())
+    throw std::invalid_argument("--gemm cublaslt: this engine was built without cuBLASLt, which CMake looks for beside the CUDA "
+                                "toolkit; --gemm auto or own goes without");
+  return GemmLibrary::cublaslt;
+}
+
 class Loading {
  public:
   explicit Loading(const LoadOptions& options)
       : options_(options), facts_(open_device(options.device.index)), source_(ModelSource::open(options.path)) {
     check_for_device(options, source_.config);
+    (void)library_of(options.gemm);  // before weights are read for minutes
   }
 
   std::unique_ptr<Runner> load() {
@@ -50,6 +60,7 @@ class Loading {
         .weight_bytes = weights.step_bytes,
         .weights_identity = weights.identity,
         .graphs = options_.device_graphs,
+        .gemm = library_of(options_.gemm),
     };
     const KvShape shape = divide(weights, forms, decoder);
     Config& config = source_.config;

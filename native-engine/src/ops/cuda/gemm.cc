@@ -9,6 +9,8 @@ namespace penstock::cuda {
 
 #ifdef PENSTOCK_CUBLASLT
 
+bool Gemm::has_library() { return true; }
+
 int64_t Gemm::workspace_bytes(GemmLibrary library) {
   return library == GemmLibrary::cublaslt ? CublasLt::kWorkspaceBytes : 0;
 }
@@ -29,6 +31,8 @@ void Gemm::multiply(cudaStream_t stream, const DeviceMatrix& w, const DeviceActi
 #else
 
 class CublasLt {};
+
+bool Gemm::has_library() { return false; }
 
 int64_t Gemm::workspace_bytes(GemmLibrary) { return 0; }
 

@@ -3,7 +3,7 @@
 //
 // cuBLASLt picks an algorithm by the shape of a product, so a row's bits may depend on how many rows are beside it: with it
 // the engine is not batch-invariant, and a prompt cut into other chunks may give other tokens. That is why it is an option, why it
-// is never a default, and why it is measured against our kernels only on the GPU at hand (bench/gpu.sh).
+// is never a default.
 #pragma once
 
 #include <cstddef>
@@ -23,6 +23,8 @@ class Gemm {
   // Rows from which the library is asked; below, the weights' bytes are the cost and our kernels are at the memory's speed.
   static constexpr int32_t kLibraryRows = 128;
 
+  // Whether it is in this build.
+  static bool has_library();
   // Bytes of device memory that the library works in.
   static int64_t workspace_bytes(GemmLibrary library);
 

@@ -181,7 +181,8 @@ void byte_sum(cudaStream_t stream, const std::byte* data, int64_t bytes, int64_t
 // --- sampling.cu -----------------------------------------------------------------------------------------------------
 // What sampler.h does, for rows on the device; the draws are the CPU's: the same (seed, index) gives the same u.
 struct SampleRow {
-  float temperature, top_p, min_p;
+  double log_weight_min;  // of min-p, as model/sampler.h has it
+  float temperature, top_p;
   float repetition_penalty, presence_penalty, frequency_penalty;
   int32_t top_k;
   uint64_t seed;

@@ -2,10 +2,8 @@
 //
 // Top-k and top-p are radix selects over the logits' bits (four rounds of 256 bins, first by count, then by mass), which leave a
 // smallest logit and how many of those equal to it stay, the lower ids first; what does not stay becomes -inf. Weights are whole
-// numbers, exp((logit - largest) / temperature) in steps of 2^-weight_bits, so that their sums depend on no order and every run of
-// every launch draws the same token. The draw walks the tokens in order of ids: the same u as the processor's (seed, index), over
-// the same set, but where that set was cut by top-k or top-p the processor walks it from the likeliest on, so the two may draw
-// different tokens of one distribution. A token less likely than 2^-weight_bits of the likeliest is never drawn.
+// numbers, so that their sums depend on no order; the draw walks the tokens in order of ids. Weights, random numbers and order are the
+// processor's (ops/token_weights.h): from the same logits it draws the same token, with whatever filters.
 //
 // Selection by counting digits instead of sorting: as in radix top-k (Alabi et al., "Fast k-selection algorithms for graphics
 // processing units", 2012); why sorting is to be avoided here: FlashInfer's sampling.cuh.
@@ -15,6 +13,7 @@
 #include <cfloat>
 
 #include "ops/cuda/ops.h"
+#include "ops/token_weights.h"
 
 namespace penstock::cuda {
 
@@ -27,13 +26,8 @@ constexpr int kDigitBits = 8;
 constexpr int kBins = 1 << kDigitBits;
 constexpr int kRounds = 32 / kDigitBits;
 constexpr unsigned kAllLanes = 0xFFFFFFFFu;
-// In the logarithm of a weight, as sampler.cc: what is below is not drawn.
-constexpr double kLogWeightMin = -40;
 
 using Mass = unsigned long long;
-
-// So that a whole vocabulary of the likeliest tokens adds up to less than 2^62.
-__device__ inline int weight_bits(int32_t vocab_size) { return 61 - (32 - __clz(vocab_size)); }
 
 // Larger bits for larger logits, whatever their signs; -inf is above 0 only by 0x007FFFFF. -0 counts as 0.
 __device__ inline uint32_t key_of(float logit) {
@@ -42,18 +36,6 @@ __device__ inline uint32_t key_of(float logit) {
 }
 
 __device__ inline float never() { return __uint_as_float(0xFF800000u); }
-
-// splitmix64's finaliser and the counter of model/sampler.cc: the same bits.
-__device__ inline uint64_t mix(uint64_t x) {
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
-  return x ^ (x >> 31);
-}
-__device__ inline double uniform(uint64_t seed, uint64_t index) {
-  constexpr uint64_t kGolden = 0x9E3779B97F4A7C15ull;
-  const uint64_t stream = mix(seed + kGolden);
-  return static_cast<double>(mix(stream + (index + 1) * kGolden) >> 11) * 0x1p-53;
-}
 
 // The largest of all threads' values, in every thread. scratch [kWarps]
 __device__ inline unsigned long long block_max(unsigned long long value, unsigned long long* scratch) {
@@ -84,15 +66,10 @@ __device__ inline Mass block_sum(Mass value, Mass* scratch) {
   return value;
 }
 
-// The weight of a logit, in steps of 2^-bits of the largest one's.
+// The weight of a logit as an integer, which it is.
 struct Weigher {
-  float largest;
-  float inverse_temperature;
-  float one;  // 2^bits
-  __device__ Mass operator()(float logit) const {
-    if (logit == never()) return 0;
-    return static_cast<Mass>(expf((logit - largest) * inverse_temperature) * one);
-  }
+  TokenWeights weight;
+  __device__ Mass operator()(float logit) const { return static_cast<Mass>(weight(logit)); }
 };
 
 // What stays of a row: every logit above `key`, and the first `ties` of those that have it.
@@ -301,12 +278,8 @@ __global__ void __launch_bounds__(kThreads, 1) draw_kernel(SampleArgs args) {
     return;
   }
 
-  // Finite, so that 0 times it is 0: a tiny temperature leads to the likeliest token and never to a NaN.
-  const Weigher weight{largest, fminf(__fdiv_rn(1.0f, row.temperature), FLT_MAX),
-                       static_cast<float>(1ull << weight_bits(vocab_size))};
-  const double log_min_p = row.min_p > 0 ? log(static_cast<double>(row.min_p)) : kLogWeightMin;
-  const double log_cut = log_min_p > kLogWeightMin ? log_min_p : kLogWeightMin;
-  const double cut = static_cast<double>(largest) + log_cut * static_cast<double>(row.temperature);
+  const Weigher weight{{largest, TokenWeights::inverse(row.temperature), weight_scale(vocab_size)}};
+  const double cut = static_cast<double>(largest) + row.log_weight_min * static_cast<double>(row.temperature);
   __syncthreads();  // everybody has read the largest logit
   for (int32_t i = thread; i < vocab_size; i += kThreads) {
     if (static_cast<double>(logits[i]) < cut) logits[i] = never();
@@ -323,7 +296,7 @@ __global__ void __launch_bounds__(kThreads, 1) draw_kernel(SampleArgs args) {
     const auto wanted = static_cast<Mass>(ceil(static_cast<double>(row.top_p) * static_cast<double>(total)));
     keep(logits, vocab_size, select(logits, vocab_size, wanted > 0 ? wanted : 1, weight, bins), scratch);
   }
-  const int32_t token = draw(logits, vocab_size, uniform(row.seed, row.index), weight, scratch, drawn);
+  const int32_t token = draw(logits, vocab_size, uniform_number(row.seed, row.index), weight, scratch, drawn);
   if (thread == 0) args.tokens[row_index] = token;
 }
 
