@@ -16,6 +16,7 @@ import { generateRoutes, systemPorts } from './routes/generate.ts'
 import { modelRoutes } from './routes/models.ts'
 import { publicRoutes } from './routes/public.ts'
 import { responsesRoutes } from './routes/responses.ts'
+import { usageImportRoutes } from './routes/usage-import.ts'
 
 const METHODS = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE']
 
@@ -65,6 +66,7 @@ export function createApp(ports: Ports = systemPorts()) {
   app.route('/', modelRoutes)
   app.route('/', generateRoutes(ports))
   app.route('/', responsesRoutes(ports))
+  app.route('/', usageImportRoutes(ports))
   app.use(`${ADMIN_PREFIX}/*`, async (c, next) => {
     c.set('health', ports.health)
     await next()

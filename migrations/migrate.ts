@@ -90,7 +90,7 @@ function splitStatements(text: string): string[] {
   return statements
 }
 
-if (process.argv[1] === import.meta.filename) {
+if (import.meta.main) {
   const url = process.env.DATABASE_URL
   if (url === undefined) throw new Error('set DATABASE_URL to the database to migrate')
   const { applied, total } = await migrate(url)

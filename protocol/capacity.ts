@@ -1,7 +1,13 @@
 // What a backend says about itself. Owns the capacity frame; who sends and stores it is report.ts and gateway/fleet.
-import { z } from 'zod'
+import * as z from 'zod'
 
 const count = z.number().int().nonnegative()
+
+/** What the products of a model are computed in. */
+export const MAC_TYPES = ['f32', 'int8'] as const
+
+const NOT_READY_REASONS = ['canary_wrong', 'canary_timeout'] as const
+export type NotReadyReason = (typeof NOT_READY_REASONS)[number]
 
 export const ENGINE_ROLES = ['both', 'prefill', 'decode'] as const
 export const EngineRole = z.enum(ENGINE_ROLES)
@@ -71,13 +77,24 @@ export const CapacityFrame = z.object({
   stepMs: z.number().nonnegative(),
   measuredPrefillTokensPerSecond: z.number().nonnegative().optional(),
   measuredDecodeTokensPerSecond: z.number().nonnegative().optional(),
-  /** Weight and KV bytes moved per second by the last steps, and the ceiling measured at start. */
+  /** Weight and KV bytes read per second by the last steps that only decode, and the ceiling measured at start. */
   memoryBytesPerSecond: z.number().nonnegative().optional(),
   memoryBytesPerSecondMax: z.number().nonnegative().optional(),
+  /**
+   * Billions of multiply-adds per second: of the last steps that compute prompts, the ceiling measured at start (each 0: not known), and
+   * in what numbers (an index of MAC_TYPES). In one list, since a frame is to stay below a kilobyte.
+   */
+  macs: z.array(z.number().nonnegative()).length(3).optional(),
+  /** Of the last seconds, what was spent in steps. 0 to 1; absent before the first step. */
+  busyShare: z.number().nonnegative().optional(),
   /** Absent until enough steps were measured. */
   stepModel: StepModel.optional(),
   transfer: KvTransfer.optional(),
   draining: z.boolean(),
+  /** Absent: it is ready. Else it lives and is given nothing (`draining` too): its answers to known questions are wrong, or do not come. */
+  notReady: z.enum(NOT_READY_REASONS).optional(),
+  /** Of those questions, how many in a row; absent: none. */
+  canaryFailures: count.optional(),
   /** The engine can hold its output to a grammar. */
   grammars: z.boolean().optional(),
 })

@@ -12,7 +12,7 @@
 // same tokens from there on, since its draws depend on the seed and the number of tokens alone.
 //
 // A body that ends without `usage` or `error` means the agent died: the last counts seen are the usage.
-import { z } from 'zod'
+import * as z from 'zod'
 import { CapacityFrame } from './capacity.ts'
 import { ERROR_CODES } from './errors.ts'
 import { MAX_GRAMMAR_BYTES } from './output-format.ts'

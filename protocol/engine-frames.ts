@@ -8,14 +8,15 @@ import {
   readHandoff,
   writeHandoff,
 } from './engine-handoff.ts'
+import { type Ready, readReady, readStats, type Stats, writeReady, writeStats } from './engine-status.ts'
 import { FrameError, FrameReader, FrameWriter } from './frame-bytes.ts'
 
 export { FrameError }
 
-export const ENGINE_PROTOCOL = 3
+export const ENGINE_PROTOCOL = 4
 export const FRAME_HEADER_BYTES = 8
 export const FRAME_BODY_BYTES_MAX = 16 * 1024 * 1024
-const FRAME_VERSION = 3
+const FRAME_VERSION = 4
 
 export type TokenLogprob = { token: number; logprob: number }
 
@@ -75,27 +76,6 @@ export type AgentFrame =
   | VocabularyFrame
   | HandoffAgentFrame
 
-export type Ready = {
-  type: 'ready'
-  protocol: number
-  epoch: bigint
-  arch: string
-  modelName: string
-  vocabSize: number
-  contextTokens: number
-  blockTokens: number
-  blocksTotal: number
-  sequencesMax: number
-  stepTokensMax: number
-  threads: number
-  kvFingerprint: string
-  memoryBytesPerSecondMax: bigint
-  embeddingDims: number
-  features: { grammars: boolean }
-  /** Where `PUSH` of other engines may go; absent: nowhere. */
-  kvAddress?: string
-}
-
 export type SampledToken = { id: bigint; token: number; logprob: number; top: TokenLogprob[] }
 
 export const FINISH_REASONS = ['stop', 'length', 'cancelled', 'deadline', 'internal', 'grammar', 'transfer'] as const
@@ -110,28 +90,6 @@ export type Finished = {
   promptTokens: number
   cachedTokens: number
   outputTokens: number
-}
-
-export type Stats = {
-  type: 'stats'
-  step: bigint
-  blocksTotal: number
-  blocksUsed: number
-  blocksCached: number
-  running: number
-  waiting: number
-  prefillTokensQueued: bigint
-  decodeKvTokens: bigint
-  stepUs: number
-  stepPrefillTokens: number
-  stepDecodeTokens: number
-  prefillTokensPerSecond: number
-  decodeTokensPerSecond: number
-  memoryBytesPerSecond: number
-  /** These three since the engine started. */
-  preemptions: bigint
-  promptTokens: bigint
-  cachedTokens: bigint
 }
 
 export const BLOCK_EVENT_KINDS = ['stored', 'removed', 'cleared'] as const
@@ -151,9 +109,6 @@ export type EngineFrame =
   | HandoffEngineFrame
 
 export type Frame = AgentFrame | EngineFrame
-
-/** The only bit of `READY.features`: a peer of the same protocol sets no other. */
-const FEATURE_GRAMMARS = 1
 
 const TYPE_CODES = {
   hello: 1,
@@ -244,17 +199,7 @@ function writeBody(w: FrameWriter, f: Frame): void {
       })
       return w.list(f.endIds, (id) => w.u32(id))
     case 'ready':
-      w.u32(f.protocol)
-      w.u64(f.epoch)
-      w.str(f.arch)
-      w.str(f.modelName)
-      for (const value of [f.vocabSize, f.contextTokens, f.blockTokens, f.blocksTotal]) w.u32(value)
-      for (const value of [f.sequencesMax, f.stepTokensMax, f.threads]) w.u32(value)
-      w.str(f.kvFingerprint)
-      w.u64(f.memoryBytesPerSecondMax)
-      w.u32(f.embeddingDims)
-      w.u32(f.features.grammars ? FEATURE_GRAMMARS : 0)
-      return w.str(f.kvAddress ?? '')
+      return writeReady(w, f)
     case 'tokens':
       return w.list(f.tokens, (t) => {
         w.u64(t.id)
@@ -273,16 +218,7 @@ function writeBody(w: FrameWriter, f: Frame): void {
       w.u8(REJECT_CODES.indexOf(f.code) + 1)
       return w.str(f.message)
     case 'stats':
-      w.u64(f.step)
-      for (const value of [f.blocksTotal, f.blocksUsed, f.blocksCached, f.running, f.waiting]) w.u32(value)
-      w.u64(f.prefillTokensQueued)
-      w.u64(f.decodeKvTokens)
-      for (const value of [f.stepUs, f.stepPrefillTokens, f.stepDecodeTokens]) w.u32(value)
-      w.f32(f.prefillTokensPerSecond)
-      w.f32(f.decodeTokensPerSecond)
-      w.f32(f.memoryBytesPerSecond)
-      for (const value of [f.preemptions, f.promptTokens, f.cachedTokens]) w.u64(value)
-      return
+      return writeStats(w, f)
     case 'fatal':
       return w.str(f.message)
     case 'embedding':
@@ -342,59 +278,6 @@ function readSubmit(r: FrameReader): Submit {
   if (reservation > 0n) submit.reservation = reservation
   if (output.length > 0) submit.output = output
   return submit
-}
-
-function readFeatures(r: FrameReader): Ready['features'] {
-  const bits = r.u32()
-  if (bits > FEATURE_GRAMMARS) throw new FrameError(`unknown features ${bits}`)
-  return { grammars: bits === FEATURE_GRAMMARS }
-}
-
-function readReady(r: FrameReader): Ready {
-  const ready: Ready = {
-    type: 'ready',
-    protocol: r.u32(),
-    epoch: r.u64(),
-    arch: r.str(),
-    modelName: r.str(),
-    vocabSize: r.u32(),
-    contextTokens: r.u32(),
-    blockTokens: r.u32(),
-    blocksTotal: r.u32(),
-    sequencesMax: r.u32(),
-    stepTokensMax: r.u32(),
-    threads: r.u32(),
-    kvFingerprint: r.str(),
-    memoryBytesPerSecondMax: r.u64(),
-    embeddingDims: r.u32(),
-    features: readFeatures(r),
-  }
-  const kvAddress = r.str()
-  if (kvAddress !== '') ready.kvAddress = kvAddress
-  return ready
-}
-
-function readStats(r: FrameReader): Stats {
-  return {
-    type: 'stats',
-    step: r.u64(),
-    blocksTotal: r.u32(),
-    blocksUsed: r.u32(),
-    blocksCached: r.u32(),
-    running: r.u32(),
-    waiting: r.u32(),
-    prefillTokensQueued: r.u64(),
-    decodeKvTokens: r.u64(),
-    stepUs: r.u32(),
-    stepPrefillTokens: r.u32(),
-    stepDecodeTokens: r.u32(),
-    prefillTokensPerSecond: r.f32(),
-    decodeTokensPerSecond: r.f32(),
-    memoryBytesPerSecond: r.f32(),
-    preemptions: r.u64(),
-    promptTokens: r.u64(),
-    cachedTokens: r.u64(),
-  }
 }
 
 function readBody(type: number, r: FrameReader): Frame {

@@ -5,7 +5,7 @@
 // Who may ask: `authorization: Bearer <grant>`, a token of the gateway for the prefill backend (aud), bound by `cnf.jkt` (RFC 7800)
 // to the asking backend's key, and `x-penstock-proof: <JWT>`, signed by that key over exactly this body (body_sha256, aud: the
 // prefill backend, header `jwk`). A grant counts once.
-import { z } from 'zod'
+import * as z from 'zod'
 
 export const PREFILL_PATH = '/prefill'
 export const PREFILL_PROOF_HEADER = 'x-penstock-proof'

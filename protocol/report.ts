@@ -1,5 +1,5 @@
 // Wire 3, agent → gateway: join, report, leave. Owns the bodies; signatures are by the agent's Ed25519 key (see signing.ts).
-import { z } from 'zod'
+import * as z from 'zod'
 import { CapacityFrame, EngineRole } from './capacity.ts'
 
 export const JOIN_PATH = '/fleet/join'

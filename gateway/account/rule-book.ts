@@ -1,6 +1,6 @@
 // The stored form of an organisation's rules. Owns their text in an account's SQLite, the check on the way back, and what
 // a book must fulfil to be taken at all.
-import { z } from 'zod'
+import * as z from 'zod'
 import { parseStored } from '../db/json.ts'
 import { encodeText, storedShapes } from '../ledger/outbox.ts'
 import { LIMIT_SCOPES, LIMIT_WINDOWS, type RuleBook } from './limit.ts'

@@ -1,5 +1,5 @@
 // The stored text of a hold. Owns its encoding in SQLite and the check on the way back; the record is holds.ts.
-import { z } from 'zod'
+import * as z from 'zod'
 import { ERROR_CODES } from '../../protocol/errors.ts'
 import { parseStored } from '../db/json.ts'
 import { encodeText, storedShapes } from '../ledger/outbox.ts'

@@ -7,6 +7,7 @@ import type { Statement } from '../db/port.ts'
 import type { Env } from '../env.ts'
 import { PostgresRecord } from '../ledger/postgres-record.ts'
 import { Refusal } from './context.ts'
+import { forgetLimits } from './limit-readings.ts'
 
 export type KeyIdentity = { orgId: string; keyId: string; hash: string }
 
@@ -36,7 +37,10 @@ export async function announceRules(env: Env, orgId: string): Promise<void> {
     const book = await new PostgresRecord(connect(env)).readRules(orgId)
     await env.ACCOUNT.getByName(orgId).setRules(book)
   }
+  // Both before and after: what is read in between may be of either.
+  forgetLimits(orgId)
   await told([tell()])
+  forgetLimits(orgId)
 }
 
 /**

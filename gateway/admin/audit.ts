@@ -5,7 +5,7 @@
 //   GET /audit/export?…&format=csv|json
 import { and, desc, eq, gte, isNull, lt, sql } from 'drizzle-orm'
 import { Hono } from 'hono'
-import { z } from 'zod'
+import * as z from 'zod'
 import { connect } from '../db/connect.ts'
 import { parseStored } from '../db/json.ts'
 import { builder, query, toStatement } from '../db/orm.ts'

@@ -2,7 +2,7 @@
 // HTTP form and that a dry run answers the plan that applying would carry out; the plan is config-plan.ts.
 import { and, desc, lt } from 'drizzle-orm'
 import { Hono } from 'hono'
-import { z } from 'zod'
+import * as z from 'zod'
 import { connect } from '../db/connect.ts'
 import { query } from '../db/orm.ts'
 import type { Database } from '../db/port.ts'

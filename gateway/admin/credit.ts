@@ -13,7 +13,7 @@
 // back, and its money was never spent.
 import { and, desc, eq } from 'drizzle-orm'
 import { Hono } from 'hono'
-import { z } from 'zod'
+import * as z from 'zod'
 import { formatUsd, parseUsd } from '../../protocol/units.ts'
 import { connect } from '../db/connect.ts'
 import { builder, query, toStatement } from '../db/orm.ts'

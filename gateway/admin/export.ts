@@ -7,7 +7,7 @@
 //
 // `json` is one JSON object per line. The last line is `end` with the number of rows: a file without it was cut.
 import { and, asc, eq, getTableColumns, gte, lt, lte, sql } from 'drizzle-orm'
-import { z } from 'zod'
+import * as z from 'zod'
 import { formatUsd } from '../../protocol/units.ts'
 import { connect } from '../db/connect.ts'
 import { query } from '../db/orm.ts'

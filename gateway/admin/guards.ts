@@ -6,7 +6,7 @@
 //   DELETE /organisations/:org/answer-cache
 import { asc, eq } from 'drizzle-orm'
 import { Hono } from 'hono'
-import { z } from 'zod'
+import * as z from 'zod'
 import { answerCacheNames } from '../cache/answer-cache.ts'
 import { connect } from '../db/connect.ts'
 import { parseStored } from '../db/json.ts'

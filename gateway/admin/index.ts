@@ -22,7 +22,8 @@
 //   PUT    /organisations/:org/teams/:team/members/:user ; DELETE
 //   POST   /organisations/:org/issuers                   {issuer, audience, jwks_uri | jwks, algorithms, max_role, project_id, …}
 //   GET    /organisations/:org/issuers  …/issuers/:issuer; PATCH, DELETE
-//   PUT    /organisations/:org/limits                    {limits: [{meter, window?, time_zone?, max | max_usd, model?, hard?}]}; GET
+//   PUT    /organisations/:org/limits                    {limits: [{meter, window?, time_zone?, max | max_usd, model?, hard?}],
+//          expected_version?}; GET {version, limits}
 //          also …/projects/:project/limits, …/teams/:team/…, …/users/:user/…, …/keys/:key/…, …/end-users/:end_user/…;
 //          `*` for the id: one for each of them
 //   PUT    /models/:name               {targets: [{provider, model, context_tokens, output_tokens_max?, service_tier?, weight?,

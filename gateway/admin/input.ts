@@ -1,6 +1,6 @@
 // What administrators send. Owns reading bodies and paths strictly, with the path of the offending field; schemas stand
 // beside the routes that use them. No message quotes a value: it may be a secret in the wrong field.
-import { z } from 'zod'
+import * as z from 'zod'
 import { parseUsd } from '../../protocol/units.ts'
 import { parseJson, readBody } from '../routes/body.ts'
 import { type AdminContext, invalid, notFound, Refusal } from './context.ts'

@@ -2,7 +2,7 @@
 // by `max_role`, and whoever registers an issuer has to have that role's rights. Checking tokens is auth/token.ts.
 import { and, desc, eq } from 'drizzle-orm'
 import { Hono } from 'hono'
-import { z } from 'zod'
+import * as z from 'zod'
 import type { Actor } from '../auth/actor.ts'
 import { Algorithms } from '../auth/issuers.ts'
 import { parseJwks } from '../auth/key-sets.ts'

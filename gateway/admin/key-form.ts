@@ -1,6 +1,6 @@
 // API keys in the words of the admin API. Owns the fields a caller sends, the stored form of scopes, and what is shown of
 // a key; the text of a key is no part of it.
-import { z } from 'zod'
+import * as z from 'zod'
 import { MAX_END_USER_CHARS } from '../../protocol/request.ts'
 import { parseNetwork } from '../auth/addresses.ts'
 import { KeyScopes } from '../auth/key-record.ts'

@@ -9,7 +9,7 @@
 // entry of the organisation (or of the range) in one statement.
 import { and, desc, eq, gte, lt } from 'drizzle-orm'
 import { Hono } from 'hono'
-import { z } from 'zod'
+import * as z from 'zod'
 import { connect } from '../db/connect.ts'
 import { query } from '../db/orm.ts'
 import { ledgerEntries } from '../db/schema/ledger.ts'
@@ -103,12 +103,12 @@ function checkJson({ balances, expected, faults }: Checked) {
       .filter((fault) => fault.kind === kind)
       .map(({ id, amountNanoUsd }) => ({ id, ...moneyJson('sum', amountNanoUsd) }))
   const unbalanced = of('unbalanced_transfer')
-  const [orphans, missing] = [of('orphan_entry'), of('missing_entry')]
+  const [orphans, missing, wrongDays] = [of('orphan_entry'), of('missing_entry'), of('wrong_day')]
   const balanced = sum === 0n && unbalanced.length === 0
   const complete = orphans.length === 0 && missing.length === 0
   const accounts = [...balances].sort(([a], [b]) => (a < b ? -1 : 1))
   return {
-    ok: balanced && complete && differences.length === 0,
+    ok: balanced && complete && differences.length === 0 && wrongDays.length === 0,
     balanced,
     complete,
     ...(expected === undefined ? {} : { matches_usage: differences.length === 0 }),
@@ -122,6 +122,8 @@ function checkJson({ balances, expected, faults }: Checked) {
     unbalanced_transfers: unbalanced,
     orphan_entries: orphans,
     missing_entries: missing,
+    /** Day and account whose stored sums are off by this: what reads them, balances and statements, is wrong until they are made anew. */
+    wrong_days: wrongDays,
     faults_shown_max: FAULTS_SHOWN_MAX,
   }
 }

@@ -4,7 +4,7 @@
 //   GET /organisations/:org/limit-events?kind=&limit_id=      newest first, page by page
 import { and, desc, eq } from 'drizzle-orm'
 import { Hono } from 'hono'
-import { z } from 'zod'
+import * as z from 'zod'
 import { connect } from '../db/connect.ts'
 import { query } from '../db/orm.ts'
 import { limitEvents } from '../db/schema/limits.ts'

@@ -1,7 +1,7 @@
 // How full the limits of an organisation are, in the admin API. Owns the HTTP form and the projection; the numbers are the account's
 // own (account/limit-reader.ts), which is what admission compares.
 //
-//   GET /organisations/:org/limits/state
+//   GET /organisations/:org/limits/state       `as_of` and `age_ms` say when the account was asked (limit-readings.ts)
 //
 // The projection is linear: what the window has counted, at the pace of the window so far, continued to its end. It says nothing
 // early in a window, where one request would be taken for a habit, and nothing of windows too short to act in.
@@ -13,6 +13,7 @@ import type { WindowSpan } from '../account/windows.ts'
 import { connect } from '../db/connect.ts'
 import type { AdminEnv } from './context.ts'
 import { idParam } from './input.ts'
+import { readLimits } from './limit-readings.ts'
 import { namesOf } from './names.ts'
 import { requireOrganisation } from './organisations.ts'
 import { moneyJson } from './usage-json.ts'
@@ -24,15 +25,18 @@ const PROJECTED: readonly LimitWindow[] = ['hour', 'day', 'month']
 export const limitStateRoutes = new Hono<AdminEnv>().get('/:org/limits/state', async (c) => {
   const orgId = idParam(c, 'org', 'organisation')
   await requireOrganisation(connect(c.env), orgId)
-  const { version, readings, truncated, heldNanoUsd } = await c.env.ACCOUNT.getByName(orgId).limits(orgId)
+  const { readings: read, readAtMs } = await readLimits(c.env, orgId, Date.now())
+  const { version, readings, truncated, heldNanoUsd } = read
   const nowMs = Date.now()
   return c.json({
     org_id: orgId,
-    as_of: new Date(nowMs).toISOString(),
+    as_of: new Date(readAtMs).toISOString(),
+    /** How long ago the account said so; viewers who ask within a second share an answer. */
+    age_ms: Math.max(0, nowMs - readAtMs),
     rules_version: version ?? null,
     ...moneyJson('held', heldNanoUsd),
     truncated,
-    data: readings.map((reading) => readingJson(reading, nowMs)),
+    data: readings.map((reading) => readingJson(reading, readAtMs)),
     names: await namesOf(c, orgId, idsOf(readings)),
   })
 })

@@ -2,10 +2,11 @@
 //
 //   {meter, window, time_zone?, max | max_usd, model?, hard?}
 //
-// `*` in the place of an id gives each project, team, user, key or end user a limit of its own.
+// `*` in the place of an id gives each project, team, user, key or end user a limit of its own. An answer has the `version` of the
+// place's set; a change that names it as `expected_version` is refused where somebody else was faster.
 import { and, asc, eq } from 'drizzle-orm'
 import { Hono } from 'hono'
-import { z } from 'zod'
+import * as z from 'zod'
 import { MAX_END_USER_CHARS } from '../../protocol/request.ts'
 import { formatUsd } from '../../protocol/units.ts'
 import { EACH, LIMIT_WINDOWS, type LimitRule, type LimitScope } from '../account/limit.ts'
@@ -16,10 +17,11 @@ import { connect } from '../db/connect.ts'
 import { builder, query, toStatement } from '../db/orm.ts'
 import { type Database, QueryFailed, type Statement } from '../db/port.ts'
 import { limitRules } from '../db/schema/limits.ts'
+import { sha256Hex } from '../hash.ts'
 import { ModelName } from '../policy/targets.ts'
 import { announceRules, bumpRules } from './announce.ts'
 import { audited } from './audit.ts'
-import { type AdminContext, type AdminEnv, invalid, notFound } from './context.ts'
+import { type AdminContext, type AdminEnv, conflict, invalid, notFound } from './context.ts'
 import { idParam, readInput, Usd } from './input.ts'
 import { requireKey } from './keys.ts'
 import { requireUser } from './membership.ts'
@@ -32,8 +34,10 @@ const LIMITS_MAX = 100
 const COUNT_MAX = 1_000_000_000_000
 /** One thousand million dollars: a sum of a few such still fits 64 bits. */
 const BUDGET_MAX_NANO_USD = 1_000_000_000n * 1_000_000_000n
-/** SQLSTATE of the guard below. */
+/** SQLSTATE of the guards below. */
 const DIVISION_BY_ZERO = '22012'
+/** Of a version: two sets of one place that somebody works on do not share 64 bits. */
+const VERSION_CHARS = 16
 
 const count = z.int().min(0).max(COUNT_MAX)
 const where = { model: ModelName.optional(), hard: z.boolean().default(true) }
@@ -62,6 +66,8 @@ const LimitsInput = z.strictObject({
         seen.add(key)
       }
     }),
+  /** Fails where the set is another one by now. Absent: it is replaced, whatever it is. */
+  expected_version: z.string().max(64).optional(),
 })
 
 /** One place that carries limits, found to exist. */
@@ -140,10 +146,11 @@ async function holder(
 
 /** Replaces the place's whole set; an empty one lifts every limit. Safe to repeat. */
 async function replace(c: AdminContext, place: Holder) {
-  const { limits: input } = await readInput(c, LimitsInput)
+  const { limits: input, expected_version: expected } = await readInput(c, LimitsInput)
   const database = connect(c.env)
   const { orgId, scope, scopeId } = place
   const before = await rowsOf(database, place)
+  if (expected !== undefined && expected !== versionOf(before)) throw changedMeanwhile()
   const nowIso = new Date().toISOString()
   const rows = input.map((one) => {
     const made = limitRow(orgId, ruleOf(one, crypto.randomUUID(), place), nowIso)
@@ -153,6 +160,7 @@ async function replace(c: AdminContext, place: Holder) {
   await database
     .batch([
       bumpRules(orgId),
+      ...(expected === undefined ? [] : [stillStand(place, before)]),
       toStatement(builder.delete(limitRules).where(ofHolder(place))),
       ...(rows.length === 0 ? [] : [toStatement(builder.insert(limitRules).values(rows))]),
       rulesBound(orgId),
@@ -163,10 +171,11 @@ async function replace(c: AdminContext, place: Holder) {
         details: { scope, limits: rows.map((row) => limitView(limitRule(row))) },
       }),
     ])
-    .catch((error: unknown) => {
-      if (error instanceof QueryFailed && error.sqlState === DIVISION_BY_ZERO)
-        throw invalid('limits', `would be more than the ${RULES_MAX} limits an organisation can have`)
-      throw error
+    .catch(async (error: unknown) => {
+      if (!(error instanceof QueryFailed && error.sqlState === DIVISION_BY_ZERO)) throw error
+      // Two guards, one SQLSTATE: which of them it was the rows say.
+      if (expected !== undefined && expected !== versionOf(await rowsOf(database, place))) throw changedMeanwhile()
+      throw invalid('limits', `would be more than the ${RULES_MAX} limits an organisation can have`)
     })
   await announceRules(c.env, orgId)
   return c.json(await stored(database, place))
@@ -178,8 +187,25 @@ async function show(c: AdminContext, place: Holder) {
 
 async function stored(database: Database, place: Holder) {
   const rows = await rowsOf(database, place)
-  return { scope: place.scope, scope_id: place.scopeId, limits: rows.map((row) => limitView(limitRule(row))) }
+  return {
+    scope: place.scope,
+    scope_id: place.scopeId,
+    version: versionOf(rows),
+    limits: rows.map((row) => limitView(limitRule(row))),
+  }
 }
+
+const idsOf = (rows: readonly LimitRow[]): string =>
+  rows
+    .map(({ limitId }) => limitId)
+    .sort()
+    .join(',')
+
+/** Of a place's set: a limit that says something else has another id, so the ids say which set it is. */
+const versionOf = (rows: readonly LimitRow[]): string => sha256Hex(idsOf(rows)).slice(0, VERSION_CHARS)
+
+const changedMeanwhile = () =>
+  conflict('These limits are no longer those of `expected_version`: somebody changed them. Read them again.')
 
 const rowsOf = (database: Database, place: Holder): Promise<LimitRow[]> =>
   query(database, (db) =>
@@ -197,6 +223,13 @@ function ofHolder({ orgId, scope, scopeId }: Holder) {
 /** Two rows of one place that say the same thing. */
 const meaningOf = ({ meter, timeWindow, timeZone, model, hard, maxCount, maxNanoUsd }: LimitRow): string =>
   [meter, timeWindow, timeZone, model, hard, maxCount, maxNanoUsd].join('|')
+
+/** Fails where the place has other limits than were read. Behind the statement that makes changes wait for each other. */
+const stillStand = ({ orgId, scope, scopeId }: Holder, rows: readonly LimitRow[]): Statement => ({
+  text: `SELECT 1 / (CASE WHEN coalesce(string_agg(limit_id::text, ',' ORDER BY limit_id), '') = $4 THEN 1 ELSE 0 END)
+    FROM limit_rules WHERE org_id = $1 AND scope = $2 AND scope_id = $3`,
+  params: [orgId, scope, scopeId, idsOf(rows)],
+})
 
 /**
  * Fails where the organisation now has more limits than its account can hold. In the transaction that adds them, after

@@ -2,7 +2,7 @@
 // one without basis points ends the rule of its kind. Owns their HTTP form; which rule wins is policy/markup.ts.
 import { and, desc, eq } from 'drizzle-orm'
 import { Hono } from 'hono'
-import { z } from 'zod'
+import * as z from 'zod'
 import { connect } from '../db/connect.ts'
 import { builder, query, toStatement } from '../db/orm.ts'
 import { type Database, QueryFailed, UNIQUE_VIOLATION } from '../db/port.ts'

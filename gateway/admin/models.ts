@@ -1,7 +1,7 @@
 // Model names in the admin API. Owns their HTTP form; how a request finds its target is policy/ and routing/.
 import { and, asc, eq, inArray } from 'drizzle-orm'
 import { Hono } from 'hono'
-import { z } from 'zod'
+import * as z from 'zod'
 import { connect } from '../db/connect.ts'
 import { query } from '../db/orm.ts'
 import type { Database } from '../db/port.ts'

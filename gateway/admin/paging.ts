@@ -1,7 +1,7 @@
 // Pages of a list. Owns the bounds on a page and the cursor, which names the last row of the page before: new rows
 // shift nothing, and a deep page costs what the first one does.
 import { type AnyColumn, type SQL, sql } from 'drizzle-orm'
-import { z } from 'zod'
+import * as z from 'zod'
 import { parseStored } from '../db/json.ts'
 import { invalid } from './context.ts'
 

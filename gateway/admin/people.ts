@@ -2,7 +2,7 @@
 // a change must keep true membership.ts.
 import { and, eq } from 'drizzle-orm'
 import { Hono } from 'hono'
-import { z } from 'zod'
+import * as z from 'zod'
 import { connect } from '../db/connect.ts'
 import { builder, toStatement } from '../db/orm.ts'
 import { memberships, users } from '../db/schema/people.ts'

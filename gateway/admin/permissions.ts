@@ -4,7 +4,7 @@
 import { type AnyColumn, and, eq, inArray, type SQL } from 'drizzle-orm'
 import { createMiddleware } from 'hono/factory'
 import { matchedRoutes } from 'hono/route'
-import { z } from 'zod'
+import * as z from 'zod'
 import type { Actor, Member } from '../auth/actor.ts'
 import { covers, type Permission, permits, type Role } from '../auth/roles.ts'
 import { connect } from '../db/connect.ts'
@@ -125,6 +125,7 @@ export const ADMIN_ROUTES: Readonly<Record<string, Permission>> = {
   'GET /usage': 'usage.read',
   'GET /usage/requests': 'usage.read',
   'GET /usage/tags': 'usage.read',
+  'GET /usage/client-reported': 'usage.read',
   'GET /usage/requests/:id': 'usage.read',
   // What others wrote is for whoever answers for the organisation.
   'GET /usage/requests/:id/text': 'audit.read',

@@ -1,6 +1,6 @@
 // How prices stand in the admin API and in import files. Owns the schemas and both directions between decimal dollar
 // strings per million units and a price table; which versions may be added is price-versions.ts.
-import { z } from 'zod'
+import * as z from 'zod'
 import { formatUsd } from '../../protocol/units.ts'
 import { CONTEXT_TIERS_MAX, type ContextTier, PRICE_MAX, type PriceQuote, type PriceTable } from '../meter/price.ts'
 import { mapParts, PART_NAMES, type PartName, USAGE_PARTS } from '../meter/usage.ts'

@@ -2,7 +2,7 @@
 // and for the prices of own machines; imports are price-import.ts, which version is in force is policy/price-book.ts.
 import { and, desc, eq } from 'drizzle-orm'
 import { Hono } from 'hono'
-import { z } from 'zod'
+import * as z from 'zod'
 import { formatUsd } from '../../protocol/units.ts'
 import { connect } from '../db/connect.ts'
 import { query } from '../db/orm.ts'

@@ -2,7 +2,7 @@
 // Owns their HTTP form; which one a request uses is routing/.
 import { and, eq } from 'drizzle-orm'
 import { Hono } from 'hono'
-import { z } from 'zod'
+import * as z from 'zod'
 import { connect } from '../db/connect.ts'
 import { builder, toStatement } from '../db/orm.ts'
 import type { Database } from '../db/port.ts'

@@ -2,7 +2,7 @@
 // out: no answer, log, error or audit row has any part of it, and none follows its provider to another host.
 import { and, asc, eq, inArray } from 'drizzle-orm'
 import { Hono } from 'hono'
-import { z } from 'zod'
+import * as z from 'zod'
 import { connect } from '../db/connect.ts'
 import { query } from '../db/orm.ts'
 import type { Database } from '../db/port.ts'

@@ -1,7 +1,7 @@
 // Service accounts: users that are programs. Owns their making; their roles and suspension are people.ts, their API keys
 // keys.ts (`user_id`), and their tokens come from an issuer for services.
 import { Hono } from 'hono'
-import { z } from 'zod'
+import * as z from 'zod'
 import type { AdminEnv } from './context.ts'
 import { idParam, readInput, readQuery, Slug } from './input.ts'
 import { PageQuery } from './paging.ts'

@@ -2,7 +2,7 @@
 // may see or end whose session; sessions and links themselves are ../dashboard.
 import { and, desc, eq, gt } from 'drizzle-orm'
 import { Hono } from 'hono'
-import { z } from 'zod'
+import * as z from 'zod'
 import { PERMISSIONS, permits } from '../auth/roles.ts'
 import { makeLink } from '../dashboard/links.ts'
 import { SESSION_IDLE_MS_MAX } from '../dashboard/session.ts'

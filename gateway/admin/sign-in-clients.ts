@@ -4,7 +4,7 @@
 //   PUT    /organisations/:org/issuers/:issuer/sign-in-client     {client_secret?, scopes?, listed?}; GET; DELETE
 import { and, eq } from 'drizzle-orm'
 import { Hono } from 'hono'
-import { z } from 'zod'
+import * as z from 'zod'
 import { clientSecretName } from '../dashboard/oidc-client.ts'
 import { connect } from '../db/connect.ts'
 import { builder, query, toStatement } from '../db/orm.ts'

@@ -4,10 +4,11 @@
 //   GET /organisations/:org/statements?time_zone=             months there are, newest first
 //   GET /organisations/:org/statements/:month?time_zone=&format=json|csv     `month` is YYYY-MM
 //
-// Adding up `amount` over the table's rows of usage and corrections gives the month's `usage`, which is what the ledger took.
+// Adding up `amount` over the table's rows of usage and corrections gives the month's `usage`, which is what the ledger took;
+// `attempts` and `units` add up over them likewise.
 import { and, asc, eq, gte, lt } from 'drizzle-orm'
 import { Hono } from 'hono'
-import { z } from 'zod'
+import * as z from 'zod'
 import { formatUsd } from '../../protocol/units.ts'
 import { connect } from '../db/connect.ts'
 import { query } from '../db/orm.ts'
@@ -184,7 +185,6 @@ function rowsOf(line: StatementLine, names: Names): Row[] {
     model_served: served,
     price_version_id: line.priceVersionId ?? null,
     basis_points: line.basisPoints ?? null,
-    attempts,
   }
   const parts = line.parts.map(
     ({ part, units, unitPrice, amountNanoUsd }): Row => ({
@@ -195,8 +195,14 @@ function rowsOf(line: StatementLine, names: Names): Row[] {
       ...(rounding === undefined ? {} : amounts(amountNanoUsd)),
     }),
   )
-  if (rounding === undefined) return [...parts, { ...shared, part: 'all', ...amounts(line.amountNanoUsd) }]
-  return rounding === 0n && parts.length > 0 ? parts : [...parts, { ...shared, part: 'rounding', ...amounts(rounding) }]
+  const rows =
+    rounding === undefined
+      ? [...parts, { ...shared, part: 'all', ...amounts(line.amountNanoUsd) }]
+      : rounding === 0n && parts.length > 0
+        ? parts
+        : [...parts, { ...shared, part: 'rounding', ...amounts(rounding) }]
+  // In the first row alone, so that this column too adds up to the month.
+  return rows.map((row, place) => (place === 0 ? { ...row, attempts } : row))
 }
 
 function table(c: AdminContext, fileName: string, statement: Statement, grants: readonly GrantRow[], names: Names) {

@@ -1,7 +1,7 @@
 // The text of a request, where its caller had it stored (the responses dialect with `store`). Owns finding it from a usage row, and
 // that whoever reads it is on record. Requests of other dialects have no text: usage rows hold counts alone.
 
-import { z } from 'zod'
+import * as z from 'zod'
 import { connect } from '../db/connect.ts'
 import { parseStored } from '../db/json.ts'
 import type { usageRequests } from '../db/schema/usage.ts'
@@ -27,11 +27,12 @@ async function read(c: AdminContext, request: RequestRow): Promise<Record<string
   throw new Refusal(found.error)
 }
 
-/** Null: nothing is kept, or what keeps it cannot be reached. */
+/** Null: nothing is kept. `unreachable`: whether anything is cannot be told now. */
 export async function storedState(c: AdminContext, request: RequestRow) {
   const [owner, name] = [readerOf(request), nameOf(request)]
   const state = await reachRuns(c.env, owner, name, async (runs) => await runs.state(name, owner))
-  return state.ok ? { id: `resp_${name}`, state: state.value } : null
+  if (state.ok) return { id: `resp_${name}`, state: state.value }
+  return state.error.code === 'not_found' ? null : { id: `resp_${name}`, state: 'unreachable' as const }
 }
 
 /** What was asked and what was answered. Recorded before it is shown. @throws Refusal */

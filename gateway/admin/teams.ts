@@ -1,7 +1,7 @@
 // Teams in the admin API: users whose usage is limited and read together. Owns their HTTP form and who is in which.
 import { and, asc, desc, eq, isNull, type SQL } from 'drizzle-orm'
 import { Hono } from 'hono'
-import { z } from 'zod'
+import * as z from 'zod'
 import { connect } from '../db/connect.ts'
 import { builder, query, toStatement } from '../db/orm.ts'
 import type { Database } from '../db/port.ts'

@@ -1,6 +1,6 @@
 // Usage rows and sums as the admin API shows them. Owns the field names: tokens as numbers, money as decimal strings,
 // in nano-USD for programs and in USD for people. Pure.
-import { z } from 'zod'
+import * as z from 'zod'
 import { formatUsd } from '../../protocol/units.ts'
 import { parseStored } from '../db/json.ts'
 import type { usageAttempts, usageRequests } from '../db/schema/usage.ts'
@@ -96,7 +96,7 @@ const sharedJson = (row: AttemptRow | RequestRow) => ({
 })
 
 /** By name; neither names nor values hold what stands between them. */
-const tagsJson = (tags: string | null): Record<string, string> =>
+export const tagsJson = (tags: string | null): Record<string, string> =>
   Object.fromEntries((tags ?? '').split(',').flatMap((tag) => (tag === '' ? [] : [tag.split('=', 2)])))
 
 const betweenMs = (from: string, to: string): number => Math.max(0, Date.parse(to) - Date.parse(from))

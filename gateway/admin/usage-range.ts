@@ -1,7 +1,7 @@
 // What usage reports are asked for. Owns the filters and the range that all of them take, and the words for one too long.
 import { and, eq, isNull, type SQL, sql } from 'drizzle-orm'
 import type { AnyPgColumn } from 'drizzle-orm/pg-core'
-import { z } from 'zod'
+import * as z from 'zod'
 import { isTimeZone, offsetMs, windowOf } from '../account/windows.ts'
 import { DatabaseUnavailable } from '../db/port.ts'
 import type { usageAttempts, usageRequests } from '../db/schema/usage.ts'
@@ -13,8 +13,8 @@ import { Instant } from './input.ts'
 
 const DAY_MS = 24 * 3_600_000
 const RANGE_DEFAULT_MS = 30 * DAY_MS
-/** A year and its leap day: a statement has seconds. */
-const RANGE_MAX_MS = 366 * DAY_MS
+/** Thirteen months, so that a month stands beside itself a year before. */
+const RANGE_MAX_MS = 397 * DAY_MS
 
 /** An instant, or a day: its first moment in the time zone asked for, UTC where none is. */
 export const Moment = z.union([z.iso.date(), Instant])
@@ -46,6 +46,7 @@ export const filterParameters = {
   status: z.string().max(64).optional(),
   status_class: z.enum(STATUS_CLASSES).optional(),
   backend: z.union([z.literal(NOBODY), z.string().min(1).max(64)]).optional(),
+  end_user: z.string().min(1).max(256).optional(),
   tag: TagFilter.optional(),
   from: Moment.optional(),
   to: Moment.optional(),
@@ -69,6 +70,7 @@ export function matching(table: typeof usageAttempts | typeof usageRequests, fil
     only(table.status, filter.status),
     filter.status_class === undefined ? undefined : sql.raw(isOfClass('status', filter.status_class)),
     onlyOrNone(table.backendId, filter.backend),
+    onlyOrNone(table.endUser, filter.end_user),
     tagged(table.tags, filter.tag),
   )
 }
@@ -81,9 +83,9 @@ function tagged(column: AnyPgColumn, wanted: string | undefined): SQL | undefine
 
 /** The filters of a question over sums. */
 export function questionFilters(filter: Filter): Pick<Question, 'filters' | 'statusClass'> {
-  const { project, key, user, team, model, model_served, provider, status, backend, tag } = filter
+  const { project, key, user, team, model, model_served, provider, status, backend, end_user, tag } = filter
   return {
-    filters: { project, key, user, team, model, model_served, provider, status, backend, tag },
+    filters: { project, key, user, team, model, model_served, provider, status, backend, end_user, tag },
     statusClass: filter.status_class,
   }
 }

@@ -2,17 +2,19 @@
 // whether the text of one is kept; sums over ranges are usage.ts, field names usage-json.ts. What a request cost comes from the
 // rows of its attempts, corrections included.
 //
-//   GET /usage/requests?org=&from=&to=       the filters of /usage, and end_user, id_prefix, min_cost_usd, min_duration_ms,
+//   GET /usage/requests?org=&from=&to=       the filters of /usage, and id_prefix, min_cost_usd, min_duration_ms,
 //                                            min_first_token_ms. Costs are those of the request's own row: corrections come later
-//       &since=                              what was recorded since the answer that gave this `since`, newest first
+//       &since=                              what was recorded since the answer that gave this `since`, newest first; `left_out` says
+//                                            how many of them are no part of the answer
 //   GET /usage/requests/:id?org=             with its attempts
 //   GET /usage/requests/:id/text?org=        what was asked and answered, where the caller had it stored; audited
-import { and, asc, desc, eq, gt, gte, inArray, lt, lte, type SQL, sql } from 'drizzle-orm'
+import { and, asc, count, desc, eq, gt, gte, inArray, lt, lte, type SQL, sql } from 'drizzle-orm'
 import type { AnyPgColumn } from 'drizzle-orm/pg-core'
 import { Hono } from 'hono'
-import { z } from 'zod'
+import * as z from 'zod'
 import { connect } from '../db/connect.ts'
 import { query } from '../db/orm.ts'
+import type { Database } from '../db/port.ts'
 import { usageAttempts, usageRequests } from '../db/schema/usage.ts'
 import { mapParts } from '../meter/usage.ts'
 import { type AdminContext, type AdminEnv, invalid, notFound } from './context.ts'
@@ -31,6 +33,8 @@ const COST_MAX_NANO_USD = 1_000_000_000n * 1_000_000_000n
  * later, not always in one order. What waited longer (a database that was away) is in the list and not in the log.
  */
 const SINCE_OVERLAP_MS = 15_000
+/** Rows that are counted and not shown: beyond it the number says nothing more. */
+const LEFT_OUT_MAX = 100_000
 
 const Ms = z
   .string()
@@ -39,7 +43,6 @@ const Ms = z
 const RequestsQuery = z
   .strictObject({
     ...filterParameters,
-    end_user: z.string().max(256).optional(),
     id_prefix: z
       .string()
       .toLowerCase()
@@ -69,31 +72,28 @@ usageRequestRoutes.get('/requests', async (c) => {
   const database = connect(c.env)
   const t = usageRequests
   const isLive = asked.since !== undefined
+  const wanted = and(requestsWanted(asked, range), isLive ? gt(t.recordedAt, asked.since ?? '') : undefined)
   const rows = await withinTimeLimit(
     query(database, (db) =>
       db
         .select()
         .from(t)
-        .where(
-          and(
-            requestsWanted(asked, range),
-            isLive ? gt(t.recordedAt, asked.since ?? '') : undefined,
-            olderThan(asked.cursor, t.startedAt, t.requestId),
-          ),
-        )
+        .where(and(wanted, olderThan(asked.cursor, t.startedAt, t.requestId)))
         .orderBy(...(isLive ? [desc(t.recordedAt), desc(t.requestId)] : [desc(t.startedAt), desc(t.requestId)]))
         .limit(asked.limit + 1),
     ),
     'Shorten the range.',
   )
   const shown = rows.slice(0, asked.limit)
-  const [sums, names] = await Promise.all([
+  const isCut = isLive && rows.length > asked.limit
+  const [sums, names, found] = await Promise.all([
     sumsOfRequests(
       c,
       asked.org,
       shown.map(({ requestId }) => requestId),
     ),
     namesOf(c, asked.org, idsOf(shown)),
+    isCut ? countOf(database, wanted) : 0,
   ])
   const page = pageOf(
     rows,
@@ -109,9 +109,24 @@ usageRequestRoutes.get('/requests', async (c) => {
       asked.since,
       nowMs,
     ),
+    ...(isLive ? { left_out: isCut ? Math.max(0, found - shown.length) : 0 } : {}),
     names,
   })
 })
+
+async function countOf(database: Database, wanted: SQL | undefined): Promise<number> {
+  const [row] = await query(database, (db) =>
+    db.select({ found: count() }).from(
+      db
+        .select({ one: sql`1`.as('one') })
+        .from(usageRequests)
+        .where(wanted)
+        .limit(LEFT_OUT_MAX)
+        .as('some'),
+    ),
+  )
+  return Number(row?.found ?? 0)
+}
 
 /** From where to ask on: a little before the newest row, and never back behind where it was asked from. */
 function sinceOf(recorded: readonly string[], asked: string | undefined, nowMs: number): string {
@@ -202,14 +217,13 @@ const SUMS = {
 function requestsWanted(asked: RequestsQuery, { fromMs, toMs }: Range): SQL | undefined {
   const t = usageRequests
   const [from, to] = [new Date(fromMs).toISOString(), new Date(toMs).toISOString()]
-  const { end_user: endUser, min_cost_usd: minCost, min_duration_ms: minMs, min_first_token_ms: minFirstMs } = asked
+  const { min_cost_usd: minCost, min_duration_ms: minMs, min_first_token_ms: minFirstMs } = asked
   return and(
     matching(t, asked satisfies Filter),
     gte(t.usageDay, from.slice(0, 10)),
     lte(t.usageDay, to.slice(0, 10)),
     gte(t.startedAt, from),
     lt(t.startedAt, to),
-    endUser === undefined ? undefined : eq(t.endUser, endUser),
     ...idsWith(asked.id_prefix),
     minCost === undefined ? undefined : gte(t.costNanoUsd, minCost),
     minMs === undefined ? undefined : lasted(t.endedAt, minMs),

@@ -1,19 +1,22 @@
 // Usage in the admin API: what was counted and charged, as sums. Owns the parameters and the HTTP form; the sums are
-// ledger/breakdown.ts, rolling by hand ledger/rollups.ts, requests one by one usage-requests.ts, files export.ts.
+// ledger/breakdown.ts, rolling by hand ledger/rollups.ts, requests one by one usage-requests.ts, files export.ts,
+// what clients report of calls past the gateway client-reported.ts.
 //
 //   GET  /usage?org=&from=&to=&time_zone=&group_by=&top=     and filters: project, key, user, team, model, model_served,
-//        provider, status, status_class, backend, tag=NAME=VALUE (user, team, backend: `none`; tag: !NAME). `group_by`: one
-//        or two of those but the class, tag as tag:NAME (and at most one of hour, day, month), joined by a comma, or none.
+//        provider, status, status_class, backend, end_user, tag=NAME=VALUE (user, team, backend, end_user: `none`; tag: !NAME).
+//        `group_by`: one or two of those but the class, tag as tag:NAME (and at most one of hour, day, month), joined by a
+//        comma, or none.
 //        Days given as from and to, and the steps of time, are those of `time_zone` (IANA, default UTC). `top`
 //        combinations are shown (default 100, most 1,000), the rest is added up in lines with `other: true`.
 //        `latency`: none, total (default) or lines: percentiles of requests that ended `ok`, or with the status that is
-//        asked for; not by key, user or team. Answers {total, data, data_until}: everything recorded that started before
-//        `data_until` is in.
-//   GET  /usage/tags?org=&project=&from=&to=                  names of tags and their values, by requests
+//        asked for; not by key, user, team or end user. Answers {total, data, data_until, folded}: everything recorded that
+//        started before `data_until` is in. `folded`: the tag that is asked about had more values in some quarter hour than are
+//        told apart; those count in a line `*`, and a filter by one of them misses that quarter hour.
+//   GET  /usage/tags?org=&project=&from=&to=                  names of tags and their values, by requests; `folded` as above
 //   GET  /usage/rollup?org=                                   what still has to be rolled up
 //   POST /usage/rollup  {org?, from?, to?}                    rolls now; with a range, first marks it to be made anew
 import { Hono } from 'hono'
-import { z } from 'zod'
+import * as z from 'zod'
 import { connect } from '../db/connect.ts'
 import { type Breakdown, breakdown, type Latency, type Line } from '../ledger/breakdown.ts'
 import { LATENCY_ERROR, percentiles } from '../ledger/latency.ts'
@@ -24,6 +27,7 @@ import { tagsUsed } from '../ledger/tags-used.ts'
 import { TIME_STEPS, type TimeStep } from '../ledger/time-steps.ts'
 import { DIMENSIONS, type Dimension } from '../ledger/usage-facts.ts'
 import { audited } from './audit.ts'
+import { clientReportedRoutes } from './client-reported.ts'
 import { type AdminContext, type AdminEnv, invalid } from './context.ts'
 import { usageExport } from './export.ts'
 import { readInput, readQuery } from './input.ts'
@@ -62,6 +66,7 @@ const FIELDS: Record<Dimension, string> = {
   provider: 'provider',
   status: 'status',
   backend: 'backend_id',
+  end_user: 'end_user',
   tag: 'tag',
 }
 
@@ -154,6 +159,7 @@ export const usageRoutes = new Hono<AdminEnv>()
       latency_error: LATENCY_ERROR,
       total: { ...sumsJson(read.total), ...latencyJson(read.latency) },
       truncated: read.lines.some(({ other }) => other),
+      folded: read.folded,
       names,
       data: dataJson(read, dimensions, step),
     })
@@ -193,6 +199,7 @@ export const usageRoutes = new Hono<AdminEnv>()
   })
   .get('/export', usageExport)
   .route('/', usageRequestRoutes)
+  .route('/', clientReportedRoutes)
 
 /** The answer must fit memory and a statement's time. @throws Refusal */
 function requireFewLines(rangeMs: number, step: TimeStep | undefined, top: number): void {

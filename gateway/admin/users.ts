@@ -1,7 +1,7 @@
 // People and services as rows. Owns what both have in common in the admin API: the fields of a new one, its making and its
 // HTTP form. Routes are people.ts and service-accounts.ts.
 import { and, desc, eq, inArray } from 'drizzle-orm'
-import { z } from 'zod'
+import * as z from 'zod'
 import type { Actor } from '../auth/actor.ts'
 import { ROLES, type Role } from '../auth/roles.ts'
 import { connect } from '../db/connect.ts'

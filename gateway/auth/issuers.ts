@@ -1,7 +1,7 @@
 // Issuers of tokens as the database knows them. Owns the finding of the one row that a token's own claims point to, and
 // this isolate's copies of such rows; whether the claims are true is token.ts.
 import { and, eq, inArray } from 'drizzle-orm'
-import { z } from 'zod'
+import * as z from 'zod'
 import { FactCache } from '../db/cache.ts'
 import { parseStored } from '../db/json.ts'
 import { query } from '../db/orm.ts'

@@ -1,7 +1,7 @@
 // Everything the database knows of one API key, as one value. Owns the question to Postgres and the JSON form in which
 // the directory keeps the answer; how long it may be kept is directory.ts.
 import { and, eq } from 'drizzle-orm'
-import { z } from 'zod'
+import * as z from 'zod'
 import { parseStored } from '../db/json.ts'
 import { query } from '../db/orm.ts'
 import type { Database } from '../db/port.ts'

@@ -5,7 +5,7 @@
 //                              │                        └──address silent──▶ used on (at most 1 h)
 //                              └──unknown kid, cooldown over──▶ fetched again, else refused
 import { createLocalJWKSet, type JSONWebKeySet } from 'jose'
-import { z } from 'zod'
+import * as z from 'zod'
 import { err, ok, type Result } from '../../protocol/result.ts'
 import { parseUpstreamUrl } from '../policy/upstream-url.ts'
 import { readLimited } from '../providers/bounded-body.ts'

@@ -1,7 +1,7 @@
 // From a token's subject to a user of the organisation and its role. Owns the question to Postgres; how long the answer
 // counts is token.ts.
 import { and, asc, eq } from 'drizzle-orm'
-import { z } from 'zod'
+import * as z from 'zod'
 import { parseStored } from '../db/json.ts'
 import { query } from '../db/orm.ts'
 import type { Database } from '../db/port.ts'

@@ -2,7 +2,7 @@
 // their keys key-sets.ts, users members.ts. Nothing in a token is believed before its signature is checked: until then
 // its claims choose which registered issuer to check it against, and nothing else.
 import { decodeJwt, decodeProtectedHeader, errors, type JWTPayload, jwtVerify } from 'jose'
-import { z } from 'zod'
+import * as z from 'zod'
 import type { Failure } from '../../protocol/errors.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
 import { FactCache } from '../db/cache.ts'

@@ -1,6 +1,6 @@
 // An answer as the cache keeps it. Owns the JSON form: what was said, with neighbouring pieces joined, and what it had cost
 // in tokens, for information. Counts of a replay are always zero: nothing is computed. Pure.
-import { z } from 'zod'
+import * as z from 'zod'
 import { LogprobEntry } from '../../protocol/dispatch.ts'
 import { parseStored } from '../db/json.ts'
 import { inputTokens, outputTokens, type Usage } from '../meter/usage.ts'

@@ -2,7 +2,7 @@
 // user that it was made for with the rights that this user had then at most. The code stands behind the `#` of the address,
 // which browsers send to no server.
 import { and, eq } from 'drizzle-orm'
-import { z } from 'zod'
+import * as z from 'zod'
 import { audited } from '../admin/audit.ts'
 import { type AdminContext, Refusal } from '../admin/context.ts'
 import { DIVISION_BY_ZERO, mustBe, type User, userOf } from '../admin/membership.ts'

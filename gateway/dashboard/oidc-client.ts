@@ -2,7 +2,7 @@
 // exchanging a code for an ID token. An issuer is called at the address that it was registered under and at those that it
 // names there, under the rules for all upstreams; what it says is bounded, and what of it is believed is token.ts's to judge.
 import { and, asc, eq } from 'drizzle-orm'
-import { z } from 'zod'
+import * as z from 'zod'
 import { err, ok, type Result } from '../../protocol/result.ts'
 import type { Fetch } from '../auth/key-sets.ts'
 import { FactCache } from '../db/cache.ts'

@@ -4,7 +4,7 @@
 //
 //   GET /dashboard/oidc/:client/start?return_to=   ─▶ the issuer ─▶   GET /dashboard/oidc/callback?code=&state=   ─▶ return_to
 import { decodeJwt } from 'jose'
-import { z } from 'zod'
+import * as z from 'zod'
 import { err, ok, type Result } from '../../protocol/result.ts'
 import type { AdminContext } from '../admin/context.ts'
 import type { Actor } from '../auth/actor.ts'

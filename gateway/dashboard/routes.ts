@@ -7,7 +7,7 @@
 //   GET    /dashboard/oidc/…                signing in with one, see oidc.ts
 //   GET    /dashboard, /dashboard/*         the pages
 import { Hono } from 'hono'
-import { z } from 'zod'
+import * as z from 'zod'
 import type { AdminContext, AdminEnv } from '../admin/context.ts'
 import { failureOf } from '../admin/failures.ts'
 import { readInput, readQuery, Slug } from '../admin/input.ts'

@@ -2,7 +2,7 @@
 //
 //   made ──a request within 2 h of the last──▶ used on ──12 h──▶ over
 //     └──2 h without a request──▶ over        └──user suspended, membership or issuer gone, ADMIN_TOKEN changed──▶ over
-import { z } from 'zod'
+import * as z from 'zod'
 import type { Actor } from '../auth/actor.ts'
 import { boundProjects } from '../auth/members.ts'
 import { ROLES } from '../auth/roles.ts'

@@ -5,9 +5,13 @@ type Entry<T> = { value: T; freshUntilMs: number; usableUntilMs: number }
 
 export type Cached<T> = { value: T; fresh: boolean }
 
+/** Left over by requests that were cut off; past it they are forgotten, and some facts are fetched twice. */
+const CLAIMS_MAX = 1_000
+
 export class FactCache<T> {
   readonly #entriesMax: number
   readonly #entries = new Map<string, Entry<T>>()
+  readonly #claimedUntilMs = new Map<string, number>()
 
   constructor(entriesMax: number) {
     this.#entriesMax = entriesMax
@@ -40,6 +44,21 @@ export class FactCache<T> {
   postpone(key: string, freshUntilMs: number): void {
     const entry = this.#entries.get(key)
     if (entry !== undefined) entry.freshUntilMs = freshUntilMs
+  }
+
+  /**
+   * Whether the caller is the one who fetches what is not here yet; the others look here again instead of asking the database too.
+   * Nobody waits for a caller that never came back: its claim ends at `untilMs`.
+   */
+  claim(key: string, nowMs: number, untilMs: number): boolean {
+    if (nowMs < (this.#claimedUntilMs.get(key) ?? 0)) return false
+    if (this.#claimedUntilMs.size >= CLAIMS_MAX) this.#claimedUntilMs.clear()
+    this.#claimedUntilMs.set(key, untilMs)
+    return true
+  }
+
+  unclaim(key: string): void {
+    this.#claimedUntilMs.delete(key)
   }
 
   delete(key: string): void {

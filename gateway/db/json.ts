@@ -1,5 +1,5 @@
 // JSON kept in text columns and in objects' storage. Owns the only way back from such text to a typed value.
-import type { z } from 'zod'
+import type * as z from 'zod'
 
 /**
  * Parses stored JSON against its schema.

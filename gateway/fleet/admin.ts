@@ -1,7 +1,7 @@
 // Administrators' view of the fleet, mounted by the admin API under /backends, which guards it. Owns the HTTP form; what
 // is shown of a backend, once or as a stream, is live.ts.
 import { Hono } from 'hono'
-import { z } from 'zod'
+import * as z from 'zod'
 import type { Failure } from '../../protocol/errors.ts'
 import { DesiredState } from '../../protocol/report.ts'
 import { MAX_BODY_BYTES } from '../../protocol/request.ts'

@@ -3,7 +3,7 @@
 // which prompts' beginnings is kv-index.ts, what is wanted of a backend desired.ts, the HTTP side routes.ts and admin.ts.
 import { DurableObject } from 'cloudflare:workers'
 import { calculateJwkThumbprint, importJWK } from 'jose'
-import type { z } from 'zod'
+import type * as z from 'zod'
 import type { CapacityFrame } from '../../protocol/capacity.ts'
 import type { Failure } from '../../protocol/errors.ts'
 import { CHUNKS_MAX } from '../../protocol/prefix.ts'

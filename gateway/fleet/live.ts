@@ -1,7 +1,7 @@
 // The fleet as administrators see it, once or as a stream. Owns what is shown of a backend, and the events: a snapshot when something
 // changed, at most one a second, comments in between, and an end after some minutes, so that a page that is left open keeps neither
-// an isolate nor a right that was taken away.
-import type { CapacityFrame, KvTransfer, StepModel } from '../../protocol/capacity.ts'
+// an isolate nor a right that was taken away; one that has stopped reading ends sooner, and leaves its place to others.
+import { type CapacityFrame, type KvTransfer, MAC_TYPES, type StepModel } from '../../protocol/capacity.ts'
 import type { Env } from '../env.ts'
 import { failureResponse } from '../errors.ts'
 import { errorText, log } from '../observe/log.ts'
@@ -16,6 +16,8 @@ const KEEP_ALIVE_MS = 15_000
 const STREAM_MS = 300_000
 /** Before a page asks again: enough not to hurry, too short to be noticed. */
 const RETRY_MS = 1_000
+/** What is said has to be taken by then. Longer than a phone needs to change its network; sockets hold what comes in between. */
+const TAKEN_WITHIN_MS = 30_000
 /** Of one isolate; each asks the Fleet object once a second. */
 const STREAMS_MAX = 32
 
@@ -30,6 +32,7 @@ export function fleetEvents(env: Env, requestId: string): Response {
   let isRead = false
   let isOver = false
   const end = () => {
+    if (untaken !== undefined) clearTimeout(untaken)
     if (isRead && !isOver) streams--
     isOver = true
   }
@@ -37,14 +40,22 @@ export function fleetEvents(env: Env, requestId: string): Response {
   const endsAtMs = Date.now() + STREAM_MS
   let shown: string | undefined
   let spokeAtMs = 0
+  let untaken: ReturnType<typeof setTimeout> | undefined
   const body = new ReadableStream<Uint8Array>(
     {
       async pull(controller) {
         if (!isRead) streams++
         isRead = true
+        if (untaken !== undefined) clearTimeout(untaken)
         const say = (text: string) => {
           spokeAtMs = Date.now()
           controller.enqueue(encoder.encode(text))
+          // Nobody pulls from behind a connection that takes nothing more, and nobody cancels it either.
+          untaken = setTimeout(() => {
+            end()
+            log('info', 'fleet_events_not_read', { requestId })
+            controller.error(new Error(`nothing was read for ${TAKEN_WITHIN_MS} ms`))
+          }, TAKEN_WITHIN_MS)
         }
         try {
           while (!isOver) {
@@ -100,6 +111,9 @@ const engineJson = (frame: CapacityFrame) => ({
   engine: frame.engine ?? null,
   role: frame.role,
   draining: frame.draining,
+  ready: frame.notReady === undefined,
+  not_ready_reason: frame.notReady ?? null,
+  canary_failures: frame.canaryFailures ?? 0,
   transfer: frame.transfer === undefined ? null : transferOf(frame.transfer),
   step_model: frame.stepModel === undefined ? null : stepModelOf(frame.stepModel),
   context_tokens: frame.contextTokensMax,
@@ -119,7 +133,14 @@ const engineJson = (frame: CapacityFrame) => ({
   decode_tokens_per_second: frame.measuredDecodeTokensPerSecond ?? null,
   memory_bytes_per_second: frame.memoryBytesPerSecond ?? null,
   memory_bytes_per_second_max: frame.memoryBytesPerSecondMax ?? null,
+  macs_per_second: known(frame.macs?.[0]),
+  macs_per_second_max: known(frame.macs?.[1]),
+  macs_type: MAC_TYPES[frame.macs?.[2] ?? -1] ?? null,
+  busy_share: frame.busyShare ?? null,
 })
+
+/** From billions; 0 is not known. */
+const known = (giga: number | undefined) => (giga === undefined || giga === 0 ? null : giga * 1e9)
 
 const transferOf = (transfer: KvTransfer) => ({
   fingerprint: transfer.fingerprint,

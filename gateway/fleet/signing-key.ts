@@ -1,6 +1,6 @@
 // The gateway's own key pair, with which dispatches are signed. Owns reading it from the secret and its public half.
 import { importJWK } from 'jose'
-import { z } from 'zod'
+import * as z from 'zod'
 import { base64url } from '../../protocol/signing.ts'
 import type { Env } from '../env.ts'
 import type { SigningKey } from './body-token.ts'

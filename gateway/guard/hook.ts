@@ -1,6 +1,6 @@
 // Content rules of an organisation as they are stored and as they run. Owns the form of their settings, which is also the
 // admin API's, and the making of finders out of them. Pure.
-import { z } from 'zod'
+import * as z from 'zod'
 import { err, ok, type Result } from '../../protocol/result.ts'
 import { type Finder, patternFinder } from './finder.ts'
 import { parsePattern } from './pattern.ts'

@@ -1,7 +1,7 @@
 // An organisation's guards as the request path has them. Owns the isolate's copies: a guard fails closed, so without a copy and
 // without Postgres a request is refused; with a copy, also with one that says "no guards", it goes on for STALE_MAX_MS.
 import { asc, eq } from 'drizzle-orm'
-import { z } from 'zod'
+import * as z from 'zod'
 import type { Failure } from '../../protocol/errors.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
 import { FactCache } from '../db/cache.ts'

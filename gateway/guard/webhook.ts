@@ -4,7 +4,7 @@
 //   POST url   {"version": 1, "stage", "request_id", "org_id", "project_id", "key_id", "model", "texts": [{"role", "text"}]}
 //              x-penstock-signature: t=<Unix seconds>,v1=<hex HMAC-SHA256 of "<t>.<body>" under the hook's secret>
 //   200        {"action": "allow"} | {"action": "block", "message"?} | {"action": "mask", "texts": ["…", as many as came]}
-import { z } from 'zod'
+import * as z from 'zod'
 import type { Failure } from '../../protocol/errors.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
 import type { Job } from '../attempts/job.ts'

@@ -8,6 +8,7 @@ import { Params } from '../db/params.ts'
 import type { Database } from '../db/port.ts'
 import type { Histogram } from './latency.ts'
 import { ordinals, type Question, slotSources, stepsIn, sumSources } from './sources.ts'
+import { wasFolded } from './tag-folds.ts'
 import { timeLabel } from './time-steps.ts'
 import { DIMENSIONS, type Dimension, isTimed, mapSums, SUMS, type SumField } from './usage-facts.ts'
 
@@ -32,6 +33,8 @@ export type Breakdown = {
   total: Sums
   /** Absent under a filter by key, user or team, and where it was not asked for. */
   latency: Latency | undefined
+  /** A tag that is asked about had more values than are told apart: a filter by it can miss usage, and a line FOLDED holds it. */
+  folded: boolean
 }
 
 /** Percentiles are those of requests with this status, unless another is asked for or statuses have lines of their own. */
@@ -41,10 +44,15 @@ const SLOT_ROWS_MAX = 20_000
 
 /** @throws DatabaseUnavailable, QueryFailed; RangeError for an unknown zone */
 export async function breakdown(database: Database, question: Question): Promise<Breakdown> {
-  const [lines, slots] = await Promise.all([readLines(database, question), timed(database, question)])
+  const names = tagNamesOf(question)
+  const [lines, slots, folded] = await Promise.all([
+    readLines(database, question),
+    timed(database, question),
+    names.length > 0 && wasFolded(database, question, names),
+  ])
   const total: Sums = mapSums(() => 0n)
   for (const { sums } of lines) for (const { field } of SUMS) total[field] += sums[field]
-  if (slots === undefined) return { lines, total, latency: undefined }
+  if (slots === undefined) return { lines, total, latency: undefined, folded }
   const latency = emptyLatency()
   const byKey = new Map(slots.byLine ? lines.map((line) => [line.key, line]) : [])
   for (const line of byKey.values()) line.latency = emptyLatency()
@@ -55,7 +63,14 @@ export async function breakdown(database: Database, question: Question): Promise
     const line = byKey.get(lineKey(time, names)) ?? byKey.get(lineKey(time, undefined))
     if (line?.latency !== undefined) add(line.latency, slot, counts)
   }
-  return { lines, total, latency }
+  return { lines, total, latency, folded }
+}
+
+/** Of tags that a question tells apart or filters by: `name=value` or `!name`. */
+function tagNamesOf({ dimensions, tagName, filters }: Question): string[] {
+  const filtered = filters.tag?.replace(/^!/, '').split('=')[0]
+  const grouped = dimensions.includes('tag') ? tagName : undefined
+  return [filtered, grouped].filter((name) => name !== undefined)
 }
 
 /** The slots by line where that is known and fits an answer, else over all; `undefined` where they are not known at all. */
@@ -97,12 +112,7 @@ async function readLines(database: Database, question: Question): Promise<KeyedL
   const { dimensions, top } = question
   const groups = dimensions.map((_, index) => `g${index}`)
   const sums = SUMS.map(({ column }) => `sum(${column}) AS ${column}`).join(', ')
-  const grouped = `SELECT ${['t', ...groups].join(', ')}, ${sums}
-    FROM (${sumSources(question, params)}) AS facts GROUP BY ${ordinals(1 + groups.length)}`
-  const text =
-    groups.length === 0
-      ? `SELECT t, 1, ${SUMS.map(({ column }) => column).join(', ')} FROM (${grouped}) AS grouped`
-      : ranked(grouped, groups, sums, params.add(top))
+  const text = groups.length === 0 ? whole(question, params, sums) : ranked(question, params, groups, sums)
   const { rows } = await database.run({ text, params: params.values })
   const first = 2 + groups.length
   const steps = stepsIn(question)
@@ -121,21 +131,32 @@ async function readLines(database: Database, question: Question): Promise<KeyedL
       latency: undefined,
     }
   })
-  // Of hours that were taken away from a day (sources.ts): a combination that is in no other of its hours leaves zeros there.
+  // Of hours that were taken away from a day (cover.ts): a combination that is in no other of its hours leaves zeros there.
   const used =
     question.step === 'day' ? lines.filter(({ sums }) => SUMS.some(({ field }) => sums[field] !== 0n)) : lines
   return used.sort((a, b) => a.timeKey - b.timeKey || a.place - b.place)
 }
 
-/** The combinations that cost most over the range keep their names; all others become one per time step. */
-function ranked(grouped: string, groups: readonly string[], sums: string, top: string): string {
+const whole = (question: Question, params: Params, sums: string): string =>
+  `SELECT t, 1, ${sums} FROM (${sumSources(question, params)}) AS facts GROUP BY t`
+
+/**
+ * The combinations that cost most over the range keep their names; all others become one per time step. Who they are is found first, by
+ * cost and number of requests alone and over the range as a whole: there can be thousands, at each of hundreds of steps.
+ */
+function ranked(question: Question, params: Params, groups: readonly string[], sums: string): string {
   const same = groups.join(', ')
-  const names = groups.map((group) => `CASE WHEN place <= ${top}::bigint THEN ${group} END AS ${group}`).join(', ')
-  return `WITH grouped AS (${grouped}),
-    weighed AS (SELECT *, sum(cost_nanousd) OVER (PARTITION BY ${same}) AS weight,
-      sum(requests) OVER (PARTITION BY ${same}) AS weight_requests FROM grouped),
-    placed AS (SELECT *, dense_rank() OVER (ORDER BY weight DESC, weight_requests DESC, ${same}) AS place FROM weighed)
-    SELECT t, least(place, ${top}::bigint + 1) AS place, ${names}, ${sums} FROM placed GROUP BY ${ordinals(2 + groups.length)}`
+  const weighed = sumSources({ ...question, step: undefined }, params)
+  const top = params.add(question.top)
+  const names = groups.map((group) => `b.${group}`)
+  const isSame = groups.map((group) => `b.${group} = f.${group}`).join(' AND ')
+  return `WITH best AS MATERIALIZED (SELECT ${same}, row_number() OVER (ORDER BY weight DESC, weight_requests DESC, ${same}) AS place
+      FROM (SELECT ${same}, sum(cost_nanousd) AS weight, sum(requests) AS weight_requests FROM (${weighed}) AS facts
+        GROUP BY ${same}) AS weighed
+      ORDER BY place LIMIT ${top}::bigint)
+    SELECT t, coalesce(b.place, ${top}::bigint + 1) AS place, ${names.join(', ')}, ${sums}
+    FROM (${sumSources(question, params)}) AS f LEFT JOIN best b ON ${isSame}
+    GROUP BY ${ordinals(2 + groups.length)}`
 }
 
 type SlotRow = { time: number; names: string[]; slot: number; counts: { firstToken: bigint; end: bigint } }

@@ -14,6 +14,8 @@ export type FaultKind =
   | 'orphan_entry'
   /** Money of a usage row or a grant that has no entry of that amount. */
   | 'missing_entry'
+  /** The stored sums of a day are not those of its entries: balances and statements that read them are wrong. */
+  | 'wrong_day'
 /** @param id of the transfer; of a missing entry the request with attempt, kind and purpose, or the grant */
 export type Fault = { kind: FaultKind; id: string; amountNanoUsd: bigint }
 
@@ -63,7 +65,7 @@ const EXPECTED = [
 ] as const satisfies readonly LedgerAccount[]
 const isExpected = (what: string, name: string): name is (typeof EXPECTED)[number] =>
   what === 'expected' && EXPECTED.some((account) => account === name)
-const FAULT_KINDS: readonly FaultKind[] = ['unbalanced_transfer', 'orphan_entry', 'missing_entry']
+const FAULT_KINDS: readonly FaultKind[] = ['unbalanced_transfer', 'orphan_entry', 'missing_entry', 'wrong_day']
 const isFault = (what: string): what is FaultKind => FAULT_KINDS.some((kind) => kind === what)
 
 function statement(within: (column: string) => string, whole: boolean): string {
@@ -97,6 +99,15 @@ function statement(within: (column: string) => string, whole: boolean): string {
   ]
   if (whole)
     arms.push(
+      `(SELECT 'wrong_day', coalesce(e.day, s.day)::text || '/' || coalesce(e.account_id, s.account_id)::text,
+        coalesce(e.amount, 0) - coalesce(s.amount, 0)
+        FROM (SELECT (x.occurred_at AT TIME ZONE 'UTC')::date AS day, x.account_id, x.purpose, sum(x.amount_nanousd) AS amount
+          FROM ledger_entries x WHERE x.org_id = $1::uuid GROUP BY 1, 2, 3) AS e
+        FULL JOIN (SELECT m.day, m.account_id, m.purpose, m.amount_nanousd::numeric AS amount FROM ledger_day_sums m
+          JOIN ledger_days d ON d.org_id = m.org_id AND d.day = m.day AND d.made WHERE m.org_id = $1::uuid) AS s
+          ON s.day = e.day AND s.account_id = e.account_id AND s.purpose = e.purpose
+        LEFT JOIN ledger_days u ON u.org_id = $1::uuid AND u.day = coalesce(e.day, s.day)
+        WHERE coalesce(u.made, true) AND coalesce(e.amount, 0) <> coalesce(s.amount, 0) LIMIT ${FAULTS_SHOWN_MAX})`,
       expected('customer_credit', `(${grants('true')}) - (${usage('u.cost_nanousd', `u.charge = 'customer'`)})`),
       expected('gateway_absorbed', `-(${usage('u.cost_nanousd', `u.charge = 'absorbed'`)})`),
       expected('usage_revenue', `(${usage('u.cost_nanousd')})`),

@@ -11,6 +11,7 @@ import { usageAttempts, usageRequests } from '../db/schema/usage.ts'
 import { sha256Hex } from '../hash.ts'
 import type { PriceQuote } from '../meter/price.ts'
 import { mapParts } from '../meter/usage.ts'
+import { openDays } from './ledger-days.ts'
 import { type AttemptRow, encodeText, type LimitEvent, type OutboxEntry, type RequestRow } from './outbox.ts'
 import { assertBalanced, type LedgerAccount } from './postings.ts'
 import { attemptIdentity, type Conflict } from './record.ts'
@@ -41,6 +42,7 @@ export async function writeEntries(database: Database, entries: OutboxEntry[]): 
       insertStatement(EVENTS, rows),
     ),
     ...dirtyBuckets(entries),
+    ...openDays(entries),
   ]
   if (statements.length === 0) return []
   const results = await database.batch(statements)

@@ -5,6 +5,7 @@ import { builder, query, toStatement } from '../db/orm.ts'
 import type { Database, Statement } from '../db/port.ts'
 import { creditGrants, ledgerAccounts, ledgerEntries } from '../db/schema/ledger.ts'
 import { derivedUuid } from './flush.ts'
+import { balanceBefore, openDay } from './ledger-days.ts'
 import { type GrantKind, grantEntries } from './postings.ts'
 
 export type Grant = {
@@ -46,6 +47,7 @@ export async function grantStatements(grant: Grant): Promise<Statement[]> {
     toStatement(builder.insert(creditGrants).values(grant)),
     toStatement(builder.insert(ledgerAccounts).values(accounts).onConflictDoNothing()),
     toStatement(builder.insert(ledgerEntries).values(rows)),
+    openDay(orgId, Date.parse(occurredAt)),
   ]
 }
 
@@ -71,8 +73,7 @@ export async function readCredit(database: Database, orgId: string): Promise<Cre
   const granted = (kind: GrantKind) =>
     `(SELECT coalesce(sum(amount_nanousd), 0)::text FROM credit_grants WHERE org_id = $1::uuid AND kind = '${kind}')`
   const { rows } = await database.run({
-    text: `SELECT (SELECT coalesce(sum(amount_nanousd), 0)::text FROM ledger_entries
-      WHERE org_id = $1::uuid AND account_id = $2::uuid), ${granted('payment')}, ${granted('promotion')}`,
+    text: `SELECT ${balanceBefore('$1::uuid', '$2::uuid')}::text, ${granted('payment')}, ${granted('promotion')}`,
     params: [orgId, account],
   })
   const [balance, paid, promoted] = (rows[0] ?? []).map((value) => BigInt(String(value)))

@@ -1,89 +1,101 @@
-// Hours and days above the quarter hours of rollups. Owns when their cubes are made and the marks that say whether they are; what is in
-// them is cubes.ts, who reads them sources.ts.
+// Hours, days and longer spans above the quarter hours of rollups. Owns when their cubes are made and the marks that say whether they
+// are; what is in them is cubes.ts, who reads them sources.ts.
 //
-// The rule of rollups.ts, one and two levels up: whoever rolls a quarter hour says in its transaction that hour and day are not made;
-// whoever makes one holds its mark first, and says last that it is. So a made hour is the sum of its quarter hours, and a made day
-// that of its hours, at every moment that a statement can see. Either is made once it is over; while it is not made, questions add
-// up what is below it, so that no answer waits for it. Marks are held in one order, quarter hour, hour, day: nobody waits in a ring.
+// The rule of rollups.ts, some levels up: whoever rolls a quarter hour says in its transaction that the units it lies in are not made;
+// whoever makes one holds its mark first, and says last that it is. So a made hour is the sum of its quarter hours, and a made unit
+// that of the shorter ones in it, at every moment that a statement can see. Each is made once it is over; while it is not made,
+// questions add up what is below it, so that no answer waits for it. Whoever makes a unit holds one mark; whoever rolls holds that
+// of its quarter hour, then those above it, the longest unit first: nobody waits in a ring.
 import type { Database, Statement } from '../db/port.ts'
 import { QueryFailed } from '../db/port.ts'
 import { errorText, log } from '../observe/log.ts'
-import { DAY_MS, HOUR_MS, MAKE_DAY, MAKE_HOUR } from './cubes.ts'
+import { DAY, HOUR, LEVELS, type Level, levelWhere, makeStatements } from './cubes.ts'
 
-/** Units that one call makes at most, beside its buckets: an hour costs as much as a few of those, a day as an hour or two. */
+/** Units of each level that one call makes at most, beside its buckets: an hour costs as much as a few of those. */
 const UNITS_PER_ROLL = 8
-
-type Unit = {
-  name: 'hour' | 'day'
-  table: string
-  column: string
-  lengthMs: number
-  make: readonly string[]
-  ready: string
-}
-
-const UNMADE_HOURS = `SELECT 1 FROM rollup_hours h WHERE h.org_id = $1::uuid AND NOT h.made`
-const HOUR: Unit = {
-  name: 'hour',
-  table: 'rollup_hours',
-  column: 'hour_start',
-  lengthMs: HOUR_MS,
-  make: MAKE_HOUR,
-  ready: 'true',
-}
-const DAY: Unit = {
-  name: 'day',
-  table: 'rollup_days',
-  column: 'day_start',
-  lengthMs: DAY_MS,
-  make: MAKE_DAY,
-  ready: `NOT EXISTS (${UNMADE_HOURS} AND h.hour_start >= u.day_start AND h.hour_start < u.day_start + interval '1 day')`,
-}
 
 const iso = (atMs: number): string => new Date(atMs).toISOString()
 const startOf = (atMs: number, lengthMs: number): number => Math.floor(atMs / lengthMs) * lengthMs
 
-/** Holds hour and day of a bucket, and says that their cubes are not the sums of what is below them any more. */
-export const unmade = (orgId: string, bucketStart: string): Statement[] =>
-  [HOUR, DAY].map((unit) => mark(unit, orgId, iso(startOf(Date.parse(bucketStart), unit.lengthMs))))
+/**
+ * Holds the units of a bucket, and says that their cubes are not the sums of what is below them any more. A day that was made has used
+ * up some of its hours (`isDaily` of cubes.ts): those are all made again.
+ */
+export function unmade(orgId: string, bucketStart: string): Statement[] {
+  const at = (lengthMs: number, later = 0) => iso(startOf(Date.parse(bucketStart), lengthMs) + later)
+  const [day, end] = [at(DAY.lengthMs), at(DAY.lengthMs, DAY.lengthMs)]
+  const usedUp: Statement = {
+    text: `UPDATE rollup_hours SET made = false WHERE org_id = $1::uuid AND hour_start >= $2::timestamptz
+      AND hour_start < $3::timestamptz AND made
+      AND EXISTS (SELECT 1 FROM rollup_days d WHERE d.org_id = $1::uuid AND d.day_start = $2::timestamptz AND d.made)`,
+    params: [orgId, day, end],
+  }
+  const spans = LEVELS.filter(({ lengthMs }) => lengthMs > DAY.lengthMs).reverse()
+  return [
+    ...spans.map((level) => mark(level, orgId, at(level.lengthMs))),
+    hold(DAY, orgId, day),
+    usedUp,
+    mark(DAY, orgId, day),
+    mark(HOUR, orgId, at(HOUR.lengthMs)),
+  ]
+}
 
-const mark = ({ table, column }: Unit, orgId: string, start: string): Statement => ({
-  text: `INSERT INTO ${table} (org_id, ${column}, made) VALUES ($1, $2, false)
-    ON CONFLICT (org_id, ${column}) DO UPDATE SET made = false`,
-  params: [orgId, start],
-})
+const mark = (level: Level, orgId: string, at: string): Statement => upsert(level, orgId, at, 'false')
+const hold = (level: Level, orgId: string, at: string): Statement => upsert(level, orgId, at, `${level.table}.made`)
+
+function upsert({ table, start, days }: Level, orgId: string, at: string, made: string): Statement {
+  const key = ['org_id', ...(days === undefined ? [] : ['days']), start].join(', ')
+  const values = ['$1', ...(days === undefined ? [] : [String(days)]), '$2'].join(', ')
+  return {
+    text: `INSERT INTO ${table} (${key}, made) VALUES (${values}, false) ON CONFLICT (${key}) DO UPDATE SET made = ${made}`,
+    params: [orgId, at],
+  }
+}
 
 /**
- * Makes cubes of hours and days that are over, the newest first: most questions are about them.
+ * Makes cubes of units that are over, the newest first: most questions are about them.
  * @returns whether more wait
  * @throws DatabaseUnavailable
  */
 export async function makeCubes(database: Database, orgId: string, nowMs: number): Promise<boolean> {
-  const hoursLeft = await make(database, orgId, HOUR, nowMs)
-  const daysLeft = await make(database, orgId, DAY, nowMs)
-  return hoursLeft || daysLeft
+  let left = false
+  for (const [place, level] of LEVELS.entries())
+    if (await make(database, orgId, { level, below: LEVELS[place - 1], nowMs })) left = true
+  return left
 }
 
-async function make(database: Database, orgId: string, unit: Unit, nowMs: number): Promise<boolean> {
-  const { table, column, lengthMs, ready } = unit
+type Making = { level: Level; below: Level | undefined; nowMs: number }
+
+/** SQL: whether all shorter units in a unit `u` are made. */
+function readyOf({ level, below }: Making): string {
+  if (below === undefined) return 'true'
+  return `NOT EXISTS (SELECT 1 FROM ${below.table} b WHERE b.org_id = $1::uuid AND NOT b.made${levelWhere(below, 'b')}
+    AND b.${below.start} >= u.${level.start} AND b.${below.start} < u.${level.start} + interval '${level.lengthMs / 3_600_000} hours')`
+}
+
+async function make(database: Database, orgId: string, making: Making): Promise<boolean> {
+  const { level, below, nowMs } = making
+  const { table, start, lengthMs } = level
+  const ready = readyOf(making)
   const { rows } = await database.run({
-    text: `SELECT u.${column} FROM ${table} u WHERE u.org_id = $1::uuid AND NOT u.made AND u.${column} < $2::timestamptz AND ${ready}
-      ORDER BY u.${column} DESC LIMIT ${UNITS_PER_ROLL + 1}`,
+    text: `SELECT u.${start} FROM ${table} u WHERE u.org_id = $1::uuid AND NOT u.made${levelWhere(level, 'u')}
+      AND u.${start} < $2::timestamptz AND ${ready} ORDER BY u.${start} DESC LIMIT ${UNITS_PER_ROLL + 1}`,
     params: [orgId, iso(startOf(nowMs, lengthMs))],
   })
-  for (const [at] of rows.slice(0, UNITS_PER_ROLL)) {
-    const start = String(at)
-    const params = [orgId, start, iso(Date.parse(start) + lengthMs)]
+  for (const [found] of rows.slice(0, UNITS_PER_ROLL)) {
+    const at = String(found)
+    const params = [orgId, at, iso(Date.parse(at) + lengthMs)]
     // Not where a quarter hour was rolled between the look and the lock.
     const made: Statement = {
-      text: `UPDATE ${table} u SET made = ${ready} WHERE u.org_id = $1::uuid AND u.${column} = $2::timestamptz`,
-      params: [orgId, start],
+      text: `UPDATE ${table} u SET made = ${ready} WHERE u.org_id = $1::uuid AND u.${start} = $2::timestamptz${levelWhere(level, 'u')}`,
+      params: [orgId, at],
     }
     try {
-      await database.batch([mark(unit, orgId, start), ...unit.make.map((text) => ({ text, params })), made])
+      const statements = makeStatements(level, below).map((text) => ({ text, params }))
+      await database.batch([mark(level, orgId, at), ...statements, made])
     } catch (error) {
       // What cannot be made is answered from below, and holds up no other.
-      log('error', 'cubes_failed', { orgId, unit: unit.name, start, error: errorText(error) })
+      log('error', 'cubes_failed', { orgId, unit: level.name, start: at, error: errorText(error) })
       if (!(error instanceof QueryFailed)) throw error
     }
   }

@@ -1,7 +1,7 @@
 // What waits to be written to Postgres. Owns the shapes of the facts an ended attempt leaves behind and their stored
 // text. One entry carries everything of one ending, so that its rows reach Postgres together or not at all.
 // Storage is account/store.ts, the way to Postgres flush.ts.
-import { z } from 'zod'
+import * as z from 'zod'
 import { parseStored } from '../db/json.ts'
 import type { PriceQuote, Pricing } from '../meter/price.ts'
 import { mapParts, USAGE_PARTS, type Usage, type UsageSource } from '../meter/usage.ts'

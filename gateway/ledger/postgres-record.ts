@@ -1,6 +1,6 @@
 // The system of record in Postgres, as one account sees it. Owns the questions an account asks: the rules in force and
 // what a limit has counted before. Writing is flush.ts.
-import { z } from 'zod'
+import * as z from 'zod'
 import { EACH, LIMIT_SCOPES, type LimitRule, type LimitScope, type RuleBook } from '../account/limit.ts'
 import { limitRule } from '../account/limit-rows.ts'
 import { RULES_MAX } from '../account/rule-book.ts'

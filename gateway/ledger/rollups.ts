@@ -20,19 +20,20 @@ import { builder, query, toStatement } from '../db/orm.ts'
 import { type Database, QueryFailed, type Statement } from '../db/port.ts'
 import { rollupDirty } from '../db/schema/rollups.ts'
 import { errorText, log } from '../observe/log.ts'
+import { makeLedgerDays } from './ledger-days.ts'
 import { makeCubes, unmade } from './make-cubes.ts'
 import type { OutboxEntry } from './outbox.ts'
+import { foldsOf } from './tag-folds.ts'
 import {
   BUCKET_MS,
   bucketStartMs,
   DIMENSION_COLUMNS,
-  DIMENSIONS,
   type Dimension,
   factsByColumns,
   isTimed,
   LATENCY_MS,
   MEASURES,
-  OTHER_TAGS,
+  ROLLED_DIMENSIONS,
   slotOfSql,
 } from './usage-facts.ts'
 
@@ -60,7 +61,7 @@ export type Rolled = {
   buckets: number
   /** Buckets that were tried and stayed dirty. */
   failed: number
-  /** More are dirty than were tried, or hours wait to be made. */
+  /** More are dirty than were tried, or hours, days or spans wait to be made. */
   left: boolean
 }
 
@@ -92,7 +93,8 @@ export async function rollUp(database: Database, orgId: string, bucketsMax: numb
     }
   }
   const cubesLeft = await makeCubes(database, orgId, nowMs)
-  return { buckets: due.length - failed, failed, left: marks.length > bucketsMax || cubesLeft }
+  const daysLeft = await makeLedgerDays(database, orgId, nowMs)
+  return { buckets: due.length - failed, failed, left: marks.length > bucketsMax || cubesLeft || daysLeft }
 }
 
 /** Puts the mark behind the others; where even that fails, the order stays as it was. */
@@ -159,13 +161,13 @@ export async function markRange(
 }
 
 const columnsWhere = (keep: (dimension: Dimension) => boolean): string =>
-  DIMENSIONS.filter(keep)
+  ROLLED_DIMENSIONS.filter(keep)
     .map((dimension) => DIMENSION_COLUMNS[dimension])
     .join(', ')
 const COLUMNS = columnsWhere(() => true)
 const TIMED_COLUMNS = columnsWhere(isTimed)
 /** The same width as COLUMNS. */
-const TIMED_SELECTION = DIMENSIONS.map((dimension) =>
+const TIMED_SELECTION = ROLLED_DIMENSIONS.map((dimension) =>
   isTimed(dimension) ? DIMENSION_COLUMNS[dimension] : `NULL::${dimension === 'tag' ? 'text' : 'uuid'}`,
 ).join(', ')
 /** $1 organisation, $2 start, $3 end of the bucket, $4 its UTC day, which leads an index of the attempts. */
@@ -186,18 +188,11 @@ function idOf(uuids: readonly string[], later: readonly string[]): string {
 const DIMENSIONS_ID = idOf(['project_id', 'key_id', 'user_id', 'team_id'], LATER_TEXTS)
 const TIMED_ID = idOf(['project_id', 'NULL', 'NULL', 'NULL'], LATER_TEXTS.slice(0, 1))
 
-/**
- * Different texts of tags that one quarter hour tells apart, those of most attempts; requests with others count under
- * OTHER_TAGS. A caller that files each request under another id makes rollups as long as its rows otherwise.
- */
-const TAGS_PER_BUCKET = 64
-const KEPT_TAGS = `SELECT tags FROM usage_attempts WHERE ${IN_BUCKET} AND tags IS NOT NULL
-  GROUP BY tags ORDER BY count(*) DESC, tags LIMIT ${TAGS_PER_BUCKET}`
-/** All columns, with tags as rollups have them. */
-const FOLDED = COLUMNS.replace(
-  /\btags\b/,
-  `CASE WHEN tags IS NULL OR tags IN (SELECT tags FROM kept) THEN tags ELSE '${OTHER_TAGS}' END AS tags`,
-)
+/** The same with tags as rollups have them: too many of one name are not told apart (tag-folds.ts). */
+const FOLDED_COLUMNS = COLUMNS.replace(/\btags\b/, 'folds.folded AS tags')
+const FOLDS = foldsOf(IN_BUCKET)
+/** @param found a table with a text of tags */
+const withFolds = (found: string): string => `(${found}) AS found LEFT JOIN folds ON folds.tags = found.tags`
 
 const mergeOf = ({ column, merge }: (typeof MEASURES)[number]) =>
   merge === 'sum' ? `sum(${column})::bigint AS ${column}` : `${merge}(${column}) AS ${column}`
@@ -210,23 +205,25 @@ const HOLD = `INSERT INTO rollup_dirty (org_id, bucket_start, marked_at) VALUES 
 const REBUILD = [
   `DELETE FROM rollup_latencies WHERE org_id = $1::uuid AND bucket_start = $2::timestamptz`,
   `DELETE FROM usage_rollups WHERE org_id = $1::uuid AND bucket_start = $2::timestamptz`,
+  `DELETE FROM rollup_folds WHERE org_id = $1::uuid AND bucket_start = $2::timestamptz`,
 ]
 /** The id of a combination is computed once per group, not once per row: it costs more than all the sums. */
 const REBUILD_FROM_ROWS = [
   // Ordered, so that rollers of different buckets insert new combinations in one direction.
   `INSERT INTO rollup_dimensions (org_id, dimensions_id, ${COLUMNS})
-    WITH kept AS (${KEPT_TAGS}),
-      used AS (SELECT ${FOLDED} FROM (SELECT ${COLUMNS} FROM usage_attempts WHERE ${IN_BUCKET} GROUP BY ${COLUMNS}
-      UNION SELECT ${COLUMNS} FROM usage_requests WHERE ${IN_BUCKET} GROUP BY ${COLUMNS}) AS found)
+    WITH ${FOLDS}, used AS (SELECT ${FOLDED_COLUMNS} FROM ${withFolds(`SELECT ${COLUMNS} FROM usage_attempts
+      WHERE ${IN_BUCKET} GROUP BY ${COLUMNS} UNION SELECT ${COLUMNS} FROM usage_requests WHERE ${IN_BUCKET} GROUP BY ${COLUMNS}`)})
     SELECT $1::uuid, ${DIMENSIONS_ID} AS dimensions_id, ${COLUMNS}
     FROM (SELECT ${COLUMNS} FROM used UNION SELECT ${TIMED_SELECTION} FROM used) AS combinations
     ORDER BY dimensions_id ON CONFLICT DO NOTHING`,
   `INSERT INTO usage_rollups (org_id, bucket_start, dimensions_id, ${MEASURE_COLUMNS})
-    WITH kept AS (${KEPT_TAGS})
+    WITH ${FOLDS}
     SELECT $1::uuid, $2::timestamptz, ${DIMENSIONS_ID}, ${MEASURE_COLUMNS}
-    FROM (SELECT ${COLUMNS}, ${MEASURES.map(mergeOf).join(', ')}
-      FROM (SELECT ${FOLDED}, ${MEASURE_COLUMNS} FROM (${factsByColumns(MEASURES, COLUMNS, IN_BUCKET)}) AS found) AS facts
+    FROM (SELECT ${COLUMNS}, ${MEASURES.map(mergeOf).join(', ')} FROM (SELECT ${FOLDED_COLUMNS}, ${MEASURE_COLUMNS}
+        FROM ${withFolds(factsByColumns(MEASURES, COLUMNS, IN_BUCKET))}) AS facts
       GROUP BY ${COLUMNS}) AS grouped`,
+  `INSERT INTO rollup_folds (org_id, bucket_start, name)
+    WITH ${FOLDS} SELECT $1::uuid, $2::timestamptz, name FROM folded_names`,
   `INSERT INTO rollup_latencies (org_id, bucket_start, dimensions_id, slot, first_tokens, ends)
     SELECT $1::uuid, $2::timestamptz, ${TIMED_ID}, slot, first_tokens, ends
     FROM (SELECT ${TIMED_COLUMNS}, slot, sum(first_tokens)::bigint AS first_tokens, sum(ends)::bigint AS ends

@@ -3,13 +3,15 @@
 //
 // Months are cut where the ledger cuts them: by the instant at which an attempt ended, which is its transfer's time. Lines come from
 // the rows of attempts and sums from the ledger's entries, in one statement, so that the two can be held against each other to the
-// nano-dollar whatever is written meanwhile. Lines of estimates that were put right later stand apart, as corrections.
-import { z } from 'zod'
+// nano-dollar whatever is written meanwhile; both by way of the days that are made of them (ledger-days.ts), and directly where none
+// is. Lines of estimates that were put right later stand apart, as corrections.
+import * as z from 'zod'
 import { windowOf } from '../account/windows.ts'
 import { parseStored } from '../db/json.ts'
 import type { Database } from '../db/port.ts'
 import { LIST_BASIS_POINTS } from '../meter/price.ts'
-import { mapParts, PART_NAMES, USAGE_PARTS, type UsagePart } from '../meter/usage.ts'
+import { mapParts, USAGE_PARTS, type UsagePart } from '../meter/usage.ts'
+import { balanceBefore, LINE_COLUMNS, LINE_SUMS, linesOfRows } from './ledger-days.ts'
 
 export type Month = { fromMs: number; toMs: number }
 
@@ -43,8 +45,6 @@ export type LedgerMonth = { openingNanoUsd: bigint; usageNanoUsd: bigint; credit
 
 /** A statement of more is for the export of rows. */
 const LINES_MAX = 20_000
-/** An attempt ends at most so long after it began, and its correction after that. */
-const REACH_DAYS = 3
 const DAY_MS = 86_400_000
 
 /** `2026-11` on a zone's clock. @throws RangeError for an unknown zone */
@@ -71,27 +71,44 @@ export async function monthsOf(database: Database, orgId: string, timeZone: stri
   return months
 }
 
-const PARTS = USAGE_PARTS.map((part) => PART_NAMES[part])
+const CREDIT = `(SELECT account_id FROM ledger_accounts WHERE org_id = $1::uuid AND name = 'customer_credit')`
+const DAYS = `d.org_id = $1::uuid AND d.day >= $4::date AND d.day < $5::date`
+const BEGIN = `$4::date::timestamp AT TIME ZONE 'UTC'`
+const END = `$5::date::timestamp AT TIME ZONE 'UTC'`
 
-/** $1 organisation, $2 and $3 the month, $4 and $5 the days its rows began on. */
+/**
+ * $1 organisation, $2 and $3 the month, $4 the first day (UTC) that is whole in it and $5 the one after the last. `spans` is what days
+ * that are made leave of the month: its two ends, and days that are not.
+ */
 const STATEMENT = `
-  SELECT * FROM (SELECT CASE WHEN kind = 'attempt' THEN 'usage' ELSE 'correction' END AS kind, project_id::text, key_id::text,
-      model_requested, provider, model_served, price_version_id, unit_prices, pricing,
-      sum(CASE WHEN kind = 'attempt' THEN 1 ELSE 0 END)::text,
-      sum(CASE WHEN kind = 'attempt' AND usage_source <> 'provider' THEN 1 ELSE 0 END)::text,
-      sum(cost_nanousd)::text, ${PARTS.map((column) => `sum(${column})::text`).join(', ')}
-    FROM usage_attempts
-    WHERE org_id = $1::uuid AND usage_day >= $4::date AND usage_day <= $5::date
-      AND ended_at >= $2::timestamptz AND ended_at < $3::timestamptz AND charge = 'customer'
-    GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9 LIMIT ${LINES_MAX + 1}) AS lines
+  WITH spans AS MATERIALIZED (
+      SELECT d.day::timestamp AT TIME ZONE 'UTC' AS begun, (d.day + 1)::timestamp AT TIME ZONE 'UTC' AS ended
+        FROM ledger_days d WHERE ${DAYS} AND NOT d.made
+      UNION ALL SELECT $2::timestamptz, ${BEGIN} WHERE $2::timestamptz < ${BEGIN}
+      UNION ALL SELECT ${END}, $3::timestamptz WHERE ${END} < $3::timestamptz),
+    lines AS (
+      SELECT ${[...LINE_COLUMNS, ...LINE_SUMS].map((column) => `s.${column}`).join(', ')}
+        FROM ledger_days d JOIN statement_days s ON s.org_id = d.org_id AND s.day = d.day WHERE ${DAYS} AND d.made
+      UNION ALL SELECT l.* FROM spans CROSS JOIN LATERAL (${linesOfRows('$1::uuid', 'spans.begun', 'spans.ended')} OFFSET 0) AS l),
+    moves AS MATERIALIZED (
+      SELECT s.purpose, s.amount_nanousd FROM ledger_days d JOIN ledger_day_sums s
+        ON s.org_id = d.org_id AND s.account_id = ${CREDIT} AND s.day = d.day WHERE ${DAYS} AND d.made
+      UNION ALL SELECT e.purpose, e.amount_nanousd FROM spans CROSS JOIN LATERAL (SELECT purpose, amount_nanousd FROM ledger_entries x
+        WHERE x.org_id = $1::uuid AND x.occurred_at >= spans.begun AND x.occurred_at < spans.ended AND x.account_id = ${CREDIT}
+        OFFSET 0) AS e)
+  SELECT * FROM (SELECT ${LINE_COLUMNS.map((column) => `${column}::text`).join(', ')},
+      ${LINE_SUMS.map((column) => `sum(${column})::text`).join(', ')}
+    FROM lines GROUP BY ${LINE_COLUMNS.join(', ')} LIMIT ${LINES_MAX + 1}) AS shown
   UNION ALL
   SELECT 'ledger', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
-    coalesce(sum(CASE WHEN e.occurred_at < $2::timestamptz THEN e.amount_nanousd ELSE 0 END), 0)::text,
-    coalesce(-sum(CASE WHEN e.occurred_at >= $2::timestamptz AND e.purpose = 'usage' THEN e.amount_nanousd ELSE 0 END), 0)::text,
-    coalesce(sum(CASE WHEN e.occurred_at >= $2::timestamptz AND e.purpose = 'grant' THEN e.amount_nanousd ELSE 0 END), 0)::text,
-    ${PARTS.map(() => 'NULL').join(', ')}
-    FROM ledger_accounts a JOIN ledger_entries e ON e.org_id = a.org_id AND e.account_id = a.account_id
-    WHERE a.org_id = $1::uuid AND a.name = 'customer_credit' AND e.occurred_at < $3::timestamptz`
+    (${balanceBefore('$1::uuid', CREDIT, `($2::timestamptz AT TIME ZONE 'UTC')::date`)}
+      + coalesce((SELECT sum(e.amount_nanousd) FROM ledger_entries e WHERE e.org_id = $1::uuid AND e.account_id = ${CREDIT}
+        AND e.occurred_at >= ($2::timestamptz AT TIME ZONE 'UTC')::date::timestamp AT TIME ZONE 'UTC'
+        AND e.occurred_at < $2::timestamptz), 0))::text,
+    coalesce(-sum(CASE WHEN purpose = 'usage' THEN amount_nanousd ELSE 0 END), 0)::text,
+    coalesce(sum(CASE WHEN purpose = 'grant' THEN amount_nanousd ELSE 0 END), 0)::text,
+    ${USAGE_PARTS.map(() => 'NULL').join(', ')}
+    FROM moves`
 
 export type Statement = { lines: StatementLine[]; ledger: LedgerMonth; truncated: boolean }
 
@@ -99,9 +116,11 @@ export type Statement = { lines: StatementLine[]; ledger: LedgerMonth; truncated
 export async function readStatement(database: Database, orgId: string, { fromMs, toMs }: Month): Promise<Statement> {
   const iso = (atMs: number) => new Date(atMs).toISOString()
   const day = (atMs: number) => iso(atMs).slice(0, 10)
+  const firstMs = Math.ceil(fromMs / DAY_MS) * DAY_MS
+  const afterMs = Math.max(firstMs, Math.floor(toMs / DAY_MS) * DAY_MS)
   const { rows } = await database.run({
     text: STATEMENT,
-    params: [orgId, iso(fromMs), iso(toMs), day(fromMs - REACH_DAYS * DAY_MS), day(toMs)],
+    params: [orgId, iso(fromMs), iso(toMs), day(firstMs), day(afterMs)],
   })
   const ledger: LedgerMonth = { openingNanoUsd: 0n, usageNanoUsd: 0n, creditNanoUsd: 0n }
   const lines: StatementLine[] = []

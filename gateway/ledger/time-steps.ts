@@ -97,7 +97,8 @@ export function cutUnits(steps: Steps, unitMs: number): number[] {
   const cut = (atMs: number) => {
     if (atMs % unitMs !== 0 && atMs > fromMs && atMs < toMs) starts.add(Math.floor(atMs / unitMs) * unitMs)
   }
-  for (const { fromMs: beganMs } of zone) cut(beganMs)
+  // Where clocks are set within a month, it goes on.
+  if (step !== 'month') for (const { fromMs: beganMs } of zone) cut(beganMs)
   if (step === 'month') for (const startMs of localMonths(steps)) cut(firstInstant(startMs, zone))
   if (step !== 'day') return [...starts]
   for (const [place, { fromMs: beganMs, offsetMs }] of zone.entries()) {

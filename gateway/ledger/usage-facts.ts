@@ -22,6 +22,8 @@ export const DIMENSION_COLUMNS = {
   provider: 'provider',
   status: 'status',
   backend: 'backend_id',
+  /** Of rows alone: rollups of quarter hours leave it out (cubes.ts). */
+  end_user: 'end_user',
   /** The column has all tags of a request; usage is told apart by the value of one of them. */
   tag: 'tags',
 } as const
@@ -36,12 +38,13 @@ export const DIMENSIONS = [
   'provider',
   'status',
   'backend',
+  'end_user',
   'tag',
 ] as const satisfies readonly Dimension[]
-/** In the place of tags: too many different ones in a quarter hour to tell apart. No tag reads like it. */
-export const OTHER_TAGS = '*'
+/** What rollups of quarter hours tell apart: all but end users, of whom there can be as many as requests. */
+export const ROLLED_DIMENSIONS = DIMENSIONS.filter((dimension) => dimension !== 'end_user')
 /** By these usage is counted but not timed: they are many, and a histogram of few requests is as long as their rows. */
-const UNTIMED: readonly Dimension[] = ['key', 'user', 'team', 'tag']
+const UNTIMED: readonly Dimension[] = ['key', 'user', 'team', 'end_user', 'tag']
 export const isTimed = (dimension: Dimension): boolean => !UNTIMED.includes(dimension)
 
 type RollupField = Exclude<keyof typeof usageRollups.$inferSelect, 'orgId' | 'bucketStart' | 'dimensionsId'>
@@ -75,8 +78,15 @@ const bound = (field: BoundField, merge: 'min' | 'max', column: string): Measure
 const ofCustomer = (column: string) => `CASE WHEN charge = 'customer' THEN ${column} ELSE 0 END`
 /** Corrections repeat the marks of the attempt they correct: only the attempt's own row counts. */
 const ofAttempt = (condition: string) => `CASE WHEN kind = 'attempt' AND ${condition} THEN 1 ELSE 0 END`
-/** Of an attempt's `route`, which begins with it (routing/trace.ts): cheaper by far than reading the JSON. */
-const inRole = (role: string) => `route LIKE '{"role":"${role}"%'`
+/**
+ * Attempts with the route that says their role. A hold that expired has none; where its end came after all that end's row has it, and
+ * the estimate and what takes it back are of the same role. Looked up for those alone.
+ */
+const ATTEMPTS = `(SELECT a.*, CASE WHEN a.route IS NULL AND a.usage_source = 'estimated' AND a.kind <> 'adjustment' THEN
+    (SELECT l.route FROM usage_attempts l WHERE l.org_id = a.org_id AND l.request_id = a.request_id AND l.attempt = a.attempt
+      AND l.kind = 'adjustment') ELSE a.route END AS role_route FROM usage_attempts a) AS attempts`
+/** Of a route, which begins with it (routing/trace.ts): cheaper by far than reading the JSON. */
+const inRole = (role: string) => `role_route LIKE '{"role":"${role}"%'`
 const paidInRole = (role: string, charge: string, column: string) =>
   `CASE WHEN charge = '${charge}' AND ${inRole(role)} THEN ${column} ELSE 0 END`
 const FAILED = `status NOT IN ('ok', 'client_cancelled')`
@@ -132,16 +142,16 @@ export const LATENCY_MS = {
 } as const
 
 /**
- * SELECT of what the rows count for, one line per row.
+ * SELECTs of what the rows count for, one line per row: of attempts, and of requests.
  * @param extra further columns, the same for both tables
  * @param where condition on the columns that attempts and requests have in common
  */
-export function factsOfRows(measures: readonly Measure[], extra: readonly string[], where: string): string {
+export function factsOfRows(measures: readonly Measure[], extra: readonly string[], where: string): string[] {
   const select = (table: string, of: 'attempt' | 'request') => {
     const columns = [...extra, ...measures.map((measure) => `${measure[of]} AS ${measure.column}`)]
     return `SELECT ${columns.join(', ')} FROM ${table} WHERE ${where}`
   }
-  return `${select('usage_attempts', 'attempt')} UNION ALL ${select('usage_requests', 'request')}`
+  return [select(ATTEMPTS, 'attempt'), select('usage_requests', 'request')]
 }
 
 /**
@@ -153,7 +163,7 @@ export function factsByColumns(measures: readonly Measure[], columns: string, wh
     const merged = measures.map((measure) => `${mergedOf(measure, measure[of])} AS ${measure.column}`)
     return `SELECT ${columns}, ${merged.join(', ')} FROM ${table} WHERE ${where} GROUP BY ${columns}`
   }
-  return `${select('usage_attempts', 'attempt')} UNION ALL ${select('usage_requests', 'request')}`
+  return `${select(ATTEMPTS, 'attempt')} UNION ALL ${select('usage_requests', 'request')}`
 }
 
 /** Constants are not added up row by row. */

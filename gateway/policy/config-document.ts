@@ -1,7 +1,7 @@
 // The catalog as one document: providers without secrets, models with their targets and policies. Owns the form that people
 // write and its normal form, in which nothing is left out that has a default; how two differ is config-diff.ts, who applies
 // one admin/config-plan.ts. Prices, mark-ups and guards are no part of it: they have histories of their own. Pure.
-import { z } from 'zod'
+import * as z from 'zod'
 import { err, ok, type Result } from '../../protocol/result.ts'
 import { ModelPolicy, policyFault } from './model-policy.ts'
 import { completeProvider, type FormFault, type ProviderFields, providerFields } from './provider-form.ts'

@@ -1,6 +1,6 @@
 // How a model's targets are chosen among and what happens when one fails: the operator's part of routing. Owns the stored
 // form, which is also the admin API's and the configuration file's; who acts on it is routing/ and attempts.ts. Pure.
-import { z } from 'zod'
+import * as z from 'zod'
 import { type StoredTargets, TARGETS_MAX } from './targets.ts'
 
 /**

@@ -1,6 +1,6 @@
 // The fields of a registered provider. Owns their form in the admin API and in the configuration file, the defaults of what
 // is left out, and which fields go together; what each kind needs is providers/registration.ts. Pure.
-import { z } from 'zod'
+import * as z from 'zod'
 import { err, ok, type Result } from '../../protocol/result.ts'
 import { PROVIDER_KINDS, type ProviderKind } from '../providers/kinds.ts'
 import { PRESET_NAMES } from '../providers/presets.ts'

@@ -1,6 +1,6 @@
 // What only some kinds of provider need. Owns the stored form, which is also the admin API's and the configuration file's;
 // which kind takes which option is providers/registration.ts. Pure.
-import { z } from 'zod'
+import * as z from 'zod'
 import { PROVIDER_APIS, type ProviderOptions } from './plan.ts'
 import { Region } from './targets.ts'
 

@@ -1,5 +1,5 @@
 // The stored form of a model's targets. Owns the JSON of `models.targets`, which is also the admin API's.
-import { z } from 'zod'
+import * as z from 'zod'
 
 /** Catalog name of the deployment's own backends; no upstream can be registered under it. */
 export const FLEET = 'fleet'

@@ -1,6 +1,6 @@
 // One chunk or whole body of an OpenAI-compatible server. Owns the tolerant schema, and where in it text, thoughts,
 // refusals, calls and probabilities stand; what follows from them is openai-decoder.ts. Pure.
-import { z } from 'zod'
+import * as z from 'zod'
 import type { LogprobEntry } from '../../protocol/dispatch.ts'
 import { isJson, type Json } from '../meter/normalise.ts'
 import { encodeVector } from '../stream/vector.ts'

@@ -3,6 +3,7 @@
 import { createMiddleware } from 'hono/factory'
 import { matchedRoutes } from 'hono/route'
 import { JOIN_PATH, JWKS_PATH, LEAVE_PATH, REPORT_PATH } from '../../protocol/report.ts'
+import { USAGE_IMPORT_PATH } from '../../protocol/usage-import.ts'
 import { authenticate } from '../auth/authenticate.ts'
 import { clientAddress } from '../auth/client-address.ts'
 import type { RouteScope } from '../auth/principal.ts'
@@ -38,8 +39,11 @@ export const METERED_ROUTES: ReadonlyMap<string, RouteScope> = new Map([
   ['POST /v1/responses', 'responses'],
 ])
 
+/** Scopes of which one is enough. */
+type AnyOf = readonly [RouteScope, ...RouteScope[]]
+
 /** Routes that need a key and use no tokens. */
-export const UNMETERED_ROUTES: ReadonlyMap<string, RouteScope> = new Map([
+export const UNMETERED_ROUTES: ReadonlyMap<string, RouteScope | AnyOf> = new Map<string, RouteScope | AnyOf>([
   ['GET /v1/models', 'models'],
   ['GET /v1/models/:id{.+}', 'models'],
   // Counting computes nothing and is told only to those who may ask.
@@ -49,6 +53,8 @@ export const UNMETERED_ROUTES: ReadonlyMap<string, RouteScope> = new Map([
   ['DELETE /v1/responses/:id', 'responses'],
   ['POST /v1/responses/:id/cancel', 'responses'],
   ['GET /v1/responses/:id/input_items', 'responses'],
+  // Whoever may ask models here may say which ones it asked elsewhere.
+  [`POST ${USAGE_IMPORT_PATH}`, ['chat', 'completions', 'responses', 'embeddings']],
 ])
 
 export const isAdminPath = (path: string): boolean => path === ADMIN_PREFIX || path.startsWith(`${ADMIN_PREFIX}/`)
@@ -78,8 +84,11 @@ export const requireKey = createMiddleware<AppEnv>(async (c, next) => {
         { dialect },
       )
     }
-    const refusal = scopeRefusal(found.value, scope, address)
-    if (refusal !== undefined) return failureResponse(refusal, requestId, { dialect })
+    const [first, ...others] = typeof scope === 'string' ? ([scope] as const) : scope
+    const refusal = scopeRefusal(found.value, first, address)
+    const isRefused =
+      refusal !== undefined && others.every((other) => scopeRefusal(found.value, other, address) !== undefined)
+    if (isRefused) return failureResponse(refusal, requestId, { dialect })
   }
   c.set('principal', found.value)
   return next()

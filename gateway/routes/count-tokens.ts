@@ -19,12 +19,14 @@ import { likelyInputTokens } from '../stream/estimate.ts'
 import { MAX_JSON_VALUES } from './body.ts'
 import { readJson } from './call.ts'
 import type { AppEnv } from './context.ts'
-import { CountPace } from './count-pace.ts'
 import { inCallersWords, MESSAGES_NAMES } from './field-names.ts'
+import { KeyPace } from './key-pace.ts'
 import { parseCount } from './messages-requests.ts'
 
 /** Stands on an answer that no tokenizer counted. */
 const ESTIMATED_HEADER = 'x-penstock-estimated'
+/** Each count takes of the rate that the operator has at a vendor; beyond it a caller gets the estimate. */
+const COUNTS = { perMinuteMax: 60, openMax: 4 }
 
 /**
  * Whether content rules stand before this caller's prompts. They run on what is computed; what they have not seen is sent to
@@ -52,7 +54,7 @@ async function counted(
   c: Context<AppEnv>,
   request: InferenceRequest,
   ports: Ports,
-  pace: CountPace,
+  pace: KeyPace,
 ): Promise<Result<number | undefined, Failure>> {
   const { fetch, nowMs, health, random } = ports
   const hints = parseHints(c.req.raw.headers)
@@ -76,7 +78,7 @@ async function counted(
 }
 
 export function countRoutes(ports: Ports) {
-  const pace = new CountPace()
+  const pace = new KeyPace(COUNTS)
   return new Hono<AppEnv>().post('/v1/messages/count_tokens', async (c) => {
     const refused = (failure: Failure) => failureResponse(failure, c.get('requestId'), { dialect: 'messages' })
     const body = await readJson(c, MAX_JSON_VALUES, ports.timings.deadlineMs)

@@ -1,6 +1,6 @@
 // Bodies of the messages dialect into the internal form. Owns the mapping of their fields and the words for a wrong one; the
 // blocks of messages are messages-blocks.ts. Pure: bytes and limits are body.ts.
-import type { z } from 'zod'
+import type * as z from 'zod'
 import { CountTokensRequest, MessagesRequest, type Prompt } from '../../protocol/dialects/messages.ts'
 import type { Failure } from '../../protocol/errors.ts'
 import { grammarOf, MAX_GRAMMAR_BYTES, type OutputFormat } from '../../protocol/output-format.ts'

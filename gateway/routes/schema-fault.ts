@@ -1,6 +1,6 @@
 // What is wrong with a body, in words a caller can act on. Owns which of a schema's issues is reported and how a field's path
 // is written; the schemas are protocol/dialects. Pure.
-import type { z } from 'zod'
+import type * as z from 'zod'
 import { isObject } from '../../protocol/dialects/schema.ts'
 import type { Failure } from '../../protocol/errors.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'

@@ -43,6 +43,32 @@ export type PrefillRow = {
   contextTokensMax: number
 }
 
+/**
+ * The same numbers once more, a backend's side by side: what a decision asks of each of thousands, most of which this isolate has
+ * sent nothing. Indices into a row of `hot`; the names are those of the columns, what is made of several says of which.
+ */
+export const HOT = {
+  /** Of step model, `busy`, `slots`, `decodeKvTokens` and `engines`: without the request. */
+  itlMs: 0,
+  stepSequenceMs: 1,
+  stepKvTokenMs: 2,
+  busy: 3,
+  /** At least 1. */
+  slots: 4,
+  kvUsedTokens: 5,
+  kvTotalTokens: 6,
+  queuedTokens: 7,
+  requestsQueued: 8,
+  waitMsPerToken: 9,
+  prefillMsPerToken: 10,
+  wayMs: 11,
+  contextTokensMax: 12,
+  /** 1: others may compute long prompts for it. */
+  isHelped: 13,
+  /** Two cache lines. */
+  size: 16,
+} as const
+
 /** What the engines must be able to do. */
 export type Served = { model: string; wantsGrammar: boolean }
 
@@ -78,6 +104,10 @@ export class Figures {
   readonly layout: Int32Array
   readonly transferMsPerToken: Float64Array
   readonly ownTransferMsPerToken: Float64Array
+  /** See HOT. */
+  readonly hot: Float64Array
+  /** By row: the ledger has something for it, so its row of `hot` is not all. */
+  readonly hasAhead: Uint8Array
   /** Its own prefill engines, by row; undefined where it has none. */
   readonly own: (PrefillRow | undefined)[]
   /** Every backend's prefill engines that may be asked from other hosts. */
@@ -135,6 +165,8 @@ export class Figures {
     this.kvTotalTokens = column()
     this.transferMsPerToken = column()
     this.ownTransferMsPerToken = column()
+    this.hot = new Float64Array(size * HOT.size)
+    this.hasAhead = new Uint8Array(size)
     this.own = new Array(size)
     this.#model = model
     this.#wantsGrammar = wantsGrammar
@@ -226,6 +258,31 @@ export class Figures {
     const own = this.own[row]
     const layout = transfer === undefined ? NO_LAYOUT : this.#layoutOf(transfer.fingerprint)
     if (open.length > 0 && own !== undefined && own.layout !== layout) this.own[row] = undefined
+    this.#heat(row)
+  }
+
+  #heat(row: number): void {
+    const { hot } = this
+    const at = row * HOT.size
+    const slots = Math.max(1, this.slots[row] ?? 1)
+    const busy = this.busy[row] ?? 0
+    const sequenceMs = this.stepSequenceMs[row] ?? 0
+    const kvTokenMs = this.stepKvTokenMs[row] ?? 0
+    const others = sequenceMs * Math.min(busy, slots) + kvTokenMs * (this.decodeKvTokens[row] ?? 0)
+    hot[at + HOT.itlMs] = (this.stepBaseMs[row] ?? 0) + others / (this.engines[row] ?? 1)
+    hot[at + HOT.stepSequenceMs] = sequenceMs
+    hot[at + HOT.stepKvTokenMs] = kvTokenMs
+    hot[at + HOT.busy] = busy
+    hot[at + HOT.slots] = slots
+    hot[at + HOT.kvUsedTokens] = this.kvUsedTokens[row] ?? 0
+    hot[at + HOT.kvTotalTokens] = this.kvTotalTokens[row] ?? 0
+    hot[at + HOT.queuedTokens] = this.queuedTokens[row] ?? 0
+    hot[at + HOT.requestsQueued] = this.requestsQueued[row] ?? 0
+    hot[at + HOT.waitMsPerToken] = this.waitMsPerToken[row] ?? 0
+    hot[at + HOT.prefillMsPerToken] = this.prefillMsPerToken[row] ?? 0
+    hot[at + HOT.wayMs] = this.wayMs[row] ?? 0
+    hot[at + HOT.contextTokensMax] = this.contextTokensMax[row] ?? 0
+    hot[at + HOT.isHelped] = this.own[row] !== undefined || this.isDecodeOnly[row] === 1 ? 1 : 0
   }
 
   #prefillRow(row: number, frames: readonly CapacityFrame[]): PrefillRow | undefined {
@@ -260,6 +317,7 @@ export class Figures {
       this.aheadPromptTokens[row] = 0
       this.aheadSequences[row] = 0
       this.aheadKvTokens[row] = 0
+      this.hasAhead[row] = 0
     }
     this.#ahead.length = 0
     for (const load of loads) {
@@ -270,6 +328,7 @@ export class Figures {
       this.aheadPromptTokens[row] = promptTokens
       this.aheadSequences[row] = sequences
       this.aheadKvTokens[row] = kvTokens
+      this.hasAhead[row] = 1
       this.#ahead.push(row)
     }
   }

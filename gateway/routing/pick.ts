@@ -11,7 +11,7 @@
 // AFFINITY_MS_MAX. What (nearly) all candidates hold decides nothing, and neither does a beginning that is a small part.
 import { CHUNK_CHARS, CHUNKS_MAX } from '../../protocol/prefix.ts'
 import { type Columns, Decision, type Expected, INHIBITED, newColumns, TOO_LONG, TRIED } from './decision.ts'
-import { CANDIDATE, type Figures, FULL, STALE } from './figures.ts'
+import { CANDIDATE, type Figures, FULL, HOT, STALE } from './figures.ts'
 import type { Load } from './ledger.ts'
 import {
   type Given,
@@ -19,6 +19,7 @@ import {
   offerOf,
   type Prediction,
   predict,
+  predictAlone,
   REMOTE_TOKENS_MIN,
   USUAL_OUTPUT_TOKENS,
 } from './predict.ts'
@@ -121,24 +122,34 @@ export function pick(
   const now: Prediction = { ttftMs: 0, waitMs: 0, workMs: 0, itlMs: 0, itlAloneMs: 0, place: 'here' }
   let best = Number.POSITIVE_INFINITY
   let bestMs = 0
-  for (let row = 0; row < figures.size; row++) {
-    const verdict = columns.verdict[row] ?? 0
+  const { hot, hasAhead, isBlind, size } = figures
+  const { verdict: verdicts, matched, score: scores, ttftMs, itlMs, uncached, load } = columns
+  for (let row = 0; row < size; row++) {
+    const verdict = verdicts[row] ?? 0
     if (!isOpen(verdict) && !(verdict === STALE && isLastResort(figures, row, local.inhibited))) continue
-    const held = columns.matched[row] ?? 0
-    given.uncachedTokens = Math.max(1, promptTokens - Math.max(worthwhile(held, promptTokens), everywhere))
-    given.offer = bestOffers[figures.layout[row] ?? 0]
-    predict(now, figures, row, given)
+    const held = matched[row] ?? 0
+    const uncachedTokens = Math.max(1, promptTokens - Math.max(worthwhile(held, promptTokens), everywhere))
+    given.uncachedTokens = uncachedTokens
+    const at = row * HOT.size
+    const isHelped = uncachedTokens >= REMOTE_TOKENS_MIN && hot[at + HOT.isHelped] === 1
+    if (isBlind || isHelped || hasAhead[row] === 1) {
+      given.offer = bestOffers[figures.layout[row] ?? 0]
+      predict(now, figures, row, given)
+      load[row] = loadOf(figures, row)
+    } else {
+      predictAlone(now, hot, row, given)
+      load[row] = (hot[at + HOT.busy] ?? 0) / (hot[at + HOT.slots] ?? 1)
+    }
     const ms = now.ttftMs + usualOutput * now.itlMs
     let score = ms + Math.min(AFFINITY_MS_MAX, WORK_SHARE * now.workMs)
-    if (isLate(ask, now)) score += LATE_PENALTY
-    if (longestTokens >= (figures.contextTokensMax[row] ?? 0)) score += LONG_PENALTY
+    if (ask.targets !== undefined && isLate(ask, now)) score += LATE_PENALTY
+    if (longestTokens >= (hot[at + HOT.contextTokensMax] ?? 0)) score += LONG_PENALTY
     if (verdict === FULL) score += FULL_PENALTY
     if (verdict === INHIBITED) score += INHIBITED_PENALTY
-    columns.score[row] = score
-    columns.ttftMs[row] = now.ttftMs
-    columns.itlMs[row] = now.itlMs
-    columns.uncached[row] = given.uncachedTokens
-    columns.load[row] = loadOf(figures, row)
+    scores[row] = score
+    ttftMs[row] = now.ttftMs
+    itlMs[row] = now.itlMs
+    uncached[row] = uncachedTokens
     if (score >= best) continue
     best = score
     bestMs = ms

@@ -4,7 +4,7 @@
 //   first token = way there and back + wait + the prompt's uncached tokens at the measured rate [+ handing their K and V over]
 //   wait        = the longest of: prompt tokens ahead, a sequence to become free, K and V to become free
 //   next token  = the step model with one sequence and its K and V more
-import type { Figures, PrefillRow } from './figures.ts'
+import { type Figures, HOT, type PrefillRow } from './figures.ts'
 
 /** An answer of ordinary length: how long a sequence stays. */
 export const USUAL_OUTPUT_TOKENS = 256
@@ -109,6 +109,32 @@ export function predict(
   into.itlAloneMs = baseMs + ownMs
   into.place = place
   return into
+}
+
+/**
+ * The same as `predict`, for a backend that this isolate has sent nothing and that computes the prompt itself: all but a few of
+ * thousands. It reads one row instead of some twenty columns, and is held against `predict` by a property.
+ */
+export function predictAlone(into: Prediction, hot: Float64Array, row: number, given: Given): void {
+  const { sequences, kvTokens } = given.size
+  const at = row * HOT.size
+  const slots = hot[at + HOT.slots] as number
+  const kvTotal = hot[at + HOT.kvTotalTokens] as number
+  const ownMs =
+    (hot[at + HOT.stepSequenceMs] as number) * sequences + (hot[at + HOT.stepKvTokenMs] as number) * kvTokens
+  const itlMs = (hot[at + HOT.itlMs] as number) + ownMs
+  const slotsMissing = (hot[at + HOT.busy] as number) + Math.min(sequences, slots) - slots
+  const kvMissing = (hot[at + HOT.kvUsedTokens] as number) + Math.min(kvTokens, kvTotal) - kvTotal
+  let roomMs = 0
+  if (slotsMissing > 0 || (kvMissing > 0 && kvTotal > 0)) {
+    const share = Math.max(slotsMissing / slots, kvTotal > 0 ? kvMissing / kvTotal : 0)
+    roomMs = USUAL_OUTPUT_TOKENS * itlMs * share
+  }
+  const queued = (hot[at + HOT.queuedTokens] as number) + given.usualTokens * (hot[at + HOT.requestsQueued] as number)
+  into.waitMs = Math.max(roomMs, queued * (hot[at + HOT.waitMsPerToken] as number))
+  into.workMs = given.uncachedTokens * (hot[at + HOT.prefillMsPerToken] as number)
+  into.ttftMs = (hot[at + HOT.wayMs] as number) + into.waitMs + into.workMs
+  into.itlMs = itlMs
 }
 
 /** What a prefill backend takes for a prompt. Its own prefix cache counts: the decode engine's is of no use to it. */

@@ -1,6 +1,6 @@
 // The conversation a request continues. Owns loading what earlier responses of the same owner contribute, the ids of items,
 // and the bound on the whole. How items become messages is routes/responses-items.ts.
-import { z } from 'zod'
+import * as z from 'zod'
 import type { ResponseInputItem, ResponseListedItem, ResponseRequestItem } from '../../protocol/dialects/responses.ts'
 import { StoredItem } from '../../protocol/dialects/responses.ts'
 import type { Failure } from '../../protocol/errors.ts'

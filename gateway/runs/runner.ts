@@ -1,6 +1,6 @@
 // The work of one background response. Owns that it goes through the same life as every request (lifecycle.ts: plan, hold,
 // targets, settlement), with the run as its client, and that it ends exactly once. What becomes of its events is runs.ts.
-import { z } from 'zod'
+import * as z from 'zod'
 import type { ResponseEcho, ResponseErrorCode, ResponseObject } from '../../protocol/dialects/responses.ts'
 import type { Failure } from '../../protocol/errors.ts'
 import type { Job, Ports } from '../attempts.ts'

@@ -1,6 +1,6 @@
 // The messages dialect on wire 1 (Anthropic's): what clients send and what they get back. Owns the zod schemas of the request
 // bodies and the types of the answers. Turning them into the internal form is gateway/routes; errors are gateway/errors.ts.
-import { z } from 'zod'
+import * as z from 'zod'
 import { MAX_MESSAGES, MAX_STOP_BYTES, MAX_STOP_STRINGS, MAX_TOOLS } from '../request.ts'
 import {
   boundedArray,

@@ -1,6 +1,6 @@
 // Messages and tools of OpenAI's chat dialect, as clients send them and as answers hold them. Owns their zod schemas and
 // types; the body around them is openai.ts, the internal form gateway/routes.
-import { z } from 'zod'
+import * as z from 'zod'
 import { IMAGE_DETAILS, MAX_TOOLS } from '../request.ts'
 import {
   boundedArray,

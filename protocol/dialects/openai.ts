@@ -1,7 +1,7 @@
 // The OpenAI dialect on wire 1: what clients send and what they get back. Owns the zod schemas of the request bodies
 // and the types of the answers; a chat's messages and tools are openai-chat.ts. Turning them into the internal form is
 // gateway/routes; errors are gateway/errors.ts.
-import { z } from 'zod'
+import * as z from 'zod'
 import { MAX_FORMAT_CHOICES } from '../output-format.ts'
 import {
   MAX_CACHE_KEY_CHARS,

@@ -1,7 +1,7 @@
 // The responses dialect of wire 1: what clients send to /v1/responses and what they get back. Owns the zod schemas of the
 // body and of its items, and the types of the answers and of their stream. Turning them into the internal form is
 // gateway/routes; keeping them is gateway/runs.
-import { z } from 'zod'
+import * as z from 'zod'
 import {
   IMAGE_DETAILS,
   MAX_CACHE_KEY_CHARS,

@@ -1,5 +1,5 @@
 // What the schemas of several dialects are made of. Owns these few building blocks; each dialect's own fields are in its file.
-import { z } from 'zod'
+import * as z from 'zod'
 
 /** Content parts of one message: a bound beside the body's own, so that validation stays linear in useful content. */
 export const MAX_PARTS = 4096

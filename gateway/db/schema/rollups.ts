@@ -1,4 +1,4 @@
-// Tables of migrations/0009_rollups.sql, 0016_rollup_cubes.sql and 0017_rollup_days.sql, which own their meaning and
+// Tables of migrations/0009_rollups.sql, 0016_rollup_cubes.sql, 0017_rollup_days.sql and 0020_spans.sql, which own their meaning and
 // constraints, as drizzle sees them.
 import { bigint, boolean, integer, pgTable, primaryKey, text, timestamp, uuid } from 'drizzle-orm/pg-core'
 
@@ -121,6 +121,7 @@ export const cubeDimensions = pgTable(
     provider: text('provider'),
     status: text('status'),
     backendId: text('backend_id'),
+    endUser: text('end_user'),
     tags: text('tags'),
   },
   (table) => [primaryKey({ columns: [table.orgId, table.cube, table.dimensionsId] })],
@@ -170,4 +171,25 @@ export const rollupDays = pgTable(
     made: boolean('made').notNull(),
   },
   (table) => [primaryKey({ columns: [table.orgId, table.dayStart] })],
+)
+
+export const rollupSpans = pgTable(
+  'rollup_spans',
+  {
+    orgId: uuid('org_id').notNull(),
+    days: integer('days').notNull(),
+    spanStart: instant('span_start').notNull(),
+    made: boolean('made').notNull(),
+  },
+  (table) => [primaryKey({ columns: [table.orgId, table.days, table.spanStart] })],
+)
+
+export const rollupFolds = pgTable(
+  'rollup_folds',
+  {
+    orgId: uuid('org_id').notNull(),
+    bucketStart: instant('bucket_start').notNull(),
+    name: text('name').notNull(),
+  },
+  (table) => [primaryKey({ columns: [table.orgId, table.bucketStart, table.name] })],
 )
