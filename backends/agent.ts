@@ -10,6 +10,7 @@ import type { DesiredState } from '../protocol/report.ts'
 import { Admission } from './admission.ts'
 import { answerFormatOf } from './answer-format.ts'
 import { createAuthority, gatewayKeys } from './authority.ts'
+import type { CanaryTiming } from './canary.ts'
 import { createChatRenderer } from './chat.ts'
 import type { Config } from './config.ts'
 import type { TextModel } from './dispatch.ts'
@@ -52,6 +53,7 @@ const DEFAULT_POOLING: Pooling = 'last'
 export type AgentOverrides = {
   engine?: Pick<EngineOptions, 'env' | 'timing'>
   handoff?: SequencesOptions['timing']
+  canary?: Partial<CanaryTiming>
 }
 
 export class Agent {
@@ -101,6 +103,7 @@ export class Agent {
       sockets: this.#sockets,
       log: parts.log,
       overrides: overrides.engine,
+      canary: overrides.canary,
       queues: () => ({
         requests: this.#admission,
         prompts: this.#handoffs.desk,
@@ -140,6 +143,7 @@ export class Agent {
             frame: unit.frame(),
             stats: unit.connection?.stats,
             reservations: unit.connection?.openReservations ?? 0,
+            canary: unit.canary.counters,
           })),
           counters: this.#counters,
           handoffs: this.#handoffs.counters,
@@ -327,7 +331,12 @@ export class Agent {
       body: {
         live: true,
         ready,
-        engines: this.#engines.units.map(({ name, role, state }) => ({ name, role, state })),
+        engines: this.#engines.units.map(({ name, role, state, canary: { fault } }) => ({
+          name,
+          role,
+          state,
+          ...(fault === undefined ? {} : { notReady: fault }),
+        })),
         draining: this.#draining || this.#held,
         joined: this.#reporter?.joined ?? false,
         model: this.#config.modelName,

@@ -1,7 +1,14 @@
 // The capacity frame: what an engine of this backend says about its load ○. Owns how its statistics and the agent's own queue
 // become one frame, and the frame numbers; sending is report.ts and session.ts.
-import type { CapacityFrame, EngineRole, KvTransfer, StepModel } from '../protocol/capacity.ts'
-import type { Ready, Stats } from '../protocol/engine-frames.ts'
+import {
+  type CapacityFrame,
+  type EngineRole,
+  type KvTransfer,
+  MAC_TYPES,
+  type NotReadyReason,
+  type StepModel,
+} from '../protocol/capacity.ts'
+import type { Ready, Stats } from '../protocol/engine-status.ts'
 
 export type AgentLoad = {
   requestsQueued: number
@@ -12,6 +19,10 @@ export type AgentLoad = {
   role: EngineRole
   /** It gives up its role: nothing must be routed to it until it has another. */
   leaving?: boolean
+  /** It gives wrong answers, or none: the same. */
+  fault?: NotReadyReason
+  /** Canaries that failed, in a row. */
+  canaryFailures?: number
   /** Absent: the agent's only one. */
   engine?: string
   transfer?: KvTransfer
@@ -76,9 +87,11 @@ export class CapacityTracker {
       prefillTokensQueued: Number(stats?.prefillTokensQueued ?? 0n),
       decodeKvTokens: Number(stats?.decodeKvTokens ?? 0n),
       stepMs: (stats?.stepUs ?? 0) / 1000,
-      draining: load.draining || load.leaving === true || !this.#up,
+      draining: load.draining || load.leaving === true || load.fault !== undefined || !this.#up,
       grammars: ready.features.grammars,
     }
+    if (load.fault !== undefined) frame.notReady = load.fault
+    if (load.canaryFailures !== undefined && load.canaryFailures > 0) frame.canaryFailures = load.canaryFailures
     if (load.engine !== undefined) frame.engine = load.engine
     if (load.stepModel !== undefined) frame.stepModel = load.stepModel
     if (load.transfer !== undefined) frame.transfer = load.transfer
@@ -89,6 +102,8 @@ export class CapacityTracker {
       frame.measuredDecodeTokensPerSecond = stats.decodeTokensPerSecond
     if (stats !== undefined && stats.memoryBytesPerSecond > 0) frame.memoryBytesPerSecond = stats.memoryBytesPerSecond
     if (ready.memoryBytesPerSecondMax > 0n) frame.memoryBytesPerSecondMax = Number(ready.memoryBytesPerSecondMax)
+    // An engine that gives wrong answers has no speed, and its frame other things to say.
+    if (load.fault === undefined) Object.assign(frame, gauges(ready, stats))
     return frame
   }
 
@@ -99,7 +114,29 @@ export class CapacityTracker {
     const total = stats?.blocksTotal ?? 0
     const kvStep = total === 0 ? 0 : Math.floor((stats?.blocksUsed ?? 0) / total / KV_CHANGE_SHARE)
     const sequences = [stats?.running ?? 0, stats?.waiting ?? 0, load.requestsQueued]
-    const state = [this.#ready?.epoch ?? '', this.#up, load.draining, load.role, load.leaving === true]
+    const state = [
+      this.#ready?.epoch ?? '',
+      this.#up,
+      load.draining,
+      load.role,
+      load.leaving === true,
+      load.fault ?? '',
+    ]
     return [...state, ...sequences, kvStep].join(' ')
+  }
+}
+
+const GIGA = 1e9
+
+/** How near to what the machine can do at best. */
+function gauges(
+  { macType, macsPerSecondMax }: Ready,
+  stats: Stats | undefined,
+): Pick<CapacityFrame, 'macs' | 'busyShare'> {
+  const rate = (stats?.macsPerSecond ?? 0) / GIGA
+  const most = Number(macsPerSecondMax) / GIGA
+  return {
+    ...(macType === undefined ? {} : { macs: [rate, Number(most.toPrecision(4)), MAC_TYPES.indexOf(macType)] }),
+    ...(stats === undefined || stats.step === 0n ? {} : { busyShare: Math.round(100 * stats.busyShare) / 100 }),
   }
 }

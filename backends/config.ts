@@ -55,6 +55,8 @@ export type Config = {
   pooling?: Pooling
   queueRequestsMax: number
   drainGraceMs: number
+  /** Of an engine, before its answers are checked; 0: never. Default: half a minute. */
+  canaryIdleMs?: number
 }
 
 type Option = { flag: string; env: string; value: string; help: string; fallback?: string }
@@ -200,6 +202,13 @@ const OPTIONS: readonly Option[] = [
     help: 'time for open streams to end after SIGTERM',
     fallback: '30000',
   },
+  {
+    flag: 'canary-idle-ms',
+    env: 'PENSTOCK_AGENT_CANARY_IDLE_MS',
+    value: 'MS',
+    help: 'an engine that is idle for so long is asked what it was asked before; 0: never',
+    fallback: '30000',
+  },
 ]
 
 /** The text of `--help`. */
@@ -263,6 +272,7 @@ const Values = z.object({
   pooling: z.enum(POOLINGS).optional(),
   queue: wholeNumber(65536),
   'drain-grace-ms': z.coerce.number().int().min(0).max(3_600_000),
+  'canary-idle-ms': z.coerce.number().int().min(0).max(3_600_000),
 })
 
 function readJoinToken(file: string | undefined, env: NodeJS.ProcessEnv): string | undefined {
@@ -328,6 +338,7 @@ export function readConfig(argv: readonly string[], env: NodeJS.ProcessEnv): Con
     engines: values.engines,
     queueRequestsMax: values.queue,
     drainGraceMs: values['drain-grace-ms'],
+    canaryIdleMs: values['canary-idle-ms'],
   }
   if (values['public-url'] !== undefined) config.publicUrl = values['public-url'].replace(/\/+$/, '')
   if (values['kv-listen'] !== undefined)

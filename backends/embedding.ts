@@ -7,6 +7,7 @@ import { MAX_EMBEDDING_TOKENS, MAX_EMBEDDING_VALUES } from '../protocol/request.
 import { err, ok, type Result } from '../protocol/result.ts'
 import { type EngineLimits, encodePrompt, type TextModel } from './dispatch.ts'
 import type { Sequence, SequenceEnd, SequenceParameters } from './engine/client.ts'
+import { GREEDY } from './engine/greedy.ts'
 import { outcomeOf } from './sequence-end.ts'
 import { CANCEL_WAIT_MS, capacityEvents, type SessionContext, type SessionResult } from './session.ts'
 
@@ -84,20 +85,7 @@ export async function prepareEmbedding(
 }
 
 /** The wire has these for every sequence. */
-const UNUSED_SAMPLING = {
-  maxNewTokens: 1,
-  creditTokens: 1,
-  temperature: 0,
-  topP: 1,
-  topK: 0,
-  minP: 0,
-  repetitionPenalty: 1,
-  presencePenalty: 0,
-  frequencyPenalty: 0,
-  seed: 0n,
-  stopIds: [],
-  bias: [],
-}
+const UNUSED_SAMPLING = { ...GREEDY, maxNewTokens: 1, creditTokens: 1 }
 
 const invalid = (message: string, param: string): Failure => ({ code: 'invalid_request', message, param })
 

@@ -7,7 +7,8 @@
 // leaving   takes nothing new and says `draining` with its old role; what runs goes on
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { CapacityFrame, EngineRole, KvTransfer } from '../protocol/capacity.ts'
-import type { Ready, Stats } from '../protocol/engine-frames.ts'
+import type { Ready, Stats } from '../protocol/engine-status.ts'
+import { Canary, type CanaryTiming } from './canary.ts'
 import { CapacityTracker } from './capacity.ts'
 import type { EngineConnection } from './engine/client.ts'
 import type { EngineState, EngineSupervisor } from './engine/spawn.ts'
@@ -15,6 +16,7 @@ import type { Computer } from './handoff/decision.ts'
 import { bytesPerToken } from './handoff/layout.ts'
 import { StepFit } from './handoff/step-model.ts'
 import { TransferMeter } from './handoff/transfer-meter.ts'
+import type { Log } from './log.ts'
 
 /** The engine's own default: half of a step is left to those that decode. */
 const MIXED_SHARE = 1 / 2
@@ -40,6 +42,8 @@ export type UnitOptions = {
   /** Of the agent: its queue, and whether it takes work at all. */
   queue: (unit: EngineUnit) => { requestsQueued: number; requestsQueuedMax: number; draining: boolean }
   changed: () => void
+  log: Log
+  canary?: Partial<CanaryTiming>
 }
 
 const monotonicMs = () => performance.now()
@@ -50,6 +54,7 @@ export class EngineUnit {
   readonly supervisor: EngineSupervisor
   readonly #options: UnitOptions
   readonly #tracker: CapacityTracker
+  readonly canary: Canary
   readonly #meters = { near: new TransferMeter(monotonicMs), far: new TransferMeter(monotonicMs) }
   #fit = new StepFit()
   #step: bigint | undefined
@@ -77,12 +82,22 @@ export class EngineUnit {
         ...(options.isAlone ? {} : { engine: options.name }),
         role: this.#role,
         leaving: this.#leaving,
+        ...(this.canary.fault === undefined ? {} : { fault: this.canary.fault }),
+        canaryFailures: this.canary.failures,
         prefixBlocks: this.connection?.prefixBlocks ?? 0,
         ...(transfer === undefined ? {} : { transfer }),
         ...(model === undefined ? {} : { stepModel: model }),
       }
     })
     const { supervisor } = options
+    this.canary = new Canary({
+      connection: () => this.connection,
+      isIdle: () => this.openSequences === 0 && this.pushTokens === 0 && (this.connection?.openReservations ?? 0) === 0,
+      changed: options.changed,
+      log: options.log,
+      nowMs: monotonicMs,
+      ...(options.canary === undefined ? {} : { timing: options.canary }),
+    })
     supervisor.on('ready', () => this.#isReady())
     supervisor.on('down', () => this.#tracker.engineDown())
     supervisor.on('failed', () => this.#tracker.engineDown())
@@ -104,11 +119,11 @@ export class EngineUnit {
   }
   /** Takes requests and ends them. */
   get finishes(): boolean {
-    return this.#role !== 'prefill' && !this.#leaving
+    return this.#role !== 'prefill' && !this.#leaving && this.canary.fault === undefined
   }
   /** Computes prompts for others. */
   get takesPrompts(): boolean {
-    return this.#role !== 'decode' && !this.#leaving
+    return this.#role !== 'decode' && !this.#leaving && this.canary.fault === undefined
   }
   /** Fires when what runs here must go on elsewhere. */
   get moving(): AbortSignal {
@@ -211,6 +226,7 @@ export class EngineUnit {
     // Another machine's worth of cores may be free by now: costs of an old life are not those of a new one.
     this.#fit = new StepFit()
     this.#tracker.engineReady(ready)
+    this.canary.engineReady()
   }
 
   #learn(stats: Stats): void {

@@ -5,8 +5,9 @@ import { EventEmitter } from 'node:events'
 import { readFileSync, readlinkSync } from 'node:fs'
 import { availableParallelism, hostname } from 'node:os'
 import type { CapacityFrame, EngineRole } from '../protocol/capacity.ts'
-import type { Ready } from '../protocol/engine-frames.ts'
+import type { Ready } from '../protocol/engine-status.ts'
 import type { DesiredState } from '../protocol/report.ts'
+import type { CanaryTiming } from './canary.ts'
 import type { Config } from './config.ts'
 import type { EngineLimits } from './dispatch.ts'
 import type { SocketDirectory } from './engine/socket-path.ts'
@@ -40,6 +41,7 @@ export type EnginesOptions = {
   sockets: SocketDirectory
   log: Log
   overrides?: Pick<EngineOptions, 'env' | 'timing'> | undefined
+  canary?: Partial<CanaryTiming> | undefined
   /** The agent's own queues. */
   queues: () => { requests: Queue; prompts: Queue; draining: boolean }
 }
@@ -62,9 +64,9 @@ export class Engines extends EventEmitter<Events> {
     this.units = config.engines.map((role, index) => {
       const name = names[index] ?? role
       const settings = engineOptions(config, { role, index, sockets, threads: threads[index] })
-      const supervisor = new EngineSupervisor({ ...settings, ...options.overrides }, (level, event, fields) =>
-        log(level, event, names.length === 1 ? fields : { ...fields, engine: name }),
-      )
+      const ownLog: Log = (level, event, fields) =>
+        log(level, event, names.length === 1 ? fields : { ...fields, engine: name })
+      const supervisor = new EngineSupervisor({ ...settings, ...options.overrides }, ownLog)
       const unit: EngineUnit = new EngineUnit({
         name,
         role,
@@ -76,6 +78,11 @@ export class Engines extends EventEmitter<Events> {
         isAlone: names.length === 1,
         queue: (self) => this.#share(self, options.queues()),
         changed: () => this.emit('changed'),
+        log: ownLog,
+        canary: {
+          ...(config.canaryIdleMs === undefined ? {} : { idleMs: config.canaryIdleMs }),
+          ...options.canary,
+        },
       })
       supervisor.on('ready', () => {
         this.#wasReady = true
@@ -90,9 +97,11 @@ export class Engines extends EventEmitter<Events> {
 
   /** Runs them all until `stop`. */
   async run(): Promise<void> {
+    for (const { canary } of this.units) canary.start()
     await Promise.all(this.units.map(({ supervisor }) => supervisor.run()))
   }
   async stop(): Promise<void> {
+    for (const { canary } of this.units) canary.stop()
     await Promise.all(this.units.map(({ supervisor }) => supervisor.stop()))
   }
   kill(): void {

@@ -1,7 +1,8 @@
 // The agent's numbers in Prometheus text ○. Owns names and format. What inference autoscalers and gateways look for goes
 // by the names and meanings that vLLM gave it; what is counted per dispatch, and what has no such name, by our own.
 import type { CapacityFrame } from '../protocol/capacity.ts'
-import type { Stats } from '../protocol/engine-frames.ts'
+import type { Stats } from '../protocol/engine-status.ts'
+import type { CanaryCounters } from './canary.ts'
 import type { HandoffCounters } from './handoff/handoffs.ts'
 
 /** Since the agent started. */
@@ -25,6 +26,7 @@ export type AgentNumbers = {
     /** Absent while it does not run. Its totals begin anew with each process, as those of any. */
     stats: Stats | undefined
     reservations: number
+    canary: CanaryCounters
   }[]
   counters: AgentCounters
   handoffs: HandoffCounters
@@ -83,6 +85,19 @@ function metricsOf({ engines, counters, handoffs }: AgentNumbers): Metric[] {
     gauge('penstock_prefix_cache_blocks', 'KV blocks in the prefix cache.', ({ frame }) => frame?.kvBlocksCached),
     gauge('penstock_step_milliseconds', 'Duration of the last engine step.', ({ frame }) => frame?.stepMs),
     gauge('penstock_reservations', 'Prompts whose blocks are set aside.', ({ reservations }) => reservations),
+    gauge(
+      'penstock_engine_ready',
+      '1: it is given work. 0: it is starting, or failed its canary.',
+      ({ frame, stats }) => (stats !== undefined && frame !== undefined && frame.notReady === undefined ? 1 : 0),
+    ),
+    {
+      name: 'penstock_canary_total',
+      type: 'counter',
+      help: 'Known questions to an idle engine, by what became of them.',
+      samples: engines.flatMap((engine) =>
+        Object.entries(engine.canary).map(([outcome, value]) => ({ labels: { ...of(engine), outcome }, value })),
+      ),
+    },
     counter('penstock_dispatches_total', 'Dispatches admitted.', counters.dispatches),
     counter('penstock_refusals_total', 'Dispatches refused before any event.', counters.refusals),
     counter('penstock_failures_total', 'Dispatches that ended in an error or lost their caller.', counters.failures),

@@ -20,6 +20,7 @@ export type AgentOptions = {
   kvMib?: number
   kvType?: string
   quantize?: string
+  device?: string
 }
 
 export type AgentRunning = Running & {
@@ -106,6 +107,7 @@ function argumentsOf(options: AgentOptions): string[] {
     ['--kv-mib', options.kvMib],
     ['--kv-type', options.kvType],
     ['--quantize', options.quantize],
+    ['--device', options.device],
   ]
   return pairs.flatMap(([flag, value]) => (value === undefined ? [] : [flag, String(value)]))
 }

@@ -8,15 +8,18 @@ import { commitName, machineName } from '../bench/engine/machine.ts'
 import { Driver } from '../bench/gateway/driver.ts'
 import { type AccountRound, measureAccounts, prepare } from '../bench/gateway/measure.ts'
 import { PathBench, type PathRound } from '../bench/gateway/path.ts'
-import { markdownOf, type Run, versusMarkdownOf } from '../bench/gateway/report.ts'
+import { markdownOf, type Run, startupMarkdownOf, versusMarkdownOf } from '../bench/gateway/report.ts'
 import { watchOthers } from '../bench/gateway/share.ts'
+import { measureStartup } from '../bench/gateway/startup.ts'
 import { type Memory, Versus, type VersusRound } from '../bench/gateway/versus.ts'
 import { writeDocsTable } from './docs-table.ts'
 
 const ROOT = join(import.meta.dirname, '..')
-const PARTS = ['gateway', 'gateway-peer'] as const
+/** Of the Worker and of an empty one, each: a start takes a second. */
+const STARTS = 15
+const PARTS = ['gateway', 'gateway-peer', 'gateway-start'] as const
 const USAGE =
-  'Usage: npm run bench:gateway -- [--quick] [--rounds N] [--only account|versus] [--json FILE] [--write-docs]'
+  'Usage: npm run bench:gateway -- [--quick] [--rounds N] [--only account|versus|startup] [--json FILE] [--write-docs]'
 
 const { values } = parseArgs({
   options: {
@@ -35,8 +38,8 @@ if (values.help) {
 const rounds = Number(values.rounds ?? (values.quick ? 2 : 5))
 if (!Number.isInteger(rounds) || rounds < 1) throw new Error(USAGE)
 const options = values.quick ? { workMs: 2_000, samples: 100 } : { workMs: 5_000, samples: 400 }
-if (![undefined, 'account', 'versus'].includes(values.only)) throw new Error(USAGE)
-const wants = (part: 'account' | 'versus') => values.only === undefined || values.only === part
+if (![undefined, 'account', 'versus', 'startup'].includes(values.only)) throw new Error(USAGE)
+const wants = (part: 'account' | 'versus' | 'startup') => values.only === undefined || values.only === part
 /** Each of eighteen loads of a round beside the peer. */
 const versusSeconds = values.quick ? 2 : 5
 /** Where memory grows with each request, so many show it. */
@@ -58,26 +61,34 @@ if (wants('account')) {
 }
 const paths: PathRound[] = []
 let versus: { peerName: string; rounds: VersusRound[]; memory: Memory } | undefined
-const path = await PathBench.start()
-try {
-  for (let round = 1; wants('account') && round <= rounds; round++) {
-    paths.push(await path.measure(options))
-    console.log(`whole path: round ${round} of ${rounds}`)
+if (wants('account') || wants('versus')) {
+  const path = await PathBench.start()
+  try {
+    for (let round = 1; wants('account') && round <= rounds; round++) {
+      paths.push(await path.measure(options))
+      console.log(`whole path: round ${round} of ${rounds}`)
+    }
+    if (wants('versus')) versus = await measureVersus(path)
+  } finally {
+    await path.stop()
   }
-  if (wants('versus')) versus = await measureVersus(path)
-} finally {
-  await path.stop()
 }
+const startup = wants('startup') ? await measureStartup(STARTS) : undefined
 const run: Run = {
   machine: machineName(),
   commit: commitName(ROOT),
   date: new Date().toISOString().slice(0, 10),
   accounts,
   paths,
-  ...(versus === undefined ? {} : { versus }),
+  ...(versus !== undefined && { versus }),
+  ...(startup !== undefined && { startup }),
   foreignShare: others(),
 }
-const reports = { gateway: markdownOf(run), 'gateway-peer': versusMarkdownOf(run) }
+const reports = {
+  gateway: markdownOf(run),
+  'gateway-peer': versusMarkdownOf(run),
+  'gateway-start': startupMarkdownOf(run),
+}
 for (const part of PARTS) if (reports[part] !== undefined) console.log(`\n${reports[part]}`)
 if (values.json !== undefined) await writeFile(values.json, `${JSON.stringify(run, undefined, 1)}\n`)
 for (const part of PARTS)

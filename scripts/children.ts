@@ -1,9 +1,11 @@
 // The launcher's child processes. Owns starting one with its log, watching it, ending it, and the record that lets a
 // later start end what a killed launcher left. Restarting is supervisor.ts; what the children do is theirs.
-import { type ChildProcess, spawn } from 'node:child_process'
+import { type ChildProcess, type ChildProcessByStdio, spawn } from 'node:child_process'
 import { readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import type { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { Inheritable } from './listening-socket.ts'
 import { forEachLine, LogFile } from './log-file.ts'
 import { endProcess, processIdentity, signalProcess } from './processes.ts'
 
@@ -30,7 +32,12 @@ export type ChildSpec = {
   stopGraceMs: number
   /** Gets standard output line by line; standard error goes to the log alone. */
   onLine?: (line: string) => void
+  /** Its descriptor `INHERITED_FD`. */
+  inherits?: Inheritable
 }
+
+/** The first one after standard input, output and error. */
+export const INHERITED_FD = 3
 
 type Recorded = { name: string; pid: number; identity: string; signal: NodeJS.Signals }
 
@@ -106,9 +113,10 @@ export class Children {
     const child = spawn(spec.command, spec.args, {
       cwd: spec.cwd,
       env: spec.env,
-      stdio: ['ignore', 'pipe', 'pipe'],
+      // By its number and not as a handle: a number is only given on, and nothing here ever accepts from it.
+      stdio: ['ignore', 'pipe', 'pipe', ...(spec.inherits === undefined ? [] : [spec.inherits.fd])],
       detached: true,
-    })
+    }) as ChildProcessByStdio<null, Readable, Readable>
     const keep = (line: string) => {
       log.write(line)
       this.#onLog(spec.name, line)

@@ -149,7 +149,7 @@ function neededBy(entry: string, outputs: Metafile['outputs']): string[] {
   return [...needed]
 }
 
-if (process.argv[1] === import.meta.filename) {
+if (import.meta.main) {
   const { values } = parseArgs({ options: { out: { type: 'string' }, watch: { type: 'boolean' } } })
   const root = join(import.meta.dirname, '..')
   const out = values.out === undefined ? join(root, 'dashboard', 'dist') : resolve(values.out)

@@ -23,6 +23,8 @@ export type EngineBuildOptions = {
   onPercent?: (percent: number) => void
   /** Told when another process builds in the same folder. */
   onWait?: (pid: number) => void
+  /** What is built must compute on a GPU. */
+  needsCuda?: boolean
   /** Told when the engine is built with CUDA, and which compiler and GPUs that is for. */
   onCuda?: (detail: string) => void
   adopt?: Adopt
@@ -35,12 +37,15 @@ const CONFIGURE_TIMEOUT_MS = 2 * 60_000
 /**
  * Brings the build up to date; takes well under a second where it is.
  * @returns the folder with the binaries
- * @throws Error that says what to install, or CommandFailed with the compiler's last lines
+ * @throws NoCuda, Error that says what to install, or CommandFailed with the compiler's last lines
  */
 export async function buildEngine(options: EngineBuildOptions): Promise<string> {
   const { sourceDir, buildDir, log, signal, adopt } = options
   const common = { ...(log && { log }), ...(adopt && { adopt }), signal }
   requireTools()
+  const found = await findCuda(process.env)
+  const cuda = 'missing' in found ? undefined : found
+  if (options.needsCuda === true && 'missing' in found) throw new NoCuda(found.missing)
   await mkdir(buildDir, { recursive: true })
   const lock = await takeLock(join(buildDir, 'penstock-build.lock'), {
     waitMs: BUILD_TIMEOUT_MS,
@@ -50,7 +55,6 @@ export async function buildEngine(options: EngineBuildOptions): Promise<string> 
   try {
     const configured = await configuration(buildDir)
     const isHere = configured?.sourceDir === sourceDir
-    const cuda = await findCuda(process.env)
     if (cuda !== undefined) options.onCuda?.(`with CUDA for ${cuda.gpus.join(', ')}, by ${cuda.nvcc}`)
     const switchesCuda = (cuda !== undefined) !== (configured?.cuda === true)
     // A start takes a build with tests as it is: it builds its own target alone, from the same objects.
@@ -92,15 +96,31 @@ export async function buildEngine(options: EngineBuildOptions): Promise<string> 
 
 type Cuda = { nvcc: string; gpus: string[] }
 
+/** The engine is to compute on a GPU, and cannot be built for one here. Nothing was built. */
+export class NoCuda extends Error {
+  override name = 'NoCuda'
+  readonly missing: string
+  constructor(missing: string) {
+    super(`--device cuda: the engine would be built without CUDA, since ${missing}.
+    Needed: a GPU of compute capability 8.0 or later with its driver (nvidia-smi shows it), and the CUDA toolkit, 12.8 or
+    later, with nvcc in PATH, CUDA_HOME or /usr/local/cuda. Without them: --device cpu`)
+    this.missing = missing
+  }
+}
+
 /** The driver answers at once, or takes some seconds to wake GPUs that nothing uses. */
 const GPU_LIST_TIMEOUT_MS = 30_000
 
-/** A compiler for GPUs and a GPU to compile for; `PENSTOCK_CUDA=OFF` in the environment says that neither is meant. */
-async function findCuda(env: NodeJS.ProcessEnv): Promise<Cuda | undefined> {
-  if (env.PENSTOCK_CUDA === 'OFF') return undefined
+/**
+ * A compiler for GPUs and a GPU to compile for, or what is missing; `PENSTOCK_CUDA=OFF` in the environment says that neither is
+ * meant.
+ */
+async function findCuda(env: NodeJS.ProcessEnv): Promise<Cuda | { missing: string }> {
+  if (env.PENSTOCK_CUDA === 'OFF') return { missing: 'PENSTOCK_CUDA is OFF in the environment' }
   const homes = [env.CUDA_HOME ?? '', env.CUDA_PATH ?? '', '/usr/local/cuda'].filter((home) => home !== '')
   const nvcc = findProgram('nvcc') ?? homes.map((home) => join(home, 'bin', 'nvcc')).find((path) => existsSync(path))
-  if (nvcc === undefined || findProgram('nvidia-smi') === undefined) return undefined
+  if (nvcc === undefined) return { missing: 'nvcc cannot be found' }
+  if (findProgram('nvidia-smi') === undefined) return { missing: 'nvidia-smi cannot be found' }
   const gpus: string[] = []
   const list = {
     command: 'nvidia-smi',
@@ -114,7 +134,8 @@ async function findCuda(env: NodeJS.ProcessEnv): Promise<Cuda | undefined> {
     () => true,
     () => false,
   )
-  return answered && gpus.length > 0 ? { nvcc, gpus } : undefined
+  if (!answered) return { missing: 'nvidia-smi does not answer' }
+  return gpus.length > 0 ? { nvcc, gpus } : { missing: 'nvidia-smi shows no GPU' }
 }
 
 /** Make says `[ 42%] …`, Ninja says `[5/12] …`. */

@@ -6,11 +6,12 @@ import { createRequire } from 'node:module'
 import { createServer, isIPv6 } from 'node:net'
 import { dirname, join, relative } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type Children, describeExit, type Running } from './children.ts'
+import { type Children, describeExit, INHERITED_FD, type Running } from './children.ts'
 import type { DataFolder } from './data-folder.ts'
+import type { ListeningSocket } from './listening-socket.ts'
 import { LOOPBACK } from './options.ts'
 import type { Secrets } from './secrets.ts'
-import { workerdConfig } from './workerd-config.ts'
+import { SOCKET_NAME, workerdConfig } from './workerd-config.ts'
 
 export type GatewayOptions = {
   /** The checkout. */
@@ -24,12 +25,17 @@ export type GatewayOptions = {
   host?: string
   databaseUrl: string
   secrets: Secrets
+  /** Listens on `port` already, and stays open over restarts. Default: the gateway opens its own. */
+  socket?: ListeningSocket
 }
 
 const HEALTH_TIMEOUT_MS = 20_000
 const HEALTH_POLL_MS = 25
 const HEALTH_REQUEST_MS = 2_000
-/** Open streams may end within this after a stop; the agent's own drain is shorter. */
+/**
+ * Open streams may end within this after a stop; the agent's own drain is shorter. New connections wait as long, so it is far below
+ * what clients wait for an answer to begin (30 s).
+ */
 const STOP_GRACE_MS = 10_000
 const ENTRY = 'index.js'
 
@@ -56,11 +62,16 @@ export async function startGateway(options: GatewayOptions, children: Children, 
   const running = children.start({
     name: 'gateway',
     command: workerdBinary(options.root),
-    args: ['serve', options.folder.configPath],
+    args: [
+      'serve',
+      options.folder.configPath,
+      ...(options.socket === undefined ? [] : ['--socket-fd', `${SOCKET_NAME}=${INHERITED_FD}`]),
+    ],
     // Nothing of the user's own environment goes into the gateway, only what its configuration names.
     env: { ...environmentOf(options), PATH: process.env.PATH },
     cwd: options.folder.dir,
     stopGraceMs: STOP_GRACE_MS,
+    ...(options.socket !== undefined && { inherits: options.socket.handle }),
   })
   try {
     await Promise.race([

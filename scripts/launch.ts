@@ -15,6 +15,7 @@ import { openDataFolder } from './data-folder.ts'
 import { buildEngine } from './engine-build.ts'
 import { defaultRoles } from './engine-roles.ts'
 import { type GatewayOptions, localUrl, requireFreePort, startGateway, writeGatewayConfig } from './gateway-process.ts'
+import { openListeningSocket } from './listening-socket.ts'
 import { LogFile } from './log-file.ts'
 import { obtainModel } from './model.ts'
 import type { StartOptions } from './options.ts'
@@ -43,6 +44,8 @@ export type Launched = {
   admin: AdminClient
   dataDir: string
   databaseUrl: string
+  /** Lets the gateway's open streams end (bounded) and starts it anew; who calls meanwhile waits. */
+  restartGateway(): Promise<void>
   /** Process ids of now, for whoever watches the parts. */
   pids(): {
     gateway: number
@@ -55,6 +58,10 @@ export type Launched = {
 }
 
 const ROOT = join(import.meta.dirname, '..')
+
+function computesOnGpu({ device }: StartOptions): boolean {
+  return device?.startsWith('cuda') === true
+}
 
 /** Starts everything. @throws Error in words for the user; what was started by then is in the teardown */
 export async function launch(options: StartOptions, context: LaunchContext): Promise<Launched> {
@@ -101,6 +108,7 @@ export async function launch(options: StartOptions, context: LaunchContext): Pro
         buildDir: join(ROOT, 'native-engine', 'build'),
         tests: false,
         target: 'penstock-engine',
+        needsCuda: computesOnGpu(options),
         log,
         signal,
         adopt,
@@ -158,11 +166,16 @@ export async function launch(options: StartOptions, context: LaunchContext): Pro
     }),
   )
 
+  const listening = part(async () => {
+    const opened = await openListeningSocket(options.port, options.host)
+    teardown.add('listening socket', () => opened.close())
+    return opened
+  })
   const baseUrl = localUrl(options.host, options.port)
   const admin = new AdminClient(baseUrl, secrets.ADMIN_TOKEN)
   let gateway: Supervised | undefined
   const gatewayUp = part(async () => {
-    const [databaseUrl, bundleDir, dashboardDir] = await Promise.all([database, bundle, dashboard])
+    const [databaseUrl, bundleDir, dashboardDir, socket] = await Promise.all([database, bundle, dashboard, listening])
     const settings: GatewayOptions = {
       root: ROOT,
       folder,
@@ -172,6 +185,7 @@ export async function launch(options: StartOptions, context: LaunchContext): Pro
       host: options.host,
       databaseUrl,
       secrets,
+      socket,
     }
     await writeGatewayConfig(settings)
     await asStep(progress, 'Gateway', async () => {
@@ -188,8 +202,9 @@ export async function launch(options: StartOptions, context: LaunchContext): Pro
   const serving = part(async () => {
     const [enginePath, { path: modelPath, name: modelName }] = await Promise.all([engine, model, gatewayUp])
     await asStep(progress, 'Agent and engines', async () => {
-      const { threads, contextTokens, kvMib, kvType, quantize } = options
-      const roles = options.engines ?? (await defaultRoles(modelPath, options))
+      const { threads, contextTokens, kvMib, kvType, quantize, device } = options
+      // A second engine would hold the weights twice, and share the GPU's time with the first.
+      const roles = options.engines ?? (computesOnGpu(options) ? 'both' : await defaultRoles(modelPath, options))
       const settings = {
         root: ROOT,
         enginePath,
@@ -203,6 +218,7 @@ export async function launch(options: StartOptions, context: LaunchContext): Pro
         ...(kvMib !== undefined && { kvMib }),
         ...(kvType !== undefined && { kvType }),
         ...(quantize !== undefined && { quantize }),
+        ...(device !== undefined && { device }),
       }
       let joinToken: string | undefined = await admin.createEnrolmentToken()
       agent = await supervise({
@@ -249,6 +265,7 @@ export async function launch(options: StartOptions, context: LaunchContext): Pro
     admin,
     dataDir: folder.dir,
     databaseUrl,
+    restartGateway: async () => gateway?.restart(),
     pids: () => ({
       gateway: gateway?.current().pid ?? 0,
       agent: agent?.current().pid ?? 0,

@@ -28,6 +28,8 @@ export type StartOptions = {
   kvType?: string
   /** What weights in F32, F16 and BF16 are turned into: `none`, `q8_0` or `q4_0`. Default: none. */
   quantize?: string
+  /** Where engines compute: `cpu`, `cuda` or `cuda:N`. Default: the agent's, cpu. */
+  device?: string
   /** A Postgres of the user's instead of the embedded one. */
   databaseUrl?: string
   /** One prompt, then stop. */
@@ -65,6 +67,8 @@ const LIMITS = {
 /** A prefill engine finishes no request: one that does is needed beside it. */
 const ENGINES = /^(?=.*(?:both|decode))(?:both|prefill|decode)(?:,(?:both|prefill|decode)){0,15}$/
 
+const DEVICE = /^(?:cpu|cuda(?::\d{1,3})?)$/
+
 const CHOICES: Record<'kv-type' | 'quantize', readonly string[]> = {
   'kv-type': ['f16', 'q8_0', 'f32'],
   quantize: ['none', 'q8_0', 'q4_0'],
@@ -91,6 +95,7 @@ Options (after \`npm start --\`; an environment variable in brackets sets the sa
   --kv-mib N        memory for each engine's KV cache, in MiB default: fits one full context or more  [PENSTOCK_KV_MIB]
   --kv-type TYPE    keys and values as f16, q8_0 or f32       default f16  [PENSTOCK_KV_TYPE]
   --quantize TYPE   F32, F16, BF16 weights to q8_0 or q4_0    default none  [PENSTOCK_QUANTIZE]
+  --device DEVICE   cpu, or cuda or cuda:N for a GPU          default cpu  [PENSTOCK_DEVICE]
   --once PROMPT     answer PROMPT at temperature 0, print tokens, cost and speed, stop
   --max-tokens N    longest answer to --once, in tokens       default ${DEFAULT_MAX_TOKENS}
   --json            standard output is JSON, one object per line
@@ -137,6 +142,9 @@ export function parseOptions(argv: string[], context: OptionsContext): ParsedOpt
   }
   const kvType = choice('kv-type', env.PENSTOCK_KV_TYPE)
   const quantize = choice('quantize', env.PENSTOCK_QUANTIZE)
+  const device = values.device ?? (env.PENSTOCK_DEVICE || undefined)
+  if (device !== undefined && !DEVICE.test(device))
+    wrong.push(`--device must be cpu, cuda or cuda:N, not ${JSON.stringify(device)}`)
   const port = integer('port', env.PENSTOCK_PORT) ?? DEFAULT_PORT
   const host = values.host ?? (env.PENSTOCK_HOST || LOOPBACK)
   if (isIP(host) === 0) wrong.push(`--host must be an IP address, not ${JSON.stringify(host)}`)
@@ -170,6 +178,7 @@ export function parseOptions(argv: string[], context: OptionsContext): ParsedOpt
       ...(kvMib !== undefined && { kvMib }),
       ...(kvType !== undefined && { kvType }),
       ...(quantize !== undefined && { quantize }),
+      ...(device !== undefined && { device }),
       ...(databaseUrl !== undefined && { databaseUrl }),
       ...(values.once !== undefined && { once: values.once }),
       maxTokens,
@@ -200,6 +209,7 @@ function readArguments(argv: string[]) {
       'kv-mib': { type: 'string' },
       'kv-type': { type: 'string' },
       quantize: { type: 'string' },
+      device: { type: 'string' },
       once: { type: 'string' },
       'max-tokens': { type: 'string' },
       json: { type: 'boolean' },

@@ -83,6 +83,10 @@ async function run(options: StartOptions): Promise<void> {
     })
     ready = true
     progress.pause()
+    process.on('SIGUSR2', () => {
+      progress.note('SIGUSR2, the gateway is being restarted.')
+      void launched.restartGateway()
+    })
     if (options.once === undefined) {
       tell(launched, await launched.admin.createSignInLink(), options)
       await new Promise<void>((resolve) => stopping.signal.addEventListener('abort', () => resolve()))

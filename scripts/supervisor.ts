@@ -5,6 +5,8 @@ import { describeExit, type Running } from './children.ts'
 export type Supervised = {
   /** The process of now; changes with each restart. */
   current(): Running
+  /** Ends it in order and starts it again at once. Resolves when it runs, or has been stopped for good. */
+  restart(): Promise<void>
   /** Ends it and restarts it no more. */
   stop(): Promise<void>
 }
@@ -32,21 +34,31 @@ export async function supervise(options: SupervisorOptions): Promise<Supervised>
   let current = await options.start()
   let delayMs = options.firstDelayMs ?? FIRST_DELAY_MS
 
+  let asked: PromiseWithResolvers<void> | undefined
+
   const watch = async () => {
     while (!ending.signal.aborted) {
       const startedMs = performance.now()
       const exit = await current.exited
-      if (ending.signal.aborted) return
-      if (performance.now() - startedMs > STABLE_MS) delayMs = options.firstDelayMs ?? FIRST_DELAY_MS
-      options.onDown(describeExit(options.name, exit, current.recent()))
-      await restart()
+      if (ending.signal.aborted) break
+      const ranMs = performance.now() - startedMs
+      if (ranMs > STABLE_MS) delayMs = options.firstDelayMs ?? FIRST_DELAY_MS
+      // What ended as it was told to has nothing wrong with it, and somebody waits for the next.
+      const isInOrder = exit.code === 0 && ranMs > FIRST_DELAY_MS
+      if (asked === undefined) options.onDown(describeExit(options.name, exit, current.recent()))
+      await restart(asked !== undefined || isInOrder ? 0 : undefined)
+      asked?.resolve()
+      asked = undefined
     }
+    asked?.resolve()
   }
-  const restart = async () => {
+  const restart = async (firstDelayMs: number | undefined) => {
+    let waitMs = firstDelayMs
     while (!ending.signal.aborted) {
-      await sleep(delayMs, undefined, { signal: ending.signal }).catch(() => {})
+      await sleep(waitMs ?? delayMs, undefined, { signal: ending.signal }).catch(() => {})
       if (ending.signal.aborted) return
-      delayMs = Math.min(delayMs * 2, DELAY_MS_MAX)
+      if (waitMs === undefined) delayMs = Math.min(delayMs * 2, DELAY_MS_MAX)
+      waitMs = undefined
       try {
         current = await options.start()
         if (ending.signal.aborted) await current.stop()
@@ -60,6 +72,13 @@ export async function supervise(options: SupervisorOptions): Promise<Supervised>
   const watching = watch()
   return {
     current: () => current,
+    restart: async () => {
+      if (asked === undefined) {
+        asked = Promise.withResolvers()
+        void current.stop()
+      }
+      await asked.promise
+    },
     stop: async () => {
       ending.abort()
       await current.stop()

@@ -34,6 +34,8 @@ const WORKER_SHARDS = 10
 const WORKER_SHARDS_AT_ONCE = Math.min(2, availableParallelism())
 /** The user's way through the dashboard. Every page in both themes, by axe, takes minutes: `npm run test:browser`. */
 const BROWSER_TESTS = '^(a new user|signing in|the first load)'
+/** All but the pages of the documentation that start hosts or whole systems of their own, some minute: `npm run test:docs`. */
+const E2E_TESTS = '^(?!.*docs/tasks/(?:gpu-host|disaggregated|cloudflare|upgrade|backup))'
 /** Memory as a disk, for what tests write and throw away: each write of a database there is waited for on a real one. */
 const MEMORY_DIR = '/dev/shm'
 /** Suites write some hundred megabytes; what is smaller than this (a container's default is 64 MiB) is not used. */
@@ -53,7 +55,13 @@ const SUITES: Suite[] = [
   { name: 'engine', title: 'Engine (ctest)', line: 'build', run: engine },
   { name: 'worker', title: 'Worker (vitest, workerd)', line: 'tests', run: worker },
   { name: 'unit', title: 'Unit (vitest, Node)', line: 'tests', run: (dir) => vitest('unit', dir) },
-  { name: 'e2e', title: 'End to end (vitest, the real system)', line: 'tests', run: (dir) => vitest('e2e', dir) },
+  { name: 'sdk', title: 'SDK in its runtimes (vitest)', line: 'tests', run: (dir) => vitest('sdk', dir) },
+  {
+    name: 'e2e',
+    title: 'End to end (vitest, the real system)',
+    line: 'tests',
+    run: (dir) => vitest('e2e', dir, ['-t', E2E_TESTS]),
+  },
   { name: 'browser', title: 'Dashboard (vitest, Chromium)', line: 'tests', run: browser, optional: true },
 ]
 

@@ -42,6 +42,9 @@ const MODULE_KINDS: Record<string, string> = {
   '.bin': 'data',
 }
 
+/** By which the command line names the socket that callers come in by. */
+export const SOCKET_NAME = 'http'
+
 /** @throws Error naming what in wrangler.toml cannot be served by workerd. */
 export function workerdConfig(inputs: WorkerdInputs): string {
   const wrangler = Wrangler.parse(parse(inputs.wranglerToml))
@@ -84,7 +87,7 @@ const config :Workerd.Config = (
       assets === undefined ? '' : `\n    (name = "assets", disk = (path = ${quote(inputs.assetsDir ?? '')})),`
     }
   ],
-  sockets = [(name = "http", address = ${quote(inputs.address)}, http = (), service = "gateway")],
+  sockets = [(name = ${quote(SOCKET_NAME)}, address = ${quote(inputs.address)}, http = (), service = "gateway")],
 );
 
 const gateway :Workerd.Worker = (

@@ -8,14 +8,13 @@ import {
   type Finished,
   type Frame,
   FrameDecoder,
-  type Ready,
   type RejectCode,
   type SampledToken,
-  type Stats,
   type Submit,
   type VocabularyFrame,
 } from '../../protocol/engine-frames.ts'
 import type { Push } from '../../protocol/engine-handoff.ts'
+import type { Ready, Stats } from '../../protocol/engine-status.ts'
 import { messageOf } from '../log.ts'
 import { ChunkTable } from '../prefix/chunk-table.ts'
 import type { ChunkEnd } from '../prompt-chunks.ts'
@@ -71,6 +70,8 @@ export class EngineConnection {
   #nextNonce = 1n
   #closedBecause: string | undefined
   stats: Stats | undefined
+  /** Called before each sequence, push and reservation: whoever runs only while nothing else does gives way. */
+  onWork: (() => void) | undefined
 
   private constructor(socket: Socket, ready: Ready, handlers: ConnectionHandlers) {
     this.#socket = socket
@@ -150,6 +151,7 @@ export class EngineConnection {
 
   /** Submits a sequence. Handlers are called later, never from within this call. */
   submit({ chunks = [], ...parameters }: SequenceParameters, handlers: SequenceHandlers): Sequence {
+    this.onWork?.()
     const id = this.#nextId++
     if (this.#closedBecause !== undefined) {
       const message = this.#closedBecause
@@ -174,6 +176,7 @@ export class EngineConnection {
 
   /** Sets blocks aside for the whole blocks of `tokens`, which another engine is to compute. */
   reserve(tokens: number[], salt: bigint, leaseMs: number): Reservation {
+    this.onWork?.()
     return this.#reservations.reserve(tokens, salt, leaseMs)
   }
 
@@ -186,6 +189,7 @@ export class EngineConnection {
     { chunks = [], ...parameters }: PushParameters,
     handlers: Pick<SequenceHandlers, 'admitted' | 'end'>,
   ): Pick<Sequence, 'cancel'> {
+    this.onWork?.()
     const id = this.#nextId++
     if (this.#closedBecause !== undefined) {
       const message = this.#closedBecause
