@@ -13,6 +13,18 @@ import { answeredBy, type EventStream, Penstock } from './client.ts'
 import type { Surroundings } from './core.ts'
 import type { CallOptions, ClientOptions } from './options.ts'
 import type { ChatChunk, ChatCompletion, ChatUsage } from './types.ts'
+import type { UsageReport } from './usage-queue.ts'
+
+/**
+ * Gives a model by its name; posts the usage of direct calls to the gateway when told to, as `Penstock.flushUsage` does.
+ *
+ * @example
+ * ```ts
+ * const penstock: PenstockProvider = createPenstock(options)
+ * await penstock.flushUsage()
+ * ```
+ */
+export type PenstockProvider = ((modelId: string) => LanguageModelV4) & { flushUsage: () => Promise<UsageReport> }
 
 /**
  * Set `maxRetries: 0` in calls of the `ai` package: two loops of retries multiply. Further fields of the gateway's chat route go
@@ -29,10 +41,11 @@ export function createPenstock(
   options: ClientOptions,
   defaults: CallOptions = {},
   surroundings?: Surroundings,
-): (modelId: string) => LanguageModelV4 {
+): PenstockProvider {
   // An answer that begins anew has no place in a stream of the `ai` package: it would be shown twice.
   const client = new Penstock({ ...options, afterContent: 'error' }, surroundings)
-  return (modelId) => modelOf(client, modelId, { ...defaults, afterContent: 'error' })
+  const provider = (modelId: string) => modelOf(client, modelId, { ...defaults, afterContent: 'error' })
+  return Object.assign(provider, { flushUsage: () => client.flushUsage() })
 }
 
 function modelOf(client: Penstock, modelId: string, defaults: CallOptions): LanguageModelV4 {

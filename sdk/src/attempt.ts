@@ -4,7 +4,7 @@ import { scopeOf, TimedOut, within } from './deadline.ts'
 import type { Dialect, Reading } from './dialect.ts'
 import { EventReader } from './event-reader.ts'
 import type { SseEvent } from './sse.ts'
-import { requestFor, type Target, type WireRequest } from './target.ts'
+import { isRedirect, requestFor, type Target, type WireRequest } from './target.ts'
 import { inBandVerdict, unreachable, type Verdict, verdictOf } from './verdict.ts'
 
 /** An error page is read no further. */
@@ -46,6 +46,7 @@ export async function attempt(
     const response = request.isStream
       ? await within(asking, given.timeouts.headTimeoutMs, 'no head of an answer came in time', given.signal)
       : await asking
+    if (isRedirect(response)) throw new TypeError('redirects are not followed')
     if (!response.ok) return await refused(target, response, given)
     const isEvents = response.headers.get('content-type')?.includes('text/event-stream') === true
     if (!request.isStream || !isEvents || response.body === null || dialect === undefined) {

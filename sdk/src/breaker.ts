@@ -11,16 +11,34 @@ const REST_MS = 5_000
 /** Calls remembered: the window of a busy client is shorter, and still long enough to judge by. */
 const CALLS_MOST = 256
 
+/**
+ * How a target stands. `closed`: asked; `open`: asked last; `half_open`: one probe is due.
+ *
+ * @example
+ * ```ts
+ * const isAsked = (state: BreakerState) => state !== 'open'
+ * ```
+ */
 export type BreakerState = 'closed' | 'open' | 'half_open'
 
 type Past = { atMs: number; failed: boolean }
 
-/** Keep one for several clients by passing it as `breakers`. */
+/**
+ * Keep one for several clients by passing it as `breakers`.
+ *
+ * @example
+ * ```ts
+ * const breakers = new Map<string, Breaker>()
+ * const one = new Penstock({ ...options, breakers })
+ * const other = new Penstock({ ...options, breakers })
+ * ```
+ */
 export class Breaker {
   #past: Past[] = []
   #openUntilMs: number | undefined
   #probing = false
 
+  /** How the target stands now. */
   state(nowMs: number): BreakerState {
     if (this.#openUntilMs === undefined) return 'closed'
     return nowMs < this.#openUntilMs || this.#probing ? 'open' : 'half_open'

@@ -5,6 +5,7 @@ import type { Core } from './core.ts'
 import { pause, type Scope, scopeOf } from './deadline.ts'
 import { type AttemptRecord, PenstockError } from './errors.ts'
 import { type CallOptions, hintHeaders } from './options.ts'
+import { tell } from './report.ts'
 import { pauseMs, RETRY_AFTER_MOST_MS } from './retry-after.ts'
 import { dialectFor, type Target, takes, type WireRequest } from './target.ts'
 import type { Verdict } from './verdict.ts'
@@ -135,8 +136,12 @@ async function hedged(core: Core, call: Call, target: Target, tries: Map<string,
     other.then(async (outcome) => (outcome.kind === 'failed' ? await first : outcome)),
   ])
   scopes[winner.target === target ? 1 : 0].abort(new Lost('another target was faster'))
-  // The loser's end is nobody's any more.
-  for (const promise of [first, other]) promise.catch(() => {})
+  // The loser's end is nobody's any more; one that had answered all the same is not handed on, and was computed.
+  const left = (outcome: Outcome) => {
+    const isAnswer = outcome !== winner && outcome.kind !== 'failed'
+    if (isAnswer && !outcome.target.isGateway) tell(core, call, outcome, 'interrupted', undefined)
+  }
+  for (const promise of [first, other]) promise.then(left).catch(() => {})
   return winner
 }
 
@@ -164,6 +169,7 @@ async function one(core: Core, call: Call, target: Target, signal = call.scope.s
     ...call.options.headers,
   }
   let hasFailed: boolean | undefined
+  let isTold = target.isGateway
   try {
     const given = { fetch: core.fetch, timeouts: core.timeouts, signal, nowMs: core.nowMs }
     const outcome = await attempt(target, call.request, dialectFor(call.request), own, given)
@@ -174,14 +180,22 @@ async function one(core: Core, call: Call, target: Target, signal = call.scope.s
       record.code = verdict.code
       if (verdict.status !== undefined) record.status = verdict.status
       if (verdict.requestId !== undefined) record.requestId = verdict.requestId
+      if (!isTold) tell(core, call, { target }, 'failed', undefined)
+      isTold = true
+      if (target.isGateway && !verdict.isGatewayDown) core.reports.wake()
       return { ...outcome, target }
     }
     hasFailed = false
+    // Whoever hands the answer on tells of it.
+    isTold = true
+    if (target.isGateway) core.reports.wake()
     record.status = outcome.status
     const requestId = outcome.headers.get('x-request-id') ?? outcome.headers.get('request-id') ?? undefined
     if (requestId !== undefined) record.requestId = requestId
     return { ...outcome, target, requestId }
   } finally {
+    // Stopped by the caller, the deadline or a faster target: it may have cost something all the same.
+    if (!isTold) tell(core, call, { target }, 'interrupted', undefined)
     const nowMs = core.nowMs()
     record.durationMs = nowMs - startedAtMs
     breaker.ended(hasFailed, nowMs)

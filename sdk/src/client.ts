@@ -4,6 +4,7 @@ import { type Core, coreOf, type Surroundings } from './core.ts'
 import { readUsage } from './dialect.ts'
 import { PenstockError } from './errors.ts'
 import type { CallOptions, ClientOptions } from './options.ts'
+import { tell } from './report.ts'
 import { eventsOf, RESTART_EVENT } from './stream.ts'
 import type { WireRequest } from './target.ts'
 import type {
@@ -20,8 +21,18 @@ import type {
   ResponseObject,
   ResponsesRequest,
 } from './types.ts'
+import type { UsageRecord, UsageReport } from './usage-queue.ts'
 
-/** Said inside a stream where the answer begins anew (`afterContent: 'restart'`): drop what came before it. */
+/**
+ * Said inside a stream where the answer begins anew (`afterContent: 'restart'`): drop what came before it.
+ *
+ * @example
+ * ```ts
+ * for await (const chunk of stream) {
+ *   if ('type' in chunk && chunk.type === 'penstock.restart') clear()
+ * }
+ * ```
+ */
 export type Restarted = { type: 'penstock.restart'; restart: number }
 
 /**
@@ -43,7 +54,14 @@ export type EventStream<T> = AsyncIterable<T> & {
 }
 
 type Whole<T> = T & { readonly [ANSWERED]?: Answered }
-/** Who answered: {@link answeredBy}. */
+/**
+ * Who answered: {@link answeredBy}.
+ *
+ * @example
+ * ```ts
+ * const { target, requestId }: Answered = answeredBy(completion) ?? { target: 'unknown', requestId: undefined }
+ * ```
+ */
 export type Answered = { target: string; requestId: string | undefined }
 const ANSWERED: unique symbol = Symbol('penstock.answered')
 
@@ -82,7 +100,15 @@ export class Penstock {
     this.#core = coreOf(options, surroundings)
   }
 
-  /** Chats in the OpenAI dialect. */
+  /**
+   * Chats in the OpenAI dialect.
+   *
+   * @example
+   * ```ts
+   * const answer = await penstock.chat.completions.create({ model: 'small', messages })
+   * for await (const chunk of await penstock.chat.completions.create({ model: 'small', messages, stream: true })) show(chunk.id)
+   * ```
+   */
   readonly chat: { readonly completions: { readonly create: CreateChat } } = {
     completions: {
       create: ((request: ChatRequest, options?: CallOptions) =>
@@ -90,13 +116,29 @@ export class Penstock {
     },
   }
 
+  /**
+   * Vectors of texts.
+   *
+   * @example
+   * ```ts
+   * const { data } = await penstock.embeddings.create({ model: 'small', input: ['one text', 'another'] })
+   * ```
+   */
   readonly embeddings: {
     readonly create: (request: EmbeddingRequest, options?: CallOptions) => Promise<EmbeddingList>
   } = {
     create: (request, options) => this.#whole(post('/embeddings', request), options),
   }
 
-  /** Stored and background answers; a background stream that breaks off is continued by itself. */
+  /**
+   * Stored and background answers; a background stream that breaks off is continued by itself.
+   *
+   * @example
+   * ```ts
+   * const { id } = await penstock.responses.create({ model: 'small', input: 'Write a long report.', background: true })
+   * const { status } = await penstock.responses.retrieve(id)
+   * ```
+   */
   readonly responses: {
     readonly create: CreateResponse
     readonly retrieve: (id: string, options?: CallOptions) => Promise<ResponseObject>
@@ -117,14 +159,60 @@ export class Penstock {
     },
   }
 
-  /** The messages dialect. */
+  /**
+   * The messages dialect.
+   *
+   * @example
+   * ```ts
+   * const message = await penstock.messages.create({
+   *   model: 'small',
+   *   max_tokens: 100,
+   *   messages: [{ role: 'user', content: 'Hi' }],
+   * })
+   * ```
+   */
   readonly messages: { readonly create: CreateMessage } = {
     create: ((request: MessagesRequest, options?: CallOptions) =>
       this.#create('/messages', request, options)) as CreateMessage,
   }
 
+  /**
+   * The models that the key may use.
+   *
+   * @example
+   * ```ts
+   * const { data } = await penstock.models.list()
+   * ```
+   */
   readonly models: { readonly list: (options?: CallOptions) => Promise<ModelList> } = {
     list: (options) => this.#whole(get('/models'), options),
+  }
+
+  /**
+   * Posts the usage of direct calls that the gateway does not know of yet. It goes by itself whenever the gateway answers a call; this
+   * is for the end of a process, or of a Worker's request (`ctx.waitUntil(penstock.flushUsage())`). Never throws.
+   *
+   * @returns What still waits, after ten seconds per 25 records at most.
+   * @example
+   * ```ts
+   * const { pending } = await penstock.flushUsage()
+   * if (pending > 0) await store(penstock.pendingUsage)
+   * ```
+   */
+  flushUsage(): Promise<UsageReport> {
+    return this.#core.reports.flush()
+  }
+
+  /**
+   * Usage of direct calls that the gateway does not have yet. Store it to give it to the next client as `unreported`.
+   *
+   * @example
+   * ```ts
+   * const next = new Penstock({ ...options, unreported: penstock.pendingUsage })
+   * ```
+   */
+  get pendingUsage(): readonly UsageRecord[] {
+    return this.#core.reports.waiting
   }
 
   #create(path: string, request: { stream?: boolean }, options?: CallOptions): Promise<unknown> {
@@ -136,17 +224,11 @@ export class Penstock {
     const call = newCall(this.#core, request, options)
     const won = await answer(this.#core, call)
     call.scope.abort(new Error('the call is over'))
-    const value = wholeOf<T>(won)
-    const usage = readUsage(value)
-    if (usage !== undefined) {
-      this.#core.hook('onUsage', {
-        ...usage,
-        target: won.target.name,
-        model: typeof request.body?.model === 'string' ? request.body.model : undefined,
-        requestId: won.requestId,
-        idempotencyKey: call.idempotencyKey,
-        isMetered: won.target.isGateway,
-      })
+    let value: T | undefined
+    try {
+      value = wholeOf<T>(won)
+    } finally {
+      tell(this.#core, call, won, 'answered', readUsage(value))
     }
     Object.defineProperty(value, ANSWERED, { value: { target: won.target.name, requestId: won.requestId } })
     return value
@@ -174,14 +256,41 @@ export class Penstock {
   }
 }
 
+/**
+ * How chats are asked for: a stream where `stream` is true, else a whole answer.
+ *
+ * @example
+ * ```ts
+ * const create: CreateChat = penstock.chat.completions.create
+ * const answer = await create({ model: 'small', messages })
+ * ```
+ */
 export type CreateChat = {
   (request: ChatRequest & { stream: true }, options?: CallOptions): Promise<EventStream<ChatChunk>>
   (request: ChatRequest & { stream?: false }, options?: CallOptions): Promise<ChatCompletion>
 }
+/**
+ * How responses are asked for: a stream where `stream` is true, else a whole answer.
+ *
+ * @example
+ * ```ts
+ * const create: CreateResponse = penstock.responses.create
+ * const response = await create({ model: 'small', input: 'Hi' })
+ * ```
+ */
 export type CreateResponse = {
   (request: ResponsesRequest & { stream: true }, options?: CallOptions): Promise<EventStream<ResponseEvent | Restarted>>
   (request: ResponsesRequest & { stream?: false }, options?: CallOptions): Promise<ResponseObject>
 }
+/**
+ * How messages are asked for: a stream where `stream` is true, else a whole answer.
+ *
+ * @example
+ * ```ts
+ * const create: CreateMessage = penstock.messages.create
+ * const message = await create({ model: 'small', max_tokens: 100, messages: [{ role: 'user', content: 'Hi' }] })
+ * ```
+ */
 export type CreateMessage = {
   (request: MessagesRequest & { stream: true }, options?: CallOptions): Promise<EventStream<MessageEvent | Restarted>>
   (request: MessagesRequest & { stream?: false }, options?: CallOptions): Promise<MessageObject>

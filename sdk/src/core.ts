@@ -4,6 +4,7 @@ import { Breaker } from './breaker.ts'
 import { type ClientOptions, DEFAULTS, type Hooks } from './options.ts'
 import { RetryBudget } from './retry-budget.ts'
 import { type Target, targetsOf } from './target.ts'
+import { UsageQueue } from './usage-queue.ts'
 
 /** What a test replaces. */
 export type Surroundings = { nowMs: () => number; random: () => number; newId: () => string }
@@ -18,6 +19,8 @@ export type Core = Surroundings & {
   hedgeAfterMs: number | undefined
   budget: RetryBudget
   fetch: typeof fetch
+  /** Usage of direct calls that the gateway has yet to learn of. */
+  reports: UsageQueue
   breaker: (target: string) => Breaker
   /** Calls a hook, if there is one. */
   hook: <Name extends keyof Hooks>(name: Name, event: Parameters<NonNullable<Hooks[Name]>>[0]) => void
@@ -32,9 +35,23 @@ const REAL: Surroundings = {
 /** @throws PenstockError `invalid_request` for options that make no sense. */
 export function coreOf(options: ClientOptions, surroundings: Surroundings = REAL): Core {
   const breakers = options.breakers ?? new Map<string, Breaker>()
-  return {
+  const shared = {
     ...surroundings,
     ...targetsOf(options),
+    budget: new RetryBudget(),
+    // Some hosts refuse a fetch that is called as a method of something else.
+    fetch: options.fetch ?? ((...args: Parameters<typeof fetch>) => globalThis.fetch(...args)),
+    hook: (name: keyof Hooks, event: unknown) => {
+      try {
+        ;(options.hooks?.[name] as ((event: unknown) => void) | undefined)?.(event)
+      } catch {
+        // A hook only watches.
+      }
+    },
+  }
+  return {
+    ...shared,
+    reports: new UsageQueue(shared, options.reportUsage ?? true, options.unreported ?? []),
     deadlineMs: options.deadlineMs ?? DEFAULTS.deadlineMs,
     attemptsMax: options.attemptsMax ?? DEFAULTS.attemptsMax,
     timeouts: {
@@ -43,20 +60,10 @@ export function coreOf(options: ClientOptions, surroundings: Surroundings = REAL
     },
     afterContent: options.afterContent ?? 'error',
     hedgeAfterMs: options.hedgeAfterMs,
-    budget: new RetryBudget(),
-    // Some hosts refuse a fetch that is called as a method of something else.
-    fetch: options.fetch ?? ((...args) => globalThis.fetch(...args)),
     breaker: (target) => {
       const known = breakers.get(target) ?? new Breaker()
       breakers.set(target, known)
       return known
-    },
-    hook: (name, event) => {
-      try {
-        ;(options.hooks?.[name] as ((event: unknown) => void) | undefined)?.(event)
-      } catch {
-        // A hook only watches.
-      }
     },
   }
 }

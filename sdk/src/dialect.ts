@@ -4,6 +4,14 @@ import type { Usage } from './errors.ts'
 import type { SseEvent } from './sse.ts'
 import { field } from './verdict.ts'
 
+/**
+ * What a provider can speak.
+ *
+ * @example
+ * ```ts
+ * const dialects: readonly Dialect[] = ['chat', 'messages']
+ * ```
+ */
 export type Dialect = 'chat' | 'completions' | 'responses' | 'messages' | 'embeddings'
 
 export type Reading = {

@@ -10,6 +10,11 @@
  * - `gateway_unreachable`: no answer of the gateway, and no direct provider that could take the call.
  * - `timeout`: `deadlineMs` is over. `aborted`: your signal. `interrupted`: see {@link StreamInterruptedError}.
  * - `malformed`: an answer that is none.
+ *
+ * @example
+ * ```ts
+ * const isMine = (code: ErrorCode) => code === 'rate_limited' || code === 'budget_exhausted'
+ * ```
  */
 export type ErrorCode =
   | 'invalid_request'
@@ -30,10 +35,24 @@ export type ErrorCode =
   | 'interrupted'
   | 'malformed'
 
-/** Who is at fault: the caller, the gateway, or a provider behind it or called directly. */
+/**
+ * Who is at fault: the caller, the gateway, or a provider behind it or called directly.
+ *
+ * @example
+ * ```ts
+ * const isOurs = (origin: ErrorOrigin) => origin === 'gateway'
+ * ```
+ */
 export type ErrorOrigin = 'client' | 'gateway' | 'provider'
 
-/** One try of one target. */
+/**
+ * One try of one target.
+ *
+ * @example
+ * ```ts
+ * const failed = (attempts: readonly AttemptRecord[]) => attempts.filter(({ code }) => code !== undefined)
+ * ```
+ */
 export type AttemptRecord = {
   /** From 1. */
   attempt: number
@@ -49,6 +68,15 @@ export type AttemptRecord = {
   requestId?: string
 }
 
+/**
+ * What an error is made of.
+ *
+ * @example
+ * ```ts
+ * const fields: ErrorFields = { code: 'aborted', origin: 'client', retryable: false }
+ * throw new PenstockError('enough', fields)
+ * ```
+ */
 export type ErrorFields = {
   code: ErrorCode
   origin: ErrorOrigin
@@ -102,7 +130,16 @@ export class PenstockError extends Error {
   }
 }
 
-/** What had arrived of a stream that broke off. */
+/**
+ * What had arrived of a stream that broke off.
+ *
+ * @example
+ * ```ts
+ * const { text, resumeToken }: PartialAnswer = error.partial
+ * if (resumeToken !== undefined) await penstock.responses.resume(resumeToken)
+ * else show(text)
+ * ```
+ */
 export type PartialAnswer = {
   /** Text of the first choice, or of all output. */
   text: string
@@ -112,7 +149,15 @@ export type PartialAnswer = {
   resumeToken: string | undefined
 }
 
-/** Tokens of one answer, in disjoint parts: their sum is all of them. */
+/**
+ * Tokens of one answer, in disjoint parts: their sum is all of them.
+ *
+ * @example
+ * ```ts
+ * const total = (usage: Usage) =>
+ *   usage.inputTokens + usage.cachedInputTokens + usage.cacheWriteTokens + usage.outputTokens + usage.reasoningTokens
+ * ```
+ */
 export type Usage = {
   /** Prompt tokens that were computed. */
   inputTokens: number

@@ -34,3 +34,4 @@ export type {
   UsageEvent,
 } from './options.ts'
 export type * from './types.ts'
+export type { UsageOutcome, UsageRecord, UsageReport } from './usage-queue.ts'

@@ -2,12 +2,25 @@
 // answers; the loop is call.ts. Of the client only its own `fetch` contract is used.
 import { answer, newCall } from './call.ts'
 import { type Core, coreOf, type Surroundings } from './core.ts'
-import { dialectOf } from './dialect.ts'
+import { dialectOf, readUsage } from './dialect.ts'
 import { PenstockError } from './errors.ts'
 import type { CallOptions, ClientOptions } from './options.ts'
+import { tell } from './report.ts'
 import type { SseEvent } from './sse.ts'
 import { eventsOf } from './stream.ts'
-import type { WireRequest } from './target.ts'
+import { isRedirect, type WireRequest } from './target.ts'
+import type { UsageReport } from './usage-queue.ts'
+
+/**
+ * A `fetch` that posts the usage of direct calls to the gateway when told to, as {@link Penstock.flushUsage} does.
+ *
+ * @example
+ * ```ts
+ * const fetch: PenstockFetch = penstockFetch(options)
+ * await fetch.flushUsage()
+ * ```
+ */
+export type PenstockFetch = typeof fetch & { flushUsage: () => Promise<UsageReport> }
 
 /**
  * Set the client's own `maxRetries` to 0: two loops of retries multiply.
@@ -23,9 +36,9 @@ export function penstockFetch(
   options: ClientOptions,
   defaults: CallOptions = {},
   surroundings?: Surroundings,
-): typeof fetch {
+): PenstockFetch {
   const core = coreOf(options, surroundings)
-  return async (input, init) => {
+  const penstockFetch: typeof fetch = async (input, init) => {
     const request = new Request(input, init)
     const pathname = new URL(request.url).pathname
     const text = request.method === 'POST' ? await request.text() : ''
@@ -48,6 +61,7 @@ export function penstockFetch(
       for (const name of ['content-encoding', 'content-length']) headers.delete(name)
       if (won.kind === 'whole') {
         call.scope.abort(new Error('the call is over'))
+        tell(core, call, won, 'answered', readUsage(jsonObject(won.text)))
         return new Response(won.text, { status: won.status, headers })
       }
       return new Response(bytesOf(eventsOf(core, call, won)), { status: won.status, headers })
@@ -56,6 +70,7 @@ export function penstockFetch(
       throw error
     }
   }
+  return Object.assign(penstockFetch, { flushUsage: () => core.reports.flush() })
 }
 
 /** A route that is not a call of a model goes to the gateway as it is. */
@@ -63,13 +78,15 @@ async function passed(core: Core, request: Request, text: string): Promise<Respo
   const { gateway } = core
   const key = typeof gateway.apiKey === 'string' ? gateway.apiKey : await gateway.apiKey()
   const headers = new Headers({ ...kept(request.headers), ...gateway.headers, authorization: `Bearer ${key}` })
-  return await core.fetch(`${gateway.baseUrl}${pathUnderVersion(request.url)}`, {
+  const response = await core.fetch(`${gateway.baseUrl}${pathUnderVersion(request.url)}`, {
     method: request.method,
     headers,
-    redirect: 'error',
+    redirect: 'manual',
     signal: request.signal,
     ...(text === '' ? {} : { body: text }),
   })
+  if (isRedirect(response)) throw new TypeError('redirects are not followed')
+  return response
 }
 
 /** What the client says about itself and the call; its key and what the network sets stay behind. */

@@ -2,10 +2,26 @@
 import type { Breaker, BreakerState } from './breaker.ts'
 import type { Dialect } from './dialect.ts'
 import type { AttemptRecord, ErrorCode, Usage } from './errors.ts'
+import type { UsageOutcome, UsageRecord } from './usage-queue.ts'
 
-/** A key, or a function that gets one each time that it is needed. */
+/**
+ * A key, or a function that gets one each time that it is needed.
+ *
+ * @example
+ * ```ts
+ * const apiKey: Secret = async () => (await fetch('https://keys.example.com/model-key')).text()
+ * ```
+ */
 export type Secret = string | (() => string | Promise<string>)
 
+/**
+ * Where the gateway is.
+ *
+ * @example
+ * ```ts
+ * const gateway: GatewayOptions = { baseUrl: 'https://models.example.com', apiKey: 'psk_…' }
+ * ```
+ */
 export type GatewayOptions = {
   /** With or without `/v1` at its end, e.g. `https://models.example.com`. */
   baseUrl: string
@@ -14,7 +30,19 @@ export type GatewayOptions = {
   headers?: Record<string, string>
 }
 
-/** A provider that is called with your own key while the gateway is down, and only then. */
+/**
+ * A provider that is called with your own key while the gateway is down, and only then.
+ *
+ * @example
+ * ```ts
+ * const spare: DirectProvider = {
+ *   name: 'spare',
+ *   baseUrl: 'https://api.example.com/v1',
+ *   apiKey: ownKey,
+ *   models: { small: 'their-small' },
+ * }
+ * ```
+ */
 export type DirectProvider = {
   /** For errors, hooks and records; not `gateway`. */
   name: string
@@ -30,7 +58,15 @@ export type DirectProvider = {
   headers?: Record<string, string>
 }
 
-/** What of the routing a caller may narrow; none can widen what the key may use. */
+/**
+ * What of the routing a caller may narrow; none can widen what the key may use.
+ *
+ * @example
+ * ```ts
+ * const hints: RoutingHints = { order: ['fleet'], maxLatencyMs: 500, maxPriceUsdPerMillion: '0.5' }
+ * await penstock.chat.completions.create({ model: 'small', messages }, { hints })
+ * ```
+ */
 export type RoutingHints = {
   /** Providers or `provider/model`, tried in this order first. */
   order?: readonly string[]
@@ -47,9 +83,27 @@ export type RoutingHints = {
   cacheTtlSeconds?: number
 }
 
+/**
+ * One try, as it ended.
+ *
+ * @example
+ * ```ts
+ * const onAttempt = ({ target, durationMs, code }: AttemptEvent) => console.log(target, durationMs, code ?? 'ok')
+ * ```
+ */
 export type AttemptEvent = AttemptRecord & { model: string | undefined; idempotencyKey: string }
 
-/** Called as things happen; what a hook throws is not seen by the call. */
+/**
+ * Called as things happen; what a hook throws is not seen by the call.
+ *
+ * @example
+ * ```ts
+ * const hooks: Hooks = {
+ *   onFallback: ({ from, to, code }) => console.warn(`${from} says ${code}, asking ${to}`),
+ *   onUsage: ({ outputTokens, isMetered }) => console.log(outputTokens, isMetered ? 'billed' : 'own key'),
+ * }
+ * ```
+ */
 export type Hooks = {
   /** After each try. */
   onAttempt?: (attempt: AttemptEvent) => void
@@ -58,8 +112,20 @@ export type Hooks = {
   /** Once per answer that told its usage, also of one that broke off. */
   onUsage?: (usage: UsageEvent) => void
   onBreaker?: (change: { target: string; state: BreakerState }) => void
+  /** A direct call's usage begins to wait for the gateway: store it if it has to outlive this run. */
+  onUsageRecord?: (record: UsageRecord) => void
+  /** The gateway has it, or never will: what was stored of it can go. */
+  onUsageReported?: (outcome: UsageOutcome) => void
 }
 
+/**
+ * What one answer used, and who counted it.
+ *
+ * @example
+ * ```ts
+ * const isOnTheBill = ({ isMetered }: UsageEvent) => isMetered
+ * ```
+ */
 export type UsageEvent = Usage & {
   target: string
   model: string | undefined
@@ -69,6 +135,18 @@ export type UsageEvent = Usage & {
   isMetered: boolean
 }
 
+/**
+ * What a client is made of.
+ *
+ * @example
+ * ```ts
+ * const options: ClientOptions = {
+ *   gateway: { baseUrl: 'http://127.0.0.1:8787', apiKey },
+ *   deadlineMs: 60_000,
+ *   afterContent: 'restart',
+ * }
+ * ```
+ */
 export type ClientOptions = {
   gateway: GatewayOptions
   /** Tried in order. Default: none. */
@@ -86,6 +164,10 @@ export type ClientOptions = {
   /** See {@link CallOptions.hedgeAfterMs}. Default: never. */
   hedgeAfterMs?: number
   hooks?: Hooks
+  /** Posts the usage of direct calls to the gateway, which shows it and never bills it. Default: true. */
+  reportUsage?: boolean
+  /** Records that an earlier client could not post: see {@link Hooks.onUsageRecord}. One that was posted is not counted twice. */
+  unreported?: readonly UsageRecord[]
   /** By target; give several clients the same map to let them learn from each other. */
   breakers?: Map<string, Breaker>
   /** Default: the global one. */
@@ -95,9 +177,24 @@ export type ClientOptions = {
 /**
  * When a stream breaks off after content: `error` throws a StreamInterruptedError; `restart` asks again and begins the answer
  * anew, behind an event `penstock.restart`, so that what was shown can be taken back.
+ *
+ * @example
+ * ```ts
+ * const afterContent: AfterContent = 'restart'
+ * const stream = await penstock.chat.completions.create({ model: 'small', messages, stream: true }, { afterContent })
+ * ```
  */
 export type AfterContent = 'error' | 'restart'
 
+/**
+ * What one call may say for itself; what it leaves out is the client's.
+ *
+ * @example
+ * ```ts
+ * const call: CallOptions = { signal: AbortSignal.timeout(5_000), idempotencyKey: 'order-17' }
+ * await penstock.chat.completions.create({ model: 'small', messages }, call)
+ * ```
+ */
 export type CallOptions = {
   signal?: AbortSignal
   deadlineMs?: number

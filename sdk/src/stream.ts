@@ -1,11 +1,12 @@
 // The events of a call after its first content: passed on as they are, until the end mark. Owns what happens when they break off:
 // a background response is continued where it stopped, an answer is begun anew where the caller allows it, else the error says
 // what had come.
-import { answer, type Call, modelOf, stopped, type Won } from './call.ts'
+import { answer, type Call, stopped, type Won } from './call.ts'
 import type { Core } from './core.ts'
 import { pause } from './deadline.ts'
 import { mergedUsage } from './dialect.ts'
 import { PenstockError, StreamInterruptedError, type Usage } from './errors.ts'
+import { tell } from './report.ts'
 import { pauseMs } from './retry-after.ts'
 import type { SseEvent } from './sse.ts'
 import { dialectFor } from './target.ts'
@@ -17,6 +18,8 @@ const RESTARTS_MAX = 2
 export const RESTART_EVENT = 'penstock.restart'
 
 type Progress = {
+  /** Its usage was told. */
+  isTold: boolean
   text: string
   usage: Usage | undefined
   hasEnded: boolean
@@ -24,45 +27,55 @@ type Progress = {
   sequence: number | undefined
 }
 
+/** The answer that is passed on now, and how far it has come. */
+type Passing = { current: Won; progress: Progress }
+
 /**
  * Everything of the answer, from its first event.
  * @throws StreamInterruptedError, or PenstockError `aborted` or `timeout`.
  */
-export async function* eventsOf(core: Core, call: Call, won: Won): AsyncGenerator<SseEvent, void, undefined> {
-  let current = won
-  let progress = newProgress()
+export function eventsOf(core: Core, call: Call, won: Won): AsyncGenerator<SseEvent, void, undefined> {
+  const passing: Passing = { current: won, progress: newProgress() }
+  // A stream that nobody reads, or that is left in the middle, was computed all the same.
+  call.scope.signal.addEventListener('abort', () => report(core, call, passing), { once: true })
+  return passAll(core, call, passing)
+}
+
+async function* passAll(core: Core, call: Call, passing: Passing): AsyncGenerator<SseEvent, void, undefined> {
   let resumes = 0
   let restarts = 0
   try {
     for (;;) {
+      const { current, progress } = passing
       const broken = yield* passOn(current, progress)
       if (broken === undefined) return
       call.scope.signal.throwIfAborted()
       const isBackground = call.request.body?.background === true || call.request.method === 'GET'
       if (isBackground && progress.responseId !== undefined && resumes < RESUMES_MAX) {
-        current = await resumed(core, call, progress.responseId, progress.sequence, resumes++)
+        passing.current = await resumed(core, call, progress.responseId, progress.sequence, resumes++)
         continue
       }
       const afterContent = call.options.afterContent ?? core.afterContent
       if (afterContent === 'error' || restarts++ >= RESTARTS_MAX) throw interrupted(call, current, progress, broken)
-      report(core, call, current, progress)
+      report(core, call, passing)
       yield { event: RESTART_EVENT, data: JSON.stringify({ type: RESTART_EVENT, restart: restarts }) }
-      progress = newProgress()
       if (current.target.isGateway) call.isGatewayDown = true
       // What was begun under the old key is over: the ledger has it as broken off, and this is another answer.
       call.idempotencyKey = core.newId()
-      current = await answer(core, call)
+      passing.current = await answer(core, call)
+      passing.progress = newProgress()
     }
   } catch (error) {
     throw error instanceof PenstockError ? error : stopped(call, error)
   } finally {
-    if (current.kind === 'stream') current.reader.close()
-    report(core, call, current, progress)
+    if (passing.current.kind === 'stream') passing.current.reader.close()
+    report(core, call, passing)
     call.scope.abort(new Error('the call is over'))
   }
 }
 
 const newProgress = (): Progress => ({
+  isTold: false,
   text: '',
   usage: undefined,
   hasEnded: false,
@@ -134,16 +147,10 @@ function interrupted(call: Call, won: Won, progress: Progress, cause: unknown): 
   )
 }
 
-/** Each answer's usage is told once. */
-function report(core: Core, call: Call, won: Won, progress: Progress): void {
-  if (progress.usage === undefined) return
-  core.hook('onUsage', {
-    ...progress.usage,
-    target: won.target.name,
-    model: modelOf(call),
-    requestId: won.requestId,
-    idempotencyKey: call.idempotencyKey,
-    isMetered: won.target.isGateway,
-  })
-  progress.usage = undefined
+/** Each answer is told once. */
+function report(core: Core, call: Call, { current, progress }: Passing): void {
+  if (progress.isTold) return
+  progress.isTold = true
+  const isWhole = progress.hasEnded || current.kind === 'whole'
+  tell(core, call, current, isWhole ? 'answered' : 'interrupted', progress.usage)
 }

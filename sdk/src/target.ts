@@ -98,12 +98,17 @@ export async function requestFor(target: Target, request: WireRequest, own: Reco
   return new Request(`${target.baseUrl}${request.path}`, {
     method: request.method,
     headers,
-    redirect: 'error',
+    // None is followed: the key is for this host. Not every runtime knows `error`.
+    redirect: 'manual',
     ...(body === undefined ? {} : { body: JSON.stringify(body) }),
   })
 }
 
 export const dialectFor = (request: WireRequest): Dialect | undefined => dialectOf(request.path.split('?')[0] ?? '')
+
+/** Whatever redirects a call is no gateway and no provider, but somebody who stands before it. */
+export const isRedirect = ({ type, status }: Response): boolean =>
+  type === 'opaqueredirect' || (status >= 300 && status < 400)
 
 function checkedUrl(text: string): string {
   let url: URL

@@ -1,7 +1,14 @@
 // Scripted upstreams for tests of your own code: a `fetch` that answers, stalls, breaks off and refuses as it is told. Owns the
 // steps; nothing here is used by the other entries.
 
-/** One answer of a scripted target; the last one stands for all further calls. */
+/**
+ * One answer of a scripted target; the last one stands for all further calls.
+ *
+ * @example
+ * ```ts
+ * const overloaded: Step = { kind: 'json', status: 503, body: { error: { message: 'later' } } }
+ * ```
+ */
 export type Step =
   /** A whole answer in JSON. */
   | { kind: 'json'; status?: number; headers?: Record<string, string>; body: unknown }
@@ -19,14 +26,40 @@ export type Step =
   /** Takes the request and says nothing. */
   | { kind: 'stall' }
 
-export type Seen = { url: string; method: string; headers: Headers; body: unknown; atMs: number }
+/**
+ * A request that reached a scripted target.
+ *
+ * @example
+ * ```ts
+ * const keyOf = ({ headers }: Seen) => headers.get('authorization')
+ * ```
+ */
+export type Seen = {
+  url: string
+  method: string
+  headers: Headers
+  redirect: RequestRedirect
+  body: unknown
+  atMs: number
+}
 
+/**
+ * A `fetch` that plays its script and remembers who asked.
+ *
+ * @example
+ * ```ts
+ * const fetch: ScriptedFetch = scriptedFetch({ 'http://gateway.test': [chatAnswer('hello')] })
+ * const asked = () => fetch.seen.length
+ * ```
+ */
 export type ScriptedFetch = typeof fetch & {
   /** Every request so far, in order. */
   readonly seen: readonly Seen[]
 }
 
 /**
+ * Makes a `fetch` for tests of your own code.
+ *
  * @param scripts Steps by the beginning of the address.
  * @example
  * ```ts
@@ -42,7 +75,8 @@ export function scriptedFetch(scripts: Record<string, readonly Step[]>): Scripte
     const signal = init?.signal ?? request.signal
     const text = request.method === 'POST' ? await request.text() : ''
     const body: unknown = text === '' ? undefined : JSON.parse(text)
-    seen.push({ url: request.url, method: request.method, headers: request.headers, body, atMs: Date.now() })
+    const { url, method, headers, redirect } = request
+    seen.push({ url, method, headers, redirect, body, atMs: Date.now() })
     const target = Object.keys(scripts).find((prefix) => request.url.startsWith(prefix))
     const steps = target === undefined ? [] : (scripts[target] ?? [])
     const count = counts.get(target ?? '') ?? 0
@@ -52,7 +86,14 @@ export function scriptedFetch(scripts: Record<string, readonly Step[]>): Scripte
   return Object.assign(scripted as typeof fetch, { seen })
 }
 
-/** A whole chat answer. */
+/**
+ * A whole chat answer.
+ *
+ * @example
+ * ```ts
+ * const fetch = scriptedFetch({ 'http://gateway.test': [chatAnswer('hello', { model: 'small' })] })
+ * ```
+ */
 export function chatAnswer(content: string, more: Record<string, unknown> = {}): Step {
   const body = {
     id: 'chatcmpl-test',
@@ -66,7 +107,14 @@ export function chatAnswer(content: string, more: Record<string, unknown> = {}):
   return { kind: 'json', body }
 }
 
-/** The pieces of a streamed chat answer, one per text. */
+/**
+ * The pieces of a streamed chat answer, one per text.
+ *
+ * @example
+ * ```ts
+ * const broken: Step = { kind: 'stream', pieces: chatPieces(['half an ans'], false), then: 'reset' }
+ * ```
+ */
 export function chatPieces(texts: readonly string[], end: boolean = true): string[] {
   const chunk = (delta: object, more: object = {}) =>
     `data: ${JSON.stringify({
