@@ -5,8 +5,7 @@ import { ACCESS_FLAGS, COMMON_FLAGS, DRY_RUN, usageLine, YES } from './parse.ts'
 
 const HEAD = `# The command line
 
-\`penstock\` administers a deployment over the admin API and talks to its models, for people, scripts and agents. Statements, the health of
-providers and the fleet as it lives are the dashboard's alone. In a checkout it is \`npx penstock\` (or
+\`penstock\` administers a deployment over the admin API and talks to its models, for people, scripts and agents. In a checkout it is \`npx penstock\` (or
 \`npm run -s penstock --\`); \`npm link\` puts it on the PATH. Completion: \`source <(penstock completion bash)\`.
 
 \`\`\`sh

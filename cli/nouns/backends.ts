@@ -5,7 +5,7 @@ import { isUnsent } from '../api.ts'
 import { type Arguments, type Command, isSet, positional, text } from '../command.ts'
 import type { Context } from '../context.ts'
 import { CliFailure, EXIT, wrongUsage } from '../failure.ts'
-import { type Column, table } from '../output.ts'
+import { type Column, type Paint, plain, table } from '../output.ts'
 import { nearestOf } from '../parse.ts'
 import { spanSeconds } from '../time.ts'
 import { unsent } from '../unsent.ts'
@@ -21,7 +21,7 @@ const Engine = z.looseObject({
   kv_blocks_used: z.number(),
   kv_blocks_total: z.number(),
 })
-const Backend = z.looseObject({
+export const Backend = z.looseObject({
   id: z.string(),
   url: z.string(),
   label: z.string(),
@@ -152,6 +152,19 @@ const columns: readonly Column<Row>[] = [
   },
   { title: 'ID', of: ({ one }) => one.id, style: () => 'dim' },
 ]
+
+/** One engine on one line, for a stream of them. */
+export const engineLine = (one: Backend, engine: z.infer<typeof Engine>, paint: Paint): string =>
+  [
+    paint('bold', plain(one.label || one.id)),
+    paint(one.state === 'live' ? 'green' : 'yellow', one.state),
+    plain(engine.engine ?? '-'),
+    `${engine.role}${engine.draining ? ' (draining)' : ''}`,
+    plain(engine.model),
+    `${engine.sequences_running}/${engine.sequences_max} running`,
+    `${engine.requests_queued} queued`,
+    `KV ${percent(engine.kv_blocks_used, engine.kv_blocks_total)}`,
+  ].join('  ')
 
 const percent = (part: number, whole: number): string => (whole === 0 ? '-' : `${Math.round((100 * part) / whole)}%`)
 

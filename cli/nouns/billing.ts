@@ -15,6 +15,7 @@ const Check = z.looseObject({
   balanced: z.boolean(),
   complete: z.boolean(),
   matches_usage: z.boolean().optional(),
+  wrong_days: z.array(z.looseObject({ id: z.string() })).optional(),
   accounts: z.array(z.looseObject({ name: z.string(), balance_usd: z.string() })),
 })
 const Entry = z.looseObject({
@@ -70,6 +71,7 @@ export const billingCommands: readonly Command[] = [
             ['balanced', says(answer.balanced)],
             ['complete', says(answer.complete)],
             ['matches usage', says(answer.matches_usage)],
+            ['wrong days', answer.wrong_days?.map(({ id }) => id).join(', ') || undefined],
           ],
           context.paint,
         ),

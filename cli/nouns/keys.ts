@@ -24,6 +24,7 @@ const Key = z.object({
   revoked_at: z.string().nullable(),
 })
 type Key = z.infer<typeof Key>
+const KeyUse = z.looseObject({ data: z.array(z.object({ key_id: z.string(), last_used_at: z.string() })) })
 const MadeKey = Key.extend({ key: z.string() })
 
 /** Of an overlap: keys are rolled out within a day as a rule. */
@@ -85,6 +86,30 @@ export const keyCommands: readonly Command[] = [
     },
   },
   {
+    path: ['keys', 'update'],
+    summary: 'Change what a key may do, or its name; what is not named stays.',
+    positionals: [{ name: 'KEY', help: 'its id, name, or the beginning of its text' }],
+    flags: {
+      name: { type: 'string', value: 'NAME', help: 'another name' },
+      model: scopes.model,
+      route: scopes.route,
+      address: scopes.address,
+      expires: { type: 'string', value: 'SPAN', help: 'stop working after, from now, e.g. 30d; `never` lifts an end' },
+      lift: {
+        type: 'string',
+        choices: ['models', 'routes', 'addresses'],
+        help: 'allow all of these again; repeat for more',
+        multiple: true,
+      },
+    },
+    examples: [
+      { line: 'penstock keys update ci --model smollm2-135m-instruct --expires 30d', what: 'one model, for a month' },
+      { line: 'penstock keys update ci --lift models --expires never', what: 'as it was' },
+    ],
+    changes: true,
+    run: update,
+  },
+  {
     path: ['keys', 'rotate'],
     summary: 'Make a successor with the same rights; the old key ends after an overlap.',
     positionals: [{ name: 'KEY', help: 'its id, name, or the beginning of its text' }],
@@ -136,7 +161,7 @@ async function create(context: Context, args: Arguments) {
     routes: some(texts(args, 'route')),
     addresses: some(texts(args, 'address')),
     ...(expires !== undefined && {
-      expires_at: new Date(context.nowMs() + spanSeconds(expires, '--expires') * 1000).toISOString(),
+      expires_at: after(context, expires),
     }),
   }
   return made(context, args, `/organisations/${await orgId(context)}/keys`, body, `Made ${name}`)
@@ -159,11 +184,40 @@ async function made(context: Context, args: Arguments, path: string, body: unkno
   }
 }
 
+async function update(context: Context, args: Arguments) {
+  const key = await findKey(context, positional(args, 'KEY'))
+  const expires = text(args, 'expires')
+  const lifted = texts(args, 'lift')
+  const list = (field: string, flag: string) => {
+    const given = texts(args, flag)
+    if (given.length > 0 && lifted.includes(field))
+      throw wrongUsage(`--${flag} and --lift ${field} contradict each other.`)
+    return given.length > 0 ? { [field]: given } : lifted.includes(field) ? { [field]: null } : {}
+  }
+  const name = text(args, 'name')
+  const body = {
+    ...(name !== undefined && { name }),
+    ...list('models', 'model'),
+    ...list('routes', 'route'),
+    ...list('addresses', 'address'),
+    ...(expires !== undefined && { expires_at: expires === 'never' ? null : after(context, expires) }),
+  }
+  if (Object.keys(body).length === 0) throw wrongUsage('Nothing to change: name it with a flag.')
+  const path = `/organisations/${await orgId(context)}/keys/${key.id}`
+  const answer = await (await context.api()).change('PATCH', path, Key, body)
+  if (isUnsent(answer)) return unsent(answer)
+  return { data: answer, lines: [`Changed ${answer.name}.`, '', ...shown(context, answer)] }
+}
+
+const after = (context: Context, span: string): string =>
+  new Date(context.nowMs() + spanSeconds(span, '--expires') * 1000).toISOString()
+
 async function list(context: Context, args: Arguments) {
   const project = text(args, 'project')
   const projectId = project === undefined ? undefined : (await findProject(context, project)).id
   const now = context.nowMs()
   const keys = (await allKeys(context, projectId)).filter((key) => isSet(args, 'all') || works(key, now))
+  const used = await lastUse(context)
   const lines = table(
     keys,
     [
@@ -171,13 +225,26 @@ async function list(context: Context, args: Arguments) {
       { title: 'PREFIX', of: ({ prefix }) => prefix },
       { title: 'MODELS', of: ({ models }) => models?.join(', ') ?? 'all' },
       { title: 'MADE', of: (key) => ago(key.created_at, now) },
+      {
+        title: 'LAST USED',
+        of: ({ id }) => {
+          const at = used.get(id)
+          return at === undefined ? '-' : ago(at, now)
+        },
+      },
       { title: 'STATE', of: (key) => stateOf(key, now), style: (key) => (works(key, now) ? undefined : 'dim') },
       { title: 'ID', of: ({ id }) => id, style: () => 'dim' },
     ],
     context.paint,
     'No key. Make one: penstock keys create NAME',
   )
-  return { data: keys, lines }
+  return { data: keys.map((key) => ({ ...key, last_used_at: used.get(key.id) ?? null })), lines }
+}
+
+/** By key, of the last 90 days. Trails what happened as rollups do. */
+async function lastUse(context: Context): Promise<Map<string, string>> {
+  const { data } = await (await context.api()).get(`/organisations/${await orgId(context)}/key-use`, KeyUse)
+  return new Map(data.map((one) => [one.key_id, one.last_used_at]))
 }
 
 async function revoke(context: Context, args: Arguments) {
@@ -195,7 +262,7 @@ const allKeys = async (context: Context, projectId?: string): Promise<Key[]> =>
   (await context.api()).list(`/organisations/${await orgId(context)}/keys`, Key, { project_id: projectId })
 
 /** By id, by name or by the beginning of its text. Of several with one name the one that works. @throws CliFailure */
-async function findKey(context: Context, wanted: string): Promise<Key> {
+export async function findKey(context: Context, wanted: string): Promise<Key> {
   const keys = await allKeys(context)
   const now = context.nowMs()
   const exact = keys.find(({ id }) => id === wanted.toLowerCase())

@@ -1,12 +1,14 @@
 // `penstock limits`: limits and budgets of one place. Owns these commands and the short notation of a limit; what limits mean is
-// docs/money.md. The API keeps the whole set of a place: adding and removing one reads the set, changes it and writes it back.
+// docs/money.md. The API keeps the whole set of a place: adding and removing one reads the set, changes it and writes it back, on the
+// version that was read: where somebody else was faster, the change is made anew to what they left.
 import { z } from 'zod'
 import { isUnsent } from '../api.ts'
 import { type Arguments, type Command, text } from '../command.ts'
 import { type Context, findProject } from '../context.ts'
-import { wrongUsage } from '../failure.ts'
+import { CliFailure, EXIT, wrongUsage } from '../failure.ts'
 import { type Column, table } from '../output.ts'
 import { unsent } from '../unsent.ts'
+import { findKey } from './keys.ts'
 
 const WINDOWS = ['minute', 'hour', 'day', 'month', 'lifetime'] as const
 const METERS = ['requests', 'input_tokens', 'output_tokens', 'money', 'concurrency'] as const
@@ -22,12 +24,19 @@ const Limit = z.looseObject({
   hard: z.boolean(),
 })
 type Limit = z.infer<typeof Limit>
-const Place = z.object({ scope: z.string(), scope_id: z.string(), limits: z.array(Limit) })
+const Place = z.object({ scope: z.string(), scope_id: z.string(), version: z.string(), limits: z.array(Limit) })
 type Place = z.infer<typeof Place>
+
+/** Times that a change is made anew: others change one place seldom, and then not for long. */
+const TURNS_MAX = 5
 
 const place = {
   project: { type: 'string', value: 'PROJECT', help: 'limits of this project; `*`: of each' },
-  key: { type: 'string', value: 'ID', help: 'of this API key; `*`: of each' },
+  key: {
+    type: 'string',
+    value: 'KEY',
+    help: 'of this API key, by id, name or the beginning of its text; `*`: of each',
+  },
   team: { type: 'string', value: 'ID', help: 'of this team; `*`: of each' },
   user: { type: 'string', value: 'ID', help: 'of this user; `*`: of each' },
   'end-user': { type: 'string', value: 'NAME', help: 'of whom a caller serves; `*`: of each' },
@@ -107,24 +116,38 @@ async function pathOf(context: Context, args: Arguments): Promise<string> {
   const [scope] = named
   if (scope === undefined) return `${organisation}/limits`
   const wanted = text(args, scope) ?? ''
-  const id = scope === 'project' && wanted !== '*' ? (await findProject(context, wanted)).id : wanted
+  const id = wanted === '*' ? wanted : await idOf(context, scope, wanted)
   return `${organisation}/${scope === 'end-user' ? 'end-users' : `${scope}s`}/${encodeURIComponent(id)}/limits`
+}
+
+async function idOf(context: Context, scope: string, wanted: string): Promise<string> {
+  if (scope === 'project') return (await findProject(context, wanted)).id
+  if (scope === 'key') return (await findKey(context, wanted)).id
+  return wanted
 }
 
 type Wanted = Omit<Limit, 'id'>
 
+/** What others changed in between stays: the change is about the limits that it names. @throws CliFailure */
 async function replace(context: Context, args: Arguments, change: (before: Wanted[]) => Wanted[]) {
   const api = await context.api()
   const path = await pathOf(context, args)
-  const { limits } = await api.get(path, Place)
-  const before: Wanted[] = limits.map(({ id: _, ...rest }) => rest)
-  const after = change(before)
-  if (meaningOf(after) === meaningOf(before)) {
-    const stands = shown(context, await api.get(path, Place))
-    return { ...stands, lines: ['Nothing to change.', ...stands.lines] }
+  for (let turn = 1; ; turn++) {
+    const place = await api.get(path, Place)
+    const before: Wanted[] = place.limits.map(({ id: _, ...rest }) => rest)
+    const after = change(before)
+    if (meaningOf(after) === meaningOf(before)) {
+      const stands = shown(context, place)
+      return { ...stands, lines: ['Nothing to change.', ...stands.lines] }
+    }
+    try {
+      const answer = await api.change('PUT', path, Place, { limits: after, expected_version: place.version })
+      return isUnsent(answer) ? unsent(answer) : shown(context, answer)
+    } catch (error) {
+      const isConflict = error instanceof CliFailure && error.exitCode === EXIT.conflict
+      if (!isConflict || turn >= TURNS_MAX) throw error
+    }
   }
-  const answer = await api.change('PUT', path, Place, { limits: after })
-  return isUnsent(answer) ? unsent(answer) : shown(context, answer)
 }
 
 /** Equal where the same is limited alike: `25.00` dollars are `25`. */

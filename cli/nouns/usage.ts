@@ -1,5 +1,5 @@
-// `penstock usage`: what was counted and charged, as sums. Owns these commands; single requests are requests.ts. Amounts come from the
-// gateway as decimal text and are shown as they come: nothing is added up here.
+// `penstock usage`: what was counted and charged, as sums, and what clients report beside it. Owns these commands; single requests
+// are requests.ts. Amounts come from the gateway as decimal text and are shown as they come: nothing is added up here.
 import { createWriteStream } from 'node:fs'
 import { rm } from 'node:fs/promises'
 import { pipeline } from 'node:stream/promises'
@@ -31,6 +31,27 @@ const Breakdown = z.looseObject({
   data_until: z.string(),
   total: Sums,
   data: z.array(Line),
+})
+
+const Reported = z.looseObject({
+  id: z.string(),
+  model: z.string(),
+  provider: z.string(),
+  status: z.string(),
+  reason: z.string().nullable(),
+  input_tokens: z.number(),
+  output_tokens: z.number(),
+  started_at: z.string(),
+})
+const ReportedSums = z.looseObject({ calls: z.number(), input_tokens: z.number(), output_tokens: z.number() })
+const ReportedPage = z.looseObject({
+  from: z.string(),
+  to: z.string(),
+  billed: z.literal(false),
+  total: ReportedSums,
+  models: z.array(ReportedSums.extend({ model: z.string() })),
+  data: z.array(Reported),
+  next_cursor: z.string().optional(),
 })
 
 const project = { type: 'string', value: 'PROJECT', help: 'by slug or id; default: all' } as const
@@ -73,6 +94,28 @@ export const usageCommands: readonly Command[] = [
     },
     examples: [{ line: 'penstock usage export --from 2026-11-01 --out november.csv', what: 'for a spreadsheet' }],
     run: exportRows,
+  },
+  {
+    path: ['usage', 'client-reported'],
+    summary: 'Calls that clients made past the gateway, as they report them: shown, never billed.',
+    details:
+      'While the gateway is away its SDK may call providers with keys of the application. What that used is reported afterwards, in the\n' +
+      "client's own words. It is in no sum of `usage show`, on no bill, and no limit counts it.",
+    flags: {
+      limit: { type: 'string', value: 'N', help: '1 to 200; default 20' },
+      cursor: { type: 'string', value: 'CURSOR', help: 'of the page before: its `next_cursor`' },
+      project,
+      key: { type: 'string', value: 'ID', help: 'of an API key' },
+      model: USAGE_FILTERS.model,
+      provider: { type: 'string', value: 'NAME', help: 'as the client calls it' },
+      status: { type: 'string', choices: ['answered', 'failed', 'interrupted'], help: 'how the call ended' },
+      ...RANGE_FLAGS,
+    },
+    examples: [
+      { line: 'penstock usage client-reported --last 24h', what: 'what an outage sent elsewhere' },
+      { line: 'penstock usage client-reported --model small --json', what: 'for a script' },
+    ],
+    run: clientReported,
   },
 ]
 
@@ -128,6 +171,57 @@ function nameOf(line: Line, dimension: string): string {
   const value = line[dimension] ?? line[`${dimension}_id`] ?? line.time
   return typeof value === 'string' && value !== '' ? value : '-'
 }
+
+async function clientReported(context: Context, args: Arguments) {
+  const { id: org } = await context.organisation()
+  const answer = await (await context.api()).get('/usage/client-reported', ReportedPage, {
+    org,
+    ...rangeQuery(args, context.nowMs()),
+    project: await projectId(context, args),
+    key: text(args, 'key'),
+    model: text(args, 'model'),
+    provider: text(args, 'provider'),
+    status: text(args, 'status'),
+    limit: text(args, 'limit') ?? '20',
+    cursor: text(args, 'cursor'),
+  })
+  const { total, models, data, next_cursor: nextCursor } = answer
+  const { paint } = context
+  const lines = [
+    ...fields(
+      [
+        ['range', `${answer.from} to ${answer.to}`],
+        ['calls', `${total.calls}, reported by clients and not billed`],
+        ['tokens', `${total.input_tokens} in, ${total.output_tokens} out`],
+      ],
+      paint,
+    ),
+    ...(models.length > 1 ? ['', ...table(models, REPORTED_SUMS, paint, '')] : []),
+    '',
+    ...table(data, REPORTED_CALLS, paint, 'No client has reported a call.'),
+  ]
+  return { data: answer, lines, nextCursor }
+}
+
+const REPORTED_SUMS: readonly Column<z.infer<typeof ReportedSums> & { model: string }>[] = [
+  { title: 'MODEL', of: ({ model }) => model },
+  { title: 'CALLS', of: ({ calls }) => String(calls), isRight: true },
+  { title: 'INPUT', of: (line) => String(line.input_tokens), isRight: true },
+  { title: 'OUTPUT', of: (line) => String(line.output_tokens), isRight: true },
+]
+const REPORTED_CALLS: readonly Column<z.infer<typeof Reported>>[] = [
+  { title: 'STARTED', of: (call) => call.started_at },
+  { title: 'MODEL', of: ({ model }) => model },
+  { title: 'PROVIDER', of: ({ provider }) => provider },
+  {
+    title: 'STATUS',
+    of: ({ status }) => status,
+    style: ({ status }) => (status === 'answered' ? undefined : 'yellow'),
+  },
+  { title: 'INPUT', of: (call) => String(call.input_tokens), isRight: true },
+  { title: 'OUTPUT', of: (call) => String(call.output_tokens), isRight: true },
+  { title: 'WHY', of: ({ reason }) => reason ?? '-' },
+]
 
 /** A file that was begun and cannot be ended is taken away: it would look like all there is. @throws CliFailure */
 async function brokenOff(error: unknown, out: string): Promise<never> {
