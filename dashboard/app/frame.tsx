@@ -1,13 +1,14 @@
 // What stands around every page: navigation, organisation, theme, who is signed in. Owns the frame and which page is shown in
-// it; a page's code is fetched when it is first opened.
+// it, and the fetching of code that did not come with the entry.
 import { Component, type ComponentChildren, type ComponentType } from 'preact'
-import { useEffect, useState } from 'preact/hooks'
+import { useEffect, useRef, useState } from 'preact/hooks'
+import SignInPage from '../pages/sign-in.tsx'
 import { Confirmation } from '../parts/dialog.tsx'
 import { Segments, Select } from '../parts/field.tsx'
 import { Icon, Mark } from '../parts/icon.tsx'
 import { Empty, Failure, Skeleton } from '../parts/states.tsx'
 import { Toasts, toastError } from '../parts/toast.tsx'
-import { PAGES, type PageEntry, type PageProps, pageAt } from './pages.ts'
+import { PAGES, type PageCode, type PageEntry, type PageProps, pageAt } from './pages.ts'
 import { go, href, path } from './router.ts'
 import {
   can,
@@ -26,17 +27,24 @@ import { chooseTheme, THEMES, theme } from './theme.ts'
 const GROUPS = ['Usage', 'Control', 'Platform'] as const
 const THEME_NAMES = { system: 'As the system', light: 'Light', dark: 'Dark' } as const
 
-const SIGN_IN = '/sign-in'
+export const SIGN_IN = '/sign-in'
 
 export function App() {
   const state = sessionState.value
   const here = path.value
   const isSigningIn = here === SIGN_IN
-  // Whoever comes to sign in has no session to read.
+  const wasSigningIn = useRef(isSigningIn)
+  // Whoever came to sign in had no session to read before.
   useEffect(() => {
-    if (!isSigningIn && sessionState.value.kind === 'loading') void loadSession()
+    if (wasSigningIn.current && !isSigningIn && sessionState.value.kind === 'loading') void loadSession()
+    wasSigningIn.current = isSigningIn
   }, [isSigningIn])
-  if (isSigningIn) return <Standing load={() => import('../pages/sign-in.tsx')} />
+  if (isSigningIn)
+    return (
+      <Caught>
+        <SignInPage />
+      </Caught>
+    )
   switch (state.kind) {
     case 'loading':
       return <Starting />
@@ -78,7 +86,23 @@ function Frame() {
   const [isOpen, setOpen] = useState(false)
   const here = path.value
   const found = pageAt(here)
-  useEffect(() => setOpen(false), [here])
+  const opener = useRef<HTMLButtonElement>(null)
+  const main = useRef<HTMLElement>(null)
+  useEffect(() => {
+    // The link that was followed is hidden with its drawer: who reads by keyboard goes on at the page.
+    if (isOpen) main.current?.focus()
+    setOpen(false)
+  }, [here])
+  useEffect(() => {
+    if (!isOpen) return
+    const close = (event: KeyboardEvent) => {
+      if (event.key !== 'Escape') return
+      setOpen(false)
+      opener.current?.focus()
+    }
+    document.addEventListener('keydown', close)
+    return () => document.removeEventListener('keydown', close)
+  }, [isOpen])
   return (
     <div class={isOpen ? 'frame is-open' : 'frame'}>
       <a class="skip" href="#main">
@@ -86,6 +110,7 @@ function Frame() {
       </a>
       <header class="topbar">
         <button
+          ref={opener}
           type="button"
           class="icon-button"
           aria-label="Navigation"
@@ -116,7 +141,7 @@ function Frame() {
         </nav>
         <Account />
       </aside>
-      <main class="main" id="main" tabIndex={-1}>
+      <main class="main" id="main" tabIndex={-1} ref={main}>
         <Content found={found} />
       </main>
       <Toasts />
@@ -143,7 +168,8 @@ function NavGroup({ group, current }: { group: (typeof GROUPS)[number]; current:
               href={href(page.path)}
               aria-current={page === current ? 'page' : undefined}
               // The code is there by the time that the click is.
-              onPointerEnter={() => void page.load().catch(() => undefined)}
+              onPointerEnter={() => fetchPage(page.path)}
+              onFocus={() => fetchPage(page.path)}
             >
               <Icon name={page.icon} />
               {page.title}
@@ -239,34 +265,35 @@ function Content({ found }: { found: { page: PageEntry; rest: readonly string[] 
     )
   return (
     <Caught key={`${found.page.path} ${orgId.value}`}>
-      <Lazy key={found.page.path} load={found.page.load} rest={found.rest} />
+      <Opened key={found.page.path} code={found.page.code} rest={found.rest} />
     </Caught>
   )
 }
 
-const Standing = ({ load }: { load: PageEntry['load'] }) => (
-  <Caught>
-    <Lazy load={load} rest={[]} />
-  </Caught>
-)
-
 /** Fetched once; later openings draw at once. */
-const fetched = new Map<PageEntry['load'], ComponentType<PageProps>>()
+const fetched = new Map<PageCode, ComponentType<PageProps>>()
 
-function Lazy({ load, rest }: { load: PageEntry['load']; rest: readonly string[] }) {
+async function fetchCode(code: PageCode): Promise<void> {
+  if ('fetch' in code) fetched.set(code, await code.fetch())
+}
+
+/** Begins to fetch what stands under a path; a failure is found, and told, by whoever opens it. */
+export function fetchPage(at: string): void {
+  const code = pageAt(at)?.page.code
+  if (code !== undefined && !fetched.has(code)) void fetchCode(code).catch(() => undefined)
+}
+
+function Opened({ code, rest }: { code: PageCode; rest: readonly string[] }) {
   const [, setTurn] = useState(0)
   const [error, setError] = useState<Error | undefined>()
-  const Shown = fetched.get(load)
+  const Shown = 'page' in code ? code.page : fetched.get(code)
   useEffect(() => {
     if (Shown !== undefined) return
-    load().then(
-      (module) => {
-        fetched.set(load, module.default)
-        setTurn((turn) => turn + 1)
-      },
+    fetchCode(code).then(
+      () => setTurn((turn) => turn + 1),
       () => setError(new Error('The code of this page could not be fetched; the gateway may have a new version.')),
     )
-  }, [load, Shown])
+  }, [code, Shown])
   if (error !== undefined) return <Failure error={error} onRetry={() => window.location.reload()} />
   return Shown === undefined ? <Skeleton rows={4} height={40} /> : <Shown rest={rest} />
 }

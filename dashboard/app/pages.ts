@@ -1,6 +1,10 @@
-// The pages: under which path each stands, who sees it, and how its code is fetched. Owns the list; the frame draws the
-// navigation from it.
+// The pages: under which path each stands, who sees it, and where its code is. Owns the list; the frame draws the navigation
+// from it. A piece that is fetched after another costs a way to the gateway, and so does each small one: the pages of usage come
+// with the entry, those of each other group together, beside the session.
 import type { ComponentType } from 'preact'
+import ExplorePage from '../pages/explore.tsx'
+import OverviewPage from '../pages/overview.tsx'
+import RequestsPage from '../pages/requests.tsx'
 import type { IconName } from '../parts/icon.tsx'
 import type { Permission } from './session.ts'
 
@@ -8,7 +12,8 @@ export type PageProps = {
   /** What the path holds behind the page's own: `['3f…']` for /requests/3f…. */
   rest: readonly string[]
 }
-type PageModule = { default: ComponentType<PageProps> }
+/** Of a page: here already, or fetched when it is opened. */
+export type PageCode = { page: ComponentType<PageProps> } | { fetch: () => Promise<ComponentType<PageProps>> }
 
 export type PageEntry = {
   path: string
@@ -17,8 +22,11 @@ export type PageEntry = {
   group: 'Usage' | 'Control' | 'Platform'
   /** Absent: everybody who is signed in. Any of them is enough. */
   needs: readonly Permission[]
-  load: () => Promise<PageModule>
+  code: PageCode
 }
+
+const control = () => import('../pages/control.ts')
+const platform = () => import('../pages/platform.ts')
 
 export const PAGES: readonly PageEntry[] = [
   {
@@ -27,7 +35,7 @@ export const PAGES: readonly PageEntry[] = [
     icon: 'overview',
     group: 'Usage',
     needs: ['usage.read'],
-    load: () => import('../pages/overview.tsx'),
+    code: { page: OverviewPage },
   },
   {
     path: '/explore',
@@ -35,7 +43,7 @@ export const PAGES: readonly PageEntry[] = [
     icon: 'explore',
     group: 'Usage',
     needs: ['usage.read'],
-    load: () => import('../pages/explore.tsx'),
+    code: { page: ExplorePage },
   },
   {
     path: '/requests',
@@ -43,7 +51,7 @@ export const PAGES: readonly PageEntry[] = [
     icon: 'requests',
     group: 'Usage',
     needs: ['usage.read'],
-    load: () => import('../pages/requests.tsx'),
+    code: { page: RequestsPage },
   },
   {
     path: '/keys',
@@ -51,7 +59,7 @@ export const PAGES: readonly PageEntry[] = [
     icon: 'keys',
     group: 'Control',
     needs: ['keys.read'],
-    load: () => import('../pages/keys.tsx'),
+    code: { fetch: async () => (await control()).KeysPage },
   },
   {
     path: '/limits',
@@ -59,7 +67,7 @@ export const PAGES: readonly PageEntry[] = [
     icon: 'limits',
     group: 'Control',
     needs: ['limits.read'],
-    load: () => import('../pages/limits.tsx'),
+    code: { fetch: async () => (await control()).LimitsPage },
   },
   {
     path: '/billing',
@@ -67,7 +75,7 @@ export const PAGES: readonly PageEntry[] = [
     icon: 'billing',
     group: 'Control',
     needs: ['ledger.read', 'credit.read'],
-    load: () => import('../pages/billing.tsx'),
+    code: { fetch: async () => (await control()).BillingPage },
   },
   {
     path: '/audit',
@@ -75,7 +83,7 @@ export const PAGES: readonly PageEntry[] = [
     icon: 'audit',
     group: 'Control',
     needs: ['audit.read'],
-    load: () => import('../pages/audit.tsx'),
+    code: { fetch: async () => (await control()).AuditPage },
   },
   {
     path: '/providers',
@@ -83,7 +91,7 @@ export const PAGES: readonly PageEntry[] = [
     icon: 'providers',
     group: 'Platform',
     needs: ['operator'],
-    load: () => import('../pages/providers.tsx'),
+    code: { fetch: async () => (await platform()).ProvidersPage },
   },
   {
     path: '/fleet',
@@ -91,7 +99,7 @@ export const PAGES: readonly PageEntry[] = [
     icon: 'fleet',
     group: 'Platform',
     needs: ['operator'],
-    load: () => import('../pages/fleet.tsx'),
+    code: { fetch: async () => (await platform()).FleetPage },
   },
   {
     path: '/playground',
@@ -99,7 +107,7 @@ export const PAGES: readonly PageEntry[] = [
     icon: 'playground',
     group: 'Platform',
     needs: ['inference.use'],
-    load: () => import('../pages/playground.tsx'),
+    code: { fetch: async () => (await platform()).PlaygroundPage },
   },
 ]
 

@@ -74,9 +74,11 @@ export function chooseOrganisation(id: string): void {
 /** Reads the session from the cookie. Never throws: what went wrong is the state. */
 export async function loadSession(): Promise<void> {
   try {
-    const session = await api.get<Session>('/session')
+    const [session, { data }] = await Promise.all([
+      api.get<Session>('/session'),
+      allPages<Organisation>('/organisations'),
+    ])
     csrfToken.value = session.csrf
-    const { data } = await allPages<Organisation>('/organisations')
     isSignedOut.value = false
     loaded.value = { kind: 'signed_in', session, organisations: data }
   } catch (error) {

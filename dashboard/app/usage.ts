@@ -15,6 +15,7 @@ export const DIMENSIONS: Readonly<Record<Dimension, DimensionWords>> = {
   model_served: { label: 'Model served', plural: 'models served', field: 'model_served', none: 'None' },
   user: { label: 'User', plural: 'users', field: 'user_id', none: 'No user' },
   team: { label: 'Team', plural: 'teams', field: 'team_id', none: 'No team' },
+  end_user: { label: 'End user', plural: 'end users', field: 'end_user', none: 'No end user' },
   backend: { label: 'Backend', plural: 'backends', field: 'backend_id', none: 'Not on own machines' },
   status: { label: 'Status', plural: 'statuses', field: 'status', none: 'No status' },
 }
@@ -78,6 +79,7 @@ export type MetricName =
   | 'error_rate'
   | 'savings'
   | 'absorbed'
+  | 'second_tries'
   | 'provider_cost'
   | 'p50'
   | 'p95'
@@ -146,6 +148,12 @@ export const METRICS: Readonly<Record<MetricName, Metric>> = {
   },
   savings: { label: 'Cache savings', read: (sums) => nanoUsd(sums.cache_savings_nanousd), ...money, good: 'up' },
   absorbed: { label: 'Absorbed cost', read: (sums) => nanoUsd(sums.absorbed_nanousd), ...money, good: 'down' },
+  second_tries: {
+    label: 'Fallback and hedge cost',
+    read: (sums) => secondTries(sums).costNanoUsd,
+    ...money,
+    good: 'down',
+  },
   provider_cost: {
     label: 'Provider cost',
     read: (sums) => nanoUsd(sums.provider_cost_nanousd),

@@ -9,7 +9,13 @@ export type LimitWindow = 'minute' | 'hour' | 'day' | 'month' | 'lifetime'
 export type LimitMeter = 'requests' | 'input_tokens' | 'output_tokens' | 'money' | 'concurrency'
 
 /** GET and PUT /organisations/:org[/projects|teams|users|keys|end-users/:id]/limits; `*` for the id: one for each. */
-export type Limits = { scope: LimitScope; scope_id: string; limits: Limit[] }
+export type Limits = {
+  scope: LimitScope
+  scope_id: string
+  /** Sent back as `expected_version`, so that nobody's change in between is lost unseen. */
+  version: string
+  limits: Limit[]
+}
 export type Limit = {
   id: Uuid
   meter: LimitMeter
@@ -357,6 +363,15 @@ export type Engine = {
   /** Bytes of weights and K/V moved per second by the last steps, and the ceiling measured when the engine started. */
   memory_bytes_per_second: number | null
   memory_bytes_per_second_max: number | null
+  /** Multiply-adds per second of the last steps that computed prompts, the ceiling measured at the start, and the numbers of both. */
+  macs_per_second: number | null
+  macs_per_second_max: number | null
+  macs_type: 'int8' | 'f32' | null
+  /** Of the last seconds, the share that was spent in steps. */
+  busy_share: number | null
+  /** False: it lives, and is given nothing, because a canary request went wrong. */
+  ready: boolean
+  not_ready_reason: 'canary_wrong' | 'canary_timeout' | null
   transfer: {
     fingerprint: string
     host: string

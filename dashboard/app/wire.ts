@@ -96,6 +96,7 @@ export type Dimension =
   | 'key'
   | 'user'
   | 'team'
+  | 'end_user'
   | 'model'
   | 'model_served'
   | 'provider'
@@ -162,6 +163,8 @@ export type UsageLine = Sums & {
   key_id?: Uuid
   user_id?: Uuid | null
   team_id?: Uuid | null
+  /** As the caller names it. */
+  end_user?: string | null
   model?: string
   model_served?: string
   provider?: string
@@ -211,9 +214,9 @@ export type UsageTags = { data: { name: string; values: { value: string; request
 /**
  * GET /usage/requests?org=&from=&to=&limit=&cursor= with the filters of /usage and `end_user id_prefix min_cost_usd
  * min_duration_ms min_first_token_ms`; or `since=` (the `since` of the answer before) for the live log: what was recorded after
- * it, newest first, at most `limit`; rows may come twice, know them by id.
+ * it, newest first, at most `limit`, and how many more there were; rows may come twice, know them by id.
  */
-export type UsageRequests = Page<UsageRequest> & { since: string; names: Names }
+export type UsageRequests = Page<UsageRequest> & { since: string; left_out?: number; names: Names }
 export type UsageRequest = SharedRow & {
   id: Uuid
   org_id: Uuid
@@ -228,6 +231,21 @@ export type UsageRequest = SharedRow & {
   Money<'absorbed'>
 
 type PartSums = { usage: Parts; input_tokens: number; output_tokens: number }
+
+/**
+ * GET /usage/client-reported?org=&from=&to=&limit=&cursor= with `project key model provider status`: calls that clients made past the
+ * gateway, in their own words; newest first. Part of no other answer, and never billed.
+ */
+export type ClientReported = Page<ReportedCall> & { total: { calls: number } & PartSums; names: Names }
+export type ReportedCall = {
+  id: Uuid
+  key_id: Uuid
+  model: string
+  provider: string
+  status: 'answered' | 'failed' | 'interrupted'
+  reason: string | null
+  started_at: Instant
+} & PartSums
 type SharedRow = {
   project_id: Uuid
   key_id: Uuid

@@ -101,7 +101,7 @@ export default function AuditPage() {
             label="Object"
             type="search"
             value={filters.object ?? ''}
-            placeholder="Its id or name, whole"
+            placeholder="Whole id or name"
             onInput={(object) => setFilters({ object }, { replace: true })}
           />
           {isOperator.value && (

@@ -57,13 +57,15 @@ function Balance({ credit }: { credit: Credit }) {
   const balance = nanoUsd(credit.balance_nanousd)
   const held = nanoUsd(credit.held_nanousd)
   const isPrepaid = credit.mode === 'prepaid'
+  // Whoever pays afterwards owes something, unless more came in than was used.
+  const isOwing = !isPrepaid && balance < 0n
   return (
     <>
       <Tiles>
         <Tile
-          label={isPrepaid ? 'Balance' : 'Owed'}
-          value={usd(isPrepaid ? balance : -balance)}
-          title={usdExact(isPrepaid ? balance : -balance)}
+          label={isOwing ? 'Owed' : 'Balance'}
+          value={usd(isOwing ? -balance : balance)}
+          title={usdExact(isOwing ? -balance : balance)}
           note={isPrepaid ? 'Prepaid' : 'Paid afterwards'}
         />
         <Tile

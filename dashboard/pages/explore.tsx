@@ -1,5 +1,6 @@
 // Explore: any metric by up to two dimensions and time. Owns the question, which stands in the address as a whole, and its
 // answers: a headline, a chart and a table that both add up to it.
+import { useEffect } from 'preact/hooks'
 import { api } from '../app/api.ts'
 import { useLoad } from '../app/load.ts'
 import { useProject } from '../app/scope.ts'
@@ -9,13 +10,25 @@ import { type Codec, oneOf, optionalText, wholeNumber } from '../app/url-state.t
 import { type GroupBy, METRIC_NAMES, METRICS } from '../app/usage.ts'
 import { useRange, useUrlState } from '../app/use-url.ts'
 import type { Usage, UsageTags } from '../app/wire.ts'
+import { fetchPlot } from '../parts/chart.tsx'
 import { Card, Page } from '../parts/page.tsx'
 import { Show, Skeleton } from '../parts/states.tsx'
 import { Answer, AnswerSkeleton, Breakdown } from './explore/answer.tsx'
 import { Controls } from './explore/controls.tsx'
 import { FILTER_SCHEMA, FilterBar, filterQuery } from './explore/filters.tsx'
 
-const GROUPS = ['model', 'key', 'project', 'provider', 'model_served', 'user', 'team', 'backend', 'status'] as const
+const GROUPS = [
+  'model',
+  'key',
+  'project',
+  'provider',
+  'model_served',
+  'user',
+  'team',
+  'end_user',
+  'backend',
+  'status',
+] as const
 const TOP_MAX = 200
 
 const isGroup = (text: string): text is GroupBy =>
@@ -39,6 +52,7 @@ const EXPLORE_SCHEMA = {
 export type ExploreState = ReturnType<typeof useUrlState<typeof EXPLORE_SCHEMA>>[0]
 
 export default function ExplorePage() {
+  useEffect(() => void fetchPlot().catch(() => undefined), [])
   const [state, set] = useUrlState(EXPLORE_SCHEMA)
   const [filters] = useUrlState(FILTER_SCHEMA)
   const { span, previous, zone, from, to } = useRange()

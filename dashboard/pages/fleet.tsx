@@ -15,7 +15,17 @@ import { Card, Columns, Page } from '../parts/page.tsx'
 import { Empty, Failure, Note, Skeleton } from '../parts/states.tsx'
 import { Tile, Tiles } from '../parts/tile.tsx'
 import { EnrolDialog } from './fleet/enrol.tsx'
-import { cachedOnly, isReporting, loadOf, ROLE_ABOUT, ROLE_WORDS, ROLES, STATE_WORDS, share } from './fleet/figures.ts'
+import {
+  cachedOnly,
+  isReporting,
+  loadOf,
+  macs,
+  ROLE_ABOUT,
+  ROLE_WORDS,
+  ROLES,
+  STATE_WORDS,
+  share,
+} from './fleet/figures.ts'
 import { type History, line } from './fleet/history.ts'
 import { type FleetLink, useFleet } from './fleet/live.ts'
 import { EnginesTable } from './fleet/table.tsx'
@@ -46,7 +56,7 @@ export default function FleetPage({ rest }: PageProps) {
   return (
     <Page
       title="Fleet"
-      about="Own machines: what they run, how full they are, and how near they come to what their memory can do."
+      about="Own machines: what they run, how full they are, and how near they come to what their memory and arithmetic can do."
       actions={
         <>
           <Status kind={link.kind}>{link.words}</Status>
@@ -133,6 +143,16 @@ function Headline({ backends, history }: { backends: readonly Backend[]; history
             load.bandwidth === undefined
               ? 'idle, or not measured'
               : `${bytes(load.bandwidth)} of ${bytes(load.bandwidthMax ?? 0)}/s`
+          }
+        />
+        <Tile
+          label="Arithmetic"
+          value={load.arithmetic === undefined ? '–' : percent(share(load.arithmetic, load.arithmeticMax ?? 0))}
+          trend={line(history, ({ all }) => all.arithmetic)}
+          note={
+            load.arithmetic === undefined
+              ? 'no prompts of late, or not measured'
+              : `${macs(load.arithmetic)} of ${macs(load.arithmeticMax ?? 0)}`
           }
         />
       </Tiles>
@@ -254,7 +274,7 @@ function Workers({
             label="Search"
             type="search"
             value={filters.q ?? ''}
-            placeholder="Label, address, model, id"
+            placeholder="Label, model, id"
             onInput={(q) => setFilters({ q, at: 0 }, { replace: true })}
           />
           <LabelledSelect

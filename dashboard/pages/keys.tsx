@@ -114,7 +114,7 @@ export default function KeysPage({ rest }: PageProps) {
                 label="Search"
                 type="search"
                 value={filters.q ?? ''}
-                placeholder="Name, beginning of the text, or id"
+                placeholder="Name, text, id"
                 onInput={(q) => setFilters({ q }, { replace: true })}
               />
               <div class="field">

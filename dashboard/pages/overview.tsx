@@ -1,5 +1,6 @@
 // Overview: what was used, what it cost, how it went, against the period before. Owns the loading and the order of the page;
 // its pieces are overview/*.tsx. Every figure leads to Explore or to the requests behind it.
+import { useEffect } from 'preact/hooks'
 import { api } from '../app/api.ts'
 import { useLoad } from '../app/load.ts'
 import { useProject } from '../app/scope.ts'
@@ -8,6 +9,7 @@ import { ticksOf } from '../app/time-range.ts'
 import { oneOf } from '../app/url-state.ts'
 import { useRange, useUrlState } from '../app/use-url.ts'
 import type { Usage } from '../app/wire.ts'
+import { fetchPlot } from '../parts/chart.tsx'
 import { Columns, Page } from '../parts/page.tsx'
 import { ProjectSelect } from '../parts/project-select.tsx'
 import { Show } from '../parts/states.tsx'
@@ -28,6 +30,7 @@ const RANKED = 6
 const REFRESH_MS = 60_000
 
 export default function OverviewPage() {
+  useEffect(() => void fetchPlot().catch(() => undefined), [])
   const [{ by, latency }, set] = useUrlState(SCHEMA)
   const { span, previous, zone, from, to } = useRange()
   const project = useProject()

@@ -5,7 +5,7 @@ import { api } from '../app/api.ts'
 import { ago, count, dateTime, duration, nanoUsd, usd, usdExact } from '../app/format.ts'
 import { useLoad } from '../app/load.ts'
 import type { PageProps } from '../app/pages.ts'
-import { go, href } from '../app/router.ts'
+import { go, href, params } from '../app/router.ts'
 import { useProject } from '../app/scope.ts'
 import { orgId } from '../app/session.ts'
 import { flag, oneOf, optionalText } from '../app/url-state.ts'
@@ -19,6 +19,7 @@ import { Empty, Failure, Note, Show, Skeleton } from '../parts/states.tsx'
 import { type Column, Table } from '../parts/table.tsx'
 import { toastError } from '../parts/toast.tsx'
 import { FILTER_SCHEMA, FilterBar, filterQuery } from './explore/filters.tsx'
+import { ClientReportedCalls } from './requests/client-reported.tsx'
 import { RequestDetail } from './requests/detail.tsx'
 import { mergeNewest, useLive } from './requests/live.ts'
 import { STATUS_CLASSES, STATUS_KINDS } from './requests/status.ts'
@@ -68,6 +69,9 @@ export default function RequestsPage({ rest }: PageProps) {
       .finally(() => setLoadingMore(false))
   }
   const names = { ...first.data?.names, ...live.names }
+  // One request lies over the list: its filters stay in the address.
+  const asked = Object.fromEntries(params.value)
+  const oneOfThem = (id: string) => href(`/requests/${id}`, asked)
 
   return (
     <Page
@@ -121,10 +125,10 @@ export default function RequestsPage({ rest }: PageProps) {
           {({ data }) => (
             <Table
               caption="Requests"
-              columns={columnsOf(zone, names)}
+              columns={columnsOf(zone, names, oneOfThem)}
               rows={mergeNewest(live.rows, [...data, ...(more?.rows ?? [])])}
               rowKey={({ id }) => id}
-              href={({ id }) => href(`/requests/${id}`)}
+              href={({ id }) => oneOfThem(id)}
               isSelected={({ id }) => id === rest[0]}
               file="requests"
               pageRows={ROWS}
@@ -143,20 +147,43 @@ export default function RequestsPage({ rest }: PageProps) {
             <span class="muted">{count(live.rows.length)} new since this page was opened</span>
           </p>
         )}
+        {filters.live && live.missed > 0 && (
+          <div class="live-missed" role="status">
+            <Note kind="warning">
+              {count(live.missed)} {live.missed === 1 ? 'row is' : 'rows are'} not shown: they came faster than this
+              page shows them. Pause, or filter.{' '}
+              <button type="button" class="button button-small" onClick={() => setFilters({ live: false })}>
+                Pause
+              </button>
+            </Note>
+          </div>
+        )}
       </Card>
-      {rest[0] !== undefined && <RequestDetail id={rest[0]} zone={zone} onClose={() => go(href('/requests'))} />}
+      <ClientReportedCalls
+        asked={{
+          org: query.org,
+          from,
+          to,
+          project,
+          key: filters.key,
+          model: filters.model,
+          provider: filters.provider,
+        }}
+        zone={zone}
+      />
+      {rest[0] !== undefined && <RequestDetail id={rest[0]} zone={zone} onClose={() => go(href('/requests', asked))} />}
       {rest.length > 1 && <Note kind="warning">There is no such page below a request.</Note>}
     </Page>
   )
 }
 
-const columnsOf = (zone: string, names: Names): Column<UsageRequest>[] => [
+const columnsOf = (zone: string, names: Names, linkOf: (id: string) => string): Column<UsageRequest>[] => [
   {
     id: 'time',
     head: 'Started',
     value: ({ started_at: at }) => at,
     cell: ({ id, started_at: at }) => (
-      <a class="nowrap" href={href(`/requests/${id}`)} title={ago(Date.parse(at), Date.now())}>
+      <a class="nowrap" href={linkOf(id)} title={ago(Date.parse(at), Date.now())}>
         {dateTime(Date.parse(at), zone)}
       </a>
     ),

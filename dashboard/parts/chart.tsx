@@ -1,12 +1,30 @@
 // Series over time: stacked bars or lines. Owns axes, tooltip, legend, reading by keyboard, and the table of the same figures.
 // The canvas is uPlot's (plot.ts); what stands at a pixel is app/stack.ts.
-import { useMemo, useState } from 'preact/hooks'
+import type { ComponentType } from 'preact'
+import { useEffect, useMemo, useState } from 'preact/hooks'
 import { clock, date, dayAndMonth, monthAndYear, NOTHING } from '../app/format.ts'
 import { type Amount, OTHER, type Series, total } from '../app/stack.ts'
 import type { Step, Tick } from '../app/time-range.ts'
 import { Icon } from './icon.tsx'
-import { type Kind, Plot } from './plot.tsx'
+import type { Kind, PlotProps } from './plot.tsx'
+import { Note } from './states.tsx'
 import { type Column, Table } from './table.tsx'
+
+let arriving: Promise<ComponentType<PlotProps>> | undefined
+let arrived: ComponentType<PlotProps> | undefined
+
+/** Begins to fetch what draws: pages with charts say so at once, and it comes while their figures are read. */
+export function fetchPlot(): Promise<ComponentType<PlotProps>> {
+  arriving ??= import('./plot.tsx').then(({ Plot }) => {
+    arrived = Plot
+    return Plot
+  })
+  // Whoever waits for it is told; the next chart tries again.
+  arriving.catch(() => {
+    arriving = undefined
+  })
+  return arriving
+}
 
 export type ChartProps = {
   /** What is shown, for screen readers and for the file. */
@@ -31,6 +49,8 @@ export type ChartProps = {
   adds?: boolean
 }
 
+/** Of a plot, where nobody says otherwise. */
+export const PLOT_PX = 240
 /** Series with a colour of their own. */
 export const COLOURS = 8
 
@@ -69,7 +89,7 @@ export function Chart(props: ChartProps) {
     })
   return (
     <div class="chart">
-      {asTable ? <Data {...props} adds={adds} csv={csv} /> : <Plot {...props} adds={adds} series={shown} />}
+      {asTable ? <Data {...props} adds={adds} csv={csv} /> : <Canvas {...props} adds={adds} series={shown} />}
       <div class="chart-foot">
         <ul class="legend" aria-label={`Series of ${label}`}>
           {series.map((one, index) => {
@@ -107,6 +127,23 @@ export function Chart(props: ChartProps) {
       </div>
     </div>
   )
+}
+
+/** As high as what will come, so that nothing moves. Without the drawing the table has the same figures. */
+function Canvas(props: PlotProps) {
+  const [Plot, setPlot] = useState(() => arrived)
+  const [isLost, setLost] = useState(false)
+  useEffect(() => {
+    if (Plot !== undefined) return
+    fetchPlot().then(
+      (found) => setPlot(() => found),
+      () => setLost(true),
+    )
+  }, [Plot])
+  if (Plot !== undefined) return <Plot {...props} />
+  if (isLost) return <Note kind="warning">The code of this chart could not be fetched; the table has its figures.</Note>
+  const height = `${props.height ?? PLOT_PX}px`
+  return <div class="chart-skeleton" style={{ height }} role="status" aria-label="Loading" />
 }
 
 /** The same figures as rows, one for each step. */

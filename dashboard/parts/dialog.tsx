@@ -1,5 +1,5 @@
 // Windows over the page: a dialog for a form, and a question before something that cannot be undone. Owns opening, closing
-// and focus through the browser's own <dialog>.
+// and focus, through the browser's own <dialog>.
 import { signal } from '@preact/signals'
 import type { ComponentChildren } from 'preact'
 import { useEffect, useId, useRef, useState } from 'preact/hooks'
@@ -28,8 +28,14 @@ export function Dialog({
   const titleId = useId()
   useEffect(() => {
     const dialog = element.current
+    const opener = document.activeElement
     dialog?.showModal()
-    return () => dialog?.close()
+    return () => {
+      dialog?.close()
+      // The browser gives the focus back where a dialog is closed; this one may be out of the page by now.
+      const back = opener instanceof HTMLElement && opener.isConnected ? opener : document.getElementById('main')
+      back?.focus()
+    }
   }, [])
   return (
     <dialog

@@ -245,10 +245,11 @@ export function Form({
 }) {
   const [isBusy, setBusy] = useState(false)
   const [error, setError] = useState<Error | undefined>()
-  const param = error instanceof ApiError ? error.param : undefined
+  // The gateway writes places of a list as `limits[0].max`.
+  const param = error instanceof ApiError ? error.param?.replaceAll(/\[(\d+)\]/g, '.$1') : undefined
   const taken = new Set<string>()
   const errorOf = (name: string) => {
-    // `limits.0.max` is shown at `limits`.
+    // `limits.0.max` is shown at `limits` or at `limits.0`.
     const matches = param === name || param?.startsWith(`${name}.`) === true
     if (matches) taken.add(name)
     return matches ? error?.message : undefined
@@ -267,7 +268,7 @@ export function Form({
       }}
     >
       {body}
-      {error !== undefined && taken.size === 0 && <Failure error={error} />}
+      {error !== undefined && taken.size === 0 && <Failure error={error} title="This was not accepted" />}
       <div class="form-actions">
         {onCancel !== undefined && (
           <button type="button" class="button" onClick={onCancel}>

@@ -7,31 +7,18 @@ import { type Amount, axisOf, type Series, stacked, total } from '../app/stack.t
 import { cssColour, shownTheme } from '../app/theme.ts'
 import type { Step, Tick } from '../app/time-range.ts'
 import { localTime } from '../app/zones.ts'
-import { tickText } from './chart.tsx'
+import { PLOT_PX, tickText } from './chart.tsx'
 
 export type Kind = 'bars' | 'lines'
 type Coloured = Series & { colour: string }
 
-const HEIGHT = 240
 /** Room that one label of the time axis takes, in px. */
 const LABEL_PX = 76
 const AXIS_LINES = 4
 const BAR_SHARE = 0.72
 const BAR_MAX_PX = 48
 
-export function Plot({
-  label,
-  ticks,
-  step,
-  zone,
-  series,
-  kind,
-  format,
-  axis = format,
-  height = HEIGHT,
-  onPick,
-  adds,
-}: {
+export type PlotProps = {
   label: string
   ticks: readonly Tick[]
   step: Step
@@ -43,7 +30,21 @@ export function Plot({
   height?: number
   onPick?: ((tick: Tick) => void) | undefined
   adds: boolean
-}) {
+}
+
+export function Plot({
+  label,
+  ticks,
+  step,
+  zone,
+  series,
+  kind,
+  format,
+  axis = format,
+  height = PLOT_PX,
+  onPick,
+  adds,
+}: PlotProps) {
   const box = useRef<HTMLDivElement>(null)
   const plot = useRef<uPlot | undefined>(undefined)
   const [at, setAt] = useState<number | undefined>()

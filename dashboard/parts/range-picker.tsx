@@ -15,12 +15,14 @@ export function RangePicker() {
   const { span, zone } = useRange()
   const [isOpen, setOpen] = useState(false)
   const box = useRef<HTMLDivElement>(null)
+  const opener = useRef<HTMLButtonElement>(null)
   const id = useId()
   useEffect(() => {
     if (!isOpen) return
     const close = (event: Event) => {
-      if (event instanceof KeyboardEvent ? event.key === 'Escape' : !box.current?.contains(event.target as Node))
-        setOpen(false)
+      if (event instanceof KeyboardEvent) {
+        if (event.key === 'Escape') closeByKey()
+      } else if (!box.current?.contains(event.target as Node)) setOpen(false)
     }
     document.addEventListener('mousedown', close)
     document.addEventListener('keydown', close)
@@ -29,12 +31,17 @@ export function RangePicker() {
       document.removeEventListener('keydown', close)
     }
   }, [isOpen])
+  /** What had the focus is gone with the box: it goes back to where the box came from. */
+  const closeByKey = () => {
+    setOpen(false)
+    opener.current?.focus()
+  }
 
   const dates = { from: localDate(zone, span.fromMs), to: localDate(zone, span.toMs - 1) }
   const choose = (preset: Preset) => {
     if (preset === 'custom') return set({ range: 'custom', ...dates })
     set({ range: preset, from: undefined, to: undefined })
-    setOpen(false)
+    closeByKey()
   }
   const chooseZone = (next: string) => {
     const isBrowsers = next === browserZone()
@@ -42,9 +49,20 @@ export function RangePicker() {
     set({ tz: isBrowsers ? undefined : next })
   }
   const days = `${dayAndMonth(span.fromMs, zone)} – ${dayAndMonth(span.toMs - 1, zone)}`
+  const leave = (event: FocusEvent) => {
+    // Beside it somebody goes on with the page; a click on nothing is not a leaving.
+    if (event.relatedTarget instanceof Node && !box.current?.contains(event.relatedTarget)) setOpen(false)
+  }
   return (
-    <div class="range" ref={box}>
-      <button type="button" class="button" aria-expanded={isOpen} aria-controls={id} onClick={() => setOpen(!isOpen)}>
+    <div class="range" ref={box} onFocusOut={leave}>
+      <button
+        ref={opener}
+        type="button"
+        class="button"
+        aria-expanded={isOpen}
+        aria-controls={id}
+        onClick={() => setOpen(!isOpen)}
+      >
         <Icon name="calendar" />
         <span>{state.range === 'custom' ? days : PRESET_NAMES[state.range]}</span>
         {state.range !== 'custom' && <span class="range-days">{days}</span>}

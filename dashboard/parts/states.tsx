@@ -40,14 +40,22 @@ export function Empty({
 }
 
 /** The gateway's own words, and the request's id for whoever looks into the logs. */
-export function Failure({ error, onRetry }: { error: Error; onRetry?: (() => void) | undefined }) {
+export function Failure({
+  error,
+  onRetry,
+  title = 'This could not be loaded',
+}: {
+  error: Error
+  onRetry?: (() => void) | undefined
+  title?: string
+}) {
   const requestId = error instanceof ApiError ? error.requestId : undefined
   const isDenied = error instanceof ApiError && error.status === 403
   return (
     <div class="failure" role="alert">
       <Icon name="warning" />
       <div>
-        <p class="failure-title">{isDenied ? 'You may not see this' : 'This could not be loaded'}</p>
+        <p class="failure-title">{isDenied ? 'This is not for your role' : title}</p>
         <p>{error.message}</p>
         {requestId !== undefined && (
           <p class="muted">

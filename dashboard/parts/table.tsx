@@ -43,6 +43,7 @@ export function Table<Row>({
   foot,
   empty,
   showCaption = false,
+  stacks = false,
   actions,
 }: {
   /** What it is, for screen readers; shown too with `showCaption`. */
@@ -66,6 +67,8 @@ export function Table<Row>({
   foot?: Partial<Record<string, { text: ComponentChildren; csv: CsvCell }>>
   empty?: ComponentChildren
   showCaption?: boolean
+  /** On narrow screens each row is a list of its cells: for rows that say little while half of them is out of sight. */
+  stacks?: boolean
   /** Beside the export. */
   actions?: ComponentChildren
 }) {
@@ -137,7 +140,7 @@ export function Table<Row>({
       )}
       {/* biome-ignore lint/a11y/noNoninteractiveTabindex: it scrolls, and must do so by keyboard */}
       <section class="table-scroll" tabIndex={0} aria-label={caption}>
-        <table class="table">
+        <table class={stacks ? 'table is-stacking' : 'table'}>
           <caption class="visually-hidden">{caption}</caption>
           <thead>
             <tr>
@@ -181,8 +184,12 @@ export function Table<Row>({
                     : undefined
                 }
               >
-                {columns.map(({ id, cell, align, grow }) => (
-                  <td key={id} class={`${align === 'end' ? 'is-end' : ''}${grow ? ' is-grow' : ''}`}>
+                {columns.map(({ id, head, cell, align, grow }) => (
+                  <td
+                    key={id}
+                    data-head={stacks && typeof head === 'string' ? head : undefined}
+                    class={`${align === 'end' ? 'is-end' : ''}${grow ? ' is-grow' : ''}`}
+                  >
                     {cell(row)}
                   </td>
                 ))}

@@ -115,6 +115,7 @@ function Body({ statement, zone }: { statement: Statement; zone: string }) {
         }
         defaultSort={{ column: 'amount', descending: true }}
         file={`statement-${statement.month}`}
+        stacks
         foot={{
           what: { text: 'Usage and corrections', csv: 'Usage and corrections' },
           amount: {

@@ -24,6 +24,7 @@ export const FILTER_SCHEMA = {
   model_served: optionalText,
   user: optionalText,
   team: optionalText,
+  end_user: optionalText,
   backend: optionalText,
   status: optionalText,
   status_class: optionalText,

@@ -1,4 +1,4 @@
-// One engine of a worker: what it does now, how full it is, how fast it could be. Owns the row and what opens under it.
+// One engine of a worker: what it does now, how full it is. Owns the row and what opens under it.
 import type { ComponentChildren } from 'preact'
 import { bytes, count, countShort, duration, NOTHING, percent } from '../../app/format.ts'
 import type { Backend, Engine } from '../../app/wire-admin.ts'
@@ -6,17 +6,8 @@ import { Badge } from '../../parts/badge.tsx'
 import { Facts } from '../../parts/facts.tsx'
 import { Meter } from '../../parts/meter.tsx'
 import { Sparkline } from '../../parts/sparkline.tsx'
-import {
-  bandwidthShare,
-  cachedOnly,
-  engineKey,
-  isWorking,
-  predictedStepMs,
-  ROLE_ABOUT,
-  ROLE_WORDS,
-  share,
-} from './figures.ts'
-import { Gauge } from './gauge.tsx'
+import { cachedOnly, engineKey, predictedStepMs, ROLE_ABOUT, ROLE_WORDS, share, unreadyText } from './figures.ts'
+import { SpeedOfLight } from './gauge.tsx'
 import { type Figures, type History, line } from './history.ts'
 
 const rate = (value: number | null, unit: string): string => (value === null ? NOTHING : `${countShort(value)} ${unit}`)
@@ -40,6 +31,7 @@ export function EngineRow({ backend, engine, history }: { backend: Backend; engi
   )
   const queued = engine.requests_queued + engine.sequences_waiting
   const { transfer } = engine
+  const unready = unreadyText(engine)
   return (
     <li class="engine">
       <div class="engine-name">
@@ -50,7 +42,8 @@ export function EngineRow({ backend, engine, history }: { backend: Backend; engi
             {ROLE_WORDS[engine.role]}
           </Badge>
           {asked !== undefined && asked !== engine.role && <Badge kind="warning">→ {ROLE_WORDS[asked]}</Badge>}
-          {engine.draining && <Badge kind="warning">Draining</Badge>}
+          {engine.draining && unready === undefined && <Badge kind="warning">Draining</Badge>}
+          {unready !== undefined && <Badge kind="danger">{unready}</Badge>}
         </span>
       </div>
       <Figure
@@ -107,18 +100,7 @@ export function EngineRow({ backend, engine, history }: { backend: Backend; engi
           warnAt={0.9}
         />
       </Figure>
-      <div class="engine-gauge">
-        <Gauge
-          label={`Memory bandwidth of ${name}`}
-          value={bandwidthShare(engine)}
-          isIdle={!isWorking(engine)}
-          text={bandwidthText(engine)}
-        />
-        <div>
-          <div class="figure-name">Memory bandwidth</div>
-          <div class="small">{bandwidthText(engine)}</div>
-        </div>
-      </div>
+      <SpeedOfLight engine={engine} name={name} />
       <details class="engine-more">
         <summary>Rates, step model, transfers</summary>
         <Facts
@@ -176,13 +158,6 @@ function Figure({
       <div class="figure-note">{note}</div>
     </div>
   )
-}
-
-function bandwidthText(engine: Engine): string {
-  const { memory_bytes_per_second: now, memory_bytes_per_second_max: most } = engine
-  if (most === null) return now === null ? 'not reported' : `${bytes(now)}/s, ceiling not measured`
-  if (now === null) return `ceiling ${bytes(most)}/s, no step yet`
-  return `${isWorking(engine) ? '' : 'idle; last steps '}${bytes(now)} of ${bytes(most)}/s`
 }
 
 const stepText = (engine: Engine): string => {

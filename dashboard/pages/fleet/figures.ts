@@ -44,13 +44,17 @@ export type Load = {
   /** Of the engines that say both: what moves, and what could. */
   bandwidth: number | undefined
   bandwidthMax: number | undefined
+  /** Likewise: multiply-adds that are done, and could be. */
+  arithmetic: number | undefined
+  arithmeticMax: number | undefined
 }
 
 export function loadOf(engines: readonly Engine[]): Load {
   const sum = (pick: (engine: Engine) => number) => engines.reduce((all, engine) => all + pick(engine), 0)
   const measured = engines.filter((engine) => isWorking(engine) && bandwidthShare(engine) !== undefined)
-  const sumMeasured = (pick: (engine: Engine) => number | null) =>
-    measured.length === 0 ? undefined : measured.reduce((all, engine) => all + (pick(engine) ?? 0), 0)
+  const computing = engines.filter((engine) => arithmeticShare(engine) !== undefined)
+  const sumOf = (some: readonly Engine[], pick: (engine: Engine) => number | null) =>
+    some.length === 0 ? undefined : some.reduce((all, engine) => all + (pick(engine) ?? 0), 0)
   return {
     engines: engines.length,
     running: sum((one) => one.sequences_running),
@@ -63,8 +67,10 @@ export function loadOf(engines: readonly Engine[]): Load {
     kvTokensTotal: sum((one) => one.kv_blocks_total * one.block_tokens),
     prefillTokensQueued: sum((one) => one.prefill_tokens_queued),
     reservations: sum((one) => one.transfer?.reservations ?? 0),
-    bandwidth: sumMeasured((one) => one.memory_bytes_per_second),
-    bandwidthMax: sumMeasured((one) => one.memory_bytes_per_second_max),
+    bandwidth: sumOf(measured, (one) => one.memory_bytes_per_second),
+    bandwidthMax: sumOf(measured, (one) => one.memory_bytes_per_second_max),
+    arithmetic: sumOf(computing, (one) => one.macs_per_second),
+    arithmeticMax: sumOf(computing, (one) => one.macs_per_second_max),
   }
 }
 
@@ -77,6 +83,23 @@ export function bandwidthShare({
   memory_bytes_per_second_max: most,
 }: Engine): number | undefined {
   return now === null || most === null || most <= 0 ? undefined : now / most
+}
+
+/** Of its last steps over prompts; undefined where there were none of late, or one of the two was never measured. */
+export function arithmeticShare({ macs_per_second: now, macs_per_second_max: most }: Engine): number | undefined {
+  return now === null || most === null || most <= 0 ? undefined : now / most
+}
+
+/** `290 GMAC/s` */
+export function macs(perSecond: number): string {
+  const [value, unit] = perSecond >= 1e12 ? [perSecond / 1e12, 'T'] : [perSecond / 1e9, 'G']
+  return `${value >= 100 ? value.toFixed(0) : Number(value.toPrecision(2))} ${unit}MAC/s`
+}
+
+/** Why an engine that lives is given nothing; undefined: it is. */
+export function unreadyText({ ready, not_ready_reason: reason }: Engine): string | undefined {
+  if (ready) return undefined
+  return reason === 'canary_timeout' ? 'Not ready: a test request got no answer' : 'Not ready: a test request failed'
 }
 
 export const share = (part: number, whole: number): number => (whole <= 0 ? 0 : part / whole)

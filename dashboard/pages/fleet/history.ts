@@ -1,7 +1,7 @@
 // The last minutes of the fleet, as this page saw them. Owns the samples, one for each second that the page looked, and reading
 // them as a line; nothing of it is stored anywhere. ○ Pure.
 import type { Backend } from '../../app/wire-admin.ts'
-import { bandwidthShare, engineKey, isReporting, isWorking, share } from './figures.ts'
+import { arithmeticShare, bandwidthShare, engineKey, isReporting, isWorking, share } from './figures.ts'
 
 /** What a sparkline shows at most: five minutes. */
 const SECONDS_KEPT = 300
@@ -12,7 +12,13 @@ const SECONDS_SKIPPED_MAX = 2
 /** Engines whose lines are kept; with more the page is about sums. 300 samples of 500 engines are some 10 MB. */
 const ENGINES_MAX = 500
 
-export type Figures = { running: number; queued: number; kv: number; bandwidth: number | undefined }
+export type Figures = {
+  running: number
+  queued: number
+  kv: number
+  bandwidth?: number | undefined
+  arithmetic?: number | undefined
+}
 type Sample = { second: number; all: Figures; engines: ReadonlyMap<string, Figures> }
 export type History = readonly Sample[]
 
@@ -20,7 +26,7 @@ export type History = readonly Sample[]
 export function recorded(history: History, backends: readonly Backend[], nowMs: number): History {
   const second = Math.floor(nowMs / 1_000)
   const engines = new Map<string, Figures>()
-  const sums = { running: 0, queued: 0, used: 0, total: 0, moved: 0, movable: 0 }
+  const sums = { running: 0, queued: 0, used: 0, total: 0, moved: 0, movable: 0, done: 0, doable: 0 }
   for (const backend of backends) {
     if (!isReporting(backend)) continue
     for (const engine of backend.models) {
@@ -34,9 +40,13 @@ export function recorded(history: History, backends: readonly Backend[], nowMs: 
         sums.moved += engine.memory_bytes_per_second ?? 0
         sums.movable += engine.memory_bytes_per_second_max ?? 0
       }
+      if (arithmeticShare(engine) !== undefined) {
+        sums.done += engine.macs_per_second ?? 0
+        sums.doable += engine.macs_per_second_max ?? 0
+      }
       if (engines.size < ENGINES_MAX) {
         const kv = share(engine.kv_blocks_used, engine.kv_blocks_total)
-        engines.set(engineKey(backend, engine), { running: engine.sequences_running, queued, kv, bandwidth })
+        engines.set(engineKey(backend, engine), { running: engine.sequences_running, queued, kv })
       }
     }
   }
@@ -45,6 +55,7 @@ export function recorded(history: History, backends: readonly Backend[], nowMs: 
     queued: sums.queued,
     kv: share(sums.used, sums.total),
     bandwidth: sums.movable === 0 ? undefined : sums.moved / sums.movable,
+    arithmetic: sums.doable === 0 ? undefined : sums.done / sums.doable,
   }
   const kept = history.filter((sample) => sample.second < second && sample.second > second - SECONDS_KEPT)
   return [...kept, { second, all, engines }]

@@ -4,7 +4,7 @@ import { href } from '../../app/router.ts'
 import type { Backend, Engine } from '../../app/wire-admin.ts'
 import { Status } from '../../parts/badge.tsx'
 import { type Column, Table } from '../../parts/table.tsx'
-import { bandwidthShare, engineKey, ROLE_WORDS, STATE_KINDS, STATE_WORDS, share } from './figures.ts'
+import { arithmeticShare, bandwidthShare, engineKey, ROLE_WORDS, STATE_KINDS, STATE_WORDS, share } from './figures.ts'
 import { workerName } from './worker.tsx'
 
 type Row = { backend: Backend; engine: Engine | undefined }
@@ -67,6 +67,8 @@ const COLUMNS: Column<Row>[] = [
     (engine) => engine.memory_bytes_per_second_max,
     (value) => `${bytes(value)}/s`,
   ),
+  amount('arithmetic', 'Arithmetic', (engine) => arithmeticShare(engine) ?? null, percent),
+  amount('busy', 'Busy', (engine) => engine.busy_share, percent),
   amount('step', 'Step', (engine) => engine.step_ms, duration),
   {
     id: 'report',

@@ -1,8 +1,9 @@
 // The whole set of limits of one place, as a form. Owns choosing the place, the rows, and what the API is sent: it replaces the set, so
-// rows that are not touched are sent as they came.
+// rows that are not touched are sent as they came, on the version that was read. Where somebody else was faster, it shows what they
+// changed, and asks whose set it shall be.
 import { useEffect, useState } from 'preact/hooks'
-import { allPages, api } from '../../app/api.ts'
-import { METER_WORDS, SCOPE_WORDS, subjectText, windowText } from '../../app/limit-words.ts'
+import { ApiError, allPages, api } from '../../app/api.ts'
+import { limitChanges, METER_WORDS, SCOPE_WORDS, subjectText, windowText } from '../../app/limit-words.ts'
 import { useLoad } from '../../app/load.ts'
 import { can, orgId } from '../../app/session.ts'
 import type { ApiKey, Names, Project, Team, User } from '../../app/wire.ts'
@@ -10,7 +11,7 @@ import type { Limit, LimitMeter, LimitScope, Limits, LimitWindow } from '../../a
 import { Dialog } from '../../parts/dialog.tsx'
 import { Checkbox, Form, MoneyField, NumberField, SelectField, TextField } from '../../parts/field.tsx'
 import { Icon } from '../../parts/icon.tsx'
-import { Show, Skeleton } from '../../parts/states.tsx'
+import { Note, Show, Skeleton } from '../../parts/states.tsx'
 import { toast } from '../../parts/toast.tsx'
 
 export type Place = { scope: LimitScope; id: string }
@@ -80,11 +81,11 @@ export function LimitEditor({
         <PlaceFields place={place} onPlace={onPlace} names={names} />
         {isComplete && (
           <Show of={stored} skeleton={<Skeleton rows={3} height={40} />}>
-            {({ limits }) =>
+            {(set) =>
               stored.isStale ? (
                 <Skeleton rows={3} height={40} />
               ) : (
-                <Rows key={pathOf(place)} place={place} limits={limits} onClose={onClose} onSaved={onSaved} />
+                <Rows key={pathOf(place)} place={place} opened={set} onClose={onClose} onSaved={onSaved} />
               )
             }
           </Show>
@@ -167,16 +168,18 @@ function PlaceFields({
 
 function Rows({
   place,
-  limits,
+  opened,
   onClose,
   onSaved,
 }: {
   place: Place
-  limits: readonly Limit[]
+  opened: Limits
   onClose: () => void
   onSaved: () => void
 }) {
-  const [rows, setRows] = useState<readonly Row[]>(() => limits.map(rowOf))
+  /** What the rows began with, and by now what is known to stand, where somebody else changed it. */
+  const [known, setKnown] = useState<{ base: Limits; theirs?: Limits }>({ base: opened })
+  const [rows, setRows] = useState<readonly Row[]>(() => opened.limits.map(rowOf))
   const [made, setMade] = useState(0)
   const add = () => {
     setRows((before) => [...before, { ...NEW_ROW, key: `new ${made}` }])
@@ -184,25 +187,38 @@ function Rows({
   }
   // An empty form asks for its first line by itself.
   useEffect(() => {
-    if (limits.length === 0) add()
+    if (opened.limits.length === 0) add()
   }, [])
   const change = (key: string, some: Partial<Row>) =>
     setRows((before) => before.map((row) => (row.key === key ? { ...row, ...some } : row)))
   const submit = async () => {
-    await api.put<Limits>(pathOf(place), { limits: rows.map(limitOf) })
+    const { version } = known.theirs ?? known.base
+    try {
+      await api.put<Limits>(pathOf(place), { limits: rows.map(limitOf), expected_version: version })
+    } catch (error) {
+      if (!(error instanceof ApiError && error.status === 409)) throw error
+      const theirs = await api.get<Limits>(pathOf(place))
+      return setKnown({ base: known.base, theirs })
+    }
     toast('Limits are in force')
     onSaved()
+  }
+  const takeTheirs = (theirs: Limits) => {
+    setKnown({ base: theirs })
+    setRows(theirs.limits.map(rowOf))
   }
   const isWhole = rows.every(({ max, meter }) => (meter === 'money' ? /^\d+(\.\d{1,9})?$/ : /^\d{1,13}$/).test(max))
   return (
     <Form
       onSubmit={submit}
-      action={rows.length === 0 ? 'Lift all limits' : 'Save'}
+      action={known.theirs !== undefined ? 'Replace theirs' : rows.length === 0 ? 'Lift all limits' : 'Save'}
+      danger={known.theirs !== undefined}
       onCancel={onClose}
       disabled={!isWhole}
     >
       {(errorOf) => (
         <>
+          {known.theirs !== undefined && <Meanwhile base={known.base} theirs={known.theirs} onTake={takeTheirs} />}
           {rows.map((row, index) => (
             <fieldset key={row.key} class="limit-row">
               <legend class="visually-hidden">Limit {index + 1}</legend>
@@ -271,6 +287,33 @@ function Rows({
         </>
       )}
     </Form>
+  )
+}
+
+/** Read out when it comes: it is the answer to the click on Save. */
+function Meanwhile({ base, theirs, onTake }: { base: Limits; theirs: Limits; onTake: (theirs: Limits) => void }) {
+  const { gone, come } = limitChanges(base.limits, theirs.limits)
+  return (
+    <div role="alert">
+      <Note kind="warning">
+        <p>Somebody changed these limits since you opened them; nothing of yours is saved yet.</p>
+        <ul class="limit-changes">
+          {gone.map((text) => (
+            <li key={text}>
+              Removed: <del>{text}</del>
+            </li>
+          ))}
+          {come.map((text) => (
+            <li key={text}>
+              Added: <ins>{text}</ins>
+            </li>
+          ))}
+        </ul>
+        <button type="button" class="button button-small" onClick={() => onTake(theirs)}>
+          Start again from theirs
+        </button>
+      </Note>
+    </div>
   )
 }
 

@@ -81,7 +81,7 @@ function Budget({ budget, names }: { budget: LimitState; names: Names }) {
       }
       text={
         <>
-          {text}
+          {budget.settled === null ? <span class="muted">not counted yet, of {usd(max)}</span> : text}
           {held > 0n && <span class="muted"> + {usd(held)} held</span>}
         </>
       }

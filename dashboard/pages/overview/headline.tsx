@@ -2,7 +2,7 @@
 import { count, countShort, duration, NOTHING, nanoUsd, percent, usd, usdExact } from '../../app/format.ts'
 import { href } from '../../app/router.ts'
 import type { Step, Tick } from '../../app/time-range.ts'
-import { errorRate, secondTries, valuesOver } from '../../app/usage.ts'
+import { errorRate, type MetricName, secondTries, valuesOver } from '../../app/usage.ts'
 import type { Sums, Usage } from '../../app/wire.ts'
 import { Note } from '../../parts/states.tsx'
 import { Tile, Tiles } from '../../parts/tile.tsx'
@@ -60,22 +60,6 @@ const FIGURES: readonly Read[] = [
     query: { metric: 'errors', by: 'status' },
   },
   {
-    label: 'Latency p95',
-    value: (sums) => sums.latency?.total?.p95_ms,
-    text: inMs,
-    good: 'down',
-    page: '/explore',
-    query: { metric: 'p95' },
-  },
-  {
-    label: 'First token p50',
-    value: (sums) => sums.latency?.first_token?.p50_ms,
-    text: inMs,
-    good: 'down',
-    page: '/explore',
-    query: { metric: 'first_token_p50' },
-  },
-  {
     label: 'Cache savings',
     value: (sums) => nanoUsd(sums.cache_savings_nanousd),
     text: inUsd,
@@ -85,6 +69,13 @@ const FIGURES: readonly Read[] = [
     page: '/explore',
     query: { metric: 'savings' },
   },
+  latency('Latency p50', 'total', 'p50_ms', 'p50'),
+  latency('Latency p95', 'total', 'p95_ms', 'p95'),
+  latency('Latency p99', 'total', 'p99_ms', 'p99'),
+  latency('First token p50', 'first_token', 'p50_ms', 'first_token_p50', (sums) => {
+    const p95 = sums.latency?.first_token?.p95_ms
+    return p95 === undefined ? undefined : `p95 ${duration(p95)}`
+  }),
   {
     label: 'Fallback and hedge cost',
     value: (sums) => secondTries(sums).costNanoUsd,
@@ -93,9 +84,27 @@ const FIGURES: readonly Read[] = [
     good: 'down',
     note: (sums) => `${count(secondTries(sums).attempts)} extra attempts`,
     page: '/explore',
-    query: { metric: 'absorbed', by: 'provider' },
+    query: { metric: 'second_tries', by: 'provider' },
   },
 ]
+
+function latency(
+  label: string,
+  of: 'total' | 'first_token',
+  which: 'p50_ms' | 'p95_ms' | 'p99_ms',
+  metric: MetricName,
+  note?: Read['note'],
+): Read {
+  return {
+    label,
+    value: (sums) => sums.latency?.[of]?.[which],
+    text: inMs,
+    good: 'down',
+    page: '/explore',
+    query: { metric },
+    ...(note === undefined ? {} : { note }),
+  }
+}
 
 function cachedShare(sums: Sums): string | undefined {
   return sums.input_tokens === 0 ? undefined : `${percent(sums.usage.input_cache_read / sums.input_tokens)} of input`
@@ -194,9 +203,11 @@ function Doubts({ total }: { total: Sums }) {
 }
 
 export const HeadlineSkeleton = () => (
-  <Tiles>
-    {FIGURES.map(({ label }) => (
-      <Tile key={label} label={label} value={<span class="value-skeleton" />} />
-    ))}
-  </Tiles>
+  <div class="headline">
+    <Tiles>
+      {FIGURES.map(({ label }) => (
+        <Tile key={label} label={label} value={<span class="value-skeleton" />} />
+      ))}
+    </Tiles>
+  </div>
 )
