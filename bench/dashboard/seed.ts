@@ -3,7 +3,8 @@
 //
 // The mix: 40 keys of 5 projects, 12 users and 6 teams; each key asks for two or three of 8 models, and two keys make a third of
 // the traffic. Three models run on 8 own machines, five at three providers. Days are busier than nights. 5 % of requests fall over
-// once, 1 % are hedged, 2 % fail, 2 % are left by their client; 60 % carry two tags of 3 x 5 values.
+// once, 1 % are hedged, 2 % fail, 2 % are left by their client; 60 % carry two tags of 3 x 5 values; 70 % name one of
+// 5,000 end users, a few of them often.
 import type { Sql } from 'postgres'
 
 export const ORG_ID = '00000000-0000-4000-8000-0000000000d2'
@@ -21,6 +22,7 @@ const REQUEST = `
     (100 + floor(u4 * 4000))::bigint AS input, (20 + floor(u5 * 600))::bigint AS output,
     CASE WHEN u6 < 0.6 THEN 'env=' || (ARRAY['prod','test','dev'])[1 + key_no % 3] || ',feature='
       || (ARRAY['search','chat','draft','sort','alt'])[1 + (key_no + floor(u6 * 5)::int) % 5] END AS tags,
+    CASE WHEN u7 < 0.7 THEN 'customer-' || floor(5000 * power(u7 / 0.7, 2))::int END AS end_user,
     CASE WHEN model_no < 3 THEN md5('backend' || (floor(u5 * 997)::int % 8))::uuid::text END AS backend_id
   FROM (SELECT i, md5('r' || i)::uuid AS request_id,
       CASE WHEN r1 < 0.33 THEN floor(r1 * 6)::int % 2 ELSE floor(r1 * 1000)::int % 40 END AS key_no, r1,
@@ -28,9 +30,10 @@ const REQUEST = `
         + floor(u5 * 2.4)::int) % 8 AS model_no,
       $3::timestamptz + (floor(i * 1.0 / $4 * ${DAYS})::int * interval '1 day')
         + (24 * (day_part + 0.14 * sin(6.2832 * day_part) / 6.2832) * interval '1 hour') AS started_at,
-      u2, u3, u4, u5, u6
+      u2, u3, u4, u5, u6, u7
     FROM (SELECT i, mod(i * 1.0 / $4 * ${DAYS}, 1)::float8 AS day_part, h(i, 1) AS r1, h(i, 2) AS u2, h(i, 3) AS u3,
-      h(i, 4) AS u4, h(i, 5) AS u5, h(i, 6) AS u6 FROM generate_series($1::bigint, $2::bigint) AS i) AS drawn) AS placed`
+      h(i, 4) AS u4, h(i, 5) AS u5, h(i, 6) AS u6, h(i, 7) AS u7
+      FROM generate_series($1::bigint, $2::bigint) AS i) AS drawn) AS placed`
 
 const SHARED = `
   '${ORG_ID}'::uuid, request_id, ${uuid('project', 'key_no % 5')}, ${uuid('key', 'key_no')}, ${uuid('user', 'key_no % 12')},
@@ -50,13 +53,13 @@ const attempts = (number: number, role: string, more: { where: string; status: s
     started_at + (200 + u4 * 1500 + ${number - 1} * 700) * interval '1 ms',
     started_at + (500 + u5 * 20000 + ${number - 1} * 700) * interval '1 ms', started_at + interval '25 s', 'x',
     ${uuid('key', 'key_no')}, false, '{"role":"${role}","reason":"ordered","turn":1,"standing":"closed","key":"default"}',
-    ${number === 1 ? 'backend_id' : 'NULL'}, tags, input / 3 * 1800
+    ${number === 1 ? 'backend_id' : 'NULL'}, tags, input / 3 * 1800, end_user
   FROM (${REQUEST}) AS request WHERE ${more.where}`
 
 const ATTEMPT_COLUMNS = `org_id, request_id, project_id, key_id, user_id, team_id, model_requested, attempt, kind, provider,
   model_served, stream, status, http_status, charge, usage_source, ${PARTS_NAMES}, cost_nanousd, pricing, price_version_id,
   unit_prices, provider_cost_nanousd, usage_day, started_at, first_token_at, ended_at, recorded_at, payload_hash, key_line_id,
-  inconsistent, route, backend_id, tags, cache_savings_nanousd`
+  inconsistent, route, backend_id, tags, cache_savings_nanousd, end_user`
 
 const STATEMENTS = [
   `INSERT INTO usage_attempts (${ATTEMPT_COLUMNS}) ${attempts(1, 'primary', {
@@ -68,11 +71,11 @@ const STATEMENTS = [
     UNION ALL ${attempts(2, 'hedge', { where: 'is_hedged', status: `'client_cancelled'`, charge: 'customer' })}`,
   `INSERT INTO usage_requests (org_id, request_id, project_id, key_id, user_id, team_id, model_requested, provider, model_served,
       stream, status, http_status, attempts, ${PARTS_NAMES}, cost_nanousd, usage_day, started_at, first_token_at, ended_at,
-      recorded_at, payload_hash, backend_id, tags)
+      recorded_at, payload_hash, backend_id, tags, end_user)
     SELECT ${SHARED}, CASE WHEN falls_over THEN 'openai' ELSE ${SERVED} END, 'served-' || model_no, true, status, 200,
       CASE WHEN falls_over OR is_hedged THEN 2 ELSE 1 END, ${PARTS}, ${COST}, ${DAY}, started_at,
       started_at + (200 + u4 * 1500) * interval '1 ms', started_at + (500 + u5 * 20000) * interval '1 ms',
-      started_at + interval '25 s', 'x', CASE WHEN falls_over THEN NULL ELSE backend_id END, tags
+      started_at + interval '25 s', 'x', CASE WHEN falls_over THEN NULL ELSE backend_id END, tags, end_user
     FROM (${REQUEST}) AS request`,
 ]
 
@@ -95,6 +98,12 @@ export async function seed(sql: Sql, requests: number, untilMs: number): Promise
       FROM unnest(ARRAY['customer_credit', 'usage_revenue', 'gateway_absorbed']) AS name`,
     [ORG_ID],
   )
+  await sql.unsafe(
+    `INSERT INTO api_keys (org_id, key_id, project_id, name, hash, prefix, scopes, created_at)
+      SELECT $1::uuid, ${uuid('key', 'n')}, ${uuid('project', 'n % 5')}, 'key ' || n, md5('a' || n) || md5('b' || n), 'psk_bench', '{}',
+        now() FROM generate_series(0, 39) AS n`,
+    [ORG_ID],
+  )
   const side = (account: string, sign: string) =>
     `SELECT $1::uuid, md5(request_id::text || attempt)::uuid, md5(${account})::uuid, ${sign}cost_nanousd, 'usage', request_id,
       attempt, kind, ended_at FROM usage_attempts WHERE org_id = $1::uuid`
@@ -107,6 +116,10 @@ export async function seed(sql: Sql, requests: number, untilMs: number): Promise
   await sql.unsafe(
     `INSERT INTO rollup_dirty (org_id, bucket_start, marked_at)
       SELECT DISTINCT org_id, to_timestamp(floor(date_part('epoch', started_at) / 900) * 900), now() FROM usage_attempts`,
+  )
+  await sql.unsafe(
+    `INSERT INTO ledger_days (org_id, day, made)
+      SELECT DISTINCT org_id, (ended_at AT TIME ZONE 'UTC')::date, false FROM usage_attempts`,
   )
   await sql.unsafe('VACUUM ANALYZE')
 }

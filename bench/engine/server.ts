@@ -4,6 +4,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { EngineConnection, SequenceEnd, SequenceParameters } from '../../backends/engine/client.ts'
+import { GREEDY } from '../../backends/engine/greedy.ts'
 import { createSocketDirectory } from '../../backends/engine/socket-path.ts'
 import { type EngineOptions, EngineSupervisor } from '../../backends/engine/spawn.ts'
 import { createLog } from '../../backends/log.ts'
@@ -58,16 +59,7 @@ export function greedy(prompt: number[], maxNewTokens: number): SequenceParamete
     prompt,
     maxNewTokens,
     creditTokens: maxNewTokens,
-    temperature: 0,
-    topP: 1,
-    topK: 0,
-    minP: 0,
-    repetitionPenalty: 1,
-    presencePenalty: 0,
-    frequencyPenalty: 0,
-    seed: 0n,
-    stopIds: [],
-    bias: [],
+    ...GREEDY,
     priority: 0,
     deadlineMs: 0,
     tenant: 0n,

@@ -3,6 +3,7 @@
 import { type AccountRound, type Added, CONTEXTS, LOAD_CONTEXTS, MANY } from './measure.ts'
 import { ANSWER_TOKENS, PATH_CLIENTS, type PathRound } from './path.ts'
 import { FOREIGN_SHARE_MAX } from './share.ts'
+import type { Startup } from './startup.ts'
 import { figure, quantile, type Spread, spreadOf, spreadText } from './statistics.ts'
 import { CONNECTIONS, type Memory, type VersusRound, WHO, type Who } from './versus.ts'
 
@@ -14,6 +15,8 @@ export type Run = {
   paths: PathRound[]
   /** Beside a peer and a bare proxy; absent: not measured. */
   versus?: { peerName: string; rounds: VersusRound[]; memory: Memory }
+  /** Absent: not measured. */
+  startup?: Startup
   foreignShare: number | undefined
 }
 
@@ -182,6 +185,26 @@ export function versusMarkdownOf(run: Run): string | undefined {
     `Resident memory of the gateway: ${figure(memory.beforeMiB)} MiB before, ${figure(memory.midMiB)} in the middle of and ` +
       `${figure(memory.afterMiB)} after ${memory.requests.toLocaleString('en')} requests.`,
   )
+  return `${lines.join('\n')}\n`
+}
+
+/** Compressed size of the Worker, and what it may take to start. */
+const GZIP_BYTES_TARGET = 1_000_000
+const START_MS_TARGET = 100
+
+/** What the Worker weighs and takes to start; `undefined` where that was not measured. */
+export function startupMarkdownOf(run: Run): string | undefined {
+  if (run.startup === undefined) return undefined
+  const { bundleBytes, gzipBytes, cpuMs } = run.startup
+  const kb = (bytes: number) => `${figure(bytes / 1000)} kB`
+  const verdict = (is: boolean) => (is ? 'met' : 'missed')
+  const lines = [
+    `Machine: ${run.machine}. Commit: ${run.commit ?? 'none'}. Date: ${run.date}.`,
+    ...foreignText(run.foreignShare),
+    '',
+    `The Worker is ${kb(bundleBytes)}, ${kb(gzipBytes)} with gzip (target ${kb(GZIP_BYTES_TARGET)}: ${verdict(gzipBytes <= GZIP_BYTES_TARGET)}). To its first answer it`,
+    `takes ${figure(cpuMs.median)} ms of processor time beyond an empty Worker, least ${figure(cpuMs.least)} (target ${START_MS_TARGET} ms: ${verdict(cpuMs.median <= START_MS_TARGET)}).`,
+  ]
   return `${lines.join('\n')}\n`
 }
 

@@ -4,6 +4,7 @@ import OpenAI from 'openai'
 import type { Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { axeFindings, openContext, overflowPx, settled, THEMES, troubles, WIDTHS } from './support/browser.ts'
+import { focusName, step, tabTo } from './support/keyboard.ts'
 import { PAGES } from './support/pages.ts'
 import { type Stage, setStage } from './support/stage.ts'
 
@@ -16,6 +17,7 @@ afterAll(async () => {
   await stage?.close()
 })
 
+const org = () => `/organisations/${stage.orgId}`
 const address = (path: string) => `${stage.system.baseUrl}/dashboard${path}`
 
 async function withPage<T>(
@@ -204,12 +206,173 @@ describe('a new user', () => {
   })
 })
 
+describe('by keyboard alone', () => {
+  /** Through the navigation and what stands at the head of a page. */
+  const STOPS = 40
+
+  test('every page can be walked through, and what has the focus shows it', async () => {
+    for (const { name, path } of PAGES)
+      await withPage({}, async (page) => {
+        await page.goto(address(path))
+        await settled(page)
+        const stops: string[] = []
+        for (let turn = 0; turn < STOPS; turn++) {
+          const stop = await step(page)
+          if (stop === undefined) break
+          stops.push(stop.name)
+          expect([name, stop]).toEqual([name, { ...stop, isShown: true }])
+        }
+        expect(stops[0]).toBe('Skip to the page')
+        expect(new Set(stops).size).toBeGreaterThan(15)
+      })
+  })
+
+  test('a dialog is opened, filled in and sent, or left with Escape; the focus comes back', async () => {
+    await withPage({}, async (page) => {
+      await page.goto(address('/limits'))
+      await settled(page)
+      await tabTo(page, 'Set limits')
+      await page.keyboard.press('Enter')
+      const form = page.getByRole('dialog', { name: 'Limits' })
+      await form.getByLabel('At most').first().waitFor()
+      await page.keyboard.press('Escape')
+      await form.waitFor({ state: 'detached' })
+      expect(await focusName(page)).toBe('Set limits')
+
+      await page.keyboard.press('Enter')
+      await form.getByLabel('At most').first().waitFor()
+      await tabTo(page, 'Add a limit')
+      await page.keyboard.press('Enter')
+      await tabTo(page, 'At most', { backwards: true })
+      await page.keyboard.type('1234.5')
+      await page.keyboard.press('Enter')
+      await page.getByText('Limits are in force').waitFor()
+      await form.waitFor({ state: 'detached' })
+      expect(await focusName(page)).toBe('Set limits')
+      const { body } = await stage.system.admin<{ limits: { max_usd?: string }[] }>('GET', `${org()}/limits`)
+      expect(body.limits.map(({ max_usd: max }) => max)).toContain('1234.5')
+    })
+  })
+
+  test('a table is sorted by its heads, walked by arrows, and a row opened with Enter', async () => {
+    await withPage({}, async (page) => {
+      await page.goto(address('/explore?by=key&range=30d'))
+      await settled(page)
+      await tabTo(page, 'Requests', { within: 'thead' })
+      const head = page.locator('th', { hasText: 'Requests' })
+      await page.keyboard.press('Enter')
+      expect(await head.getAttribute('aria-sort')).toBe('descending')
+      await page.keyboard.press('Space')
+      expect(await head.getAttribute('aria-sort')).toBe('ascending')
+      expect(await focusName(page)).toContain('Requests')
+
+      await page.goto(address('/requests?range=30d&status_class=ok'))
+      await settled(page)
+      await page.locator('tbody tr').first().focus()
+      await page.keyboard.press('ArrowDown')
+      expect(await page.evaluate(`document.activeElement === document.querySelectorAll('tbody tr')[1]`)).toBe(true)
+      await page.keyboard.press('Enter')
+      await page.getByRole('dialog').waitFor()
+      await page.keyboard.press('Escape')
+      await page.getByRole('dialog').waitFor({ state: 'detached' })
+      const { pathname, searchParams } = new URL(page.url())
+      expect([pathname, searchParams.get('status_class')]).toEqual(['/dashboard/requests', 'ok'])
+    })
+  })
+
+  test('tabs are changed by arrows, and stand in the address', async () => {
+    await withPage({}, async (page) => {
+      await page.goto(address('/billing'))
+      await settled(page)
+      await tabTo(page, 'Statement', { within: '[role=tablist]' })
+      await page.keyboard.press('ArrowRight')
+      expect(await focusName(page)).toBe('Ledger')
+      expect(new URL(page.url()).searchParams.get('tab')).toBe('ledger')
+      await page.keyboard.press('End')
+      expect(await page.getByRole('tab', { name: 'Price book' }).getAttribute('aria-selected')).toBe('true')
+      await page.keyboard.press('Home')
+      expect(await focusName(page)).toBe('Statement')
+    })
+  })
+
+  test('the range is picked; its box closes with Escape and gives the focus back', async () => {
+    await withPage({}, async (page) => {
+      await page.goto(address('/explore'))
+      await settled(page)
+      await tabTo(page, 'Last 7 days')
+      await page.keyboard.press('Enter')
+      const box = page.getByRole('dialog', { name: 'Range of time' })
+      await box.waitFor()
+      await page.keyboard.press('Escape')
+      await box.waitFor({ state: 'detached' })
+      expect(await focusName(page)).toContain('Last 7 days')
+      await page.keyboard.press('Enter')
+      await tabTo(page, 'Last 30 days')
+      await page.keyboard.press('Enter')
+      await box.waitFor({ state: 'detached' })
+      expect(new URL(page.url()).searchParams.get('range')).toBe('30d')
+      expect(await focusName(page)).toContain('Last 30 days')
+    })
+  })
+
+  test('the drawer of a small screen opens, closes with Escape, and leads to a page', async () => {
+    await withPage({ width: WIDTHS.narrow }, async (page) => {
+      await page.goto(address('/'))
+      await settled(page)
+      await tabTo(page, 'Navigation')
+      await page.keyboard.press('Enter')
+      await page.getByRole('link', { name: 'Explore', exact: true }).first().waitFor()
+      await page.keyboard.press('Escape')
+      expect(await focusName(page)).toBe('Navigation')
+      await page.keyboard.press('Enter')
+      await tabTo(page, 'Explore', { within: '.nav' })
+      await page.keyboard.press('Enter')
+      await page.getByRole('heading', { name: 'Explore', level: 1 }).waitFor()
+      expect(await page.evaluate('document.activeElement.id')).toBe('main')
+    })
+  })
+})
+
+describe('two people with the same limits', () => {
+  test('the second is shown what the first changed, and nothing is lost unseen', async () => {
+    const path = `${org()}/projects/*/limits`
+    const put = (max: number) =>
+      stage.system.admin('PUT', path, { limits: [{ meter: 'requests', window: 'hour', max }] })
+    const stored = async () => (await stage.system.admin<{ limits: { max: number }[] }>('GET', path)).body.limits
+    await put(100)
+    await withPage({}, async (page) => {
+      await page.goto(address('/limits'))
+      await settled(page)
+      await page.getByRole('button', { name: 'Set limits' }).click()
+      const form = page.getByRole('dialog', { name: 'Limits' })
+      await form.getByLabel('Of', { exact: true }).selectOption('project')
+      await form.getByLabel('Which').selectOption('*')
+      await form.getByLabel('At most').fill('50')
+      await put(200)
+      await form.getByRole('button', { name: 'Save' }).click()
+      const told = form.getByRole('alert')
+      await told.waitFor()
+      expect(await told.locator('li').allTextContents()).toEqual([
+        'Removed: Requests per hour: 100',
+        'Added: Requests per hour: 200',
+      ])
+      expect(await axeFindings(page)).toEqual([])
+      expect(await stored()).toMatchObject([{ max: 200 }])
+      await told.getByRole('button', { name: 'Start again from theirs' }).click()
+      expect(await form.getByLabel('At most').inputValue()).toBe('200')
+      await form.getByLabel('At most').fill('60')
+      await form.getByRole('button', { name: 'Save' }).click()
+      await page.getByText('Limits are in force').waitFor()
+      expect(await stored()).toMatchObject([{ max: 60 }])
+    })
+  })
+})
+
 describe('whoever is bound to one project', () => {
   test('sees its figures and its pages alone', async () => {
-    const org = `/organisations/${stage.orgId}`
-    const projects = await stage.system.admin<{ data: { id: string; slug: string }[] }>('GET', `${org}/projects`)
+    const projects = await stage.system.admin<{ data: { id: string; slug: string }[] }>('GET', `${org()}/projects`)
     const project = projects.body.data.find(({ slug }) => slug === 'support')
-    const user = await stage.system.admin<{ id: string }>('POST', `${org}/users`, {
+    const user = await stage.system.admin<{ id: string }>('POST', `${org()}/users`, {
       email: 'dev@example.com',
       role: 'developer',
       projects: [project?.id],

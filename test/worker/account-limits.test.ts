@@ -159,6 +159,26 @@ describe('a set of limits', () => {
     expect((await accountOf(tenant).inspect()).rulesVersion).toBe(await versionOf(tenant))
   })
 
+  test('put on a version that somebody has changed since is refused, and of several at once on one version one passes', async () => {
+    const tenant = await newTenant()
+    const path = `/organisations/${tenant.orgId}/limits`
+    const put = (max: number, expected?: string) =>
+      admin('PUT', path, { limits: [{ meter: 'concurrency', max }], expected_version: expected })
+    const { version: empty } = (await admin('GET', path)).body
+    const first = await put(3, empty)
+    expect(first.status).toBe(200)
+    expect(first.body.version).not.toBe(empty)
+    const late = await put(4, empty)
+    expect([late.status, late.body.error.code]).toEqual([409, 'conflict'])
+    expect((await put(3, first.body.version)).body.version).toBe(first.body.version)
+    const racing = await Promise.all([5, 6, 7, 8].map((max) => put(max, first.body.version)))
+    expect(racing.map(({ status }) => status).sort()).toEqual([200, 409, 409, 409])
+    const won = racing.find(({ status }) => status === 200)
+    expect((await admin('GET', path)).body).toEqual(won?.body)
+    // Whoever names no version replaces what is there, whatever it is.
+    expect((await put(9)).status).toBe(200)
+  })
+
   test('put after an older state of the database was restored are in force', async () => {
     const tenant = await newTenant()
     const path = `/organisations/${tenant.orgId}/limits`

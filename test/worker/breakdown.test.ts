@@ -7,6 +7,7 @@ import { percentiles, slotOf } from '../../gateway/ledger/latency.ts'
 import { rollUp } from '../../gateway/ledger/rollups.ts'
 import type { Question } from '../../gateway/ledger/sources.ts'
 import { STATUS_CLASSES } from '../../gateway/ledger/status-class.ts'
+import { tagsUsed } from '../../gateway/ledger/tags-used.ts'
 import { TIME_STEPS, type TimeStep } from '../../gateway/ledger/time-steps.ts'
 import { BUCKET_MS, DIMENSIONS } from '../../gateway/ledger/usage-facts.ts'
 import { expectSame, FROM_MS, filterBy, history, question, random, TO_MS } from './support/usage-history.ts'
@@ -55,14 +56,23 @@ describe('every breakdown', () => {
 
   test('is the same whether its hours are made, are not, or have to be made again', { timeout: 180_000 }, async () => {
     const orgId = crypto.randomUUID()
-    const [early, late] = [history(orgId, 9, 80), history(orgId, 10, 40)]
+    const early = history(orgId, 9, 80)
+    // In some days alone: those are made again, hour by hour.
+    const late = history(orgId, 10, 40).filter(({ request }) => (request?.startedAtMs ?? 0) < FROM_MS + 4 * 86_400_000)
     const run = (text: string) => connect(env).run({ text, params: [orgId] })
     const hours = async () => {
       const { rows } = await run('SELECT made, count(*)::text FROM rollup_hours WHERE org_id = $1 GROUP BY made')
       return Object.fromEntries(rows.map(([made, count]) => [made ? 'made' : 'unmade', Number(count)]))
     }
     const agree = async (facts: readonly Fact[]) => {
-      for (const dimensions of [[], ['backend'], ['tag', 'model'], ['key', 'provider'], ['backend', 'tag']] as const)
+      const pairs = [
+        ['tag', 'model'],
+        ['key', 'provider'],
+        ['backend', 'tag'],
+        ['end_user', 'model'],
+        ['end_user', 'tag'],
+      ] as const
+      for (const dimensions of [[], ['backend'], ['end_user'], ...pairs] as const)
         await expectSame(facts, question(orgId, { dimensions }))
       for (const timeZone of ['Asia/Kolkata', 'Australia/Lord_Howe', 'Europe/Berlin', 'Pacific/Auckland'])
         for (const step of TIME_STEPS)
@@ -87,6 +97,8 @@ describe('every breakdown', () => {
     await rollAll(orgId)
     await agree(factsOf([...early, ...late]))
     // A build that knows no hours rolled up what it found, and an hour that nobody marked.
+    await run('DELETE FROM rollup_spans WHERE org_id = $1')
+    await agree(factsOf([...early, ...late]))
     await run('DELETE FROM rollup_days WHERE org_id = $1 AND extract(day FROM day_start)::int % 2 = 0')
     await agree(factsOf([...early, ...late]))
     await run('DELETE FROM rollup_hours WHERE org_id = $1 AND extract(hour FROM hour_start)::int % 3 = 0')
@@ -94,26 +106,65 @@ describe('every breakdown', () => {
     await agree(factsOf([...early, ...late]))
   })
 
-  test('folds tags that are too many for a quarter hour into one line, and loses none', async () => {
+  test('folds the values of a tag that are too many for a quarter hour, tells the other tags, and says so', async () => {
     const orgId = crypto.randomUUID()
-    const often = Array.from({ length: 3 }, () => 'env=prod')
-    const tags = [...often, ...Array.from({ length: 80 }, (_, index) => `run=r${String(index).padStart(2, '0')}`)]
+    const runs = Array.from({ length: 80 }, (_, index) => `env=prod,run=r${String(index).padStart(2, '0')}`)
+    // One run in sixteen of them all: enough to be told among many.
+    const tags = [...Array.from({ length: 5 }, () => 'env=test,run=large'), 'env=test', ...runs]
     const entries = tags.map((one, index) => simpleEntry(orgId, { tags: one, costNanoUsd: BigInt(index + 1) }))
     await write(entries)
     await rollAll(orgId)
-    const asked = question(orgId, {
-      fromMs: NOON_MS,
-      toMs: NOON_MS + 4 * BUCKET_MS,
-      dimensions: ['tag'],
-      tagName: 'run',
+    const range = { fromMs: NOON_MS, toMs: NOON_MS + 4 * BUCKET_MS }
+    const requests = async (change: Partial<Question>) => {
+      const { lines, total, folded } = await breakdown(connect(env), question(orgId, { ...range, ...change }))
+      return {
+        lines: Object.fromEntries(lines.map(({ names, sums }) => [names[0] ?? 'without', Number(sums.requests)])),
+        total,
+        folded,
+      }
+    }
+    const byRun = await requests({ dimensions: ['tag'], tagName: 'run' })
+    expect(byRun).toEqual({ lines: { '*': 80, large: 5, without: 1 }, total: addUp(factsOf(entries)), folded: true })
+    expect(await requests({ dimensions: ['tag'], tagName: 'env' })).toMatchObject({
+      lines: { prod: 80, test: 6 },
+      folded: false,
     })
-    const { lines, total } = await breakdown(connect(env), asked)
-    expect(total).toEqual(addUp(factsOf(entries)))
-    const requests = new Map(lines.map(({ names, sums }) => [names[0], sums.requests]))
-    expect(requests.get('*')).toBe(17n)
-    expect(requests.get(undefined)).toBe(3n)
-    expect(requests.get('r00')).toBe(1n)
-    expect(requests.size).toBe(65)
+    const wanted = (tag: string) => requests({ filters: { tag }, dimensions: ['model'] })
+    expect(await wanted('env=prod')).toMatchObject({ lines: { small: 80 }, folded: false })
+    expect(await wanted('run=r00')).toMatchObject({ lines: {}, folded: true })
+    expect(await wanted('!run')).toMatchObject({ lines: { small: 1 }, folded: true })
+    const used = await tagsUsed(connect(env), { orgId, ...range })
+    expect(used).toEqual([
+      expect.objectContaining({ name: 'env', folded: false }),
+      { name: 'run', values: [{ value: 'large', requests: 5 }], folded: true },
+    ])
+  })
+
+  test('leaves a star of names of tags that are too many themselves', async () => {
+    const orgId = crypto.randomUUID()
+    const tags = Array.from({ length: 40 }, (_, index) => `env=prod,n${String(index).padStart(2, '0')}=1`)
+    const entries = tags.map((one) => simpleEntry(orgId, { tags: one }))
+    await write(entries)
+    await rollAll(orgId)
+    const range = { fromMs: NOON_MS, toMs: NOON_MS + 4 * BUCKET_MS }
+    const by = (tagName: string) => breakdown(connect(env), question(orgId, { ...range, dimensions: ['tag'], tagName }))
+    const lines = async (name: string) => (await by(name)).lines.map(({ names, sums }) => [names[0], sums.requests])
+    expect(await lines('env')).toEqual([['prod', 40n]])
+    // Of the 32 names that are told one is `env`; the other 31 are the first ones.
+    expect(await lines('n00')).toEqual(
+      expect.arrayContaining([
+        ['1', 1n],
+        ['*', 9n],
+        [undefined, 30n],
+      ]),
+    )
+    expect(await lines('n39')).toEqual(
+      expect.arrayContaining([
+        ['*', 9n],
+        [undefined, 31n],
+      ]),
+    )
+    expect((await by('n39')).folded).toBe(true)
   })
 
   test('names the hour that a clock runs through twice two times, in order', async () => {

@@ -66,8 +66,9 @@ describe('tags and machines', () => {
           { value: 'prod', requests: 1 },
           { value: 'test', requests: 1 },
         ],
+        folded: false,
       },
-      { name: 'feature', values: [{ value: 'search', requests: 1 }] },
+      { name: 'feature', values: [{ value: 'search', requests: 1 }], folded: false },
     ])
     for (const wrong of ['group_by=tag', 'group_by=tag:A', 'group_by=tag:a,tag:b', 'tag=env', 'tag=env%3Da%2Cb'])
       expect([wrong, (await admin('GET', `${path}&${wrong}`)).status]).toEqual([wrong, 400])
@@ -187,6 +188,17 @@ describe('single requests', () => {
     expect((await admin('GET', `${path}&since=${first.since}&cursor=x`)).status).toBe(400)
   })
 
+  test('that the live log has no room for are counted', async () => {
+    const { orgId } = await some()
+    const path = `/usage/requests?org=${orgId}&${RANGE}`
+    const since = new Date(NOON_MS - 86_400_000).toISOString()
+    const whole = await get(`${path}&since=${since}`)
+    expect(whole.left_out).toBe(0)
+    const part = await get(`${path}&since=${since}&limit=2`)
+    expect([part.data.length, part.left_out]).toEqual([2, whole.data.length - 2])
+    expect((await get(`${path}&limit=2`)).left_out).toBeUndefined()
+  })
+
   test('are shown with their attempts in time, and the operator’s house to the operator alone', async () => {
     const { orgId, fellOver } = await some()
     const shown = await get(`/usage/requests/${fellOver}?org=${orgId}`)
@@ -235,6 +247,10 @@ describe('a statement', () => {
       text: `UPDATE ledger_entries SET occurred_at = '2026-11-05T00:00:00Z' WHERE org_id = $1 AND purpose = 'grant'`,
       params: [org],
     })
+    await connect(env).run({
+      text: `INSERT INTO ledger_days (org_id, day, made) VALUES ($1, '2026-11-05', false) ON CONFLICT DO NOTHING`,
+      params: [org],
+    })
     const path = `/organisations/${org}/statements/2026-11?time_zone=Europe/Berlin`
     const statement = await get(path)
     expect(statement).toMatchObject({
@@ -254,6 +270,28 @@ describe('a statement', () => {
       const parts = line.parts.map((part: Json) => part.amount_nanousd)
       expect(sum([...parts, line.rounding_nanousd])).toBe(BigInt(line.amount_nanousd))
     }
+    // The same out of days that are made, out of rows that came after that, and made again.
+    const same = async () => expect({ ...(await get(path)), created_at: 0 }).toEqual({ ...statement, created_at: 0 })
+    await rollAll(org, connect(env), NOON_MS + 20 * 86_400_000)
+    await same()
+    const december = `/organisations/${org}/statements/2026-12?time_zone=America/Los_Angeles`
+    expect(await get(december)).toMatchObject({ opening_balance_nanousd: '12499988243', usage_nanousd: '0' })
+    const again = attemptRow(org, { startedAtMs: Date.UTC(2026, 9, 3), price, costNanoUsd: 3n })
+    await write([entryOf([again])])
+    const opening = async () => (await get(path)).opening_balance_nanousd
+    expect(await opening()).toBe('-3')
+    expect((await get(`/organisations/${org}/credit`)).balance_nanousd).toBe('12499988240')
+    await rollAll(org, connect(env), NOON_MS + 20 * 86_400_000)
+    expect(await opening()).toBe('-3')
+    expect((await get(`/organisations/${org}/credit`)).balance_nanousd).toBe('12499988240')
+    expect(await get(`/ledger/check?org=${org}`)).toMatchObject({ ok: true, wrong_days: [] })
+    await connect(env).run({
+      text: `UPDATE ledger_day_sums SET amount_nanousd = amount_nanousd + 1 WHERE org_id = $1 AND day = '2026-10-03' AND amount_nanousd < 0`,
+      params: [org],
+    })
+    const checked = await get(`/ledger/check?org=${org}`)
+    expect(checked).toMatchObject({ ok: false, balanced: true, wrong_days: [{ sum_nanousd: '-1' }] })
+
     const large = statement.lines.find((line: Json) => line.model === 'large')
     expect(large.parts[0]).toEqual({
       part: 'input_uncached',
@@ -263,8 +301,8 @@ describe('a statement', () => {
     })
     expect(statement.lines.filter((line: Json) => line.kind === 'correction')).toHaveLength(1)
     const october = await get(`/organisations/${org}/statements/2026-10`)
-    expect(october.usage_nanousd).toBe('100')
-    expect((await get(`/organisations/${org}/statements?time_zone=Europe/Berlin`)).data.at(-1).month).toBe('2026-11')
+    expect(october.usage_nanousd).toBe('103')
+    expect((await get(`/organisations/${org}/statements?time_zone=Europe/Berlin`)).data.at(-1).month).toBe('2026-10')
 
     const csv = await admin('GET', `${path}&format=csv`)
     const lines = csv.text
@@ -275,6 +313,8 @@ describe('a statement', () => {
     const column = (name: string) => head.indexOf(name)
     const used_ = body.filter((cells) => ['usage', 'correction'].includes(cells[column('kind')] ?? ''))
     expect(sum(used_.map((cells) => cells[column('amount_nanousd')] || '0'))).toBe(1_757n)
+    const attempts = used_.map((cells) => Number(cells[column('attempts')] || 0))
+    expect(attempts.reduce((total, one) => total + one, 0)).toBe(6)
     expect(csv.text).toContain(`'=1+1`)
     expect(lines.at(-1)?.[0]).toBe('end')
     expect((await admin('GET', `/organisations/${org}/statements/2026-13`)).status).toBe(404)
@@ -318,7 +358,10 @@ describe('limits', () => {
     const open = account.ask({ startedAtMs: nowMs, deadlineAtMs: nowMs + 60_000 })
     const hold = await account.stub.reserve(open)
     expect(hold.ok).toBe(true)
+    // Viewers share a reading for a second.
+    await scheduler.wait(1_050)
     const { answer, by } = await state()
+    expect(answer.age_ms).toBeGreaterThanOrEqual(0)
     const held = hold.ok ? hold.value.heldNanoUsd : 0n
     expect(by('money')).toMatchObject({ held: held.toString(), subject: orgId })
     expect(BigInt(by('money').settled) + held + BigInt(by('money').remaining)).toBe(2_000n)

@@ -165,13 +165,16 @@ test('the tables of rollups as the code sees them are the tables of the migratio
     rollupDays,
     rollupDimensions,
     rollupDirty,
+    rollupFolds,
     rollupHours,
     rollupLatencies,
+    rollupSpans,
     usageCubes,
     usageRollups,
   } = await import('../../gateway/db/schema/rollups.ts')
-  const rolled = [rollupDimensions, rollupDirty, rollupLatencies, usageRollups]
-  for (const table of [...rolled, cubeDimensions, cubeLatencies, usageCubes, rollupHours, rollupDays]) {
+  const rolled = [rollupDimensions, rollupDirty, rollupFolds, rollupLatencies, usageRollups]
+  const units = [rollupHours, rollupDays, rollupSpans]
+  for (const table of [...rolled, cubeDimensions, cubeLatencies, usageCubes, ...units]) {
     const seen = Object.values(getTableColumns(table)).map((column) => [
       column.name,
       column.getSQLType(),

@@ -47,7 +47,8 @@ describe.each([...METERED_ROUTES])('%s', (route, scope) => {
   })
 
   test(`needs the scope ${scope}`, async () => {
-    const others = [...METERED_ROUTES.values(), ...UNMETERED_ROUTES.values()].filter((other) => other !== scope)
+    const all = [...METERED_ROUTES.values(), ...[...UNMETERED_ROUTES.values()].flat()]
+    const others = all.filter((other) => other !== scope)
     const { key } = await newTenant({ routes: [...new Set(others)] })
     const before = world.calls.length
     expect(await ask(route, key)).toEqual([403, 'permission_denied'])

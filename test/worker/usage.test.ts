@@ -300,6 +300,7 @@ test('the ledger check adds up every account and compares the ledger with the us
     unbalanced_transfers: [],
     orphan_entries: [],
     missing_entries: [],
+    wrong_days: [],
     faults_shown_max: 20,
   })
 })

@@ -97,6 +97,11 @@ export class System {
     return this.#output.join('\n')
   }
 
+  /** Asks the launcher to start the gateway anew, in order. */
+  askForNewGateway(): void {
+    this.#launcher.kill('SIGUSR2')
+  }
+
   /** As Ctrl-C does. Returns the exit code. */
   async stop(): Promise<number | null> {
     await this.sql.end({ timeout: 1 })

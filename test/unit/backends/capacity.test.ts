@@ -3,7 +3,7 @@ import { CapacityTracker } from '../../../backends/capacity.ts'
 import { HANDOVER_OUTCOMES, type HandoverOutcome } from '../../../backends/handoff/handover.ts'
 import { metricsText } from '../../../backends/metrics.ts'
 import { CapacityFrame } from '../../../protocol/capacity.ts'
-import type { Ready, Stats } from '../../../protocol/engine-frames.ts'
+import type { Ready, Stats } from '../../../protocol/engine-status.ts'
 
 const READY: Ready = {
   type: 'ready',
@@ -20,6 +20,7 @@ const READY: Ready = {
   threads: 2,
   kvFingerprint: 'f',
   memoryBytesPerSecondMax: 0n,
+  macsPerSecondMax: 0n,
   embeddingDims: 64,
   features: { grammars: false },
 }
@@ -39,6 +40,8 @@ const STATS: Stats = {
   prefillTokensPerSecond: 0,
   decodeTokensPerSecond: 96.5,
   memoryBytesPerSecond: 0,
+  macsPerSecond: 0,
+  busyShare: 0,
   preemptions: 0n,
   promptTokens: 0n,
   cachedTokens: 0n,
@@ -62,6 +65,39 @@ test('a frame carries what the engine says, and leaves out what it has not measu
   expect(frame.measuredDecodeTokensPerSecond).toBe(96.5)
   expect(frame).not.toHaveProperty('measuredPrefillTokensPerSecond')
   expect(frame).not.toHaveProperty('memoryBytesPerSecondMax')
+})
+
+test('a frame says what the machine can do at best, and how near to it the engine is', () => {
+  const { capacity } = tracker()
+  capacity.engineReady({
+    ...READY,
+    memoryBytesPerSecondMax: 20_000_000_000n,
+    macType: 'int8',
+    macsPerSecondMax: 5_000_000_000n,
+  })
+  capacity.engineStats({ ...STATS, memoryBytesPerSecond: 1e10, macsPerSecond: 4e9, busyShare: 0.504 })
+  expect(CapacityFrame.parse(capacity.frame())).toMatchObject({
+    memoryBytesPerSecond: 1e10,
+    memoryBytesPerSecondMax: 2e10,
+    macs: [4, 5, 1],
+    busyShare: 0.5,
+  })
+  capacity.engineReady(READY)
+  for (const name of ['macs', 'busyShare']) expect(capacity.frame()).not.toHaveProperty(name)
+})
+
+test('an engine whose answers are wrong takes no work, and its frame says why', () => {
+  const { capacity, load } = tracker()
+  capacity.engineReady(READY)
+  const before = capacity.fingerprint()
+  expect(capacity.frame()).not.toHaveProperty('notReady')
+  Object.assign(load, { fault: 'canary_wrong', canaryFailures: 2 })
+  expect(CapacityFrame.parse(capacity.frame())).toMatchObject({
+    draining: true,
+    notReady: 'canary_wrong',
+    canaryFailures: 2,
+  })
+  expect(capacity.fingerprint()).not.toBe(before)
 })
 
 test('frames are numbered within an epoch, and a new engine begins a new one', () => {
@@ -117,7 +153,8 @@ describe('metrics', () => {
       number
     >
     const handoffs = { outcomes, tokens: 0, bytes: 0, degraded: 0, pushed: 0, pushesRefused: 0 }
-    const engine = { frame: capacity.frame(), stats, reservations: 3 }
+    const canary = { passed: 9, wrong: 1, timeouts: 0, cancelled: 2 }
+    const engine = { frame: capacity.frame(), stats, reservations: 3, canary }
     return { model: 'a "model"', engines: [engine], counters, handoffs }
   }
 
@@ -153,7 +190,9 @@ describe('metrics', () => {
   })
 
   test('leave out what is not known before the first engine', () => {
-    const text = metricsText({ ...numbers(), engines: [{ frame: undefined, stats: undefined, reservations: 0 }] })
+    const { engines, ...rest } = numbers()
+    const unknown = engines.map(({ canary }) => ({ frame: undefined, stats: undefined, reservations: 0, canary }))
+    const text = metricsText({ ...rest, engines: unknown })
     expect(text).not.toContain('vllm:')
     expect(text).toContain('penstock_dispatches_total')
   })

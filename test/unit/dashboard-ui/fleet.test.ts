@@ -5,9 +5,11 @@ import {
   cachedOnly,
   leftAlone,
   loadOf,
+  macs,
   pendingOf,
   predictedStepMs,
   rolesAfter,
+  unreadyText,
   unservedWith,
 } from '../../../dashboard/pages/fleet/figures.ts'
 import { line, recorded } from '../../../dashboard/pages/fleet/history.ts'
@@ -34,6 +36,12 @@ const engine = (change: Partial<Engine> = {}): Engine => ({
   decode_tokens_per_second: null,
   memory_bytes_per_second: null,
   memory_bytes_per_second_max: null,
+  macs_per_second: null,
+  macs_per_second_max: null,
+  macs_type: null,
+  busy_share: null,
+  ready: true,
+  not_ready_reason: null,
   transfer: null,
   step_model: null,
   ...change,
@@ -61,6 +69,23 @@ describe('sums', () => {
     ])
     expect(load).toMatchObject({ running: 3, bandwidth: 30, bandwidthMax: 100 })
     expect(loadOf([engine()])).toMatchObject({ bandwidth: undefined, bandwidthMax: undefined })
+  })
+
+  test('arithmetic is summed over engines that computed prompts of late and know their ceiling', () => {
+    const load = loadOf([
+      engine({ macs_per_second: 30e9, macs_per_second_max: 100e9 }),
+      engine({ macs_per_second: 10e9 }),
+      engine({ macs_per_second_max: 100e9 }),
+    ])
+    expect(load).toMatchObject({ arithmetic: 30e9, arithmeticMax: 100e9 })
+    expect(loadOf([engine()])).toMatchObject({ arithmetic: undefined, arithmeticMax: undefined })
+    expect([macs(30e9), macs(1.24e12), macs(0.4e9)]).toEqual(['30 GMAC/s', '1.2 TMAC/s', '0.4 GMAC/s'])
+  })
+
+  test('an engine that lives and is given nothing says why', () => {
+    expect(unreadyText(engine())).toBeUndefined()
+    expect(unreadyText(engine({ ready: false, not_ready_reason: 'canary_wrong' }))).toContain('failed')
+    expect(unreadyText(engine({ ready: false, not_ready_reason: 'canary_timeout' }))).toContain('no answer')
   })
 
   test('cached blocks that sequences hold are counted once', () => {

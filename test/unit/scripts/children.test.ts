@@ -164,6 +164,27 @@ test('a part that dies is restarted, with its last words told', async () => {
   expect(told).toHaveLength(1)
 })
 
+test('a part that is restarted by order ends in order, and nobody is told that it died', async () => {
+  const { children } = family()
+  const told: string[] = []
+  const part = await supervise({
+    name: 'The part',
+    start: async () => {
+      const up = Promise.withResolvers<void>()
+      const running = children.start(node(`console.log('up'); ${LIVE}`, { onLine: () => up.resolve() }))
+      await up.promise
+      return running
+    },
+    onDown: (text) => told.push(text),
+    onRestarted: () => told.push('again'),
+  })
+  const first = part.current().pid
+  await Promise.all([part.restart(), part.restart()])
+  expect(part.current().pid).not.toBe(first)
+  expect(told).toEqual(['again'])
+  await part.stop()
+})
+
 test('a part that cannot be restarted is tried again', async () => {
   const { children } = family()
   const told: string[] = []

@@ -62,6 +62,7 @@ describe('options of the launcher', () => {
     [['--engines', 'prefill'], '--engines must be roles like prefill,decode or both, not "prefill"'],
     [['--engines', 'decode,'], '--engines must be roles like prefill,decode or both, not "decode,"'],
     [['--kv-type', 'q5'], '--kv-type must be f16, q8_0, f32, not "q5"'],
+    [['--device', 'gpu'], '--device must be cpu, cuda or cuda:N, not "gpu"'],
     [['--quantize', 'Q8_0'], '--quantize must be none, q8_0, q4_0, not "Q8_0"'],
     [['--prot', '1'], "Unknown option '--prot'"],
     [['stray'], "Unexpected argument 'stray'"],
@@ -76,7 +77,19 @@ describe('options of the launcher', () => {
   })
 
   test('all stand in the help', () => {
-    const flags = ['port', 'host', 'data', 'model', 'threads', 'context', 'kv-mib', 'kv-type', 'quantize', 'once']
+    const flags = [
+      'port',
+      'host',
+      'data',
+      'model',
+      'threads',
+      'context',
+      'kv-mib',
+      'kv-type',
+      'quantize',
+      'device',
+      'once',
+    ]
     for (const flag of [...flags, 'max-tokens', 'json', 'verbose']) expect(helpText()).toContain(`--${flag} `)
     expect(parseOptions(['--help'], context())).toEqual({ kind: 'help', text: helpText() })
   })

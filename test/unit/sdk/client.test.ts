@@ -64,6 +64,14 @@ async function textOf(stream: AsyncIterable<unknown>): Promise<string> {
 }
 
 describe('a call', () => {
+  it("follows no redirect with its key: whoever sends one stands in the gateway's place", async () => {
+    const away: Step = { kind: 'text', status: 302, headers: { location: 'http://evil.test/' }, body: '' }
+    const { ask, fetch, hosts } = world({ gateway: [away], spare: [chatAnswer('direct')] })
+    expect((await ask()).choices[0]?.message.content).toBe('direct')
+    expect(hosts()).toEqual(['gateway', 'spare'])
+    expect(fetch.seen.every(({ redirect }) => redirect === 'manual')).toBe(true)
+  })
+
   it('goes to the gateway with its key, an idempotency key and the time that is left', async () => {
     const { ask, fetch, usage } = world({ gateway: [chatAnswer('hello')] })
     const answer = await ask()

@@ -1,14 +1,13 @@
 // What is published: every entry compiles, loads without anything installed beside it, and stays small.
 import { execFileSync } from 'node:child_process'
-import { cp, mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
 import { build } from 'esbuild'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { installBuiltSdk, SDK } from '../../support/built-sdk.ts'
 
-const ROOT = join(import.meta.dirname, '..', '..', '..')
-const SDK = join(ROOT, 'sdk')
 /** The promise of the package's page. */
 const CORE_BYTES_MAX = 12 * 1024
 
@@ -18,9 +17,7 @@ let dir: string
 let manifest: Manifest
 beforeAll(async () => {
   dir = await mkdtemp(join(tmpdir(), 'penstock-sdk-'))
-  const outDir = join(dir, 'node_modules', '@penstock', 'sdk', 'dist')
-  execFileSync(join(ROOT, 'node_modules', '.bin', 'tsc'), ['-p', join(SDK, 'tsconfig.build.json'), '--outDir', outDir])
-  await cp(join(SDK, 'package.json'), join(outDir, '..', 'package.json'))
+  await installBuiltSdk(dir)
   manifest = JSON.parse(await readFile(join(SDK, 'package.json'), 'utf8'))
 }, 60_000)
 afterAll(() => rm(dir, { recursive: true, force: true }))

@@ -33,6 +33,7 @@ export function history(orgId: string, seed: number, requests: number): OutboxEn
   const people = [undefined, crypto.randomUUID(), crypto.randomUUID()]
   const machines = [undefined, crypto.randomUUID(), crypto.randomUUID()]
   const tags = [undefined, 'env=prod', 'env=test,feature=search', 'feature=search', 'env=prod-eu,xenv=prod']
+  const customers = [undefined, undefined, 'ann', 'bob,x']
   const roles = ['primary', 'fallback', 'retry', 'hedge', 'cascade', 'shadow', 'cache']
   const row = (change: Partial<AttemptRow>): AttemptRow => {
     const startedAtMs = change.startedAtMs ?? FROM_MS + below(TO_MS - FROM_MS)
@@ -50,6 +51,7 @@ export function history(orgId: string, seed: number, requests: number): OutboxEn
       stream: below(2) === 0,
       backendId: pick(machines),
       tags: pick(tags),
+      endUser: pick(customers),
       route: below(4) === 0 ? undefined : JSON.stringify({ role: pick(roles), reason: 'ordered' }),
       cacheSavingsNanoUsd: below(3) === 0 ? undefined : BigInt(below(1_000)),
       usage,
@@ -88,6 +90,7 @@ const FIELD: Record<Dimension, (fact: Fact) => string | undefined> = {
   provider: (fact) => fact.provider,
   status: (fact) => fact.status,
   backend: (fact) => fact.backendId,
+  end_user: (fact) => fact.endUser,
   tag: (fact) => tagOf(fact, 'env'),
 }
 const tagOf = (fact: Fact, name: string) =>

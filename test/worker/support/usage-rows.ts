@@ -78,9 +78,9 @@ export async function write(entries: OutboxEntry[]): Promise<void> {
 }
 
 /** Until nothing is dirty. */
-export async function rollAll(orgId: string, database = connect(env)): Promise<void> {
+export async function rollAll(orgId: string, database = connect(env), nowMs = NOON_MS): Promise<void> {
   for (;;) {
-    const { left, failed } = await rollUp(database, orgId, 50, NOON_MS)
+    const { left, failed } = await rollUp(database, orgId, 50, nowMs)
     if (failed > 0) throw new Error(`${failed} buckets could not be rolled up`)
     if (!left) return
   }

@@ -35,6 +35,10 @@ export type FakeEngineSettings = {
   skipBlocks?: boolean
   /** Nothing is computed though sequences run. */
   stuck?: boolean
+  /** Other tokens than before, after so many in all. */
+  wrongAfterTokens?: number
+  /** No more tokens, after so many in all. */
+  stuckAfterTokens?: number
 }
 
 const settings: FakeEngineSettings = JSON.parse(process.env.FAKE_ENGINE ?? '{}')
@@ -162,7 +166,13 @@ function stats() {
     decodeKvTokens: 0n,
     stepUs: 1000,
   }
-  const rates = { prefillTokensPerSecond: 0, decodeTokensPerSecond: 0, memoryBytesPerSecond: 0 }
+  const rates = {
+    prefillTokensPerSecond: 0,
+    decodeTokensPerSecond: 0,
+    memoryBytesPerSecond: 0,
+    macsPerSecond: 0,
+    busyShare: 0,
+  }
   const counts = { stepPrefillTokens: 0, stepDecodeTokens: sequences.size }
   send({
     type: 'stats',
@@ -178,11 +188,12 @@ function stats() {
 }
 
 function sample(sequence: Running): number {
-  return sequence.prompt[sequence.sampled % sequence.prompt.length] ?? 0
+  const isWrong = tokensInAll >= (settings.wrongAfterTokens ?? Number.POSITIVE_INFINITY)
+  return (sequence.prompt[sequence.sampled % sequence.prompt.length] ?? 0) + (isWrong ? 1 : 0)
 }
 
 function tick() {
-  if (settings.stuck) return
+  if (settings.stuck || tokensInAll >= (settings.stuckAfterTokens ?? Number.POSITIVE_INFINITY)) return
   const tokens: SampledToken[] = []
   const before = sequences.size
   for (const sequence of [...sequences.values()]) {
@@ -246,6 +257,7 @@ function receive(frame: Frame) {
         threads: 1,
         kvFingerprint: FINGERPRINT,
         memoryBytesPerSecondMax: 0n,
+        macsPerSecondMax: 0n,
       }
       const epoch = BigInt(process.pid)
       const can = { embeddingDims, features: { grammars: false } }

@@ -113,6 +113,7 @@ export type HarnessOptions = {
   timing?: Partial<EngineTiming>
   config?: Partial<Config>
   handoff?: AgentOverrides['handoff']
+  canary?: AgentOverrides['canary']
   /** Of several agents; whoever made it closes it. */
   gateway?: FakeGateway
 }
@@ -172,6 +173,7 @@ export async function startHarness(options: HarnessOptions = {}): Promise<Harnes
   const agent = await Agent.create(config, log, {
     engine: { env, timing: options.timing ?? {} },
     ...(options.handoff === undefined ? {} : { handoff: options.handoff }),
+    ...(options.canary === undefined ? {} : { canary: options.canary }),
   })
   let url = ''
   await new Promise<void>((resolve, reject) => {

@@ -1,8 +1,10 @@
 import { expect, test } from 'vitest'
-import { CountPace } from '../../../../gateway/routes/count-pace.ts'
+import { KeyPace } from '../../../../gateway/routes/key-pace.ts'
 
-test('a key has so many counts a minute, and another its own', () => {
-  const pace = new CountPace()
+const BOUNDS = { perMinuteMax: 60, openMax: 4 }
+
+test('a key has so many calls a minute, and another its own', () => {
+  const pace = new KeyPace(BOUNDS)
   const now = 1_000
   for (let count = 0; count < 60; count++) pace.begin('a', now + count)?.()
   expect(pace.begin('a', now + 59_999)).toBeUndefined()
@@ -10,8 +12,8 @@ test('a key has so many counts a minute, and another its own', () => {
   expect(pace.begin('a', now + 60_000)).toBeDefined()
 })
 
-test('a key has so many counts at a time; one that ends makes room for one, however often it is said to', () => {
-  const pace = new CountPace()
+test('a key has so many calls at a time; one that ends makes room for one, however often it is said to', () => {
+  const pace = new KeyPace(BOUNDS)
   const ends = Array.from({ length: 4 }, () => pace.begin('a', 0))
   expect(ends.every((end) => end !== undefined)).toBe(true)
   expect(pace.begin('a', 0)).toBeUndefined()
