@@ -1,6 +1,6 @@
 // Test suites: `unit` runs in Node, `simulation` lives through random histories of money in Node, `worker` runs inside workerd
-// with the real migrations in a real Postgres, `e2e` starts the whole system and talks to it from outside, `browser` looks at its dashboard in Chromium, `net` does so over
-// several hosts in network namespaces.
+// with the real migrations in a real Postgres, `e2e` starts the whole system and talks to it from outside, `browser` looks at its dashboard in Chromium,
+// `sdk` runs the published SDK in several runtimes, `net` does the whole over several hosts in network namespaces.
 import { cloudflareTest } from '@cloudflare/vitest-plugin'
 import { defineConfig } from 'vitest/config'
 
@@ -64,6 +64,14 @@ export default defineConfig({
       },
       worker('worker', { include: ['test/worker/**/*.test.ts'], exclude: [ALONE], isolate: false }),
       worker('worker-alone', { include: [ALONE] }),
+      ...[
+        // The published SDK in the runtimes that it promises; `runtimes` has those besides that are large to install.
+        { name: 'sdk', include: ['test/runtimes/runtimes.test.ts'] },
+        { name: 'runtimes', include: ['test/runtimes/*.test.ts'] },
+      ].map((files) => ({
+        // A first run installs what it needs.
+        test: { ...files, hookTimeout: 120_000, testTimeout: 300_000, maxWorkers: 1 },
+      })),
       {
         test: {
           name: 'net',
