@@ -109,6 +109,8 @@ async function main(argv: string[]): Promise<number> {
   const total = sum(counts)
   if (stopping.signal.aborted) console.log('\nInterrupted.')
   console.log(`\n${lines.join('\n')}\n`)
+  // Again at the end: the place where it failed may lie some thousand lines back.
+  for (const failure of total.failures) console.log(`✗ ${failure.replace(`${ROOT}/`, '')}`)
   console.log(`${total.passed} passed, ${total.failed} failed`)
   return total.failed === 0 && !stopping.signal.aborted ? 0 : 1
 }
