@@ -28,6 +28,7 @@ import { type AgentCounters, metricsText } from './metrics.ts'
 import { readModelFile } from './model-reader.ts'
 import { OpenWork } from './open-work.ts'
 import { HeldChunks } from './prefix/held-chunks.ts'
+import { KvHistory } from './prefix/kv-history.ts'
 import { Reporter } from './report.ts'
 import { type Arrival, createAgentServer, type StreamOpener } from './server.ts'
 import { createTokenizer } from './tokens.ts'
@@ -85,6 +86,9 @@ export class Agent {
   #moveTimer: NodeJS.Timeout | undefined
   #announced = false
   readonly #work = new OpenWork()
+  /** Of this life. */
+  readonly #epoch = randomUUID()
+  readonly #kvHistory = new KvHistory(this.#epoch)
 
   private constructor(
     config: Config,
@@ -189,13 +193,13 @@ export class Agent {
   async start(events: AgentEvents): Promise<void> {
     const url = await this.#listen()
     events.listening(url)
-    const held = new HeldChunks(() => this.#reporter?.changed())
+    const held = new HeldChunks(() => this.#reporter?.changed(), this.#kvHistory)
     const reporter = new Reporter({
       gatewayUrl: this.#config.gatewayUrl,
       publicUrl: this.#config.publicUrl ?? url,
       identity: this.#identity,
       ...(this.#config.joinToken === undefined ? {} : { joinToken: this.#config.joinToken }),
-      epoch: randomUUID(),
+      epoch: this.#epoch,
       frames: () => this.#engines.frames(),
       fingerprint: () => this.#engines.fingerprint(),
       kv: held,
@@ -379,6 +383,7 @@ export class Agent {
         moving: sequences.moving,
         sink: { write: (events: readonly DispatchEvent[]) => write(events) },
         capacity: () => (sequences.unit ?? this.#engines.serving[0])?.frame(),
+        ...(request.kvSeen === undefined ? {} : { kvNews: this.#kvHistory.after(request.kvSeen) }),
         nowMs,
         signal,
         queuedMs: entered.value.queuedMs,

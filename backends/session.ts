@@ -4,6 +4,7 @@ import type { CapacityFrame } from '../protocol/capacity.ts'
 import type { DispatchEvent, DispatchUsage, PrefillPlace } from '../protocol/dispatch.ts'
 import type { SampledToken } from '../protocol/engine-frames.ts'
 import type { Failure } from '../protocol/errors.ts'
+import type { KvNews } from '../protocol/report.ts'
 import { AnswerParts } from './answer-parts.ts'
 import type { Prepared } from './dispatch.ts'
 import type { EngineConnection, Sequence, SequenceEnd } from './engine/client.ts'
@@ -33,6 +34,8 @@ export type SessionContext = {
   connection: Pick<EngineConnection, 'submit'>
   sink: EventSink
   capacity: () => CapacityFrame | undefined
+  /** What changed in the caches since the last call, for a gateway that asked. */
+  kvNews?: () => KvNews | undefined
   nowMs: () => number
   /** Fires at the deadline or when the caller is gone; its reason is the Failure. */
   signal: AbortSignal
@@ -361,7 +364,9 @@ async function writeEcho(prepared: Prepared, choices: readonly Choice[], sink: E
 
 export function capacityEvents(context: SessionContext): DispatchEvent[] {
   const frame = context.capacity()
-  return frame === undefined ? [] : [{ type: 'capacity', frame }]
+  if (frame === undefined) return []
+  const kv = context.kvNews?.()
+  return [kv === undefined ? { type: 'capacity', frame } : { type: 'capacity', frame, kv }]
 }
 
 type Wake = { call: () => void; wait: () => Promise<void> }

@@ -16,6 +16,7 @@ import * as z from 'zod'
 import { CapacityFrame } from './capacity.ts'
 import { ERROR_CODES } from './errors.ts'
 import { MAX_GRAMMAR_BYTES } from './output-format.ts'
+import { KvNews, KvSeen } from './report.ts'
 import { MAX_EMBEDDING_INPUTS, MAX_TOOLS, MIN_REPETITION_PENALTY } from './request.ts'
 
 export const DISPATCH_PATH = '/dispatch'
@@ -146,6 +147,8 @@ export const DispatchRequest = z.object({
     .optional(),
   /** Best first. Absent: only engines of the same host may prefill. */
   prefill: z.array(PrefillWorker).max(PREFILL_WORKERS_MAX).optional(),
+  /** What the gateway has been told of the backend's K and V; absent: it wants to hear nothing of it. */
+  kvSeen: KvSeen.optional(),
   /** What the output must match. `param` is the caller's field it came in, for refusals. */
   grammar: z
     .object({
@@ -241,7 +244,8 @@ export const DispatchEvent = z.discriminatedUnion('type', [
     retryAfterMs: z.number().nonnegative().optional(),
     usage: DispatchUsage.optional(),
   }),
-  z.object({ type: z.literal('capacity'), frame: CapacityFrame }),
+  /** `kv`: what changed since the gateway was last told; absent: nothing, or it did not ask. */
+  z.object({ type: z.literal('capacity'), frame: CapacityFrame, kv: KvNews.optional() }),
 ])
 export type DispatchEvent = z.infer<typeof DispatchEvent>
 

@@ -62,6 +62,25 @@ export const KvChanges = z.object({
 })
 export type KvChanges = z.infer<typeof KvChanges>
 
+/** Chunks told with an answer: some 4 KiB. What is older goes with reports alone. */
+export const KV_CHUNKS_PER_ANSWER_MAX = 256
+
+/** How far whoever asks has been told of a backend's chunks: `version` counts changes within an agent's life. */
+export const KvSeen = z.object({ epoch: z.string().max(64), version: z.number().int().nonnegative() })
+export type KvSeen = z.infer<typeof KvSeen>
+
+/**
+ * The same changes, beside an answer: the last word about each chunk that changed after what the asker has seen, so that news which
+ * come twice or late change nothing. They are told again with reports.
+ */
+export const KvNews = KvSeen.extend({
+  /** Not all that changed is told: what the asker has been told before is void. */
+  reset: z.boolean(),
+  stored: Chunks,
+  removed: Chunks,
+})
+export type KvNews = z.infer<typeof KvNews>
+
 export const ReportRequest = z.object({
   version: z.literal(1),
   backendId: z.uuid(),

@@ -5,9 +5,11 @@
 // reports is never mentioned, and telling everything anew may go on while it changes.
 import type { KvChanges } from '../../protocol/report.ts'
 import type { ChunkTable } from './chunk-table.ts'
+import type { KvHistory } from './kv-history.ts'
 
 export class HeldChunks {
   readonly #changed: () => void
+  readonly #history: KvHistory | undefined
   /** By chunk how many engines hold it; in the order in which they came, so that beginnings are told first. */
   readonly #held = new Map<number, number>()
   /** True: it is held, and the gateway does not know; false: it is not, and the gateway thinks so. */
@@ -15,9 +17,13 @@ export class HeldChunks {
   readonly #followed = new WeakSet<ChunkTable>()
   #tellsAnew = true
 
-  /** @param changed there is something to tell; called when there was nothing before. */
-  constructor(changed: () => void) {
+  /**
+   * @param changed there is something to tell; called when there was nothing before.
+   * @param history Gets every change.
+   */
+  constructor(changed: () => void, history?: KvHistory) {
     this.#changed = changed
+    this.#history = history
   }
 
   /** Chunks held. */
@@ -79,6 +85,7 @@ export class HeldChunks {
 
   #change(chunk: number, isHeld: boolean): void {
     const had = this.hasUntold
+    this.#history?.note(chunk, isHeld)
     // Two changes that were not told make none.
     if (!this.#untold.delete(chunk)) this.#untold.set(chunk, isHeld)
     if (!had && this.hasUntold) this.#changed()

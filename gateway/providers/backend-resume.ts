@@ -8,6 +8,7 @@
 import type { CapacityFrame } from '../../protocol/capacity.ts'
 import type { DispatchEvent, DispatchRequest, DispatchUsage } from '../../protocol/dispatch.ts'
 import type { Failure } from '../../protocol/errors.ts'
+import type { KvNews } from '../../protocol/report.ts'
 import type { Result } from '../../protocol/result.ts'
 import { errorText, log } from '../observe/log.ts'
 import type { FleetSnapshot } from '../routing/snapshot.ts'
@@ -66,6 +67,7 @@ export type StreamFleet = {
   model: string
   snapshot: () => Promise<FleetSnapshot>
   observe: (backendId: string, frame: CapacityFrame) => void
+  hear: (backendId: string, news: KvNews) => void
   distrust: (backendId: string) => void
   reopen: (
     resume: NonNullable<DispatchRequest['resume']>,
@@ -130,6 +132,7 @@ export class FleetStream {
         silence.broken()
         const decoded = done ? decoder.end() : decoder.push(value)
         for (const frame of decoded.frames) this.#fleet.observe(backendId, frame)
+        for (const news of decoded.kv) this.#fleet.hear(backendId, news)
         for (const event of decoded.events) if (event.type === 'usage') this.#leg.counted?.(event.usage)
         if (!isComputing && decoded.events.some(isComputed)) {
           isComputing = true

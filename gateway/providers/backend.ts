@@ -145,6 +145,10 @@ export class BackendProvider implements Provider {
       model: ask.model,
       snapshot: () => this.#view.read(context.env, context.nowMs),
       observe: (backendId, frame) => this.#view.observe(backendId, frame),
+      hear: (backendId, news) => {
+        this.#view.hear(backendId, news, context.nowMs())
+        this.#router.dropped(news.removed, backendId)
+      },
       distrust: (backendId) => this.#distrust(backendId, context),
       reopen: async (resume, leftOut, deadlineInMs) => {
         const routed = await this.#decide(ask, context, leftOut).catch(() => undefined)
@@ -168,7 +172,8 @@ export class BackendProvider implements Provider {
     const facts = factsOf(routed.decision)
     if (facts !== undefined) context.onRoute?.(facts)
     const prefill = await this.#prefillWorkers(routed, dispatched, context)
-    const dispatch = prefill.length === 0 ? dispatched : { ...dispatched, prefill }
+    const kvSeen = this.#view.kvSeen(backendId)
+    const dispatch = { ...dispatched, kvSeen, ...(prefill.length === 0 ? {} : { prefill }) }
     const engines = enginesOf(await this.#view.read(context.env, nowMs), backendId)
     const body = new TextEncoder().encode(JSON.stringify(dispatch))
     const sentAtMs = nowMs()

@@ -2,6 +2,7 @@
 // asked and why backend.ts. Pure.
 import type { CapacityFrame } from '../../protocol/capacity.ts'
 import { DispatchEvent, MAX_EVENT_BYTES } from '../../protocol/dispatch.ts'
+import type { KvNews } from '../../protocol/report.ts'
 import { LineSplitter } from '../stream/lines.ts'
 
 /** A line that is no event of this wire: the peer is broken, or speaks another version. */
@@ -9,8 +10,8 @@ export class BadEvent extends Error {
   override name = 'BadEvent'
 }
 
-/** `events` without capacity, whose frames are apart. */
-export type Decoded = { events: DispatchEvent[]; frames: CapacityFrame[]; ended: boolean }
+/** `events` without capacity, whose frames and news are apart. */
+export type Decoded = { events: DispatchEvent[]; frames: CapacityFrame[]; kv: KvNews[]; ended: boolean }
 
 /**
  * Cut at any byte. After `ended` nothing more is expected; a body that is over before it was lost its sender.
@@ -21,7 +22,7 @@ export class DispatchDecoder {
   #ended = false
 
   push(chunk: Uint8Array): Decoded {
-    const decoded: Decoded = { events: [], frames: [], ended: false }
+    const decoded: Decoded = { events: [], frames: [], kv: [], ended: false }
     for (const line of this.#lines.push(chunk)) this.#line(line, decoded)
     decoded.ended = this.#ended
     return decoded
@@ -29,7 +30,7 @@ export class DispatchDecoder {
 
   /** A last line whose line end was lost still counts where it is whole. */
   end(): Decoded {
-    const decoded: Decoded = { events: [], frames: [], ended: false }
+    const decoded: Decoded = { events: [], frames: [], kv: [], ended: false }
     const rest = this.#lines.end()
     try {
       if (rest !== undefined) this.#line(rest, decoded)
@@ -46,6 +47,7 @@ export class DispatchDecoder {
     const event = parseEvent(line)
     if (event.type === 'capacity') {
       decoded.frames.push(event.frame)
+      if (event.kv !== undefined) decoded.kv.push(event.kv)
       return
     }
     decoded.events.push(event)

@@ -46,6 +46,11 @@ export class FleetRouter {
     return { decision, prefill: choosePrefill(decision, figures) }
   }
 
+  /** A backend has let go of these beginnings of prompts: what was sent there is no guess any more. */
+  dropped(chunks: readonly number[], backendId: string): void {
+    this.#sent.forget(chunks, backendId)
+  }
+
   /** A dispatch begins as was decided; its end must be told once, its first token if there is one. */
   begin(ask: Ask, { decision, prefill }: Routed, nowMs: number): Open {
     const { chosen, expected } = decision

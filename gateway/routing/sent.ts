@@ -45,6 +45,18 @@ export class SentChunks {
     }
   }
 
+  /** The backend says that it has let go of them since. */
+  forget(chunks: readonly number[], backendId: string): void {
+    const backend = this.#numbers.get(backendId)
+    if (backend === undefined) return
+    for (const chunk of chunks) {
+      const from = bucketOf(chunk)
+      for (let way = from; way < from + WAYS; way++) {
+        if (this.#chunks[way] === chunk && this.#backends[way] === backend) this.#untilMs[way] = 0
+      }
+    }
+  }
+
   /** How many leading chunks each backend was sent lately; those that were sent none are not in it. */
   matches(chunks: readonly number[], nowMs: number): Map<string, number> {
     const backends: number[] = []

@@ -1,8 +1,10 @@
 // The fleet as routing sees it. Owns the snapshot's shape, and this isolate's copy of it: its age, and what this
-// isolate knows better (frames that came with responses). The truth, and who holds which prompt's beginning, is the Fleet
-// object's.
+// isolate knows better (frames and changes of caches that came with responses; the latter are told.ts). The truth, and who holds
+// which prompt's beginning, is the Fleet object's.
 import type { CapacityFrame } from '../../protocol/capacity.ts'
+import type { KvNews, KvSeen } from '../../protocol/report.ts'
 import type { Env } from '../env.ts'
+import { ToldChunks } from './told.ts'
 
 export type BackendView = {
   backendId: string
@@ -51,8 +53,6 @@ const MATCHES_TIMEOUT_MS = 100
 /** After a failed call matches are not asked for: a Fleet object that is away must not cost each request its wait. */
 const MATCHES_PAUSE_MS = 2000
 
-const NO_MATCHES: PrefixMatches = new Map()
-
 type Copy = { snapshot: FleetSnapshot; takenAtMs: number }
 
 /**
@@ -61,6 +61,7 @@ type Copy = { snapshot: FleetSnapshot; takenAtMs: number }
  */
 export class FleetView {
   #copy: Copy | undefined
+  readonly #told = new ToldChunks()
   #fetchingSinceMs: number | undefined
   #matchesPausedUntilMs = Number.NEGATIVE_INFINITY
 
@@ -74,27 +75,36 @@ export class FleetView {
 
   /**
    * The snapshot, and who holds the beginning of a prompt: one call for both, none where the copy is fresh and `chunks` is
-   * empty. Matches that do not come, or come late, are none: they only make a good choice better.
+   * empty. Of matches that do not come, or come late, only what answers have told is known: they make a good choice better.
    */
   async readFor(
     env: Env,
     nowMs: () => number,
     chunks: readonly number[],
   ): Promise<{ snapshot: FleetSnapshot; matches: PrefixMatches }> {
+    const { snapshot, matches } = await this.#read(env, nowMs, chunks)
+    return { snapshot, matches: this.#told.correct(matches, chunks, nowMs()) }
+  }
+
+  async #read(
+    env: Env,
+    nowMs: () => number,
+    chunks: readonly number[],
+  ): Promise<{ snapshot: FleetSnapshot; matches?: PrefixMatches }> {
     const atMs = nowMs()
     const copy = this.#copy
     const ageMs = copy === undefined ? Number.POSITIVE_INFINITY : atMs - copy.takenAtMs
     const asked = atMs >= this.#matchesPausedUntilMs ? chunks : []
     const someoneFetches = this.#fetchingSinceMs !== undefined && atMs - this.#fetchingSinceMs < FETCH_TIMEOUT_MS
     if (copy !== undefined && (ageMs <= SNAPSHOT_TTL_MS || (someoneFetches && ageMs <= SNAPSHOT_REUSE_MS))) {
-      if (asked.length === 0) return { snapshot: copy.snapshot, matches: NO_MATCHES }
+      if (asked.length === 0) return { snapshot: copy.snapshot }
       try {
         const question = { chunks: asked, wantsSnapshot: false }
         const { matches } = await withTimeout(ask(env, question), MATCHES_TIMEOUT_MS)
         return { snapshot: copy.snapshot, matches }
       } catch {
         this.#matchesPausedUntilMs = nowMs() + MATCHES_PAUSE_MS
-        return { snapshot: copy.snapshot, matches: NO_MATCHES }
+        return { snapshot: copy.snapshot }
       }
     }
     this.#fetchingSinceMs = atMs
@@ -106,13 +116,13 @@ export class FleetView {
       if (answer.snapshot === undefined) throw new Error('the fleet object answered without a snapshot')
       const snapshot = withAwaited(answer.snapshot, copy, nowMs())
       this.#copy = { snapshot, takenAtMs: nowMs() }
-      return { snapshot, matches: answer.matches }
+      return asked.length === 0 ? { snapshot } : { snapshot, matches: answer.matches }
     } catch (error) {
       if (copy === undefined) throw error
       if (asked.length > 0) this.#matchesPausedUntilMs = nowMs() + MATCHES_PAUSE_MS
       // Where it was usable it keeps its age: the next request fetches, and waits as long as that takes.
       if (!isUsable) this.#copy = { snapshot: copy.snapshot, takenAtMs: nowMs() }
-      return { snapshot: copy.snapshot, matches: NO_MATCHES }
+      return { snapshot: copy.snapshot }
     } finally {
       this.#fetchingSinceMs = undefined
     }
@@ -127,6 +137,16 @@ export class FleetView {
     const known = backend?.frames[index]
     if (backend === undefined || known === undefined || known.sequence >= frame.sequence) return
     backend.frames[index] = frame
+  }
+
+  /** What a dispatch to this backend says that this isolate has heard of its caches. */
+  kvSeen(backendId: string): KvSeen {
+    return this.#told.seen(backendId)
+  }
+
+  /** Changes of its caches that came with a response. */
+  hear(backendId: string, news: KvNews, nowMs: number): void {
+    this.#told.hear(backendId, news, nowMs)
   }
 
   /** Forces the next read to fetch: something just turned out not to be as the copy says. */

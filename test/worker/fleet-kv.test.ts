@@ -3,10 +3,12 @@ import { createExecutionContext, env, evictDurableObject } from 'cloudflare:test
 import { describe, expect, test, vi } from 'vitest'
 import { createApp } from '../../gateway/app.ts'
 import { FleetView } from '../../gateway/routing/snapshot.ts'
+import type { DispatchEvent } from '../../protocol/dispatch.ts'
 import { chunkHashes, promptPieces } from '../../protocol/prefix.ts'
 import { KV_CHUNKS_PER_REPORT_MAX } from '../../protocol/report.ts'
 import { admin } from './support/admin.ts'
-import { encode, FakeAgent, fleet, frame } from './support/fake-agent.ts'
+import { answer, encode, FakeAgent, fleet, frame } from './support/fake-agent.ts'
+import { FLEET_TARGET, World } from './support/path.ts'
 
 const said = (text: string) => promptPieces({ input: { kind: 'chat', messages: [{ role: 'user', content: text }] } })
 /** Chunks of a prompt that no other test has. */
@@ -167,6 +169,39 @@ describe("an isolate's view", () => {
       )
     }
   })
+})
+
+test('what a backend says of its cache beside one answer draws the next request, before any report', async () => {
+  const world = new World()
+  const content = 'What do you know of the pumps of this house? '.repeat(200)
+  const agents: FakeAgent[] = []
+  for (let index = 0; index < 5; index++) {
+    const agent = await world.agent((dispatch) => {
+      const { tenant, model, kvSeen } = dispatch
+      if (index > 0) return answer(['nothing'])
+      const stored = chunkHashes(said(content), tenant, model)
+      const kv = { epoch: agent.epoch, version: 7, reset: kvSeen?.version !== 7, stored, removed: [] }
+      const [last, ...before] = answer(['something']).reverse()
+      return [...before.reverse(), { type: 'capacity', frame: frame(model), kv }, last as DispatchEvent]
+    })
+    await agent.report([frame(world.model, { sequence: 2, measuredPrefillTokensPerSecond: 1000 })])
+    agents.push(agent)
+  }
+  const [holder] = agents
+  await world.catalog([FLEET_TARGET(world.model)])
+  const ask = async (text: string) => {
+    const { response, settled } = await world.chat({ messages: [{ role: 'user', content: text }] })
+    await response.text()
+    await settled()
+    return response.headers.get('x-penstock-route') ?? ''
+  }
+  for (let turn = 0; turn < 100 && holder?.dispatches.length === 0; turn++) await ask('hello')
+  expect(holder?.dispatches.at(-1)?.kvSeen).toEqual({ epoch: '', version: 0 })
+  const before = holder?.dispatches.length ?? 0
+  const route = await ask(content)
+  expect(Number(/;(\d+)%\)/.exec(route)?.[1])).toBeGreaterThan(90)
+  expect(holder?.dispatches.slice(before).map(({ kvSeen }) => kvSeen)).toEqual([{ epoch: 'life-1', version: 7 }])
+  expect(await listed(holder as FakeAgent)).toMatchObject({ kv_chunks: 0 })
 })
 
 test('a signed report over HTTP carries as many chunks as one may', async () => {

@@ -2,6 +2,7 @@
 import { afterEach, expect, test } from 'vitest'
 import { KvIndex } from '../../../gateway/fleet/kv-index.ts'
 import { chunkHashes, promptPieces } from '../../../protocol/prefix.ts'
+import type { KvSeen } from '../../../protocol/report.ts'
 import { dispatchRequest, eventsOf, type Harness, startHarness, until } from './support/harness.ts'
 
 let harness: Harness | undefined
@@ -16,6 +17,26 @@ function known(chunks: readonly number[]): number {
   for (const { kv } of harness?.gateway.reports ?? []) if (kv !== undefined) index.apply('b', kv)
   return index.match(chunks).get('b') ?? 0
 }
+
+test('a gateway that says what it has heard is told with the answer, and another one nothing', async () => {
+  harness = await startHarness({ engine: { contextTokens: 4096 } })
+  const messages = [{ role: 'user' as const, content: 'You know all about the pumps of this house. '.repeat(40) }]
+  const asked = { input: { kind: 'chat' as const, messages }, maxOutputTokens: 2 }
+  const request = dispatchRequest(asked)
+  const chunks = chunkHashes(promptPieces(request), request.tenant, request.model)
+  const newsOf = async (kvSeen?: KvSeen) => {
+    const events = await eventsOf((await harness?.dispatch({ ...asked, ...(kvSeen && { kvSeen }) })) as Response)
+    return events.flatMap((event) => (event.type === 'capacity' && event.kv !== undefined ? [event.kv] : []))
+  }
+  expect(await newsOf()).toEqual([])
+  const told = await newsOf({ epoch: '', version: 0 })
+  expect(told[0]).toMatchObject({ reset: true })
+  expect(new Set(told.flatMap(({ stored }) => stored))).toEqual(new Set(chunks))
+  const { epoch = '', version = 0 } = told.at(-1) ?? {}
+  expect(epoch).toBe(harness.gateway.reports.at(-1)?.epoch)
+  // Nothing has changed since: the same prompt is held already.
+  expect(await newsOf({ epoch, version })).toEqual([])
+})
 
 test('the whole chunks of a prompt are told once its blocks are there, and are gone with the engine', async () => {
   harness = await startHarness({ engine: { contextTokens: 4096 } })

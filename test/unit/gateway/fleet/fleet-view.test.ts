@@ -60,6 +60,21 @@ test.each([
   expect((await read(chunks)).matches).toEqual(new Map([['b', 3]]))
 })
 
+test('what answers have told is known where the object is away, and beside what it says', async () => {
+  await read([])
+  view.hear('b', { epoch: 'a', version: 5, reset: true, stored: [1, 2], removed: [] }, nowMs())
+  expect(view.kvSeen('b')).toEqual({ epoch: 'a', version: 5 })
+  const answers = respond
+  respond = () => Promise.reject(new Error('away'))
+  expect((await read(chunks)).matches).toEqual(new Map([['b', 2]]))
+  vi.advanceTimersByTime(1000)
+  expect((await read(chunks)).matches).toEqual(new Map([['b', 2]]))
+  respond = answers
+  vi.advanceTimersByTime(1500)
+  view.hear('b', { epoch: 'a', version: 6, reset: false, stored: [], removed: [3] }, nowMs())
+  expect((await read(chunks)).matches).toEqual(new Map([['b', 2]]))
+})
+
 test('a copy of the last second is not waited for longer than matches are', async () => {
   await read([])
   vi.advanceTimersByTime(600)
