@@ -38,6 +38,7 @@ void take_stripe(uint64_t* lanes, const std::byte* bytes) {
 
 size_t Checksum::fill(std::span<const std::byte> bytes) {
   const size_t taken = std::min(bytes.size(), kStripe - pending_bytes_);
+  if (taken == 0) return 0;  // an empty span has no address, which memcpy may not be given
   std::memcpy(pending_ + pending_bytes_, bytes.data(), taken);
   pending_bytes_ += taken;
   return taken;
