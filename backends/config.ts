@@ -13,6 +13,7 @@ export class ConfigError extends Error {
 
 const KV_TYPES = ['f16', 'q8_0', 'f32', 'bf16'] as const
 const QUANTIZATIONS = ['none', 'q8_0', 'q4_0'] as const
+const GEMMS = ['own', 'cublaslt', 'auto'] as const
 /** More would not fit a report, and no machine has use for them. */
 const ENGINES_MAX = 16
 
@@ -46,6 +47,8 @@ export type Config = {
   /** `cpu`, `cuda` or `cuda:N`: where the engines compute. Absent: on the processor. */
   device?: string
   deviceMemoryMib?: number
+  /** Who multiplies large f16 and bf16 matrices on a GPU. Absent: the engine's own kernels. */
+  gemm?: (typeof GEMMS)[number]
   kvType?: (typeof KV_TYPES)[number]
   quantize?: (typeof QUANTIZATIONS)[number]
   prefillTokens?: number
@@ -164,6 +167,12 @@ const OPTIONS: readonly Option[] = [
     help: "of the GPU's memory, for each engine (default: most of what is free)",
   },
   {
+    flag: 'gemm',
+    env: 'PENSTOCK_AGENT_GEMM',
+    value: 'WHO',
+    help: 'on a GPU, who multiplies large f16 and bf16 matrices: own, cublaslt or auto (default: own)',
+  },
+  {
     flag: 'kv-type',
     env: 'PENSTOCK_AGENT_KV_TYPE',
     value: 'TYPE',
@@ -264,6 +273,7 @@ const Values = z.object({
     .regex(/^(?:cpu|cuda(?::\d{1,3})?)$/, 'must be cpu, cuda or cuda:N')
     .optional(),
   'device-memory-mib': wholeNumber(1024 * 1024).optional(),
+  gemm: z.enum(GEMMS).optional(),
   'kv-type': z.enum(KV_TYPES).optional(),
   quantize: z.enum(QUANTIZATIONS).optional(),
   'prefill-tokens': wholeNumber(16 * 1024).optional(),
@@ -355,6 +365,10 @@ export function readConfig(argv: readonly string[], env: NodeJS.ProcessEnv): Con
   if (values['decode-kv-mib'] !== undefined) config.decodeKvMib = values['decode-kv-mib']
   if (values.device !== undefined) config.device = values.device
   if (values['device-memory-mib'] !== undefined) config.deviceMemoryMib = values['device-memory-mib']
+  if (values.gemm !== undefined) {
+    if (config.device?.startsWith('cuda') !== true) throw new ConfigError('--gemm is for --device cuda: give both')
+    config.gemm = values.gemm
+  }
   if (values['kv-type'] !== undefined) config.kvType = values['kv-type']
   if (values.quantize !== undefined) config.quantize = values.quantize
   if (values['prefill-tokens'] !== undefined) config.prefillTokens = values['prefill-tokens']

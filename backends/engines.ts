@@ -241,6 +241,7 @@ function engineOptions(config: Config, { role, index, sockets, threads }: Engine
   if (kvMib !== undefined) options.kvMib = kvMib
   if (config.device !== undefined) options.device = config.device
   if (config.deviceMemoryMib !== undefined) options.deviceMemoryMib = config.deviceMemoryMib
+  if (config.gemm !== undefined) options.gemm = config.gemm
   if (config.kvType !== undefined) options.kvType = config.kvType
   if (config.quantize !== undefined) options.quantize = config.quantize
   if (config.prefillTokens !== undefined) options.prefillTokens = config.prefillTokens

@@ -21,6 +21,7 @@ export type AgentOptions = {
   kvType?: string
   quantize?: string
   device?: string
+  gemm?: string
 }
 
 export type AgentRunning = Running & {
@@ -108,6 +109,7 @@ function argumentsOf(options: AgentOptions): string[] {
     ['--kv-type', options.kvType],
     ['--quantize', options.quantize],
     ['--device', options.device],
+    ['--gemm', options.gemm],
   ]
   return pairs.flatMap(([flag, value]) => (value === undefined ? [] : [flag, String(value)]))
 }

@@ -3,6 +3,7 @@
 //   Postgres ─▶ migrations ─┐
 //   bundle, dashboard ──────┴▶ gateway ─┬▶ account, price, API key
 //   engine build, model ────────────────┴▶ agent (with its engine) ─▶ routable
+import { randomBytes } from 'node:crypto'
 import { join, resolve } from 'node:path'
 import { migrate } from '../migrations/migrate.ts'
 import { AdminClient } from './admin-client.ts'
@@ -15,6 +16,8 @@ import { openDataFolder } from './data-folder.ts'
 import { buildEngine } from './engine-build.ts'
 import { defaultRoles } from './engine-roles.ts'
 import { type GatewayOptions, localUrl, requireFreePort, startGateway, writeGatewayConfig } from './gateway-process.ts'
+import { GatewayRestarts } from './gateway-restarts.ts'
+import { settleObjects } from './handover.ts'
 import { openListeningSocket } from './listening-socket.ts'
 import { LogFile } from './log-file.ts'
 import { obtainModel } from './model.ts'
@@ -44,7 +47,7 @@ export type Launched = {
   admin: AdminClient
   dataDir: string
   databaseUrl: string
-  /** Lets the gateway's open streams end (bounded) and starts it anew; who calls meanwhile waits. */
+  /** Puts the next gateway in its place; streams that are open end in the old one. */
   restartGateway(): Promise<void>
   /** Process ids of now, for whoever watches the parts. */
   pids(): {
@@ -174,6 +177,15 @@ export async function launch(options: StartOptions, context: LaunchContext): Pro
   const baseUrl = localUrl(options.host, options.port)
   const admin = new AdminClient(baseUrl, secrets.ADMIN_TOKEN)
   let gateway: Supervised | undefined
+  const handoverKey = randomBytes(32).toString('base64url')
+  const restarts = new GatewayRestarts({
+    origin: baseUrl,
+    key: handoverKey,
+    drainMs: options.drainSeconds * 1000,
+    objectsDir: folder.objectsDir,
+    note: (text) => progress.note(text),
+    signal: context.signal,
+  })
   const gatewayUp = part(async () => {
     const [databaseUrl, bundleDir, dashboardDir, socket] = await Promise.all([database, bundle, dashboard, listening])
     const settings: GatewayOptions = {
@@ -185,8 +197,10 @@ export async function launch(options: StartOptions, context: LaunchContext): Pro
       host: options.host,
       databaseUrl,
       secrets,
+      handoverKey,
       socket,
     }
+    await settleObjects(folder.objectsDir)
     await writeGatewayConfig(settings)
     await asStep(progress, 'Gateway', async () => {
       gateway = await supervise({
@@ -202,7 +216,7 @@ export async function launch(options: StartOptions, context: LaunchContext): Pro
   const serving = part(async () => {
     const [enginePath, { path: modelPath, name: modelName }] = await Promise.all([engine, model, gatewayUp])
     await asStep(progress, 'Agent and engines', async () => {
-      const { threads, contextTokens, kvMib, kvType, quantize, device } = options
+      const { threads, contextTokens, kvMib, kvType, quantize, device, gemm } = options
       // A second engine would hold the weights twice, and share the GPU's time with the first.
       const roles = options.engines ?? (computesOnGpu(options) ? 'both' : await defaultRoles(modelPath, options))
       const settings = {
@@ -219,6 +233,7 @@ export async function launch(options: StartOptions, context: LaunchContext): Pro
         ...(kvType !== undefined && { kvType }),
         ...(quantize !== undefined && { quantize }),
         ...(device !== undefined && { device }),
+        ...(gemm !== undefined && { gemm }),
       }
       let joinToken: string | undefined = await admin.createEnrolmentToken()
       agent = await supervise({
@@ -244,7 +259,7 @@ export async function launch(options: StartOptions, context: LaunchContext): Pro
   // neither waits for the other.
   teardown.add('Postgres', () => postgres?.stop())
   teardown.add('gateway and agent', async () => {
-    const gatewayDown = gateway?.stop()
+    const gatewayDown = Promise.all([gateway?.stop(), restarts.stopOld()])
     await agent?.stop()
     await gatewayDown
   })
@@ -265,7 +280,7 @@ export async function launch(options: StartOptions, context: LaunchContext): Pro
     admin,
     dataDir: folder.dir,
     databaseUrl,
-    restartGateway: async () => gateway?.restart(),
+    restartGateway: async () => (gateway === undefined ? undefined : restarts.restart(gateway)),
     pids: () => ({
       gateway: gateway?.current().pid ?? 0,
       agent: agent?.current().pid ?? 0,

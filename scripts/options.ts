@@ -24,14 +24,18 @@ export type StartOptions = {
   contextTokens?: number
   /** KV cache in MiB. Default: the agent's. */
   kvMib?: number
-  /** How keys and values are stored: `f16`, `q8_0` or `f32`. Default: the engine's, f16. */
+  /** How keys and values are stored: `f16`, `q8_0`, `f32` or, on a GPU, `bf16`. Default: the engine's, f16. */
   kvType?: string
   /** What weights in F32, F16 and BF16 are turned into: `none`, `q8_0` or `q4_0`. Default: none. */
   quantize?: string
   /** Where engines compute: `cpu`, `cuda` or `cuda:N`. Default: the agent's, cpu. */
   device?: string
+  /** Who multiplies large f16 and bf16 matrices on a GPU: `own`, `cublaslt` or `auto`. Default: the agent's, own. */
+  gemm?: string
   /** A Postgres of the user's instead of the embedded one. */
   databaseUrl?: string
+  /** How long streams and background responses that are open at a restart of the gateway may go on. */
+  drainSeconds: number
   /** One prompt, then stop. */
   once?: string
   /** Most tokens of the answer to `once`. */
@@ -54,6 +58,8 @@ export const DEFAULT_PORT = 8787
 export const LOOPBACK = '127.0.0.1'
 export const DEFAULT_MODEL = 'smollm2-135m-instruct'
 const DEFAULT_MAX_TOKENS = 256
+/** Few answers are longer; whoever restarts for a new version has the next one at once. */
+const DEFAULT_DRAIN_SECONDS = 600
 
 /** Bounds: beyond them a number is a mistake, and the process that gets it would fail later and less clearly. */
 const LIMITS = {
@@ -62,6 +68,7 @@ const LIMITS = {
   context: [64, 1_048_576],
   'kv-mib': [8, 4_194_304],
   'max-tokens': [1, 131_072],
+  'drain-seconds': [0, 86_400],
 } as const
 
 /** A prefill engine finishes no request: one that does is needed beside it. */
@@ -69,9 +76,10 @@ const ENGINES = /^(?=.*(?:both|decode))(?:both|prefill|decode)(?:,(?:both|prefil
 
 const DEVICE = /^(?:cpu|cuda(?::\d{1,3})?)$/
 
-const CHOICES: Record<'kv-type' | 'quantize', readonly string[]> = {
-  'kv-type': ['f16', 'q8_0', 'f32'],
+const CHOICES: Record<'kv-type' | 'quantize' | 'gemm', readonly string[]> = {
+  'kv-type': ['f16', 'q8_0', 'f32', 'bf16'],
   quantize: ['none', 'q8_0', 'q4_0'],
+  gemm: ['own', 'cublaslt', 'auto'],
 }
 
 export function helpText(): string {
@@ -93,9 +101,14 @@ Options (after \`npm start --\`; an environment variable in brackets sets the sa
   --threads N       threads of each engine                    default: the cores  [PENSTOCK_THREADS]
   --context N       context window, in tokens                 default: the model's own  [PENSTOCK_CONTEXT]
   --kv-mib N        memory for each engine's KV cache, in MiB default: fits one full context or more  [PENSTOCK_KV_MIB]
-  --kv-type TYPE    keys and values as f16, q8_0 or f32       default f16  [PENSTOCK_KV_TYPE]
+  --kv-type TYPE    keys and values as f16, q8_0, f32 or, on a GPU, bf16
+                                                              default f16  [PENSTOCK_KV_TYPE]
   --quantize TYPE   F32, F16, BF16 weights to q8_0 or q4_0    default none  [PENSTOCK_QUANTIZE]
   --device DEVICE   cpu, or cuda or cuda:N for a GPU          default cpu  [PENSTOCK_DEVICE]
+  --gemm WHO        multiplies large f16 and bf16 matrices on a GPU: own, cublaslt or auto
+                                                              default own  [PENSTOCK_GEMM]
+  --drain-seconds N what is open at a restart of the gateway (SIGUSR2) may go on for so long
+                                                              default ${DEFAULT_DRAIN_SECONDS}  [PENSTOCK_DRAIN_SECONDS]
   --once PROMPT     answer PROMPT at temperature 0, print tokens, cost and speed, stop
   --max-tokens N    longest answer to --once, in tokens       default ${DEFAULT_MAX_TOKENS}
   --json            standard output is JSON, one object per line
@@ -145,10 +158,12 @@ export function parseOptions(argv: string[], context: OptionsContext): ParsedOpt
   const device = values.device ?? (env.PENSTOCK_DEVICE || undefined)
   if (device !== undefined && !DEVICE.test(device))
     wrong.push(`--device must be cpu, cuda or cuda:N, not ${JSON.stringify(device)}`)
+  const gemm = choice('gemm', env.PENSTOCK_GEMM)
   const port = integer('port', env.PENSTOCK_PORT) ?? DEFAULT_PORT
   const host = values.host ?? (env.PENSTOCK_HOST || LOOPBACK)
   if (isIP(host) === 0) wrong.push(`--host must be an IP address, not ${JSON.stringify(host)}`)
   const maxTokens = integer('max-tokens', undefined) ?? DEFAULT_MAX_TOKENS
+  const drainSeconds = integer('drain-seconds', env.PENSTOCK_DRAIN_SECONDS) ?? DEFAULT_DRAIN_SECONDS
   if (values.once !== undefined && values.once.trim() === '') wrong.push('--once needs a prompt that is not empty')
   const databaseUrl = env.DATABASE_URL === '' ? undefined : env.DATABASE_URL
   if (databaseUrl !== undefined && !/^postgres(ql)?:\/\//.test(databaseUrl)) {
@@ -179,8 +194,10 @@ export function parseOptions(argv: string[], context: OptionsContext): ParsedOpt
       ...(kvType !== undefined && { kvType }),
       ...(quantize !== undefined && { quantize }),
       ...(device !== undefined && { device }),
+      ...(gemm !== undefined && { gemm }),
       ...(databaseUrl !== undefined && { databaseUrl }),
       ...(values.once !== undefined && { once: values.once }),
+      drainSeconds,
       maxTokens,
       json: values.json === true,
       verbose: values.verbose === true || env.PENSTOCK_VERBOSE === '1',
@@ -210,6 +227,8 @@ function readArguments(argv: string[]) {
       'kv-type': { type: 'string' },
       quantize: { type: 'string' },
       device: { type: 'string' },
+      gemm: { type: 'string' },
+      'drain-seconds': { type: 'string' },
       once: { type: 'string' },
       'max-tokens': { type: 'string' },
       json: { type: 'boolean' },

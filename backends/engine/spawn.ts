@@ -45,6 +45,8 @@ export type EngineOptions = {
   /** `cpu`, `cuda` or `cuda:N`. */
   device?: string
   deviceMemoryMib?: number
+  /** `own`, `cublaslt` or `auto`. */
+  gemm?: string
   /** `f16`, `q8_0`, `f32` or `bf16`. */
   kvType?: string
   /** `none`, `q8_0` or `q4_0`: what weights in F32, F16 and BF16 are turned into. */
@@ -81,6 +83,7 @@ function engineArguments(options: EngineOptions, socketPath: string, kvPath: str
   add('--kv-mib', options.kvMib)
   add('--device', options.device)
   add('--device-memory-mib', options.deviceMemoryMib)
+  add('--gemm', options.gemm)
   add('--kv-type', options.kvType)
   add('--quantize', options.quantize)
   add('--prefill-tokens', options.prefillTokens)

@@ -63,6 +63,15 @@ test('engines are roles, and addresses for other hosts count up with them', () =
   expect(() => read([...REQUIRED, '--kv-public', '10.0.0.1:80'])).toThrow('give both')
 })
 
+test('who multiplies on a GPU is for a GPU', () => {
+  const argv = ['--device', 'cuda', '--gemm', 'auto']
+  expect(read([...REQUIRED, ...argv])).toMatchObject({ device: 'cuda', gemm: 'auto' })
+  expect(read([...REQUIRED, '--device', 'cuda:1'], { PENSTOCK_AGENT_GEMM: 'cublaslt' }).gemm).toBe('cublaslt')
+  expect(() => read([...REQUIRED, '--device', 'cuda', '--gemm', 'cublas'])).toThrow(/--gemm/)
+  expect(() => read([...REQUIRED, '--gemm', 'auto'])).toThrow('--gemm is for --device cuda')
+  expect(() => read([...REQUIRED, '--device', 'cpu', '--gemm', 'own'])).toThrow('--gemm is for --device cuda')
+})
+
 test('help names every option and its environment variable', () => {
   expect(readConfig(['--help'], {})).toBe('help')
   for (const flag of ['--engine', '--listen', '--queue', 'PENSTOCK_AGENT_KV_MIB']) expect(helpText()).toContain(flag)

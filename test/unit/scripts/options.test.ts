@@ -61,8 +61,9 @@ describe('options of the launcher', () => {
     [['--once', '   '], '--once needs a prompt that is not empty'],
     [['--engines', 'prefill'], '--engines must be roles like prefill,decode or both, not "prefill"'],
     [['--engines', 'decode,'], '--engines must be roles like prefill,decode or both, not "decode,"'],
-    [['--kv-type', 'q5'], '--kv-type must be f16, q8_0, f32, not "q5"'],
+    [['--kv-type', 'q5'], '--kv-type must be f16, q8_0, f32, bf16, not "q5"'],
     [['--device', 'gpu'], '--device must be cpu, cuda or cuda:N, not "gpu"'],
+    [['--gemm', 'cublas'], '--gemm must be own, cublaslt, auto, not "cublas"'],
     [['--quantize', 'Q8_0'], '--quantize must be none, q8_0, q4_0, not "Q8_0"'],
     [['--prot', '1'], "Unknown option '--prot'"],
     [['stray'], "Unexpected argument 'stray'"],
@@ -88,6 +89,7 @@ describe('options of the launcher', () => {
       'kv-type',
       'quantize',
       'device',
+      'gemm',
       'once',
     ]
     for (const flag of [...flags, 'max-tokens', 'json', 'verbose']) expect(helpText()).toContain(`--${flag} `)
