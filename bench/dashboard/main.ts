@@ -34,15 +34,13 @@ const REPEATS = 5
 const TARGET_MS = 300
 /** Of each set of pairs. */
 const SLOWEST_SHOWN = 3
-const TABLES = [
-  'usage_attempts',
-  'usage_requests',
-  'ledger_entries',
+const RAW_TABLES = ['usage_attempts', 'usage_requests', 'ledger_entries']
+const ROLLED_TABLES = [
   'usage_rollups',
-  'rollup_latencies',
+  'rollup_dimensions',
   'usage_cubes',
-  'cube_latencies',
   'cube_dimensions',
+  'cube_latencies',
   'statement_days',
 ]
 /** The end of the month that is asked about: fixed, so that every run asks for the same. */
@@ -132,6 +130,7 @@ try {
     console.log(`${requests} requests written in ${seconds(seedingMs)}`)
   }
   const rollingMs = performance.now()
+  const rollingCpuMs = cpuMs()
   let buckets = 0
   for (;;) {
     const rolled = await rollUp(database, ORG_ID, 100, UNTIL_MS + 2 * 86_400_000)
@@ -139,7 +138,9 @@ try {
     if (!rolled.left) break
   }
   if (buckets > 0 || performance.now() - rollingMs > 1_000) {
-    console.log(`${buckets} quarter hours rolled up, hours and days made, in ${seconds(rollingMs)}`)
+    const spentMs = rollingCpuMs === undefined ? undefined : (cpuMs() ?? 0) - rollingCpuMs
+    const spent = spentMs === undefined ? '' : `, ${(spentMs / 1_000).toFixed(0)} s of processor`
+    console.log(`${buckets} quarter hours rolled up, hours and days made, in ${seconds(rollingMs)}${spent}`)
     await sql.unsafe('VACUUM ANALYZE')
   }
   const report: string[] = []
@@ -155,12 +156,20 @@ try {
   say('')
   say('| table | rows | with its indexes |')
   say('| --- | ---: | ---: |')
-  for (const table of TABLES) {
+  const sizes = { raw: 0, rolled: 0 }
+  for (const table of [...RAW_TABLES, ...ROLLED_TABLES]) {
     const [size] = await sql.unsafe(
-      `SELECT count(*)::int AS rows, pg_size_pretty(pg_total_relation_size('${table}')) AS size FROM ${table}`,
+      `SELECT count(*)::int AS rows, pg_total_relation_size('${table}')::float8 AS bytes FROM ${table}`,
     )
-    say(`| ${table} | ${size?.rows} | ${size?.size} |`)
+    const bytes = Number(size?.bytes)
+    sizes[RAW_TABLES.includes(table) ? 'raw' : 'rolled'] += bytes
+    say(`| ${table} | ${size?.rows} | ${(bytes / 2 ** 20).toFixed(0)} MB |`)
   }
+  const perRequest = (bytes: number) => (bytes / requests).toFixed(0)
+  say('')
+  say(
+    `Rollups take ${perRequest(sizes.rolled)} bytes for each request, beside ${perRequest(sizes.raw)} of what they are made of: ${Math.round((100 * sizes.rolled) / sizes.raw)} %.`,
+  )
   say('')
   say(`| question | best of ${REPEATS}, ms | processor time, least, ms |`)
   say('| --- | ---: | ---: |')

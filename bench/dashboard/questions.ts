@@ -1,5 +1,8 @@
 // What the dashboard asks. Owns the list: each page's questions over the month, every pair of dimensions, and every pair under a filter
-// by a third one, over the month and over thirteen.
+// by a third one, over the month and over thirteen. Ranges are the dashboard's own (dashboard/app/time-range.ts): from a midnight of the
+// zone to now, which is no whole quarter hour.
+
+import { offsetMs } from '../../gateway/account/windows.ts'
 import type { Database } from '../../gateway/db/port.ts'
 import { breakdown } from '../../gateway/ledger/breakdown.ts'
 import { readCredit } from '../../gateway/ledger/grants.ts'
@@ -27,8 +30,7 @@ const over =
     () =>
       breakdown(database, {
         orgId,
-        // Not on a quarter hour, as ranges that end now are.
-        fromMs: untilMs - 30 * DAY_MS + 123_456,
+        fromMs: midnight(change.timeZone ?? 'UTC', untilMs - 30 * DAY_MS),
         toMs: untilMs - 7_654_321,
         filters: {},
         dimensions: [],
@@ -39,6 +41,9 @@ const over =
         ...change,
       }),
   ]
+
+/** Of the date that a day of UTC has. */
+const midnight = (timeZone: string, dayMs: number): number => dayMs - offsetMs(timeZone, dayMs)
 
 /** Of each dimension the value that costs most in the month. */
 export async function dearest(database: Database, orgId: string, untilMs: number): Promise<Values> {
@@ -55,7 +60,8 @@ export async function dearest(database: Database, orgId: string, untilMs: number
 export function pages(database: Database, orgId: string, untilMs: number): Asked[] {
   const sums = over(database, orgId, untilMs)
   const day = { step: 'day' as const, timeZone: 'Europe/Berlin', top: 10 }
-  const year = { fromMs: untilMs - 396 * DAY_MS + 123_456 }
+  const year = { fromMs: midnight('Europe/Berlin', untilMs - 396 * DAY_MS) }
+  const anywhere = { fromMs: untilMs - 30 * DAY_MS + 123_456 }
   const month = { fromMs: untilMs - 22 * DAY_MS + 3_600_000, toMs: untilMs }
   return [
     sums('overview: tiles, with percentiles', {}),
@@ -87,7 +93,13 @@ export function pages(database: Database, orgId: string, untilMs: number): Asked
       latency: 'lines',
     }),
     sums('explore: per day and model, with percentiles of each', { ...day, dimensions: ['model'], latency: 'lines' }),
+    sums('explore: key x model, from any minute to any minute', {
+      ...anywhere,
+      dimensions: ['key', 'model'],
+      latency: 'none',
+    }),
     sums('explore: per day and end user', { ...day, dimensions: ['end_user'], latency: 'none' }),
+    sums('explore: one end user, per day', { ...day, filters: { end_user: 'customer-7' }, latency: 'none' }),
     sums('explore: per day and tag feature', { ...day, dimensions: ['tag'], tagName: 'feature' }),
     sums('explore: per day and backend', { ...day, dimensions: ['backend'] }),
     sums('explore: per day and status of one model', {
@@ -140,7 +152,7 @@ export function pairs(
   { orgId, untilMs, values }: { orgId: string; untilMs: number; values: Values },
 ): { plain: Asked[]; filtered: Asked[]; year: Asked[] } {
   const sums = over(database, orgId, untilMs)
-  const year = { fromMs: untilMs - 396 * DAY_MS + 123_456 }
+  const year = { fromMs: untilMs - 396 * DAY_MS }
   return {
     plain: PAIRS.map((dimensions) => sums(dimensions.join(' x '), { ...WHOLE_MONTH, dimensions })),
     filtered: PAIRS.flatMap((dimensions) =>

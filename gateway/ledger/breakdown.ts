@@ -7,8 +7,8 @@
 import { Params } from '../db/params.ts'
 import type { Database } from '../db/port.ts'
 import type { Histogram } from './latency.ts'
-import { ordinals, type Question, slotSources, stepsIn, sumSources } from './sources.ts'
-import { wasFolded } from './tag-folds.ts'
+import { endUserFolds, NOBODY, ordinals, type Question, slotSources, stepsIn, sumSources } from './sources.ts'
+import { FOLDED, wasFolded } from './tag-folds.ts'
 import { timeLabel } from './time-steps.ts'
 import { DIMENSIONS, type Dimension, isTimed, mapSums, SUMS, type SumField } from './usage-facts.ts'
 
@@ -33,7 +33,10 @@ export type Breakdown = {
   total: Sums
   /** Absent under a filter by key, user or team, and where it was not asked for. */
   latency: Latency | undefined
-  /** A tag that is asked about had more values than are told apart: a filter by it can miss usage, and a line FOLDED holds it. */
+  /**
+   * A tag that is asked about had more values than are told apart: a filter by it can miss usage, and a line FOLDED holds it. Or there
+   * were more end users than units name: a line FOLDED holds the others.
+   */
   folded: boolean
 }
 
@@ -44,9 +47,13 @@ const SLOT_ROWS_MAX = 20_000
 
 /** @throws DatabaseUnavailable, QueryFailed; RangeError for an unknown zone */
 export async function breakdown(database: Database, question: Question): Promise<Breakdown> {
-  const names = tagNamesOf(question)
+  const tags = tagNamesOf(question)
+  const endUsers = endUserFolds(question)
+  // One end user is asked for by name: where units do not name them all, the rows do.
+  const rowsAlone = endUsers.length > 0 && asksForOne(question) && (await wasFolded(database, question, endUsers))
+  const names = [...(tags.length > 0 ? [...tags, FOLDED] : []), ...(rowsAlone ? [] : endUsers)]
   const [lines, slots, folded] = await Promise.all([
-    readLines(database, question),
+    readLines(database, { ...question, rowsAlone }),
     timed(database, question),
     names.length > 0 && wasFolded(database, question, names),
   ])
@@ -65,6 +72,8 @@ export async function breakdown(database: Database, question: Question): Promise
   }
   return { lines, total, latency, folded }
 }
+
+const asksForOne = ({ filters: { end_user } }: Question): boolean => end_user !== undefined && end_user !== NOBODY
 
 /** Of tags that a question tells apart or filters by: `name=value` or `!name`. */
 function tagNamesOf({ dimensions, tagName, filters }: Question): string[] {
@@ -111,7 +120,7 @@ async function readLines(database: Database, question: Question): Promise<KeyedL
   const params = new Params()
   const { dimensions, top } = question
   const groups = dimensions.map((_, index) => `g${index}`)
-  const sums = SUMS.map(({ column }) => `sum(${column}) AS ${column}`).join(', ')
+  const sums = SUMS.map(({ column }) => `coalesce(sum(${column}), 0) AS ${column}`).join(', ')
   const text = groups.length === 0 ? whole(question, params, sums) : ranked(question, params, groups, sums)
   const { rows } = await database.run({ text, params: params.values })
   const first = 2 + groups.length
@@ -151,7 +160,8 @@ function ranked(question: Question, params: Params, groups: readonly string[], s
   const names = groups.map((group) => `b.${group}`)
   const isSame = groups.map((group) => `b.${group} = f.${group}`).join(' AND ')
   return `WITH best AS MATERIALIZED (SELECT ${same}, row_number() OVER (ORDER BY weight DESC, weight_requests DESC, ${same}) AS place
-      FROM (SELECT ${same}, sum(cost_nanousd) AS weight, sum(requests) AS weight_requests FROM (${weighed}) AS facts
+      FROM (SELECT ${same}, coalesce(sum(cost_nanousd), 0) AS weight,
+          coalesce(sum(requests), 0) AS weight_requests FROM (${weighed}) AS facts
         GROUP BY ${same}) AS weighed
       ORDER BY place LIMIT ${top}::bigint)
     SELECT t, coalesce(b.place, ${top}::bigint + 1) AS place, ${names.join(', ')}, ${sums}

@@ -9,7 +9,7 @@
 // Days of a zone are those of UTC, but for some hours at one end. They are told by the days' cubes all the same: a day counts on the
 // date that the zone shows at its noon, and hours of another date are taken away there and added where they belong.
 import type { Params } from '../db/params.ts'
-import { type Cube, DAY_MS, HOUR_MS, LEVELS, type Level, levelWhere } from './cubes.ts'
+import { type Cube, DAY_MS, HOUR_MS, hoursIn, LEVELS, type Level, levelWhere } from './cubes.ts'
 import { cutUnits, type Steps, timeKey } from './time-steps.ts'
 
 export type Span = readonly [fromMs: number, toMs: number]
@@ -44,10 +44,10 @@ export const wholeUnits = ([fromMs, toMs]: Span, unitMs: number): Span => [
 export const hasLength = ([fromMs, toMs]: Span): boolean => fromMs < toMs
 
 /** Levels whose units a step leaves whole, the longest first, with the units that it cuts. */
-function usable(steps: Steps, { isDaily }: Cube): { level: Level; cutMs: number[] }[] {
+function usable(steps: Steps, cube: Cube): { level: Level; cutMs: number[] }[] {
   const upTo = { hour: HOUR_MS, day: DAY_MS, month: Number.POSITIVE_INFINITY }[steps.step ?? 'month']
   const hoursCut = cutUnits(steps, HOUR_MS)
-  return LEVELS.filter(({ lengthMs }) => lengthMs <= upTo && (isDaily !== true || lengthMs >= DAY_MS))
+  return LEVELS.filter(({ lengthMs }) => lengthMs <= upTo && (hoursIn(cube) !== undefined || lengthMs >= DAY_MS))
     .map((level) => {
       const { lengthMs } = level
       // Of a day what is taken away and added makes good, but no part of an hour.
@@ -72,6 +72,7 @@ export function cover(
   params: Params,
 ): Covered {
   const { orgId, cube, span, steps, firstUsed } = asked
+  const hours = hoursIn(cube)
   const time = (instant: string) => timeKey(steps, () => instant, params)
   const queries: string[] = []
   const told: string[] = []
@@ -92,7 +93,8 @@ export function cover(
     ]
     queries.push(`${name} AS MATERIALIZED (SELECT m.${start} AS at FROM ${table} m WHERE ${where.join(' AND ')})`)
     const shown = level.lengthMs === DAY_MS ? `(at + ${NOON})` : 'at'
-    told.push(`SELECT ${params.add(prefix + cube.name)}::text AS cube, at, ${time(shown)}, 1 AS sign FROM ${name}`)
+    const rows = level.lengthMs === HOUR_MS && hours !== undefined ? hours : cube.name
+    told.push(`SELECT ${params.add(prefix + rows)}::text AS cube, at, ${time(shown)}, 1 AS sign FROM ${name}`)
     above.push(level)
   }
   const hasMoved = isMoved(steps) && above.some(({ lengthMs }) => lengthMs === DAY_MS)
@@ -102,21 +104,21 @@ export function cover(
     queries.push(`moved AS MATERIALIZED (SELECT h.at FROM day d
       CROSS JOIN LATERAL generate_series(d.at, d.at + interval '23 hours', interval '1 hour') AS h(at)
       WHERE ${key('h.at')} <> ${key(`(d.at + ${NOON})`)})`)
-    if (cube.isDaily === true) {
+    if (hours === undefined) {
       untold.push('SELECT at, NULL, 1 FROM moved', `SELECT at, ${noon}, -1 FROM moved`)
     } else {
-      const name = params.add(cube.name)
+      const name = params.add(hours)
       told.push(`SELECT ${name}::text, at, ${time('at')}, 1 FROM moved`)
       told.push(`SELECT ${name}::text, at, ${time(noon)}, -1 FROM moved`)
     }
   }
   if (told.length > 0) queries.push(`told AS MATERIALIZED (${told.join(' UNION ALL ')})`)
-  const hours: Span = [Math.floor(span[0] / HOUR_MS) * HOUR_MS, Math.ceil(span[1] / HOUR_MS) * HOUR_MS - HOUR_MS]
-  const days: Span = [Math.floor(hours[0] / DAY_MS) * DAY_MS, Math.floor(hours[1] / DAY_MS) * DAY_MS]
+  const ends: Span = [Math.floor(span[0] / HOUR_MS) * HOUR_MS, Math.ceil(span[1] / HOUR_MS) * HOUR_MS - HOUR_MS]
+  const days: Span = [Math.floor(ends[0] / DAY_MS) * DAY_MS, Math.floor(ends[1] / DAY_MS) * DAY_MS]
   const at = (ms: number) => `${params.add(iso(ms))}::timestamptz`
   const left = [
     `d.at > (${firstUsed}) - interval '1 day'`,
-    `h.at >= ${at(hours[0])} AND h.at <= ${at(hours[1])}`,
+    `h.at >= ${at(ends[0])} AND h.at <= ${at(ends[1])}`,
     ...isFree(
       'd.at',
       above.filter(({ lengthMs }) => lengthMs >= DAY_MS),
@@ -127,6 +129,6 @@ export function cover(
     CROSS JOIN LATERAL generate_series(d.at, d.at + interval '23 hours', interval '1 hour') AS h(at)
     WHERE ${left.join(' AND ')}`)
   queries.push(`untold AS MATERIALIZED (${untold.join(' UNION ALL ')})`)
-  const isDaily = cube.isDaily === true
-  return { queries, isTold: told.length > 0, isSigned: { told: hasMoved && !isDaily, untold: hasMoved && isDaily } }
+  const isSigned = { told: hasMoved && hours !== undefined, untold: hasMoved && hours === undefined }
+  return { queries, isTold: told.length > 0, isSigned }
 }

@@ -1,5 +1,5 @@
 // Hours, days and longer spans above the quarter hours of rollups. Owns when their cubes are made and the marks that say whether they
-// are; what is in them is cubes.ts, who reads them sources.ts.
+// are; what is in them is cubes.ts and cube-sql.ts, who reads them sources.ts.
 //
 // The rule of rollups.ts, some levels up: whoever rolls a quarter hour says in its transaction that the units it lies in are not made;
 // whoever makes one holds its mark first, and says last that it is. So a made hour is the sum of its quarter hours, and a made unit
@@ -9,7 +9,8 @@
 import type { Database, Statement } from '../db/port.ts'
 import { QueryFailed } from '../db/port.ts'
 import { errorText, log } from '../observe/log.ts'
-import { DAY, HOUR, LEVELS, type Level, levelWhere, makeStatements } from './cubes.ts'
+import { makeStatements } from './cube-sql.ts'
+import { LEVELS, type Level, levelWhere } from './cubes.ts'
 
 /** Units of each level that one call makes at most, beside its buckets: an hour costs as much as a few of those. */
 const UNITS_PER_ROLL = 8
@@ -17,37 +18,15 @@ const UNITS_PER_ROLL = 8
 const iso = (atMs: number): string => new Date(atMs).toISOString()
 const startOf = (atMs: number, lengthMs: number): number => Math.floor(atMs / lengthMs) * lengthMs
 
-/**
- * Holds the units of a bucket, and says that their cubes are not the sums of what is below them any more. A day that was made has used
- * up some of its hours (`isDaily` of cubes.ts): those are all made again.
- */
-export function unmade(orgId: string, bucketStart: string): Statement[] {
-  const at = (lengthMs: number, later = 0) => iso(startOf(Date.parse(bucketStart), lengthMs) + later)
-  const [day, end] = [at(DAY.lengthMs), at(DAY.lengthMs, DAY.lengthMs)]
-  const usedUp: Statement = {
-    text: `UPDATE rollup_hours SET made = false WHERE org_id = $1::uuid AND hour_start >= $2::timestamptz
-      AND hour_start < $3::timestamptz AND made
-      AND EXISTS (SELECT 1 FROM rollup_days d WHERE d.org_id = $1::uuid AND d.day_start = $2::timestamptz AND d.made)`,
-    params: [orgId, day, end],
-  }
-  const spans = LEVELS.filter(({ lengthMs }) => lengthMs > DAY.lengthMs).reverse()
-  return [
-    ...spans.map((level) => mark(level, orgId, at(level.lengthMs))),
-    hold(DAY, orgId, day),
-    usedUp,
-    mark(DAY, orgId, day),
-    mark(HOUR, orgId, at(HOUR.lengthMs)),
-  ]
-}
+/** Holds the units of a bucket, and says that their cubes are not the sums of what is below them any more. */
+export const unmade = (orgId: string, bucketStart: string): Statement[] =>
+  [...LEVELS].reverse().map((level) => mark(level, orgId, iso(startOf(Date.parse(bucketStart), level.lengthMs))))
 
-const mark = (level: Level, orgId: string, at: string): Statement => upsert(level, orgId, at, 'false')
-const hold = (level: Level, orgId: string, at: string): Statement => upsert(level, orgId, at, `${level.table}.made`)
-
-function upsert({ table, start, days }: Level, orgId: string, at: string, made: string): Statement {
+function mark({ table, start, days }: Level, orgId: string, at: string): Statement {
   const key = ['org_id', ...(days === undefined ? [] : ['days']), start].join(', ')
   const values = ['$1', ...(days === undefined ? [] : [String(days)]), '$2'].join(', ')
   return {
-    text: `INSERT INTO ${table} (${key}, made) VALUES (${values}, false) ON CONFLICT (${key}) DO UPDATE SET made = ${made}`,
+    text: `INSERT INTO ${table} (${key}, made) VALUES (${values}, false) ON CONFLICT (${key}) DO UPDATE SET made = false`,
     params: [orgId, at],
   }
 }

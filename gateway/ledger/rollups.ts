@@ -24,18 +24,7 @@ import { makeLedgerDays } from './ledger-days.ts'
 import { makeCubes, unmade } from './make-cubes.ts'
 import type { OutboxEntry } from './outbox.ts'
 import { foldsOf } from './tag-folds.ts'
-import {
-  BUCKET_MS,
-  bucketStartMs,
-  DIMENSION_COLUMNS,
-  type Dimension,
-  factsByColumns,
-  isTimed,
-  LATENCY_MS,
-  MEASURES,
-  ROLLED_DIMENSIONS,
-  slotOfSql,
-} from './usage-facts.ts'
+import { BUCKET_MS, bucketStartMs, DIMENSION_COLUMNS, factsByColumns, ROLLED_DIMENSIONS, SUMS } from './usage-facts.ts'
 
 const iso = (atMs: number): string => new Date(atMs).toISOString()
 
@@ -160,16 +149,8 @@ export async function markRange(
   return count
 }
 
-const columnsWhere = (keep: (dimension: Dimension) => boolean): string =>
-  ROLLED_DIMENSIONS.filter(keep)
-    .map((dimension) => DIMENSION_COLUMNS[dimension])
-    .join(', ')
-const COLUMNS = columnsWhere(() => true)
-const TIMED_COLUMNS = columnsWhere(isTimed)
-/** The same width as COLUMNS. */
-const TIMED_SELECTION = ROLLED_DIMENSIONS.map((dimension) =>
-  isTimed(dimension) ? DIMENSION_COLUMNS[dimension] : `NULL::${dimension === 'tag' ? 'text' : 'uuid'}`,
-).join(', ')
+const COLUMNS = ROLLED_DIMENSIONS.map((dimension) => DIMENSION_COLUMNS[dimension]).join(', ')
+const SUM_COLUMNS = SUMS.map(({ column }) => column)
 /** $1 organisation, $2 start, $3 end of the bucket, $4 its UTC day, which leads an index of the attempts. */
 const IN_BUCKET =
   'org_id = $1::uuid AND started_at >= $2::timestamptz AND started_at < $3::timestamptz AND usage_day = $4::date'
@@ -178,61 +159,36 @@ const TEXTS = ['model_requested', 'model_served', 'provider', 'status'].map(
   (text) => `length(${text})::text || ':' || ${text}`,
 )
 /** Added where they are there: combinations without them keep the id they had before there were any. */
-const LATER_TEXTS = (['backend_id', 'tags'] as const).map(
+const LATER_TEXTS = ['backend_id', 'tags'].map(
   (text) => `coalesce('/${text}' || length(${text})::text || ':' || ${text}, '')`,
 )
-function idOf(uuids: readonly string[], later: readonly string[]): string {
-  const first = [...uuids.map((uuid) => `coalesce(${uuid}::text, '-')`), ...TEXTS].join(` || '/' || `)
-  return `md5(${[first, ...later].join(' || ')})::uuid`
-}
-const DIMENSIONS_ID = idOf(['project_id', 'key_id', 'user_id', 'team_id'], LATER_TEXTS)
-const TIMED_ID = idOf(['project_id', 'NULL', 'NULL', 'NULL'], LATER_TEXTS.slice(0, 1))
-
-/** The same with tags as rollups have them: too many of one name are not told apart (tag-folds.ts). */
-const FOLDED_COLUMNS = COLUMNS.replace(/\btags\b/, 'folds.folded AS tags')
-const FOLDS = foldsOf(IN_BUCKET)
-/** @param found a table with a text of tags */
-const withFolds = (found: string): string => `(${found}) AS found LEFT JOIN folds ON folds.tags = found.tags`
-
-const mergeOf = ({ column, merge }: (typeof MEASURES)[number]) =>
-  merge === 'sum' ? `sum(${column})::bigint AS ${column}` : `${merge}(${column}) AS ${column}`
-
-const MEASURE_COLUMNS = MEASURES.map(({ column }) => column).join(', ')
+const UUIDS = ['project_id', 'key_id', 'user_id', 'team_id'].map((uuid) => `coalesce(${uuid}::text, '-')`)
+const DIMENSIONS_ID = `md5(${[[...UUIDS, ...TEXTS].join(` || '/' || `), ...LATER_TEXTS].join(' || ')})::uuid`
 
 /** Keeps the time of a mark that is there: where the roll fails it is undone, and where not the mark goes. */
 const HOLD = `INSERT INTO rollup_dirty (org_id, bucket_start, marked_at) VALUES ($1, $2, $3)
   ON CONFLICT (org_id, bucket_start) DO UPDATE SET marked_at = rollup_dirty.marked_at`
 const REBUILD = [
-  `DELETE FROM rollup_latencies WHERE org_id = $1::uuid AND bucket_start = $2::timestamptz`,
   `DELETE FROM usage_rollups WHERE org_id = $1::uuid AND bucket_start = $2::timestamptz`,
-  `DELETE FROM rollup_folds WHERE org_id = $1::uuid AND bucket_start = $2::timestamptz`,
+  `DELETE FROM rollup_folds WHERE org_id = $1::uuid AND bucket_start = $2::timestamptz AND name NOT LIKE '@%'`,
 ]
-/** The id of a combination is computed once per group, not once per row: it costs more than all the sums. */
-const REBUILD_FROM_ROWS = [
-  // Ordered, so that rollers of different buckets insert new combinations in one direction.
-  `INSERT INTO rollup_dimensions (org_id, dimensions_id, ${COLUMNS})
-    WITH ${FOLDS}, used AS (SELECT ${FOLDED_COLUMNS} FROM ${withFolds(`SELECT ${COLUMNS} FROM usage_attempts
-      WHERE ${IN_BUCKET} GROUP BY ${COLUMNS} UNION SELECT ${COLUMNS} FROM usage_requests WHERE ${IN_BUCKET} GROUP BY ${COLUMNS}`)})
-    SELECT $1::uuid, ${DIMENSIONS_ID} AS dimensions_id, ${COLUMNS}
-    FROM (SELECT ${COLUMNS} FROM used UNION SELECT ${TIMED_SELECTION} FROM used) AS combinations
-    ORDER BY dimensions_id ON CONFLICT DO NOTHING`,
-  `INSERT INTO usage_rollups (org_id, bucket_start, dimensions_id, ${MEASURE_COLUMNS})
-    WITH ${FOLDS}
-    SELECT $1::uuid, $2::timestamptz, ${DIMENSIONS_ID}, ${MEASURE_COLUMNS}
-    FROM (SELECT ${COLUMNS}, ${MEASURES.map(mergeOf).join(', ')} FROM (SELECT ${FOLDED_COLUMNS}, ${MEASURE_COLUMNS}
-        FROM ${withFolds(factsByColumns(MEASURES, COLUMNS, IN_BUCKET))}) AS facts
-      GROUP BY ${COLUMNS}) AS grouped`,
-  `INSERT INTO rollup_folds (org_id, bucket_start, name)
-    WITH ${FOLDS} SELECT $1::uuid, $2::timestamptz, name FROM folded_names`,
-  `INSERT INTO rollup_latencies (org_id, bucket_start, dimensions_id, slot, first_tokens, ends)
-    SELECT $1::uuid, $2::timestamptz, ${TIMED_ID}, slot, first_tokens, ends
-    FROM (SELECT ${TIMED_COLUMNS}, slot, sum(first_tokens)::bigint AS first_tokens, sum(ends)::bigint AS ends
-      FROM (SELECT ${TIMED_COLUMNS}, ${slotOfSql(LATENCY_MS.firstToken)} AS slot, 1 AS first_tokens, 0 AS ends
-          FROM usage_requests WHERE ${IN_BUCKET} AND first_token_at IS NOT NULL
-        UNION ALL SELECT ${TIMED_COLUMNS}, ${slotOfSql(LATENCY_MS.end)}, 0, 1
-          FROM usage_requests WHERE ${IN_BUCKET}) AS timed
-      GROUP BY ${TIMED_COLUMNS}, slot) AS grouped`,
-]
+/**
+ * Rows brought together by combination, with tags as rollups have them: too many of one name are not told apart (tag-folds.ts). The
+ * id of a combination is computed once per group, not once per row: it costs more than all the sums. Sums that are 0 are not
+ * written: of some forty most are, and absent ones take no room.
+ */
+const REBUILD_FROM_ROWS = `WITH ${foldsOf(IN_BUCKET)},
+  grouped AS MATERIALIZED (SELECT ${COLUMNS}, ${SUM_COLUMNS.map((column) => `sum(${column}) AS ${column}`).join(', ')}
+    FROM (SELECT ${COLUMNS.replace(/\btags\b/, 'folds.folded AS tags')}, ${SUM_COLUMNS.join(', ')}
+      FROM (${factsByColumns(COLUMNS, IN_BUCKET)}) AS found LEFT JOIN folds ON folds.tags = found.tags) AS facts GROUP BY ${COLUMNS}),
+  made AS MATERIALIZED (SELECT ${DIMENSIONS_ID} AS dimensions_id, * FROM grouped),
+  names AS (INSERT INTO rollup_dimensions (org_id, dimensions_id, ${COLUMNS})
+    SELECT $1::uuid, dimensions_id, ${COLUMNS} FROM made
+    -- In an order, so that rollers of different buckets insert new combinations in one direction.
+    ORDER BY dimensions_id ON CONFLICT DO NOTHING),
+  folded AS (INSERT INTO rollup_folds (org_id, bucket_start, name) SELECT $1::uuid, $2::timestamptz, name FROM folded_names)
+  INSERT INTO usage_rollups (org_id, bucket_start, dimensions_id, ${SUM_COLUMNS.join(', ')})
+  SELECT $1::uuid, $2::timestamptz, dimensions_id, ${SUM_COLUMNS.map((column) => `nullif(${column}, 0)::bigint`).join(', ')} FROM made`
 
 function rebuildStatements(orgId: string, bucketStart: string, nowMs: number): Statement[] {
   const identity = [orgId, bucketStart]
@@ -243,7 +199,7 @@ function rebuildStatements(orgId: string, bucketStart: string, nowMs: number): S
   return [
     { text: HOLD, params: [...identity, iso(nowMs)] },
     ...REBUILD.map((text) => ({ text, params: identity })),
-    ...REBUILD_FROM_ROWS.map((text) => ({ text, params })),
+    { text: REBUILD_FROM_ROWS, params },
     ...unmade(orgId, bucketStart),
     toStatement(unmark),
   ]

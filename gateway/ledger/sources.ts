@@ -5,12 +5,13 @@
 //   fromMs ┊ rows │ quarter hours ║ cubes of hours, days and longer ║ quarter hours │ rows ┊ toMs
 //
 // Units come from cubes where those are made, and else from what is below them. All pieces stand in one statement, so that each row
-// is counted by exactly one of them, whatever is rolled up meanwhile. Of end users there are cubes and rows, and no quarter hours.
+// is counted by exactly one of them, whatever is rolled up meanwhile. Of end users and of latencies there are cubes and rows, and no
+// quarter hours.
 import type { Params } from '../db/params.ts'
 import { type Covered, cover, hasLength, type Span, wholeUnits } from './cover.ts'
-import { type Cube, cubeFor, END_USER_CUBES, HOUR_MS, LATENCY_CUBES, SUM_CUBES } from './cubes.ts'
+import { type Cube, cubeFor, END_USER_CUBES, HOUR_MS, LATENCY_CUBES, LEVELS, rowsOf, SUM_CUBES } from './cubes.ts'
 import { isOfClass, type StatusClass } from './status-class.ts'
-import { isTagged, valueIn } from './tag-folds.ts'
+import { foldOf, isTagged, valueIn } from './tag-folds.ts'
 import { stepsOf, type TimeStep, timeKey } from './time-steps.ts'
 import {
   BUCKET_MS,
@@ -44,6 +45,8 @@ export type Question = {
   top: number
   /** Percentiles of the whole, or of each line too, which costs more than all the sums. */
   latency: 'none' | 'total' | 'lines'
+  /** Of end users no unit is read: those that the question is about are not named by all. */
+  rowsAlone?: boolean | undefined
 }
 
 /** As a filter by user, team or backend: usage that has none. No id reads like it. */
@@ -55,27 +58,20 @@ const iso = (atMs: number): string => new Date(atMs).toISOString()
 export const stepsIn = ({ step, timeZone, fromMs, toMs }: Question) =>
   stepsOf(step, timeZone, bucketStartMs(fromMs), toMs)
 
-/** Rows of sums: `t`, a column `g<n>` for each dimension, and every sum. Many rows of one combination, to be added up. */
+/** Rows of sums, absent where 0: `t`, a column `g<n>` for each dimension, and every sum. Many rows of one combination, to be added up. */
 export const sumSources = (question: Question, params: Params): string =>
-  sources(question, params, {
-    cubes: SUM_CUBES,
-    endUserCubes: END_USER_CUBES,
-    hours: 'usage_cubes',
-    quarters: 'usage_rollups',
-    keys: [],
-    sums: SUMS.map(({ column }) => column),
-    ofRows: (columns, where) => factsOfRows(SUMS, columns, where),
-  })
+  asksForEndUsers(question)
+    ? aboveRows(question, params, { ...SUMS_OF_CUBES, cubes: END_USER_CUBES, ofRows: factsOfRows })
+    : aboveQuarters(question, params)
 
 /** The same with a slot of time, and how many first tokens and ends fell into it. */
 export const slotSources = (question: Question, params: Params): string =>
-  sources(question, params, {
+  aboveRows(question, params, {
     cubes: LATENCY_CUBES,
-    endUserCubes: [],
-    hours: 'cube_latencies',
-    quarters: 'rollup_latencies',
+    rows: (columns) => `SELECT ${columns} FROM cube_latencies x
+      CROSS JOIN LATERAL unnest(x.slots, x.first_tokens, x.ends) AS s(slot, first_tokens, ends)`,
     keys: ['slot'],
-    sums: ['first_tokens', 'ends'],
+    sums: SLOT_COUNTS,
     ofRows: (columns, where) => {
       const arm = (durationMs: string, counts: string, more: string) =>
         `SELECT ${[...columns, `${slotOfSql(durationMs)} AS slot`, counts].join(', ')} FROM usage_requests WHERE ${where}${more}`
@@ -86,23 +82,27 @@ export const slotSources = (question: Question, params: Params): string =>
     },
   })
 
-type Tables = {
+const SUM_COLUMNS = SUMS.map(({ column }) => column)
+const SLOT_COUNTS = ['first_tokens', 'ends']
+/** With the name of the table where it stands beside another that has them too. */
+const MADE_SLOTS: ReadonlySet<string> = new Set(SLOT_COUNTS)
+
+/** Units above usage rows. */
+type Above = {
   cubes: readonly Cube[]
-  /** Of end users, who are in no rollup of quarter hours; none where only whole rollups are counted. */
-  endUserCubes: readonly Cube[]
-  hours: string
-  quarters: string
-  keys: string[]
-  sums: string[]
+  /** A SELECT of columns of made units; the table is `x` there. */
+  rows: (columns: string) => string
+  keys: readonly string[]
+  sums: readonly string[]
   /** Arms over usage rows: their columns, and the condition on each. */
   ofRows: (columns: readonly string[], where: string) => string[]
 }
+const SUMS_OF_CUBES = { rows: (columns: string) => `SELECT ${columns} FROM usage_cubes x`, keys: [], sums: SUM_COLUMNS }
 
 /** Arms for made units and for what is left of the range, few because each costs its planning. */
-function sources(question: Question, params: Params, tables: Tables): string {
+function aboveQuarters(question: Question, params: Params): string {
   const { fromMs, toMs } = question
   const columns = () => rowColumns(question, params)
-  if (asksForEndUsers(question)) return endUserSources(question, params, tables)
   const whole: Span = [bucketStartMs(fromMs + BUCKET_MS - 1), bucketStartMs(toMs)]
   // Two pieces of two quarter hours, or one of one.
   const border = Math.min(toMs, whole[0])
@@ -116,17 +116,17 @@ function sources(question: Question, params: Params, tables: Tables): string {
         [border, toMs],
       ]
   const ends = pieces.filter(hasLength)
-  const ofEnds = () => (ends.length === 0 ? [] : tables.ofRows(columns(), rowRange(question, params, ends)))
+  const ofEnds = () => (ends.length === 0 ? [] : factsOfRows(columns(), rowRange(question, params, ends)))
   if (!hasLength(whole)) return ofEnds().join(' UNION ALL ')
-  const cube = cubeOf(question, tables.cubes)
+  const cube = cubeOf(question, SUM_CUBES)
   if (cube === undefined || !hasLength(wholeUnits(whole, HOUR_MS)))
-    return [allQuarters(question, params, tables, whole), ...ofEnds()].join(' UNION ALL ')
+    return [allQuarters(question, params, whole), ...ofEnds()].join(' UNION ALL ')
   const orgId = params.add(question.orgId)
   const firstUsed = `SELECT min(bucket_start) FROM usage_rollups WHERE org_id = ${orgId}`
   const covered = cover({ orgId, cube, span: whole, steps: stepsIn(question), firstUsed }, params)
   const arms = [
-    ...toldUnits(question, params, tables, cube, covered),
-    untoldQuarters(question, params, tables, whole, covered),
+    ...toldUnits(question, params, SUMS_OF_CUBES, cube, covered),
+    untoldQuarters(question, params, whole, covered),
   ]
   return `WITH ${covered.queries.join(', ')} ${[...arms, ...ofEnds()].join(' UNION ALL ')}`
 }
@@ -134,12 +134,18 @@ function sources(question: Question, params: Params, tables: Tables): string {
 const asksForEndUsers = ({ dimensions, filters }: Question): boolean =>
   dimensions.includes('end_user') || filters.end_user !== undefined
 
+/** Under which names folds of end users are on record in the units that answer a question; none where it is about no end user. */
+export function endUserFolds(question: Question): string[] {
+  const cube = asksForEndUsers(question) ? cubeOf(question, END_USER_CUBES) : undefined
+  return cube === undefined ? [] : rowsOf(cube).flatMap((name) => LEVELS.map(({ prefix }) => foldOf(prefix, name)))
+}
+
 /** Made units, and usage rows of the hours that none stands for; rows alone where no cube tells enough apart. */
-function endUserSources(question: Question, params: Params, tables: Tables): string {
+function aboveRows(question: Question, params: Params, above: Above): string {
   const { fromMs, toMs } = question
-  const cube = cubeOf(question, tables.endUserCubes)
+  const cube = question.rowsAlone === true ? undefined : cubeOf(question, above.cubes)
   if (cube === undefined || !hasLength(wholeUnits([fromMs, toMs], HOUR_MS)))
-    return tables.ofRows(rowColumns(question, params), rowRange(question, params, [[fromMs, toMs]])).join(' UNION ALL ')
+    return above.ofRows(rowColumns(question, params), rowRange(question, params, [[fromMs, toMs]])).join(' UNION ALL ')
   const orgId = params.add(question.orgId)
   const firstUsed = `SELECT least((SELECT min(started_at) FROM usage_requests WHERE org_id = ${orgId}),
     (SELECT min(usage_day) FROM usage_attempts WHERE org_id = ${orgId})::timestamp AT TIME ZONE 'UTC')`
@@ -148,14 +154,15 @@ function endUserSources(question: Question, params: Params, tables: Tables): str
     AND started_at >= greatest(h.at, ${params.add(iso(fromMs))}::timestamptz)
     AND started_at < least(h.at + interval '1 hour', ${params.add(iso(toMs))}::timestamptz)${conditions(question, params, '')}`
   const signed = (column: string) => (covered.isSigned.untold ? `c.${column} * h.sign` : `c.${column}`)
-  const shown = ['c.t', ...question.dimensions.map((_, index) => `c.g${index}`), ...tables.sums.map(signed)]
-  const rows = tables
+  const groups = question.dimensions.map((_, index) => `c.g${index}`)
+  const shown = ['c.t', ...groups, ...above.keys.map((key) => `c.${key}`), ...above.sums.map(signed)]
+  const rows = above
     .ofRows(
       rowColumns(question, params, covered.isSigned.untold ? `coalesce(h.shown, ${BUCKET_OF_ROW})` : undefined),
       inHour,
     )
     .map((arm) => `SELECT ${shown.join(', ')} FROM untold h CROSS JOIN LATERAL (${arm} OFFSET 0) AS c`)
-  return `WITH ${covered.queries.join(', ')} ${[...toldUnits(question, params, tables, cube, covered), ...rows].join(' UNION ALL ')}`
+  return `WITH ${covered.queries.join(', ')} ${[...toldUnits(question, params, above, cube, covered), ...rows].join(' UNION ALL ')}`
 }
 
 /** The cube that answers; none where it knows too little, or where the zone's hours are not those of UTC. */
@@ -170,8 +177,12 @@ function cubeOf(question: Question, cubes: readonly Cube[]): Cube | undefined {
  * The columns of an arm: sums as whole numbers of 64 bits in each, because one that is wider would make all of them so, and adding
  * those up takes longer than all else.
  */
-const shownOf = (question: Question, params: Params, { keys, sums }: Tables, of: string): string =>
-  ['r.t', ...groupColumns(question, params, of), ...keys.map((key) => `r.${key}`), ...sums].join(', ')
+const shownOf = (
+  question: Question,
+  params: Params,
+  { keys, sums }: Pick<Above, 'keys' | 'sums'>,
+  of: string,
+): string => ['r.t', ...groupColumns(question, params, of), ...keys.map((key) => `r.${key}`), ...sums].join(', ')
 
 /** Joins names of combinations, where any is asked for: where none is there is nothing to join. */
 function namedBy(question: Question, params: Params, from: () => string): string {
@@ -184,16 +195,22 @@ function namedBy(question: Question, params: Params, from: () => string): string
  * Rows looked up unit by unit: fenced, because a planner that cannot see how few units there are would rather read the whole range and
  * throw most of it away.
  */
-function toldUnits(question: Question, params: Params, tables: Tables, cube: Cube, covered: Covered): string[] {
+function toldUnits(
+  question: Question,
+  params: Params,
+  { rows, keys, sums }: Pick<Above, 'rows' | 'keys' | 'sums'>,
+  cube: Cube,
+  covered: Covered,
+): string[] {
   if (!covered.isTold) return []
-  const { hours: table, keys, sums } = tables
-  const columns = ['dimensions_id', ...keys, ...sums].join(', ')
   const summed = sums.map(signedBy(covered.isSigned.told))
-  const shown = shownOf(question, params, { ...tables, sums: summed }, 'd.')
-  const rows = `SELECT u.t, u.sign, c.* FROM told u CROSS JOIN LATERAL (SELECT ${columns} FROM ${table} x
+  const shown = shownOf(question, params, { keys, sums: summed }, 'd.')
+  const columns = ['dimensions_id', ...keys, ...sums].map((column) => (MADE_SLOTS.has(column) ? `s.${column}` : column))
+  const found = `SELECT u.t, u.sign, c.* FROM told u CROSS JOIN LATERAL (${rows(columns.join(', '))}
     WHERE x.org_id = ${params.add(question.orgId)} AND x.cube = u.cube AND x.hour_start = u.at OFFSET 0) AS c`
-  const names = namedBy(question, params, () => `cube_dimensions d ON d.cube = ${params.add(cube.name)}`)
-  return [`SELECT ${shown} FROM (${rows}) AS r${names}`]
+  const of = () => rowsOf(cube).map((name) => params.add(name))
+  const names = namedBy(question, params, () => `cube_dimensions d ON d.cube IN (${of().join(', ')})`)
+  return [`SELECT ${shown} FROM (${found}) AS r${names}`]
 }
 
 const signedBy =
@@ -202,38 +219,36 @@ const signedBy =
     isSigned ? `r.${column} * r.sign AS ${column}` : `r.${column}`
 
 /** Quarter hours of the hours that no unit stands for: mostly the first and the last of the range. */
-function untoldQuarters(question: Question, params: Params, tables: Tables, span: Span, { isSigned }: Covered): string {
+function untoldQuarters(question: Question, params: Params, span: Span, { isSigned }: Covered): string {
   const [fromMs, toMs] = span
-  const { quarters, keys, sums } = tables
-  const columns = ['bucket_start', 'dimensions_id', ...keys, ...sums].join(', ')
+  const columns = ['bucket_start', 'dimensions_id', ...SUM_COLUMNS].join(', ')
   const at = (ms: number) => `${params.add(iso(ms))}::timestamptz`
   const time = timeKey(
     stepsIn(question),
     () => (isSigned.untold ? 'coalesce(h.shown, c.bucket_start)' : 'c.bucket_start'),
     params,
   )
-  const rows = `SELECT ${time}, h.sign, c.* FROM untold h CROSS JOIN LATERAL (SELECT ${columns} FROM ${quarters} x
+  const rows = `SELECT ${time}, h.sign, c.* FROM untold h CROSS JOIN LATERAL (SELECT ${columns} FROM usage_rollups x
     WHERE x.org_id = ${params.add(question.orgId)} AND x.bucket_start >= greatest(h.at, ${at(fromMs)})
       AND x.bucket_start < least(h.at + interval '1 hour', ${at(toMs)}) OFFSET 0) AS c`
-  const summed = sums.map(signedBy(isSigned.untold))
+  const sums = SUM_COLUMNS.map(signedBy(isSigned.untold))
   const names = namedBy(question, params, () => 'rollup_dimensions d ON true')
-  return `SELECT ${shownOf(question, params, { ...tables, sums: summed }, 'd.')} FROM (${rows}) AS r${names}`
+  return `SELECT ${shownOf(question, params, { keys: [], sums }, 'd.')} FROM (${rows}) AS r${names}`
 }
 
 /**
  * All quarter hours of the range, brought together before the names of combinations come in and filters take some away: names are
  * longer than ids, and a filter first tempts a planner that cannot see how many combinations pass it to read the range once for each.
  */
-function allQuarters(question: Question, params: Params, tables: Tables, [fromMs, toMs]: Span): string {
-  const { quarters, keys, sums } = tables
+function allQuarters(question: Question, params: Params, [fromMs, toMs]: Span): string {
   const names = namedBy(question, params, () => 'rollup_dimensions d ON true')
   const ids = names === '' ? [] : ['dimensions_id']
   const time = timeKey(stepsIn(question), () => 'bucket_start', params)
-  const summed = sums.map((column) => `sum(${column})::bigint AS ${column}`)
-  const rows = `SELECT ${[time, ...ids, ...keys, ...summed].join(', ')} FROM ${quarters} WHERE org_id = ${params.add(question.orgId)}
+  const summed = SUM_COLUMNS.map((column) => `sum(${column})::bigint AS ${column}`)
+  const rows = `SELECT ${[time, ...ids, ...summed].join(', ')} FROM usage_rollups WHERE org_id = ${params.add(question.orgId)}
     AND bucket_start >= ${params.add(iso(fromMs))} AND bucket_start < ${params.add(iso(toMs))}
-    GROUP BY ${ordinals(1 + ids.length + keys.length)}`
-  return `SELECT ${shownOf(question, params, tables, 'd.')} FROM (${rows}) AS r${names}`
+    GROUP BY ${ordinals(1 + ids.length)}`
+  return `SELECT ${shownOf(question, params, { keys: [], sums: SUM_COLUMNS }, 'd.')} FROM (${rows}) AS r${names}`
 }
 
 /** Columns by which facts are grouped; `of` names the table that has the dimensions. */

@@ -18,6 +18,9 @@ const VALUES_TOLD = 64
 /** Names that a quarter hour tells, those of most rows: callers choose the values at run time, names mostly not. */
 const NAMES_TOLD = 32
 
+/** Under which name a fold of end users in a cube's units is on record: no tag's name reads like it. */
+export const foldOf = (prefix: string, cube: string): string => `@${prefix}${cube}`
+
 /**
  * Queries of a WITH: `folds` has a text of tags as rows have it and `folded` as rollups have it; `folded_names` what was folded.
  * @param inBucket condition on rows of attempts and requests
@@ -54,7 +57,7 @@ export function isTagged(column: string, wanted: string, params: Params): string
 
 const hasFoldedName = (column: string): string => `strpos(',' || ${column} || ',', ',${FOLDED},') > 0`
 
-/** Whether a quarter hour of the range does not tell all values of one of the names. @throws DatabaseUnavailable, QueryFailed */
+/** Whether a unit of the range does not tell all values of one of the names. @throws DatabaseUnavailable, QueryFailed */
 export async function wasFolded(
   database: Database,
   { orgId, fromMs, toMs }: { orgId: string; fromMs: number; toMs: number },
@@ -62,7 +65,7 @@ export async function wasFolded(
 ): Promise<boolean> {
   const params = new Params()
   const iso = (atMs: number) => params.add(new Date(atMs).toISOString())
-  const asked = [...names, FOLDED].map((name) => params.add(name)).join(', ')
+  const asked = names.map((name) => params.add(name)).join(', ')
   const { rows } = await database.run({
     text: `SELECT 1 FROM rollup_folds WHERE org_id = ${params.add(orgId)} AND name IN (${asked})
       AND bucket_start >= ${iso(fromMs)}::timestamptz AND bucket_start < ${iso(toMs)}::timestamptz LIMIT 1`,

@@ -47,33 +47,17 @@ export const ROLLED_DIMENSIONS = DIMENSIONS.filter((dimension) => dimension !== 
 const UNTIMED: readonly Dimension[] = ['key', 'user', 'team', 'end_user', 'tag']
 export const isTimed = (dimension: Dimension): boolean => !UNTIMED.includes(dimension)
 
-type RollupField = Exclude<keyof typeof usageRollups.$inferSelect, 'orgId' | 'bucketStart' | 'dimensionsId'>
-type BoundField = 'firstStartedAt' | 'lastEndedAt'
 /** What adds up. */
-export type SumField = Exclude<RollupField, BoundField>
+export type SumField = Exclude<keyof typeof usageRollups.$inferSelect, 'orgId' | 'bucketStart' | 'dimensionsId'>
 
-/** A column of `usage_rollups`, what an attempt row and a request row add to it, and how values are brought together. */
-export type Measure<Field extends RollupField = RollupField> = {
-  field: Field
-  column: string
-  attempt: string
-  request: string
-  merge: 'sum' | 'min' | 'max'
-}
+/** A column of `usage_rollups`, and what an attempt row and a request row add to it. */
+type Measure = { field: SumField; column: string; attempt: string; request: string }
 
-const sum = (field: SumField, attempt: string, request = '0'): Measure<SumField> => ({
+const sum = (field: SumField, attempt: string, request = '0'): Measure => ({
   field,
   column: usageRollups[field].name,
   attempt,
   request,
-  merge: 'sum',
-})
-const bound = (field: BoundField, merge: 'min' | 'max', column: string): Measure => ({
-  field,
-  column: usageRollups[field].name,
-  attempt: column,
-  request: column,
-  merge,
 })
 const ofCustomer = (column: string) => `CASE WHEN charge = 'customer' THEN ${column} ELSE 0 END`
 /** Corrections repeat the marks of the attempt they correct: only the attempt's own row counts. */
@@ -103,7 +87,7 @@ export const ROLE_FIELDS = {
   shadow: ['shadowAttempts', 'shadowNanoUsd', 'shadowAbsorbedNanoUsd'],
 } as const satisfies Record<CountedRole, readonly [attempts: SumField, charged: SumField, absorbed: SumField]>
 
-export const SUMS: readonly Measure<SumField>[] = [
+export const SUMS: readonly Measure[] = [
   sum('requests', '0', '1'),
   sum('attempts', `CASE WHEN kind = 'attempt' THEN 1 ELSE 0 END`),
   ...USAGE_PARTS.map((part) => sum(part, ofCustomer(PART_NAMES[part]))),
@@ -129,12 +113,6 @@ export const SUMS: readonly Measure<SumField>[] = [
   sum('cacheSavingsNanoUsd', ofCustomer('coalesce(cache_savings_nanousd, 0)')),
 ]
 
-export const MEASURES: readonly Measure[] = [
-  ...SUMS,
-  bound('firstStartedAt', 'min', 'started_at'),
-  bound('lastEndedAt', 'max', 'ended_at'),
-]
-
 /** Time to the first token and to the end of a request row, in whole ms; the first is NULL where there was none. */
 export const LATENCY_MS = {
   firstToken: `round(date_part('epoch', first_token_at - started_at) * 1000)::bigint`,
@@ -146,9 +124,9 @@ export const LATENCY_MS = {
  * @param extra further columns, the same for both tables
  * @param where condition on the columns that attempts and requests have in common
  */
-export function factsOfRows(measures: readonly Measure[], extra: readonly string[], where: string): string[] {
+export function factsOfRows(extra: readonly string[], where: string): string[] {
   const select = (table: string, of: 'attempt' | 'request') => {
-    const columns = [...extra, ...measures.map((measure) => `${measure[of]} AS ${measure.column}`)]
+    const columns = [...extra, ...SUMS.map((measure) => `${measure[of]} AS ${measure.column}`)]
     return `SELECT ${columns.join(', ')} FROM ${table} WHERE ${where}`
   }
   return [select(ATTEMPTS, 'attempt'), select('usage_requests', 'request')]
@@ -158,19 +136,19 @@ export function factsOfRows(measures: readonly Measure[], extra: readonly string
  * The same brought together by columns: at most one line per table and combination, so that what is done with them costs
  * nothing per row.
  */
-export function factsByColumns(measures: readonly Measure[], columns: string, where: string): string {
+export function factsByColumns(columns: string, where: string): string {
   const select = (table: string, of: 'attempt' | 'request') => {
-    const merged = measures.map((measure) => `${mergedOf(measure, measure[of])} AS ${measure.column}`)
+    const merged = SUMS.map((measure) => `${mergedOf(measure[of])} AS ${measure.column}`)
     return `SELECT ${columns}, ${merged.join(', ')} FROM ${table} WHERE ${where} GROUP BY ${columns}`
   }
   return `${select(ATTEMPTS, 'attempt')} UNION ALL ${select('usage_requests', 'request')}`
 }
 
 /** Constants are not added up row by row. */
-function mergedOf({ merge }: Measure, expression: string): string {
+function mergedOf(expression: string): string {
   if (expression === '0') return '0'
   if (expression === '1') return 'count(*)'
-  return `${merge}(${expression})`
+  return `sum(${expression})`
 }
 
 /** One value for every sum. */

@@ -11,7 +11,19 @@ import { tagsUsed } from '../../gateway/ledger/tags-used.ts'
 import { TIME_STEPS, type TimeStep } from '../../gateway/ledger/time-steps.ts'
 import { BUCKET_MS, DIMENSIONS } from '../../gateway/ledger/usage-facts.ts'
 import { expectSame, FROM_MS, filterBy, history, question, random, TO_MS } from './support/usage-history.ts'
-import { addUp, type Fact, factsOf, NOON_MS, rollAll, simpleEntry, write } from './support/usage-rows.ts'
+import {
+  addUp,
+  attemptRow,
+  entryOf,
+  type Fact,
+  factsOf,
+  NOON_MS,
+  rollAll,
+  simpleEntry,
+  write,
+} from './support/usage-rows.ts'
+
+const DAY_MS = 86_400_000
 
 describe('every breakdown', () => {
   test('equals the rows added up one by one, whatever it groups by', { timeout: 180_000 }, async () => {
@@ -138,6 +150,93 @@ describe('every breakdown', () => {
       expect.objectContaining({ name: 'env', folded: false }),
       { name: 'run', values: [{ value: 'large', requests: 5 }], folded: true },
     ])
+  })
+
+  test('names the end users that cost most, adds up the others, says so, and finds one of them by its rows', async () => {
+    const orgId = crypto.randomUUID()
+    // Beside another dimension a unit names 100, alone 1,000.
+    const entries = Array.from({ length: 130 }, (_, index) =>
+      simpleEntry(orgId, { endUser: `u${index}`, costNanoUsd: BigInt(1_000 - index), keyId: crypto.randomUUID() }),
+    )
+    entries.push(simpleEntry(orgId), simpleEntry(orgId, { endUser: 'u129', costNanoUsd: 500n }))
+    await write(entries)
+    await rollAll(orgId, connect(env), NOON_MS + 2 * DAY_MS)
+    const facts = factsOf(entries)
+    const day = question(orgId, { fromMs: NOON_MS - DAY_MS / 2, toMs: NOON_MS + DAY_MS / 2 })
+    await expectSame(facts, { ...day, dimensions: ['end_user'] })
+    expect((await breakdown(connect(env), { ...day, dimensions: ['end_user'] })).folded).toBe(false)
+    const { lines, total, folded } = await breakdown(connect(env), { ...day, dimensions: ['end_user', 'model'] })
+    expect(lines).toHaveLength(102)
+    expect(total).toEqual(addUp(facts))
+    expect(folded).toBe(true)
+    // Told are u0 to u98 and u129 with its two.
+    const rest = lines.find(({ names }) => names[0] === '*')
+    expect(rest?.sums.requests).toBe(30n)
+    expect(lines.some(({ names }) => names[0] === undefined)).toBe(true)
+    for (const endUser of ['u5', 'u120', 'none']) {
+      const asked: Question = { ...day, filters: { end_user: endUser }, dimensions: ['model'] }
+      await expectSame(facts, asked)
+    }
+    const one = await breakdown(connect(env), { ...day, filters: { end_user: 'u120' }, dimensions: ['model'] })
+    expect(one.folded).toBe(false)
+    // Half of the day is no whole unit: told by rows.
+    const half: Question = { ...day, toMs: NOON_MS + BUCKET_MS, dimensions: ['end_user', 'model'] }
+    await expectSame(facts, half)
+  })
+
+  test('is made of days, 8 days and 64 days, and reads them', { timeout: 180_000 }, async () => {
+    const orgId = crypto.randomUUID()
+    const SPAN_MS = 64 * DAY_MS
+    const fromMs = Math.floor(NOON_MS / SPAN_MS) * SPAN_MS - SPAN_MS
+    const { below, pick } = random(11)
+    const entries = Array.from({ length: 150 }, () =>
+      simpleEntry(orgId, {
+        startedAtMs: fromMs - 20 * DAY_MS + below(SPAN_MS + 40 * DAY_MS),
+        modelRequested: pick(['small', 'large']),
+        tags: pick([undefined, 'env=prod', 'env=test']),
+        endUser: pick([undefined, 'ann', 'bob']),
+        costNanoUsd: BigInt(below(1_000)),
+      }),
+    )
+    await write(entries)
+    await rollAll(orgId, connect(env), NOON_MS + SPAN_MS)
+    const facts = factsOf(entries)
+    const range = { fromMs: fromMs - 17 * DAY_MS - 12_345, toMs: fromMs + SPAN_MS + 13 * DAY_MS + 54_321 }
+    for (const dimensions of [[], ['model'], ['tag', 'model'], ['end_user'], ['end_user', 'key']] as const)
+      for (const step of [undefined, 'month'] as const)
+        await expectSame(facts, question(orgId, { ...range, dimensions, step, timeZone: 'Europe/Berlin' }))
+    const wrong = async (level: string) => {
+      const text = `UPDATE usage_cubes SET requests = requests + 1000 WHERE org_id = $1 AND cube = $2`
+      await connect(env).run({ text, params: [orgId, `${level}:total`] })
+      return (await breakdown(connect(env), question(orgId, range))).total.requests
+    }
+    const right = addUp(facts.filter(({ startedAtMs }) => startedAtMs >= range.fromMs && startedAtMs < range.toMs))
+    const [withLong, withMiddle] = [await wrong('days64'), await wrong('days8')]
+    expect(withLong).toBe(right.requests + 1_000n)
+    expect(withMiddle).toBeGreaterThan(withLong)
+  })
+
+  test('counts a hedge that was settled after its hold had expired as a hedge, the estimate and what takes it back too', async () => {
+    const orgId = crypto.randomUUID()
+    const route = JSON.stringify({ role: 'hedge', reason: 'ordered' })
+    const estimate = attemptRow(orgId, { attempt: 2, usageSource: 'estimated', costNanoUsd: 50n })
+    const takenBack = { ...estimate, kind: 'reversal' as const, costNanoUsd: -50n }
+    const truth = { ...estimate, kind: 'adjustment' as const, usageSource: 'provider' as const, route }
+    const other = attemptRow(orgId, { attempt: 2, usageSource: 'estimated', costNanoUsd: 70n })
+    const corrected = { ...other, kind: 'adjustment' as const, costNanoUsd: -20n, route }
+    const entries = [
+      entryOf([attemptRow(orgId, { requestId: estimate.requestId }), estimate]),
+      entryOf([takenBack, { ...truth, charge: 'absorbed', costNanoUsd: 30n }]),
+      entryOf([attemptRow(orgId, { requestId: other.requestId }), other]),
+      entryOf([corrected]),
+    ]
+    await write(entries)
+    await rollAll(orgId, connect(env), NOON_MS + 2 * DAY_MS)
+    const sums = async (range: Partial<Question>) => (await breakdown(connect(env), question(orgId, range))).total
+    const hedges = { hedgeAttempts: 2n, hedgeNanoUsd: 50n, hedgeAbsorbedNanoUsd: 30n, costNanoUsd: 40n + 50n }
+    // From a day, from quarter hours and from rows.
+    const ends = [NOON_MS + DAY_MS, NOON_MS + BUCKET_MS, NOON_MS + 1]
+    for (const toMs of ends) expect(await sums({ fromMs: NOON_MS, toMs })).toMatchObject(hedges)
   })
 
   test('leaves a star of names of tags that are too many themselves', async () => {

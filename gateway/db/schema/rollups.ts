@@ -1,11 +1,13 @@
-// Tables of migrations/0009_rollups.sql, 0016_rollup_cubes.sql, 0017_rollup_days.sql and 0020_spans.sql, which own their meaning and
+// Tables of migrations/0009_rollups.sql, 0016_rollup_cubes.sql, 0017_rollup_days.sql, 0020_spans.sql and
+// 0021_sparse_rollups.sql, which own their meaning and
 // constraints, as drizzle sees them.
 import { bigint, boolean, integer, pgTable, primaryKey, text, timestamp, uuid } from 'drizzle-orm/pg-core'
 
 const instant = (name: string) => timestamp(name, { withTimezone: true, mode: 'string' })
-const int8 = (name: string) => bigint(name, { mode: 'bigint' }).notNull()
+const int8 = (name: string) => bigint(name, { mode: 'bigint' })
+const counts = (name: string) => int8(name).array().notNull()
 
-/** What adds up, in the order of columns. */
+/** What adds up, in the order of columns. Absent: 0. */
 const sums = () => ({
   requests: int8('requests'),
   attempts: int8('attempts'),
@@ -70,31 +72,12 @@ export const rollupDimensions = pgTable(
   (table) => [primaryKey({ columns: [table.orgId, table.dimensionsId] })],
 )
 
-export const usageRollups = pgTable(
-  'usage_rollups',
-  {
-    orgId: uuid('org_id').notNull(),
-    bucketStart: instant('bucket_start').notNull(),
-    dimensionsId: uuid('dimensions_id').notNull(),
-    ...sums(),
-    firstStartedAt: instant('first_started_at').notNull(),
-    lastEndedAt: instant('last_ended_at').notNull(),
-  },
-  (table) => [primaryKey({ columns: [table.orgId, table.bucketStart, table.dimensionsId] })],
-)
-
-export const rollupLatencies = pgTable(
-  'rollup_latencies',
-  {
-    orgId: uuid('org_id').notNull(),
-    bucketStart: instant('bucket_start').notNull(),
-    dimensionsId: uuid('dimensions_id').notNull(),
-    slot: integer('slot').notNull(),
-    firstTokens: int8('first_tokens'),
-    ends: int8('ends'),
-  },
-  (table) => [primaryKey({ columns: [table.orgId, table.bucketStart, table.dimensionsId, table.slot] })],
-)
+export const usageRollups = pgTable('usage_rollups', {
+  orgId: uuid('org_id').notNull(),
+  bucketStart: instant('bucket_start').notNull(),
+  dimensionsId: uuid('dimensions_id').notNull(),
+  ...sums(),
+})
 
 export const rollupDirty = pgTable(
   'rollup_dirty',
@@ -127,31 +110,23 @@ export const cubeDimensions = pgTable(
   (table) => [primaryKey({ columns: [table.orgId, table.cube, table.dimensionsId] })],
 )
 
-export const usageCubes = pgTable(
-  'usage_cubes',
-  {
-    orgId: uuid('org_id').notNull(),
-    cube: text('cube').notNull(),
-    hourStart: instant('hour_start').notNull(),
-    dimensionsId: uuid('dimensions_id').notNull(),
-    ...sums(),
-  },
-  (table) => [primaryKey({ columns: [table.orgId, table.cube, table.hourStart, table.dimensionsId] })],
-)
+export const usageCubes = pgTable('usage_cubes', {
+  orgId: uuid('org_id').notNull(),
+  hourStart: instant('hour_start').notNull(),
+  dimensionsId: uuid('dimensions_id').notNull(),
+  ...sums(),
+  cube: text('cube').notNull(),
+})
 
-export const cubeLatencies = pgTable(
-  'cube_latencies',
-  {
-    orgId: uuid('org_id').notNull(),
-    cube: text('cube').notNull(),
-    hourStart: instant('hour_start').notNull(),
-    dimensionsId: uuid('dimensions_id').notNull(),
-    slot: integer('slot').notNull(),
-    firstTokens: int8('first_tokens'),
-    ends: int8('ends'),
-  },
-  (table) => [primaryKey({ columns: [table.orgId, table.cube, table.hourStart, table.dimensionsId, table.slot] })],
-)
+export const cubeLatencies = pgTable('cube_latencies', {
+  orgId: uuid('org_id').notNull(),
+  hourStart: instant('hour_start').notNull(),
+  dimensionsId: uuid('dimensions_id').notNull(),
+  slots: integer('slots').array().notNull(),
+  firstTokens: counts('first_tokens'),
+  ends: counts('ends'),
+  cube: text('cube').notNull(),
+})
 
 export const rollupHours = pgTable(
   'rollup_hours',
