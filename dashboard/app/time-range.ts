@@ -34,8 +34,8 @@ export type Span = { fromMs: number; toMs: number; step: Step }
 export type Asked = { preset: Preset; from?: string | undefined; to?: string | undefined }
 
 const PRESET_DAYS: Partial<Record<Preset, number>> = { '7d': 7, '30d': 30, '90d': 90 }
-/** The usage API sums at most a year. */
-const DAYS_MAX = 366
+/** The usage API sums at most thirteen months. */
+const DAYS_MAX = 397
 const HOURS_SHOWN_MAX_DAYS = 3
 const DAYS_SHOWN_MAX = 120
 

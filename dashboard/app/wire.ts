@@ -271,8 +271,11 @@ type SharedRow = {
 export type UsageRequestDetail = UsageRequest & {
   names: Names
   attempt_rows: AttemptRow[]
-  /** Where the caller had the response stored: its text is at /usage/requests/:id/text. Null: nothing is kept. */
-  stored_response: { id: string; state: 'running' | 'ended' } | null
+  /**
+   * Where the caller had the response stored: its text is at /usage/requests/:id/text. Null: nothing is kept; `unreachable`: whether
+   * anything is cannot be told now.
+   */
+  stored_response: { id: string; state: 'running' | 'ended' | 'unreachable' } | null
 }
 /** GET /usage/requests/:id/text?org= (permission audit.read; audited): items before the answer, and the response object. */
 export type StoredText = { id: string; input: unknown[]; response: unknown }

@@ -14,7 +14,9 @@ import { Instant } from './input.ts'
 const DAY_MS = 24 * 3_600_000
 const RANGE_DEFAULT_MS = 30 * DAY_MS
 /** Thirteen months, so that a month stands beside itself a year before. */
-const RANGE_MAX_MS = 397 * DAY_MS
+const RANGE_MAX_DAYS = 397
+/** And the hours by which clocks are set back meanwhile. */
+const RANGE_MAX_MS = RANGE_MAX_DAYS * DAY_MS + 2 * 3_600_000
 
 /** An instant, or a day: its first moment in the time zone asked for, UTC where none is. */
 export const Moment = z.union([z.iso.date(), Instant])
@@ -99,7 +101,7 @@ export function rangeOf(asked: Pick<Filter, 'from' | 'to'>, timeZone: string, no
   const toMs = asked.to === undefined ? bucketStartMs(nowMs) + DAY_MS + BUCKET_MS : momentMs(asked.to, timeZone)
   const fromMs = asked.from === undefined ? toMs - RANGE_DEFAULT_MS : momentMs(asked.from, timeZone)
   if (fromMs >= toMs) throw invalid('from', 'must be before `to`')
-  if (toMs - fromMs > RANGE_MAX_MS) throw invalid('from', `must be at most ${RANGE_MAX_MS / DAY_MS} days before \`to\``)
+  if (toMs - fromMs > RANGE_MAX_MS) throw invalid('from', `must be at most ${RANGE_MAX_DAYS} days before \`to\``)
   return { fromMs, toMs }
 }
 

@@ -193,7 +193,12 @@ function StoredResponse({ request }: { request: UsageRequestDetail }) {
   return (
     <section class="stack" aria-labelledby="stored-head">
       <h3 id="stored-head">Stored response</h3>
-      {!isAsked && (
+      {!isAsked && stored.state === 'unreachable' && (
+        <p class="muted small">
+          Whether a response is stored cannot be told now: what keeps them does not answer. Try again.
+        </p>
+      )}
+      {!isAsked && stored.state !== 'unreachable' && (
         <p class="row">
           <code class="break">{stored.id}</code>
           {can('audit.read') && (
