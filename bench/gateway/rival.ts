@@ -1,7 +1,8 @@
-// What the gateway is measured beside, each as a process of its own: a bare proxy under the same workerd, which is the
-// limit, and Portkey's gateway on Node, which is the peer. Owns installing, starting and stopping them.
+// What the gateway is measured beside, each as a process of its own: under the same workerd a bare proxy, which is the limit of
+// any gateway, and one that writes two rows durably, which is the limit of one that holds money; and Portkey's gateway on Node,
+// which is the peer. Owns installing, starting and stopping them.
 import { type ChildProcess, spawn } from 'node:child_process'
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -29,14 +30,24 @@ export type Rival = {
 
 /** @param upstreamUrl Base URL up to and with `/v1`. */
 export async function startProxy(upstreamUrl: string): Promise<Rival> {
+  return startWorker('a bare proxy under workerd', 'proxy.js', upstreamUrl)
+}
+
+/** @param upstreamUrl Base URL up to and with `/v1`. */
+export async function startDurableProxy(upstreamUrl: string): Promise<Rival> {
+  return startWorker('a proxy that writes two rows under workerd', 'durable-proxy.js', upstreamUrl, 'Book')
+}
+
+/** @param object Class of the Durable Object that the script has, bound by its name in capitals. */
+async function startWorker(name: string, script: string, upstreamUrl: string, object?: string): Promise<Rival> {
   const port = await freePort()
   const dir = await mkdtemp(join(tmpdir(), 'penstock-proxy-'))
-  const script = await readFile(join(ROOT, 'bench', 'proxy', 'proxy.js'), 'utf8')
-  await writeFile(join(dir, 'proxy.js'), script)
-  await writeFile(join(dir, 'config.capnp'), configText(port, upstreamUrl))
-  const child = spawn(workerdBinary(ROOT), ['serve', join(dir, 'config.capnp')], { stdio: 'ignore' })
+  await mkdir(join(dir, 'objects'))
+  await writeFile(join(dir, script), await readFile(join(ROOT, 'bench', 'proxy', script), 'utf8'))
+  await writeFile(join(dir, 'config.capnp'), configText({ port, script, upstreamUrl, object }))
+  const child = spawn(workerdBinary(ROOT), ['serve', join(dir, 'config.capnp')], { cwd: dir, stdio: 'ignore' })
   const base = `http://${LOOPBACK}:${port}`
-  return started(child, 'a bare proxy under workerd', base, '/health', { authorization: 'Bearer none' }, () =>
+  return started(child, name, base, '/health', { authorization: 'Bearer none' }, () =>
     rm(dir, { recursive: true, force: true }),
   )
 }
@@ -102,17 +113,30 @@ async function peerVersion(): Promise<string> {
   return (JSON.parse(text) as { version: string }).version
 }
 
-const configText = (port: number, upstreamUrl: string): string => `using Workerd = import "/workerd/workerd.capnp";
+type WorkerText = { port: number; script: string; upstreamUrl: string; object: string | undefined }
+
+const configText = ({ port, script, upstreamUrl, object }: WorkerText): string => {
+  const binding =
+    object === undefined ? '' : `, (name = "${object.toUpperCase()}", durableObjectNamespace = "${object}")`
+  const storage =
+    object === undefined
+      ? ''
+      : `
+  durableObjectNamespaces = [(className = "${object}", uniqueKey = "${object}", enableSql = true)],
+  durableObjectStorage = (localDisk = "objects"),`
+  return `using Workerd = import "/workerd/workerd.capnp";
 const config :Workerd.Config = (
   services = [
     (name = "proxy", worker = .proxy),
     (name = "internet", network = (allow = ["public", "private", "local"])),
+    (name = "objects", disk = (path = "objects", writable = true)),
   ],
   sockets = [(name = "http", address = "${LOOPBACK}:${port}", http = (), service = "proxy")],
 );
 const proxy :Workerd.Worker = (
-  modules = [(name = "proxy.js", esModule = embed "proxy.js")],
+  modules = [(name = "${script}", esModule = embed "${script}")],
   compatibilityDate = "2026-11-09",
-  bindings = [(name = "UPSTREAM", text = "${upstreamUrl}")],
+  bindings = [(name = "UPSTREAM", text = "${upstreamUrl}")${binding}],${storage}
 );
 `
+}

@@ -2,11 +2,11 @@
 // one round and the memory run; who is measured is rival.ts and path.ts, the load wrk.ts.
 import { readFile } from 'node:fs/promises'
 import { ANSWER_TOKENS, type PathBench } from './path.ts'
-import { type Rival, startPeer, startProxy } from './rival.ts'
+import { type Rival, startDurableProxy, startPeer, startProxy } from './rival.ts'
 import { type Loaded, load } from './wrk.ts'
 
 export const CONNECTIONS = [1, 32, 256] as const
-export const WHO = ['proxy', 'peer', 'gateway'] as const
+export const WHO = ['proxy', 'durable', 'peer', 'gateway'] as const
 export type Who = (typeof WHO)[number]
 
 export type VersusCell = { stream: boolean; connections: number; results: Record<Who | 'upstream', Loaded> }
@@ -18,19 +18,26 @@ const KIB = 1024
 
 export class Versus {
   readonly #path: PathBench
-  readonly #rivals: Record<'proxy' | 'peer', Rival>
+  readonly #rivals: Record<Exclude<Who, 'gateway'>, Rival>
 
-  private constructor(path: PathBench, rivals: Record<'proxy' | 'peer', Rival>) {
+  private constructor(path: PathBench, rivals: Record<Exclude<Who, 'gateway'>, Rival>) {
     this.#path = path
     this.#rivals = rivals
   }
 
   static async start(path: PathBench): Promise<Versus> {
-    const proxy = await startProxy(path.upstreamUrl)
+    const started: Rival[] = []
+    const start = async (rival: Promise<Rival>): Promise<Rival> => {
+      started.push(await rival)
+      return rival
+    }
     try {
-      return new Versus(path, { proxy, peer: await startPeer(path.upstreamUrl) })
+      const { upstreamUrl } = path
+      const proxy = await start(startProxy(upstreamUrl))
+      const durable = await start(startDurableProxy(upstreamUrl))
+      return new Versus(path, { proxy, durable, peer: await start(startPeer(upstreamUrl)) })
     } catch (error) {
-      await proxy.stop()
+      await Promise.all(started.map((rival) => rival.stop()))
       throw error
     }
   }
@@ -86,11 +93,12 @@ export class Versus {
   }
 
   #targets(): { who: Who | 'upstream'; url: string; headers: Record<string, string> }[] {
-    const { proxy, peer } = this.#rivals
+    const { proxy, durable, peer } = this.#rivals
     const { url, key } = this.#path.limited
     return [
       { who: 'upstream', url: `${this.#path.upstreamUrl}/chat/completions`, headers: { authorization: 'Bearer none' } },
       { who: 'proxy', url: proxy.url, headers: proxy.headers },
+      { who: 'durable', url: durable.url, headers: durable.headers },
       { who: 'peer', url: peer.url, headers: peer.headers },
       { who: 'gateway', url, headers: { authorization: `Bearer ${key}` } },
     ]

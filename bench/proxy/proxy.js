@@ -1,5 +1,5 @@
 // A Worker that passes a call on and its answer back and does nothing else: the limit that the gateway's throughput is held
-// against. bench/gateway/proxy.ts serves it.
+// against. bench/gateway/rival.ts serves it.
 
 export default {
   async fetch(request, env) {

@@ -175,7 +175,7 @@ describe('drain', () => {
     const rest = gate()
     const vendor = new Vendor(chunk('one'), rest.opened, chunk(' two'), ...END)
     const world = await worldOf(vendor, 'drain')
-    const { response, settled } = await world.chat({ stream: true }, { headers: { 'x-penstock-deadline-ms': '400' } })
+    const { response, settled } = await world.chat({ stream: true }, { headers: { 'x-penstock-deadline-ms': '2000' } })
     const { data, done } = readSse(await response.text())
     expect(done).toBe(false)
     expect(data.at(-1)).toMatchObject({ error: { code: 'deadline_exceeded' } })
@@ -280,7 +280,7 @@ test.each(['drain', 'cancel', 'cancel_free'])(
 
 test('a provider that falls silent was not cut off: under drain, too, its call is ended', async () => {
   const vendor = new Vendor(chunk('one'), new Promise(() => {}))
-  const world = new World({ idleMs: 100 })
+  const world = new World({ idleMs: 1_000 })
   const name = await world.provider(vendor.handle)
   const base_url = `https://${name}.example.com/v1`
   await admin('PUT', `/providers/${name}`, { kind: 'openai_compatible', base_url, cutoff: 'drain' })

@@ -135,7 +135,7 @@ describe.each([{ stream: false }, { stream: true }])('with stream = $stream', ({
   })
 
   test('a silent target is given up after its time', async () => {
-    const world = new World({ firstContentMs: 150 })
+    const world = new World({ firstContentMs: 1_000 })
     await world.agent(() => answer(['own']))
     const name = await world.provider(() => new Promise<Response>(() => {}))
     await world.catalog([target(name), FLEET_TARGET(world.model)])
