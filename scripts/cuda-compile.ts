@@ -2,7 +2,7 @@
 // Owns what is compiled how, what is kept between runs and the report; cuda-limits.ts owns the judgement, cuda-toolkit.ts the
 // compiler. No GPU is needed, and nothing is executed.
 //
-//   node scripts/cuda-compile.ts [--update] [--only PATTERN] [--no-link]
+//   node scripts/cuda-compile.ts [--update] [--only PATTERN] [--no-link] [--cublaslt]
 //
 // Exit code: 0 as the table says, 1 not so, 77 skipped because no compiler can be had.
 import { createHash } from 'node:crypto'
@@ -26,7 +26,7 @@ import {
   summarizeLimits,
   updateLimits,
 } from './cuda-limits.ts'
-import { type CudaToolkit, NoCudaToolkit, obtainToolkit } from './cuda-toolkit.ts'
+import { type CudaToolkit, NoCudaToolkit, obtainCublasLt, obtainToolkit } from './cuda-toolkit.ts'
 import { writeDocsTable } from './docs-table.ts'
 
 const NATIVE_DIR = join(import.meta.dirname, '..', 'native-engine')
@@ -65,11 +65,18 @@ async function main(): Promise<number> {
       update: { type: 'boolean', default: false },
       only: { type: 'string', default: '' },
       'no-link': { type: 'boolean', default: false },
+      cublaslt: { type: 'boolean', default: false },
     },
   })
+  if (values.cublaslt && values['no-link']) throw new Error('--cublaslt is about linking: without --no-link')
   let toolkit: CudaToolkit
+  let cublasLt: string | undefined
   try {
     toolkit = await obtainToolkit(join(BUILD_DIR, 'toolkit'), join(NATIVE_DIR, 'cuda', 'toolkit.txt'), signal)
+    if (values.cublaslt) {
+      const requirements = join(NATIVE_DIR, 'cuda', 'cublas.txt')
+      cublasLt = await obtainCublasLt(toolkit, join(BUILD_DIR, 'cublas'), requirements, signal)
+    }
     if (findProgram('c++filt') === undefined) throw new NoCudaToolkit('c++filt (binutils) is not here')
   } catch (error) {
     if (!(error instanceof NoCudaToolkit)) throw error
@@ -103,7 +110,7 @@ async function main(): Promise<number> {
   const names = new Set(kernels.map(({ file, kernel }) => `${file} ${kernel}`))
   console.log(`${files.length} files, ${names.size} kernels, ${kernels.length} compiled; ${findings.length} findings`)
   let failed = failures.length + findings.length
-  if (!values['no-link'] && failures.length === 0) failed += await linkEngine(toolkit)
+  if (!values['no-link'] && failures.length === 0) failed += await linkEngine(toolkit, cublasLt)
   console.log(failed === 0 ? '✓ as the table says' : '✗ not as the table says')
   return failed === 0 ? 0 : 1
 }
@@ -192,8 +199,11 @@ function digestOf(toolkit: CudaToolkit, file: string, architecture: string): str
   return hash.digest('hex')
 }
 
-/** Host code against NVIDIA's headers, and the engine with its tests linked with the real runtime. Returns how many failed. */
-async function linkEngine(toolkit: CudaToolkit): Promise<number> {
+/**
+ * Host code against NVIDIA's headers, and the engine with its tests linked with the real runtime; with the folder of cuBLASLt also
+ * with it, and what can be asked of it without a GPU is. Returns how many failed.
+ */
+async function linkEngine(toolkit: CudaToolkit, cublasLt: string | undefined): Promise<number> {
   const buildDir = join(BUILD_DIR, 'link')
   const startedMs = performance.now()
   const launcher = findProgram('ccache') === undefined ? [] : ['C', 'CXX', 'CUDA']
@@ -203,6 +213,7 @@ async function linkEngine(toolkit: CudaToolkit): Promise<number> {
     '-DPENSTOCK_GRAMMARS=OFF',
     `-DCMAKE_CUDA_ARCHITECTURES=${LINK_ARCHITECTURE}`,
     `-DCMAKE_CUDA_COMPILER=${toolkit.nvcc}`,
+    `-DPENSTOCK_CUBLASLT_ROOT=${cublasLt ?? ''}`,
     ...launcher.map((language) => `-DCMAKE_${language}_COMPILER_LAUNCHER=ccache`),
   ]
   const generator = findProgram('ninja') === undefined ? [] : ['-G', 'Ninja']
@@ -220,6 +231,17 @@ async function linkEngine(toolkit: CudaToolkit): Promise<number> {
     return 1
   }
   console.log(`✓ the engine and its CUDA tests build and link against the CUDA runtime (${seconds(startedMs)} s)`)
+  if (cublasLt === undefined) return 0
+  try {
+    await linesOf(join(buildDir, 'penstock-engine'), ['--help'])
+    const passed = await linesOf(join(buildDir, 'cuda_cublaslt_test'), ['--gtest_filter=CublasLtProducts.*'])
+    if (!passed.some((line) => /^\[ {2}PASSED {2}\] [1-9]/.test(line))) throw new CommandFailed('no test of it has run')
+  } catch (error) {
+    if (!(error instanceof CommandFailed)) throw error
+    console.log(`✗ what was linked with cuBLASLt: ${error.message}`)
+    return 1
+  }
+  console.log('✓ with cuBLASLt too, which takes the descriptions of our products')
   return 0
 }
 

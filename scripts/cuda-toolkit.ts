@@ -1,5 +1,5 @@
-// Finds a CUDA compiler or brings one. Owns where it is looked for and the folder of the unpacked wheels; which wheels is
-// native-engine/cuda/toolkit.txt, what is compiled is cuda-compile.ts.
+// Finds a CUDA compiler, and cuBLASLt, or brings them. Owns where they are looked for and the folders of the unpacked wheels; which
+// wheels is native-engine/cuda/*.txt, what is compiled is cuda-compile.ts.
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { mkdir, mkdtemp, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises'
@@ -19,7 +19,7 @@ export type CudaToolkit = {
   cuobjdump?: string
 }
 
-/** There is no usable compiler; the message says why. Whoever asks reports "skipped", never success. */
+/** There is no usable compiler, or no cuBLASLt; the message says why. Whoever asks reports "skipped", never success. */
 export class NoCudaToolkit extends Error {
   override name = 'NoCudaToolkit'
 }
@@ -29,6 +29,18 @@ const RELEASE_MIN = [12, 8] as const
 const VERSION_TIMEOUT_MS = 20_000
 /** Another process that unpacks the same wheels takes a minute at most. */
 const UNPACK_WAIT_MS = 5 * 60_000
+
+type Wheels = {
+  folder: string
+  /** The file for pip. */
+  requirements: string
+  /** As people are told. */
+  name: string
+  /** A file below the wheels' root that must be there afterwards. */
+  marker: string
+  /** What the wheels leave out; gets their root. */
+  complete?: (root: string) => Promise<void>
+}
 
 /**
  * The first usable compiler of those that are here, else that of the wheels, unpacked into `folder`.
@@ -46,10 +58,36 @@ export async function obtainToolkit(
     const found = nvcc === undefined ? undefined : await inspect(nvcc, signal)
     if (found !== undefined) return found
   }
-  const nvcc = await unpackWheels(folder, requirements, signal)
+  const root = await unpackWheels(
+    {
+      folder,
+      requirements,
+      name: 'a CUDA toolkit (131 MB)',
+      marker: join('bin', 'nvcc'),
+      // CMake looks for the library under the name that linkers ask for.
+      complete: (root) => symlink('libcudart.so.13', join(root, 'lib', 'libcudart.so')),
+    },
+    signal,
+  )
+  const nvcc = join(root, 'bin', 'nvcc')
   const found = await inspect(nvcc, signal)
   if (found === undefined) throw new NoCudaToolkit(`${nvcc} came out of the wheels but does not run on this machine`)
   return found
+}
+
+/**
+ * The folder that has include/cublasLt.h and its library: the toolkit's, else that of the wheel, unpacked into `folder`.
+ * @throws NoCudaToolkit
+ */
+export async function obtainCublasLt(
+  toolkit: CudaToolkit,
+  folder: string,
+  requirements: string,
+  signal: AbortSignal,
+): Promise<string> {
+  const marker = join('include', 'cublasLt.h')
+  if (existsSync(join(toolkit.root, marker))) return toolkit.root
+  return await unpackWheels({ folder, requirements, name: 'cuBLASLt (444 MB)', marker }, signal)
 }
 
 /** e.g. `13.5.37` out of what `nvcc --version` prints. Pure. */
@@ -76,28 +114,28 @@ async function inspect(nvcc: string, signal: AbortSignal): Promise<CudaToolkit |
   return { root, nvcc, release, ...(existsSync(cuobjdump) && { cuobjdump }) }
 }
 
-/** @returns the path of nvcc */
-async function unpackWheels(folder: string, requirements: string, signal: AbortSignal): Promise<string> {
+/** @returns the wheels' root, which is laid out as a toolkit's */
+async function unpackWheels(wheels: Wheels, signal: AbortSignal): Promise<string> {
+  const { folder, requirements, name, marker, complete } = wheels
   const wanted = createHash('sha256')
     .update(await readFile(requirements))
     .digest('hex')
   const stamp = join(folder, 'requirements.sha256')
-  const nvcc = join(folder, 'nvidia', 'cu13', 'bin', 'nvcc')
+  const rootOf = (target: string) => join(target, 'nvidia', 'cu13')
   const parent = dirname(folder)
   await mkdir(parent, { recursive: true })
   const lock = await takeLock(`${folder}.lock`, { waitMs: UNPACK_WAIT_MS, signal })
   try {
-    if ((await readFile(stamp, 'utf8').catch(() => '')) === wanted && existsSync(nvcc)) return nvcc
-    console.log('No CUDA toolkit here: unpacking its PyPI wheels (131 MB)')
+    const known = await readFile(stamp, 'utf8').catch(() => '')
+    if (known === wanted && existsSync(join(rootOf(folder), marker))) return rootOf(folder)
+    console.log(`Not here, so its PyPI wheels are unpacked: ${name}`)
     const dir = await mkdtemp(join(parent, 'wheels-'))
     try {
-      const target = join(dir, 'toolkit')
+      const target = join(dir, 'unpacked')
       const what = ['--quiet', '--no-deps', '--only-binary=:all:', '--no-cache-dir', '--no-compile', '--require-hashes']
       const args = ['install', ...what, '--target', target, '--requirement', requirements]
       await runPip({ args, workDir: dir, signal })
-      // CMake looks for the library under the name that linkers ask for, which the wheels leave out.
-      const lib = join(target, 'nvidia', 'cu13', 'lib')
-      await symlink('libcudart.so.13', join(lib, 'libcudart.so'))
+      await complete?.(rootOf(target))
       await writeFile(join(target, 'requirements.sha256'), wanted)
       await rm(folder, { recursive: true, force: true })
       await rename(target, folder)
@@ -105,11 +143,10 @@ async function unpackWheels(folder: string, requirements: string, signal: AbortS
       await rm(dir, { recursive: true, force: true })
     }
   } catch (error) {
-    if (error instanceof DownloadFailed)
-      throw new NoCudaToolkit(`no nvcc, and its wheels cannot be had: ${error.message}`)
+    if (error instanceof DownloadFailed) throw new NoCudaToolkit(`${name}: no wheels to be had: ${error.message}`)
     throw error
   } finally {
     lock.release()
   }
-  return nvcc
+  return rootOf(folder)
 }

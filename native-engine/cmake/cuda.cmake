@@ -6,6 +6,7 @@
 #             for penstock-engine-emulated, an engine whose device is the emulator. penstock-engine itself stays without
 #   ON        by nvcc, for the GPUs named by CMAKE_CUDA_ARCHITECTURES (default: those of this machine); penstock-engine has it
 set(PENSTOCK_CUDA "" CACHE STRING "OFF, EMULATED or ON; empty: EMULATED where tests are built, else OFF")
+set(PENSTOCK_CUBLASLT_ROOT "" CACHE PATH "With ON: a folder with include/cublasLt.h and lib/, e.g. of NVIDIA's wheel; empty: the toolkit's")
 set(PENSTOCK_CUDA_MODE "${PENSTOCK_CUDA}")
 if(PENSTOCK_CUDA_MODE STREQUAL "")
   set(PENSTOCK_CUDA_MODE OFF)
@@ -63,12 +64,36 @@ endif()
 target_link_libraries(penstock_cuda PUBLIC penstock_model ${CUDA_RUNTIME})
 if(PENSTOCK_CUDA_MODE STREQUAL "ON")
   penstock_kernel_flags(penstock_cuda)
-  if(TARGET CUDA::cublasLt)
+  if(PENSTOCK_CUBLASLT_ROOT)
+    find_path(PENSTOCK_CUBLASLT_INCLUDE cublasLt.h HINTS ${PENSTOCK_CUBLASLT_ROOT}/include NO_DEFAULT_PATH REQUIRED)
+    # Wheels leave out the name that linkers ask for.
+    find_library(PENSTOCK_CUBLASLT_LIBRARY NAMES cublasLt libcublasLt.so.13 libcublasLt.so.12
+                 HINTS ${PENSTOCK_CUBLASLT_ROOT}/lib ${PENSTOCK_CUBLASLT_ROOT}/lib64 NO_DEFAULT_PATH REQUIRED)
+    add_library(penstock_cublaslt SHARED IMPORTED)
+    set_target_properties(penstock_cublaslt PROPERTIES IMPORTED_LOCATION ${PENSTOCK_CUBLASLT_LIBRARY}
+                          INTERFACE_INCLUDE_DIRECTORIES ${PENSTOCK_CUBLASLT_INCLUDE})
+    set(CUBLASLT penstock_cublaslt)
+  elseif(TARGET CUDA::cublasLt)
+    set(CUBLASLT CUDA::cublasLt)
+  endif()
+  if(CUBLASLT)
     message(STATUS "cuBLASLt: found")
-    target_compile_definitions(penstock_cuda PUBLIC PENSTOCK_CUBLASLT)
-    target_link_libraries(penstock_cuda PUBLIC CUDA::cublasLt)
+    # Not of kernels, which know nothing of it and take minutes.
+    target_compile_definitions(penstock_cuda PUBLIC $<$<COMPILE_LANGUAGE:CXX>:PENSTOCK_CUBLASLT>)
+    target_link_libraries(penstock_cuda PUBLIC ${CUBLASLT})
+  else()
+    message(STATUS "cuBLASLt: not found, all products are computed by our kernels")
   endif()
 endif()
+
+# On the emulator the engine is one without the library, except for this test, which brings gemm.h's other half and the stand-in.
+function(penstock_cublaslt_stand_in target)
+  if(PENSTOCK_CUDA_MODE STREQUAL "EMULATED")
+    target_sources(${target} PRIVATE src/ops/cuda/gemm.cc src/ops/cuda/cublaslt.cc)
+    target_compile_definitions(${target} PRIVATE PENSTOCK_CUBLASLT)
+    target_link_libraries(${target} PRIVATE penstock_simt_cublaslt)
+  endif()
+endfunction()
 
 # --- Bench -----------------------------------------------------------------------------------------------------------
 # On the emulator it is a test of itself: its times mean nothing there.

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <bit>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "cuda_arrays.h"
@@ -110,6 +112,24 @@ inline std::vector<float> multiply(const DeviceMatrix& w, const HostInputs& x, s
     }
   }
   return product;
+}
+
+// out [x.rows, w.rows] against sums in double, within what the order of a sum in f32 can make of it.
+inline void expect_near_exact(const Matrix& w, const HostInputs& x, const std::vector<float>& out, const std::string& what) {
+  std::vector<float> values(static_cast<size_t>(x.cols));
+  for (int32_t weight_row = 0; weight_row < w.rows; ++weight_row) {
+    reference_kernels().matrix_row(w, weight_row, values.data());
+    for (int32_t row = 0; row < x.rows; ++row) {
+      double exact = 0, magnitude = 0;
+      for (int32_t c = 0; c < x.cols; ++c) {
+        const double term = values[static_cast<size_t>(c)] * x.value(row, c);
+        exact += term;
+        magnitude += std::fabs(term);
+      }
+      ASSERT_NEAR(out[static_cast<size_t>(row * w.rows + weight_row)], exact, 4e-6 * magnitude + 1e-6)
+          << what << " at " << row << ", " << weight_row;
+    }
+  }
 }
 
 inline bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {

@@ -2,7 +2,7 @@
 import { chmodSync, mkdirSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { afterEach, expect, test, vi } from 'vitest'
-import { NoCudaToolkit, obtainToolkit, releaseOf } from '../../../scripts/cuda-toolkit.ts'
+import { NoCudaToolkit, obtainCublasLt, obtainToolkit, releaseOf } from '../../../scripts/cuda-toolkit.ts'
 import { tempFolder } from './support/temp.ts'
 
 const { signal } = new AbortController()
@@ -39,7 +39,22 @@ test('without a compiler, and without pip to bring one, it says so', async () =>
   vi.stubEnv('PATH', dir)
   const wanted = obtainToolkit(join(dir, 'build', 'toolkit'), requirements, signal, [compiler('11.8.89')])
   await expect(wanted).rejects.toThrow(NoCudaToolkit)
-  await expect(wanted).rejects.toThrow('no nvcc, and its wheels cannot be had: there is no pip on this machine')
+  await expect(wanted).rejects.toThrow('a CUDA toolkit (131 MB): no wheels to be had: there is no pip on this machine')
+})
+
+test('cuBLASLt is taken from the toolkit that has it, and asked of pip otherwise', async () => {
+  const nvcc = compiler('13.0.48')
+  const root = dirname(dirname(nvcc))
+  const toolkit = { root, nvcc, release: '13.0.48' }
+  const dir = tempFolder()
+  const requirements = join(dir, 'cublas.txt')
+  writeFileSync(requirements, 'nvidia-cublas==13.10.0.20\n')
+  vi.stubEnv('PATH', dir)
+  const wanted = () => obtainCublasLt(toolkit, join(dir, 'build', 'cublas'), requirements, signal)
+  await expect(wanted()).rejects.toThrow('cuBLASLt (444 MB): no wheels to be had: there is no pip on this machine')
+  mkdirSync(join(root, 'include'))
+  writeFileSync(join(root, 'include', 'cublasLt.h'), '')
+  expect(await wanted()).toBe(root)
 })
 
 test('the release of a compiler is read from what it prints', () => {

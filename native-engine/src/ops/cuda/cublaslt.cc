@@ -1,5 +1,4 @@
-// One product: descriptors for its shape, an algorithm from the library's heuristics, the call. cuBLASLt thinks in columns: w
-// [rows, cols] as it lies is a matrix of `cols` rows, so out [x rows, w rows], as it lies, is w transposed times x.
+// One product: descriptors for its shape, an algorithm from the library's heuristics, the call.
 #include "ops/cuda/cublaslt.h"
 
 #ifdef PENSTOCK_CUBLASLT
@@ -26,37 +25,30 @@ void require(cublasStatus_t status, const char* call) {
 
 }  // namespace
 
-struct CublasLt::Descriptors {
-  explicit Descriptors(const Shape& shape) {
-    const auto type = static_cast<TensorType>(shape[0]) == TensorType::f16 ? CUDA_R_16F : CUDA_R_16BF;
-    const auto weight_rows = static_cast<uint64_t>(shape[1]), cols = static_cast<uint64_t>(shape[2]);
-    const auto rows = static_cast<uint64_t>(shape[3]);
-    require(cublasLtMatmulDescCreate(&product, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescCreate");
-    const cublasOperation_t transposed = CUBLAS_OP_T;
-    require(cublasLtMatmulDescSetAttribute(product, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed),
-            "cublasLtMatmulDescSetAttribute");
-    require(cublasLtMatrixLayoutCreate(&w, type, cols, weight_rows, shape[2]), "cublasLtMatrixLayoutCreate");
-    require(cublasLtMatrixLayoutCreate(&x, type, cols, rows, shape[2]), "cublasLtMatrixLayoutCreate");
-    require(cublasLtMatrixLayoutCreate(&out, CUDA_R_32F, weight_rows, rows, shape[4]), "cublasLtMatrixLayoutCreate");
-  }
-  ~Descriptors() {
-    if (out != nullptr) (void)cublasLtMatrixLayoutDestroy(out);
-    if (x != nullptr) (void)cublasLtMatrixLayoutDestroy(x);
-    if (w != nullptr) (void)cublasLtMatrixLayoutDestroy(w);
-    if (product != nullptr) (void)cublasLtMatmulDescDestroy(product);
-  }
-  Descriptors(const Descriptors&) = delete;
-  Descriptors& operator=(const Descriptors&) = delete;
+CublasLtProduct::CublasLtProduct(TensorType tensor_type, int32_t weight_rows, int32_t cols, int32_t rows, int32_t out_stride) {
+  const auto type = tensor_type == TensorType::f16 ? CUDA_R_16F : CUDA_R_16BF;
+  const auto w_rows = static_cast<uint64_t>(weight_rows), w_cols = static_cast<uint64_t>(cols), x_rows = static_cast<uint64_t>(rows);
+  require(cublasLtMatmulDescCreate(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescCreate");
+  const cublasOperation_t transposed = CUBLAS_OP_T;
+  require(cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed),
+          "cublasLtMatmulDescSetAttribute");
+  require(cublasLtMatrixLayoutCreate(&w, type, w_cols, w_rows, cols), "cublasLtMatrixLayoutCreate");
+  require(cublasLtMatrixLayoutCreate(&x, type, w_cols, x_rows, cols), "cublasLtMatrixLayoutCreate");
+  require(cublasLtMatrixLayoutCreate(&out, CUDA_R_32F, w_rows, x_rows, out_stride), "cublasLtMatrixLayoutCreate");
+}
 
-  cublasLtMatmulDesc_t product = nullptr;
-  cublasLtMatrixLayout_t w = nullptr, x = nullptr, out = nullptr;
-};
+CublasLtProduct::~CublasLtProduct() {
+  if (out != nullptr) (void)cublasLtMatrixLayoutDestroy(out);
+  if (x != nullptr) (void)cublasLtMatrixLayoutDestroy(x);
+  if (w != nullptr) (void)cublasLtMatrixLayoutDestroy(w);
+  if (desc != nullptr) (void)cublasLtMatmulDescDestroy(desc);
+}
 
 CublasLt::CublasLt(std::byte* workspace) : workspace_(workspace) { require(cublasLtCreate(&handle_), "cublasLtCreate"); }
 
 CublasLt::~CublasLt() { (void)cublasLtDestroy(handle_); }
 
-std::optional<cublasLtMatmulAlgo_t> CublasLt::algorithm(const Shape& shape, const Descriptors& descriptors) {
+std::optional<cublasLtMatmulAlgo_t> CublasLt::algorithm(const Shape& shape, const CublasLtProduct& product) {
   if (const auto found = algorithms_.find(shape); found != algorithms_.end()) return found->second;
   cublasLtMatmulPreference_t preference = nullptr;
   require(cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate");
@@ -72,8 +64,7 @@ std::optional<cublasLtMatmulAlgo_t> CublasLt::algorithm(const Shape& shape, cons
   cublasLtMatmulHeuristicResult_t result{};
   int count = 0;
   if (status == CUBLAS_STATUS_SUCCESS) {
-    status = cublasLtMatmulAlgoGetHeuristic(handle_, descriptors.product, descriptors.w, descriptors.x, descriptors.out,
-                                            descriptors.out, preference, 1, &result, &count);
+    status = cublasLtMatmulAlgoGetHeuristic(handle_, product.desc, product.w, product.x, product.out, product.out, preference, 1, &result, &count);
   }
   (void)cublasLtMatmulPreferenceDestroy(preference);
   const bool none = status == CUBLAS_STATUS_NOT_SUPPORTED || (status == CUBLAS_STATUS_SUCCESS && count == 0);
@@ -85,14 +76,19 @@ std::optional<cublasLtMatmulAlgo_t> CublasLt::algorithm(const Shape& shape, cons
 bool CublasLt::multiply(cudaStream_t stream, const DeviceMatrix& w, const void* x, int32_t rows, float* out, int32_t out_stride) {
   const int64_t operand_bytes = int64_t{w.cols} * 2;
   if (!is_aligned(w.data, operand_bytes) || !is_aligned(x, operand_bytes) || !is_aligned(out, int64_t{out_stride} * 4)) return false;
-  const Shape shape{static_cast<int32_t>(w.type), w.rows, w.cols, rows, out_stride};
-  const Descriptors descriptors(shape);
-  const std::optional<cublasLtMatmulAlgo_t> chosen = algorithm(shape, descriptors);
+  const CublasLtProduct product(w.type, w.rows, w.cols, rows, out_stride);
+  const std::optional<cublasLtMatmulAlgo_t> chosen =
+      algorithm({static_cast<int32_t>(w.type), w.rows, w.cols, rows, out_stride}, product);
   if (!chosen) return false;
   const float one = 1.0f, zero = 0.0f;
-  require(cublasLtMatmul(handle_, descriptors.product, &one, w.data, descriptors.w, x, descriptors.x, &zero, out, descriptors.out,
-                         out, descriptors.out, &*chosen, workspace_, static_cast<size_t>(kWorkspaceBytes), stream),
-          "cublasLtMatmul");
+  const cublasStatus_t status =
+      cublasLtMatmul(handle_, product.desc, &one, w.data, product.w, x, product.x, &zero, out, product.out, out, product.out,
+                     &*chosen, workspace_, static_cast<size_t>(kWorkspaceBytes), stream);
+  if (status != CUBLAS_STATUS_SUCCESS) {
+    // The library's statuses do not tell a lost device from a call that failed alone; the runtime does.
+    if (const cudaError_t error = cudaStreamQuery(stream); error != cudaErrorNotReady) check(error, "cublasLtMatmul");
+    require(status, "cublasLtMatmul");
+  }
   return true;
 }
 

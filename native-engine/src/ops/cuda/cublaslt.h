@@ -16,6 +16,19 @@
 
 namespace penstock::cuda {
 
+// What the library is told of a product before it is asked for an algorithm. It thinks in columns: w [rows, cols] as it lies is a
+// matrix of `cols` rows, so out [x rows, w rows], as it lies, is w transposed times x.
+struct CublasLtProduct {
+  // PRECOND: type f16 or bf16, out_stride >= weight_rows. Throws std::runtime_error when the library refuses.
+  CublasLtProduct(TensorType type, int32_t weight_rows, int32_t cols, int32_t rows, int32_t out_stride);
+  ~CublasLtProduct();
+  CublasLtProduct(const CublasLtProduct&) = delete;
+  CublasLtProduct& operator=(const CublasLtProduct&) = delete;
+
+  cublasLtMatmulDesc_t desc = nullptr;
+  cublasLtMatrixLayout_t w = nullptr, x = nullptr, out = nullptr;
+};
+
 class CublasLt {
  public:
   // What NVIDIA recommends for Hopper; smaller GPUs need less.
@@ -29,7 +42,7 @@ class CublasLt {
 
   // out [rows, out_stride] = x [rows, w.cols] times w transposed. False: the library has no algorithm for it, or
   // something does not lie at multiples of 16 bytes; nothing was done.
-  // Throws std::runtime_error when a call fails. PRECOND: w f16 or bf16, x of the same type.
+  // Throws CudaError when the device computes nothing more, std::runtime_error when the library fails. PRECOND: w f16 or bf16, x of the same type.
   bool multiply(cudaStream_t stream, const DeviceMatrix& w, const void* x, int32_t rows, float* out, int32_t out_stride);
 
  private:
@@ -37,9 +50,8 @@ class CublasLt {
   static constexpr size_t kShapesMax = 512;
   // type, weight rows, columns, rows, out_stride
   using Shape = std::array<int32_t, 5>;
-  struct Descriptors;
 
-  std::optional<cublasLtMatmulAlgo_t> algorithm(const Shape& shape, const Descriptors& descriptors);
+  std::optional<cublasLtMatmulAlgo_t> algorithm(const Shape& shape, const CublasLtProduct& product);
 
   cublasLtHandle_t handle_ = nullptr;
   std::byte* workspace_;
