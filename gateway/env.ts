@@ -37,6 +37,8 @@ export type Env = {
   ADMIN_TOKEN: string
   /** Private Ed25519 JWK (with `kid`) that signs dispatches. Secret. */
   SIGNING_KEY_JWK: string
+  /** Set under a launcher, which replaces one process by the next: who has it may take the objects away. Secret. */
+  HANDOVER_KEY?: string
   /** 32 bytes, base64: encrypts provider secrets at rest (AES-GCM). Secret. */
   SECRETS_KEK: string
 }

@@ -18,8 +18,8 @@ export type Running = {
   exited: Promise<Exit>
   /** Its last log lines, oldest first. */
   recent(): string[]
-  /** Asks it to end, kills it after its grace, resolves when it is gone. Safe to call twice. */
-  stop(): Promise<void>
+  /** Asks it to end, kills it after a grace, resolves when it is gone. Called again, the shorter grace counts. */
+  stop(graceMs?: number): Promise<void>
 }
 
 export type ChildSpec = {
@@ -143,11 +143,16 @@ export class Children {
     })
     if (pid !== undefined) this.adopt({ name: spec.name, pid, signal: 'SIGTERM', exited })
     void exited.then(() => log.close())
-    let stopping: Promise<void> | undefined
-    const stop = async () => {
+    let killAtMs = Number.POSITIVE_INFINITY
+    let timer: NodeJS.Timeout | undefined
+    const stop = async (graceMs = spec.stopGraceMs) => {
       if (pid === undefined) return
-      child.kill('SIGTERM')
-      const timer = setTimeout(() => signalProcess(pid, 'SIGKILL', true), spec.stopGraceMs)
+      if (killAtMs === Number.POSITIVE_INFINITY) child.kill('SIGTERM')
+      if (performance.now() + graceMs < killAtMs) {
+        killAtMs = performance.now() + graceMs
+        clearTimeout(timer)
+        timer = setTimeout(() => signalProcess(pid, 'SIGKILL', true), graceMs)
+      }
       await exited
       clearTimeout(timer)
     }
@@ -156,10 +161,7 @@ export class Children {
       pid: pid ?? 0,
       exited,
       recent: () => log.recent(),
-      stop: () => {
-        stopping ??= stop()
-        return stopping
-      },
+      stop,
     }
   }
 

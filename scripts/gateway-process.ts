@@ -25,6 +25,8 @@ export type GatewayOptions = {
   host?: string
   databaseUrl: string
   secrets: Secrets
+  /** By which the gateway is told to make room for its next process. Default: it never is. */
+  handoverKey?: string
   /** Listens on `port` already, and stays open over restarts. Default: the gateway opens its own. */
   socket?: ListeningSocket
 }
@@ -33,8 +35,8 @@ const HEALTH_TIMEOUT_MS = 20_000
 const HEALTH_POLL_MS = 25
 const HEALTH_REQUEST_MS = 2_000
 /**
- * Open streams may end within this after a stop; the agent's own drain is shorter. New connections wait as long, so it is far below
- * what clients wait for an answer to begin (30 s).
+ * Open streams may end within this after a stop; the agent's own drain is shorter. Where a restart could not hand the objects over, new
+ * connections wait as long, so it is far below what clients wait for an answer to begin (30 s).
  */
 const STOP_GRACE_MS = 10_000
 const ENTRY = 'index.js'
@@ -115,8 +117,8 @@ export function workerdBinary(root: string): string {
   return found.default
 }
 
-function environmentOf({ secrets, databaseUrl }: GatewayOptions): Record<string, string> {
-  return { ...secrets, DATABASE_URL: databaseUrl }
+function environmentOf({ secrets, databaseUrl, handoverKey }: GatewayOptions): Record<string, string> {
+  return { ...secrets, DATABASE_URL: databaseUrl, ...(handoverKey !== undefined && { HANDOVER_KEY: handoverKey }) }
 }
 
 async function waitUntilHealthy(url: string, signal: AbortSignal): Promise<void> {

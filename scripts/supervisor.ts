@@ -7,6 +7,8 @@ export type Supervised = {
   current(): Running
   /** Ends it in order and starts it again at once. Resolves when it runs, or has been stopped for good. */
   restart(): Promise<void>
+  /** Starts the next one beside it, which takes its place; what becomes of the old one is the caller's. Resolves when it runs. */
+  replace(): Promise<void>
   /** Ends it and restarts it no more. */
   stop(): Promise<void>
 }
@@ -35,11 +37,17 @@ export async function supervise(options: SupervisorOptions): Promise<Supervised>
   let delayMs = options.firstDelayMs ?? FIRST_DELAY_MS
 
   let asked: PromiseWithResolvers<void> | undefined
+  let replacing: Promise<void> | undefined
+  /** Resolves when another process has taken the place of `current`. */
+  let replaced = Promise.withResolvers<undefined>()
 
   const watch = async () => {
     while (!ending.signal.aborted) {
       const startedMs = performance.now()
-      const exit = await current.exited
+      const watched = current
+      const exit = await Promise.race([watched.exited, replaced.promise])
+      await replacing
+      if (exit === undefined || watched !== current) continue
       if (ending.signal.aborted) break
       const ranMs = performance.now() - startedMs
       if (ranMs > STABLE_MS) delayMs = options.firstDelayMs ?? FIRST_DELAY_MS
@@ -78,6 +86,15 @@ export async function supervise(options: SupervisorOptions): Promise<Supervised>
         void current.stop()
       }
       await asked.promise
+    },
+    replace: async () => {
+      replacing ??= (async () => {
+        await restart(0)
+        replaced.resolve(undefined)
+        replaced = Promise.withResolvers()
+        replacing = undefined
+      })()
+      await replacing
     },
     stop: async () => {
       ending.abort()

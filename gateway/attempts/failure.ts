@@ -15,6 +15,10 @@ export function thrownFailure(job: Job, error: unknown, attempt: Attempt): Failu
   return { code: 'internal', message: 'The gateway failed to serve this request.' }
 }
 
+const REPLACED =
+  'The gateway was restarted, and this stream did not end within the time that open streams have for it. Send the request again; ' +
+  'what may take longer than that is better asked for with "background": true and followed by its id.'
+
 /** How far the answer had come: nothing yet, its head, its first content. */
 type Phase = 'waiting' | 'head' | 'content'
 const SILENCE: Record<Phase, UpstreamFaultKind> = {
@@ -33,6 +37,8 @@ export function stopFailure(reason: StopReason, provider: string, phase: Phase):
       return { code: 'cancelled', message: 'Nobody waits for this answer any more.' }
     case 'deadline':
       return { code: 'deadline_exceeded', message: 'The deadline passed before the answer was complete.' }
+    case 'replaced':
+      return { code: 'unavailable', message: REPLACED }
     case 'first_content':
       return { code: silent, message: 'The target did not begin its answer in time.', kind: SILENCE[phase] }
     case 'idle':

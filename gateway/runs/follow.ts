@@ -63,7 +63,7 @@ async function pump(following: Following, first: Followed, client: ClientStream,
     }
   } catch (error) {
     // The client is gone; the run goes on without it.
-    if (stop.reason === 'deadline') words = errorEvent(TOO_LONG, last + 1)
+    if (stop.reason === 'deadline' || stop.reason === 'replaced') words = errorEvent(TOO_LONG, last + 1)
     if (stop.reason === undefined) log('error', 'follow_threw', { run: following.name, error: errorText(error) })
   }
   await client.end(words)

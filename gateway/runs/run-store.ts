@@ -36,7 +36,8 @@ export type RunHead = {
 }
 
 export type EventPage = { text: string; last: number }
-type Kind = 'response' | 'items'
+/** `job`: what is to be done, of one that waits for the next process to begin it. */
+type Kind = 'response' | 'items' | 'job'
 
 export class RunStore {
   readonly #sql: SqlStorage
@@ -80,7 +81,7 @@ export class RunStore {
   }
 
   putText(name: string, kind: Kind, text: string): void {
-    this.#sql.exec('DELETE FROM texts WHERE run = ? AND kind = ?', name, kind)
+    this.dropText(name, kind)
     for (const [at, piece] of piecesOf(text)) {
       this.#sql.exec('INSERT INTO texts (run, kind, at, piece) VALUES (?, ?, ?, ?)', name, kind, at, piece)
     }
@@ -91,6 +92,10 @@ export class RunStore {
     let text = ''
     for (const row of this.#sql.exec<{ piece: string }>(query, name, kind)) text += row.piece
     return text
+  }
+
+  dropText(name: string, kind: Kind): void {
+    this.#sql.exec('DELETE FROM texts WHERE run = ? AND kind = ?', name, kind)
   }
 
   /** Number of the last event; -1: none. */

@@ -2,6 +2,7 @@
 // a background response runner.ts.
 //
 //   keep ───────────────────────────▶ ended ──30 days──▶ (nothing)
+//   start while this process is being replaced ─▶ waiting ─▶ begun by the next one: running
 //   start ─▶ running ──runner ends──▶ ended                ▲
 //              │ └──cancel──▶ ended     └──────remove──────┤
 //              └──refused before anything was begun────────┘
@@ -14,6 +15,8 @@ import type { ResponseObject } from '../../protocol/dialects/responses.ts'
 import type { Failure } from '../../protocol/errors.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
 import type { Env } from '../env.ts'
+import { life } from '../handover/life.ts'
+import { packed, unpacked } from '../handover/packed.ts'
 import { log } from '../observe/log.ts'
 import { within } from '../stream/within.ts'
 import { LiveRun } from './live-run.ts'
@@ -29,6 +32,8 @@ const VERDICT_WAIT_MS = 1_000
 const RUNNING_MAX = 64
 /** Of the 10 GB that an object may store. Past it nothing new is kept here until old responses go. */
 const STORED_BYTES_MAX = 8 * 1024 ** 3
+/** Between two looks whether what waits can begin; whoever follows it waits as long. */
+const WAITING_LOOK_MS = 1_000
 /** Responses that one alarm clears; the next follows at once. */
 const SWEEP_ROWS_MAX = 200
 
@@ -60,6 +65,8 @@ const full: Failure = {
   retryAfterMs: 5_000,
 }
 
+type Made = { runner: Runner; live: LiveRun }
+
 export class Runs extends DurableObject<Env> {
   /** Instance fields are out of reach for Workers RPC; the suites swap it. */
   now: () => number = () => Date.now()
@@ -70,7 +77,10 @@ export class Runs extends DurableObject<Env> {
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env)
     this.#store = new RunStore(ctx.storage.sql)
-    for (const name of this.#store.running()) this.#interrupted(name)
+    for (const name of this.#store.running()) {
+      if (!this.#isWaiting(name)) this.#interrupted(name)
+    }
+    this.#beginWaiting()
   }
 
   /** Keeps a response that has ended; one that is there already stays as it is. @throws Error where there is no room. */
@@ -114,7 +124,57 @@ export class Runs extends DurableObject<Env> {
       if (isSame && mayRead(known.owner, owner)) return ok(this.#store.text(name, 'response'))
       return err({ code: 'conflict', message: 'This idempotency key belongs to another request. Use a new key.' })
     }
-    if (this.#live.size >= RUNNING_MAX || this.#isFull()) return err(full)
+    if (this.#store.running().length >= RUNNING_MAX || this.#isFull()) return err(full)
+    const made = this.#make(job)
+    const { runner } = made
+    const expiresAtMs = receivedAtMs + RESPONSE_KEPT_MS
+    const response = JSON.stringify(runner.response())
+    this.ctx.storage.transactionSync(() => {
+      const bodyHash = idempotency === undefined ? {} : { bodyHash: idempotency.bodyHash }
+      this.#store.putHead(name, { owner, state: 'running', isBackground: true, expiresAtMs, ...bodyHash })
+      this.#store.putText(name, 'items', job.items)
+      this.#store.putText(name, 'response', response)
+      this.#store.append(name, runner.begin())
+      // What runs here ends here; this process has to wait for it before it can be replaced.
+      if (life.defersRuns) this.#store.putText(name, 'job', packed(job))
+    })
+    if (life.defersRuns) this.#wakeAt(this.now() + WAITING_LOOK_MS)
+    else this.#run(name, made)
+    return ok(response)
+  }
+
+  /** Those that came while the process before this one was being replaced. */
+  #beginWaiting(): void {
+    const waiting = this.#store.running().filter((name) => this.#isWaiting(name))
+    if (waiting.length === 0) return
+    if (life.defersRuns) return this.#wakeAt(this.now() + WAITING_LOOK_MS)
+    for (const name of waiting) this.#beginNow(name)
+  }
+
+  #isWaiting(name: string): boolean {
+    return !this.#live.has(name) && this.#store.text(name, 'job') !== ''
+  }
+
+  #beginNow(name: string): void {
+    // Written by this class alone.
+    const job = unpacked(this.#store.text(name, 'job')) as RunJob
+    const { receivedAtMs, deadlineAtMs, deadlineIsCallers } = job.carried
+    const waitedMs = deadlineIsCallers ? 0 : Math.max(0, this.now() - receivedAtMs)
+    const made = this.#make({ ...job, carried: { ...job.carried, deadlineAtMs: deadlineAtMs + waitedMs } })
+    // Its first events are stored.
+    made.runner.begin()
+    this.#store.dropText(name, 'job')
+    this.#run(name, made)
+  }
+
+  #run(name: string, { runner, live }: Made): void {
+    this.#live.set(name, live)
+    life.runBegan()
+    this.ctx.waitUntil(runner.run().finally(() => life.runEnded()))
+  }
+
+  #make(job: RunJob): Made {
+    const { name } = job
     const isOurs = () => this.#live.get(name) === live
     const live: LiveRun = new LiveRun({
       write: (text) => {
@@ -132,18 +192,7 @@ export class Runs extends DurableObject<Env> {
       },
     })
     live.runner = runner
-    const expiresAtMs = receivedAtMs + RESPONSE_KEPT_MS
-    const response = JSON.stringify(runner.response())
-    this.ctx.storage.transactionSync(() => {
-      const bodyHash = idempotency === undefined ? {} : { bodyHash: idempotency.bodyHash }
-      this.#store.putHead(name, { owner, state: 'running', isBackground: true, expiresAtMs, ...bodyHash })
-      this.#store.putText(name, 'items', job.items)
-      this.#store.putText(name, 'response', response)
-      this.#store.append(name, runner.begin())
-    })
-    this.#live.set(name, live)
-    this.ctx.waitUntil(runner.run())
-    return ok(response)
+    return { runner, live }
   }
 
   /** The response as it stands, as JSON. */
@@ -182,6 +231,7 @@ export class Runs extends DurableObject<Env> {
       const message = 'Only a response that was created with "background": true can be streamed again.'
       return err({ code: 'invalid_request', message, param: 'stream' })
     }
+    if (this.#isWaiting(name) && waitMs > 0) await new Promise((resolve) => setTimeout(resolve, WAITING_LOOK_MS))
     const live = this.#live.get(name)
     if (live !== undefined && waitMs > 0 && after >= this.#store.lastEvent(name)) {
       if (live.isCrowded) {
@@ -199,7 +249,7 @@ export class Runs extends DurableObject<Env> {
     const page = this.#store.page(name, after)
     const last = page?.last ?? after
     // What is not live ends here, whatever its state says: nobody asks in a loop for events that will never come.
-    const isOver = !this.#live.has(name) && last >= this.#store.lastEvent(name)
+    const isOver = !this.#live.has(name) && !this.#isWaiting(name) && last >= this.#store.lastEvent(name)
     return ok({ text: page?.text ?? '', last, isOver })
   }
 
@@ -211,6 +261,7 @@ export class Runs extends DurableObject<Env> {
       const message = 'Only a response that was created with "background": true can be cancelled.'
       return err({ code: 'invalid_request', message })
     }
+    if (this.#isWaiting(name)) this.#beginNow(name)
     this.#live.get(name)?.runner?.cancel()
     return ok(this.#store.text(name, 'response'))
   }
@@ -225,6 +276,7 @@ export class Runs extends DurableObject<Env> {
 
   override async alarm(): Promise<void> {
     this.#alarmAtMs = Number.POSITIVE_INFINITY
+    this.#beginWaiting()
     const nowMs = this.now()
     this.ctx.storage.transactionSync(() => {
       for (const name of this.#store.due(nowMs, SWEEP_ROWS_MAX)) this.#sweep(name, nowMs)

@@ -1,5 +1,6 @@
 // The client's end of a streamed answer. Owns the pump's last metre: backpressure, joining what waits into one write,
 // keep-alive comments, noticing that the client is gone, and a bounded goodbye.
+import { life } from '../handover/life.ts'
 import { Appointment, Appointments } from './appointments.ts'
 import { SSE_KEEP_ALIVE } from './sse.ts'
 import type { Stop } from './stop.ts'
@@ -38,6 +39,7 @@ export class ClientStream {
     this.#stop = stop
     this.#appointments = appointments
     this.#keepAlive = new Appointment(() => {
+      if (life.isOverdue(Date.now())) return stop.stop('replaced')
       if (this.#isQuiet && this.#flushing === undefined) this.send(SSE_KEEP_ALIVE).catch(() => {})
       this.#isQuiet = true
       appointments.set(this.#keepAlive, keepAliveMs)

@@ -1,5 +1,5 @@
-// An answer that is cut off in its middle: its client left, or its deadline passed. Owns when that is so, and the Stop of
-// the upstream call, which outlives the attempt where the rest is to be read without a client.
+// An answer that is cut off in its middle: its client left, its deadline passed, its process has to end. Owns when that is so, and the
+// Stop of the upstream call, which outlives the attempt where the rest is to be read without a client.
 import type { CutoffPolicy } from '../policy/plan.ts'
 import { Stop, type StopReason } from './stop.ts'
 
@@ -7,7 +7,8 @@ import { Stop, type StopReason } from './stop.ts'
 export const DRAIN_MAX_MS = 25_000
 
 /** Silence of the target and its errors are no cut-off: it has said all that it will say. */
-export const isCutOff = (reason: StopReason | undefined): boolean => reason === 'client_gone' || reason === 'deadline'
+export const isCutOff = (reason: StopReason | undefined): boolean =>
+  reason === 'client_gone' || reason === 'deadline' || reason === 'replaced'
 
 /**
  * What ends the call to the upstream. It is the attempt's own Stop, except under `drain`: there a cut-off leaves the call

@@ -1,14 +1,14 @@
 // Why and when a request is stopped. Owns the reasons, the timers that lead to them, and waiting that ends with them.
 //
-//   request ──client_gone | deadline──▶ stopped            (ends every attempt)
+//   request ──client_gone | deadline | replaced──▶ stopped            (ends every attempt)
 //      └─ attempt ──first_content | idle | unwanted──▶ stopped   (ends this attempt only)
 //
 // The first reason wins and never changes: later ones are consequences of the first. Every event of every stream passes
 // here, so waiting and arming cost no runtime objects: plain callbacks, and the one timer of the request (appointments.ts).
 import { Appointment, Appointments } from './appointments.ts'
 
-/** `unwanted`: another target answered first, or a trial took too long. */
-export type StopReason = 'client_gone' | 'deadline' | 'first_content' | 'idle' | 'unwanted' | 'done'
+/** `unwanted`: another target answered first, or a trial took too long. `replaced`: the process has to end. */
+export type StopReason = 'client_gone' | 'deadline' | 'replaced' | 'first_content' | 'idle' | 'unwanted' | 'done'
 
 /** A wait ended because its Stop did. */
 export class Stopped extends Error {

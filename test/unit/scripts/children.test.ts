@@ -185,6 +185,39 @@ test('a part that is restarted by order ends in order, and nobody is told that i
   await part.stop()
 })
 
+test('a part whose place another process takes goes on by itself, and the next one is watched', async () => {
+  const { children } = family()
+  const told: string[] = []
+  const again: PromiseWithResolvers<void>[] = []
+  const part = await supervise({
+    name: 'The part',
+    start: async () => {
+      const up = Promise.withResolvers<void>()
+      const running = children.start(node(`console.log('up'); ${LIVE}`, { onLine: () => up.resolve() }))
+      await up.promise
+      return running
+    },
+    onDown: (text) => told.push(text.slice(0, 28)),
+    onRestarted: () => again.shift()?.resolve(),
+    firstDelayMs: 1,
+  })
+  const first = part.current()
+  await part.replace()
+  const second = part.current()
+  expect(second.pid).not.toBe(first.pid)
+  expect(processIdentity(first.pid)).toBeDefined()
+  // Its end is nobody's concern, in order or not.
+  signalProcess(first.pid, 'SIGKILL')
+  await first.exited
+  expect(part.current()).toBe(second)
+  const restarted = Promise.withResolvers<void>()
+  again.push(restarted)
+  signalProcess(second.pid, 'SIGKILL')
+  await restarted.promise
+  expect(told).toEqual(['The part was killed by SIGKI'])
+  await part.stop()
+})
+
 test('a part that cannot be restarted is tried again', async () => {
   const { children } = family()
   const told: string[] = []

@@ -22,6 +22,7 @@ describe('options of the launcher', () => {
       dataDir: '/h/.local/share/penstock',
       cacheDir: '/h/.cache/penstock',
       model: DEFAULT_MODEL,
+      drainSeconds: 600,
       maxTokens: 256,
       json: false,
       verbose: false,
