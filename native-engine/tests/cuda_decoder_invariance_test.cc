@@ -8,6 +8,7 @@
 
 #include "cuda_models.h"
 #include "ops/cuda/platform.h"
+#include "story_goldens.h"
 
 namespace penstock {
 namespace {
@@ -64,6 +65,31 @@ TEST(CudaInvarianceOfOrders, ThreadsInAnyOrderGiveTheSameBits) {
   const auto runner = load_model(device_options(file.path()));
   const auto tokens = some_ids(40, 2);
   const simt::OrderResult result = simt::for_each_order([&] { return logits_behind(*runner, tokens, 33, 3); });
+  EXPECT_TRUE(result) << result.message;
+}
+
+// A model that somebody trained, greedily, as its tokens come: the prompt in one step, then graphs.
+TEST(CudaInvarianceOfOrders, ThreadsInAnyOrderTellThePublishedStory) {
+  const TempFile file(stories_gguf());
+  const auto runner = load_model(device_options(file.path()));
+  const StoryGolden golden = goldens().front();
+  constexpr size_t kTokens = 5;
+  const std::vector<int32_t> published(golden.greedy_ids.begin(), golden.greedy_ids.begin() + kTokens);
+  const simt::OrderResult result = simt::for_each_order([&] {
+    TestBlocks pool(runner->info().blocks_total, 7);
+    std::vector<TestSequence> one(1);
+    one[0].tokens = golden.prompt_ids;
+    std::vector<float> logits;
+    std::vector<int32_t> generated;
+    for (size_t i = 0; i < kTokens; ++i) {
+      catch_up(*runner, pool, one, 0, i == 0 ? 64 : 1);
+      logits.insert(logits.end(), one[0].logits.begin(), one[0].logits.end());
+      generated.push_back(largest(one[0].logits));
+      one[0].tokens.push_back(generated.back());
+    }
+    EXPECT_EQ(generated, published);
+    return logits;
+  });
   EXPECT_TRUE(result) << result.message;
 }
 #endif

@@ -66,6 +66,19 @@ TEST(Sampler, TheSameSeedAndIndexDrawTheSameToken) {
   }
 }
 
+// The vectors of Random123, which defines it.
+TEST(Sampler, ItsRandomNumbersArePhilox) {
+  using Bits = std::array<uint32_t, 4>;
+  EXPECT_EQ(philox({0, 0, 0, 0}, {0, 0}), (Bits{0x6627E8D5u, 0xE169C58Du, 0xBC57AC4Cu, 0x9B00DBD8u}));
+  constexpr uint32_t kOnes = 0xFFFFFFFFu;
+  EXPECT_EQ(philox({kOnes, kOnes, kOnes, kOnes}, {kOnes, kOnes}), (Bits{0x408F276Du, 0x41C83B0Eu, 0xA20BC7C6u, 0x6D5451FDu}));
+  EXPECT_EQ(philox({0x243F6A88u, 0x85A308D3u, 0x13198A2Eu, 0x03707344u}, {0xA4093822u, 0x299F31D0u}),
+            (Bits{0xD16CFE09u, 0x94FDCCEBu, 0x5001E420u, 0x24126EA1u}));
+  EXPECT_NE(uniform_number(1, 2), uniform_number(2, 1));
+  EXPECT_NE(uniform_number(uint64_t{1} << 32, 0), uniform_number(0, 0));
+  EXPECT_NE(uniform_number(0, uint64_t{1} << 32), uniform_number(0, 0));
+}
+
 TEST(Sampler, SeedsAndIndicesGiveDifferentDraws) {
   const std::vector<float> flat(1000, 0.0f);
   std::map<int32_t, int> by_seed, by_index;

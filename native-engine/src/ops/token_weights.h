@@ -5,6 +5,7 @@
 // order. So what top-p keeps and what a random number means depends on the logits alone.
 #pragma once
 
+#include <array>
 #include <bit>
 #include <cstdint>
 #include <limits>
@@ -57,17 +58,22 @@ struct TokenWeights {
   }
 };
 
-constexpr uint64_t mix_bits(uint64_t x) {  // the finaliser of splitmix64
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
-  return x ^ (x >> 31);
+// Philox4x32-10 (Salmon et al., 2011): 128 random bits for a counter and a key, the same on every machine.
+constexpr std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t even = uint64_t{0xD2511F53u} * counter[0], odd = uint64_t{0xCD9E8D57u} * counter[2];
+    counter = {static_cast<uint32_t>(odd >> 32) ^ counter[1] ^ key[0], static_cast<uint32_t>(odd),
+               static_cast<uint32_t>(even >> 32) ^ counter[3] ^ key[1], static_cast<uint32_t>(even)};
+    key = {key[0] + 0x9E3779B9u, key[1] + 0xBB67AE85u};
+  }
+  return counter;
 }
 
 // In [0, 1), 53 bits. Counter based: no state to carry, so a sequence replayed from its tokens draws the same numbers.
 constexpr double uniform_number(uint64_t seed, uint64_t index) {
-  constexpr uint64_t kGolden = 0x9E3779B97F4A7C15u;
-  const uint64_t stream = mix_bits(seed + kGolden);
-  return static_cast<double>(mix_bits(stream + (index + 1) * kGolden) >> 11) * 0x1p-53;
+  const std::array<uint32_t, 4> bits = philox({static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32), 0, 0},
+                                              {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
+  return static_cast<double>((uint64_t{bits[0]} << 32 | bits[1]) >> 11) * 0x1p-53;
 }
 
 }  // namespace penstock
