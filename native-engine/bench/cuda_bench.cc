@@ -4,7 +4,7 @@
 //
 //   cuda-bench facts                              card, driver and runtime, ceilings
 //   cuda-bench kernels [--small 1]                a row per kernel and shape
-//   cuda-bench engine --shape 8b --type Q4_0 --path FILE [--small 1]
+//   cuda-bench engine --shape 8b --type Q4_0 --path FILE [--gemm own|cublaslt] [--small 1]
 //                                                 writes a model of noise, loads it, computes; a row per workload
 // On the emulator the same code runs, and its times mean nothing.
 #include <algorithm>
@@ -50,7 +50,7 @@ Flags parse(int argc, char** argv) {
   for (int i = 2; i + 1 < argc; i += 2) flags[argv[i]] = argv[i + 1];
   if (argc % 2 != 0) throw std::invalid_argument("an option has no value");
   for (const auto& [name, value] : flags) {
-    if (name != "--small" && name != "--shape" && name != "--type" && name != "--path")
+    if (name != "--small" && name != "--shape" && name != "--type" && name != "--path" && name != "--gemm")
       throw std::invalid_argument("unknown option " + name);
   }
   return flags;
@@ -197,6 +197,8 @@ void print_engine(const Flags& flags, bool small) {
   options.path = path;
   options.device = {DeviceKind::cuda, 0};
   options.cuda = load_cuda_model;
+  const bool by_library = flags.contains("--gemm") && flags.at("--gemm") == "cublaslt";
+  options.gemm = by_library ? GemmChoice::cublaslt : GemmChoice::own;
   options.step_sequences_max = batches.back();
   options.step_tokens_max = small ? 32 : 512;
   options.context_tokens_max = tokens_max;
@@ -207,8 +209,8 @@ void print_engine(const Flags& flags, bool small) {
   std::remove(path.c_str());
   const RunnerInfo& info = runner->info();
   const auto weight_bytes = static_cast<double>(info.weight_bytes);
-  std::printf("\n**%s %s**: %.2f GB of weights read per step, loaded in %.1f s.\n\n", shape.name,
-              tensor_type_facts(type).name, weight_bytes / 1e9, loading);
+  std::printf("\n**%s %s%s**: %.2f GB of weights read per step, loaded in %.1f s.\n\n", shape.name,
+              tensor_type_facts(type).name, by_library ? ", prompts by cuBLASLt" : "", weight_bytes / 1e9, loading);
   std::printf("| work | tokens/s | ms per step | GB/s | of the bound |\n| --- | ---: | ---: | ---: | ---: |\n");
   const double reads = std::max(ceilings.copy_bytes_per_second, ceilings.read_bytes_per_second);
   for (const int32_t tokens : prompts) {

@@ -1,23 +1,50 @@
 #!/usr/bin/env bash
-# One command for a machine with a GPU: builds, tests on the device, sanitizes, measures, and writes one Markdown page. Unattended,
-# without network, within PENSTOCK_GPU_SECONDS (480). What fails or does not fit is said on the page, and the rest goes on.
+# One command for a machine with a GPU: builds, tests on the device, measures, sanitizes, and writes one Markdown page. Unattended,
+# without network, within PENSTOCK_GPU_SECONDS (480). What fails or does not fit is said on the page, and the rest goes on: the page
+# grows step by step, and holds what there is whenever the script is stopped.
 #
-#   native-engine/bench/gpu.sh                          with CMake and CUDA 12.8 or later
-#   PENSTOCK_CUDA=EMULATED native-engine/bench/gpu.sh   the same steps on the emulator: proves the script, measures nothing
+#   native-engine/bench/gpu.sh               with CMake and CUDA 12.8 or later
+#   native-engine/bench/gpu.sh --emulated    the same steps on the emulator: proves the script, measures nothing
 #
-# The page is $OUT/gpu-results.md, or bench/gpu-results.md where OUT is not set (a dry run's: beside its build). GoogleTest comes
-# from the system, or from sources in PENSTOCK_GOOGLETEST (default: build-cuda/googletest, else /usr/src/googletest).
+# The page is $OUT/gpu-results.md, and the steps' logs are beside it, gpu-logs.tar.gz; bench/gpu-results.md where OUT is not set (of
+# the emulator: in the build folder). GoogleTest comes from the system, or from sources in PENSTOCK_GOOGLETEST (default:
+# build-cuda/googletest, else /usr/src/googletest). cuBLASLt comes from the toolkit, else from Python's nvidia-cublas. Builds in
+# PENSTOCK_GPU_BUILD (default: build-cuda/gpu-on). Exit code: 0 all is well, 1 something failed or is missing, 2 nothing was begun.
 set -u
 [ -n "${OUT:-}" ] && OUT=$(realpath "$OUT")
-cd "$(dirname "$0")/.." || exit 1
-
-# Where a toolkit is that nobody has put on PATH.
-[ -d /usr/local/cuda/bin ] && PATH=$PATH:/usr/local/cuda/bin
+cd "$(dirname "$0")/.." || exit 2
 
 mode=${PENSTOCK_CUDA:-ON}
+for argument in "$@"; do
+  case $argument in
+    --emulated) mode=EMULATED ;;
+    *)
+      echo "gpu.sh: unknown option $argument; there is --emulated" >&2
+      exit 2
+      ;;
+  esac
+done
+
+# Where a toolkit is that nobody has put on PATH.
+for folder in "${CUDA_HOME:-}" /usr/local/cuda; do
+  [ -n "$folder" ] && [ -d "$folder/bin" ] && PATH=$PATH:$folder/bin
+done
+
+# Before anything is begun, and before a page that is there is lost.
+need() {
+  echo "gpu.sh: $1" >&2
+  exit 2
+}
+command -v cmake >/dev/null || need 'there is no cmake on PATH'
+if [ "$mode" = ON ]; then
+  command -v nvidia-smi >/dev/null || need 'there is no GPU here (no nvidia-smi); --emulated goes through the steps without one'
+  nvidia-smi -L 2>/dev/null | grep -q '^GPU 0' || need 'nvidia-smi finds no GPU; --emulated goes through the steps without one'
+  command -v nvcc >/dev/null || need 'there is a GPU but no nvcc, neither on PATH nor in CUDA_HOME or /usr/local/cuda'
+fi
+
 limit=${PENSTOCK_GPU_SECONDS:-480}
 page=${OUT:-bench}/gpu-results.md
-build=build-cuda/gpu-$(echo "$mode" | tr 'A-Z' 'a-z')
+build=${PENSTOCK_GPU_BUILD:-build-cuda/gpu-$(echo "$mode" | tr '[:upper:]' '[:lower:]')}
 logs=$build/logs
 jobs=$(nproc 2>/dev/null || echo 4)
 # Models of 16 GB are written; in memory that takes seconds.
@@ -25,18 +52,26 @@ shm_kib=$(df --output=avail -k /dev/shm 2>/dev/null | tail -n 1 || true)
 [ "${shm_kib:-0}" -gt 25000000 ] && export TMPDIR=/dev/shm
 scratch=$(mktemp -d)
 failed=0
-trap 'rm -rf "$scratch"' EXIT
+finish() {
+  rm -rf "$scratch"
+  # Where it fits into what a lent machine sends back; the page has the ends of those that matter.
+  [ -n "${OUT:-}" ] && tar -C "$build" -czf "$OUT/gpu-logs.tar.gz" logs 2>/dev/null
+}
+trap finish EXIT
+trap 'exit 1' TERM INT HUP
+rm -rf "$logs"
 mkdir -p "$logs" "$(dirname "$page")"
 
 # What the emulator computes in seconds: the script's own test needs no more.
 small=()
 only='.'
-models=('8b Q4_0' '8b Q8_0' '1b Q8_0' '8b F16')
+# shape, type, who multiplies
+models=('8b Q4_0 own' '8b Q8_0 own' '1b Q8_0 own' '8b F16 own')
 if [ "$mode" = EMULATED ]; then
   small=(--small 1)
-  [ -n "${OUT:-}" ] || page=$build/gpu-results.md  # bench/ is for what a card has said
+  [ -n "${OUT:-}" ] || page=$build/gpu-results.md # bench/ is for what a card has said
   only=${PENSTOCK_GPU_ONLY:-'^cuda_(blocks|pack)_test$'}
-  models=('tiny Q8_0')
+  models=('tiny Q8_0 own')
 fi
 
 # Each argument a line.
@@ -75,6 +110,11 @@ done
 if [ "$mode" = ON ]; then
   capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader -i 0 | tr -d '. \r')
   options+=(-DCMAKE_CUDA_ARCHITECTURES="${capability:-90}")
+  toolkit=$(dirname "$(dirname "$(realpath "$(command -v nvcc)")")")
+  if [ ! -f "$toolkit/include/cublasLt.h" ] && [ ! -f "$toolkit/targets/x86_64-linux/include/cublasLt.h" ]; then
+    wheels=$(python3 -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])' 2>/dev/null)/nvidia/cu13
+    [ -f "$wheels/include/cublasLt.h" ] && options+=(-DPENSTOCK_CUBLASLT_ROOT="$wheels")
+  fi
 fi
 command -v ninja >/dev/null && options+=(-G Ninja) && keep_going='-k 0'
 if command -v ccache >/dev/null; then
@@ -91,6 +131,8 @@ run_tests() {
     return
   fi
   say '| binary | tests | failed | skipped | s |' '| --- | ---: | ---: | ---: | ---: |'
+  # One that hangs may cost itself, not what comes behind it.
+  local until=$((SECONDS + 160))
   for name in $test_names; do
     local begun=$SECONDS
     if [ ! -x "$build/$name" ]; then
@@ -98,8 +140,13 @@ run_tests() {
       failed=1
       continue
     fi
-    step "$name" 100 "$build/$name" --gtest_brief=1
+    step "$name" "$((until - SECONDS < 60 ? until - SECONDS : 60))" "$build/$name" --gtest_brief=1
     code=$?
+    if [ "$code" = 124 ] || [ "$code" = 137 ]; then
+      say "| $name | not finished: out of time | | | $((SECONDS - begun)) |"
+      failed=1
+      continue
+    fi
     summary=$(grep -E '^\[==========\] [0-9]+ tests? ' "$logs/$name.log" | tail -n 1 | grep -oE '[0-9]+' | head -n 1)
     local wrong skipped
     wrong=$(grep -oE '^\[  FAILED  \] [A-Za-z0-9_/]+\.[A-Za-z0-9_/]+' "$logs/$name.log" | sort -u | wc -l)
@@ -125,6 +172,8 @@ sanitize() {
       echo "| $tool | $name | not run: out of time |"
       continue
     fi
+    # None may take more than half of what is left for all.
+    [ "$most" -lt 30 ] || most=$((most / 2))
     timeout --kill-after=5 "$most" compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 10 "$build/$name" \
       --gtest_brief=1 >"$logs/$tool-$name.log" 2>&1
     code=$?
@@ -148,8 +197,7 @@ run_sanitizers() {
     return
   fi
   say '| tool | binary | result |' '| --- | --- | --- |'
-  local tool until=$((SECONDS + 110)) pids=()
-  [ "$until" -le "$limit" ] || until=$limit
+  local tool until=$((limit - 5)) pids=()
   for tool in memcheck racecheck synccheck initcheck; do
     sanitize "$tool" "$until" >"$scratch/$tool" &
     pids+=("$!")
@@ -167,32 +215,33 @@ run_sanitizers() {
 run_engine() {
   say '## Engine' '' 'Weights of noise in the shape of Llama 3.1 8B and Llama 3.2 1B; greedy tokens, drawn on the device. The bound of a
 decode step is the weights, keys and values at the rate of reads; that of a prompt its products at the rate of mma.sync.' ''
-  local model shape type code
+  local model shape type gemm code name until=$1
   for model in "${models[@]}"; do
-    read -r shape type <<<"$model"
-    if [ "$(left)" -lt 20 ]; then
+    read -r shape type gemm <<<"$model"
+    name=engine-$shape-$type-$gemm
+    if [ "$((until - SECONDS))" -lt 15 ]; then
       say "$model: not run, out of time." ''
       failed=1
       continue
     fi
-    step "engine-$shape-$type" 75 "$build/cuda-bench" engine --shape "$shape" --type "$type" --path "$scratch/model.gguf" \
-      ${small[@]+"${small[@]}"}
+    step "$name" "$((until - SECONDS < 75 ? until - SECONDS : 75))" "$build/cuda-bench" engine --shape "$shape" --type "$type" \
+      --gemm "$gemm" --path "$scratch/model.gguf" ${small[@]+"${small[@]}"}
     code=$?
     rm -f "$scratch/model.gguf"
-    grep -E '^(\||\*\*|$)' "$logs/engine-$shape-$type.log" >>"$page"
+    grep -E '^(\||\*\*|$)' "$logs/$name.log" >>"$page"
     say ''
-    outcome "$code" "engine-$shape-$type"
+    outcome "$code" "$name"
   done
 }
 
 : >"$page"
 say '# CUDA: measured' ''
 if [ "$mode" = EMULATED ]; then
-  say '**A dry run of the script on the emulator: no time on this page means anything.**' ''
+  say '**Emulated, no speed: the steps of this page were taken on the emulator, and no time on it means anything.**' ''
 else
   say "$(nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,clocks.max.memory,power.limit --format=csv,noheader -i 0)" ''
 fi
-say "Commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown), $(date -u +%Y-%m-%dT%H:%MZ), \
+say "Commit ${PENSTOCK_COMMIT:-$(git rev-parse --short HEAD 2>/dev/null || echo unknown)}, $(date -u +%Y-%m-%dT%H:%MZ), \
 $(nvcc --version 2>/dev/null | grep -oE 'V[0-9.]+' || echo 'nvcc not on PATH'), $(c++ --version | head -n 1)" ''
 
 test_names=$(find tests -name 'cuda_*_test.cc' -exec basename {} .cc \; | grep -E "$only" | sort | tr '\n' ' ')
@@ -211,7 +260,7 @@ fi
 outcome "$code" configure
 if [ "$code" = 0 ]; then
   # shellcheck disable=SC2086 # names without spaces, one target each
-  step build $((limit - 200)) cmake --build "$build" --parallel "$jobs" --target cuda-bench $test_names -- $keep_going
+  step build $((limit > 400 ? limit - 200 : limit / 2)) cmake --build "$build" --parallel "$jobs" --target cuda-bench $test_names -- $keep_going
   outcome "$?" build
 fi
 if [ -x "$build/cuda-bench" ]; then
@@ -231,8 +280,12 @@ of copies or reads and operations at the rate of mma.sync, both measured above.'
   say ''
   outcome "$code" kernels
 fi
+if [ -x "$build/cuda-bench" ]; then
+  grep -q 'cuBLASLt: found' "$logs/configure.log" && models+=('8b F16 cublaslt')
+  # Of what is left, what the sanitizers need at least is theirs.
+  run_engine $((limit - 100))
+fi
 run_sanitizers
-[ -x "$build/cuda-bench" ] && run_engine
 say "$SECONDS s of $limit."
 echo "$page: $([ "$failed" = 0 ] && echo complete || echo 'something failed or is missing')"
 exit "$failed"
