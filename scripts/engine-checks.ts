@@ -1,7 +1,7 @@
 // `npm run test:engine:sanitize` and `test:engine:fuzz`: the engine's C++ under sanitizers and fuzzers, each in a build folder
 // of its own. Owns what is built how and how long it runs; the tests and fuzz entries are native-engine's.
 //
-//   node scripts/engine-checks.ts [address] [thread] [fuzz] [--only PATTERN] [--seconds N]
+//   node scripts/engine-checks.ts [address] [thread] [kernels] [fuzz] [--only PATTERN] [--seconds N]
 import { readdir, rm } from 'node:fs/promises'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -9,11 +9,14 @@ import { parseArgs } from 'node:util'
 import { CommandFailed, findProgram, runCommand } from './commands.ts'
 
 const NATIVE_DIR = join(import.meta.dirname, '..', 'native-engine')
-const BUILD_TIMEOUT_MS = 40 * 60_000
+/** Half an hour on two quiet cores, several times that beside other work. */
+const BUILD_TIMEOUT_MS = 120 * 60_000
 /** Sanitized code is five to fifteen times slower. */
 const TEST_TIMEOUT_MS = 20 * 60_000
 /** What shares memory between threads; under ThreadSanitizer the rest would only cost time. */
 const THREADED_TEST = /^(ops_pool|kv_(?!cache)\w+|model_invariance|serve_(?!grammar)\w+)_test$/
+/** CUDA kernels on the emulator, on which ThreadSanitizer sees every lane as a thread, and the emulator's own planted races. */
+const KERNEL_TEST = /^(cuda_(attention|blocks|cublaslt|embed|graph|matmul|rope_append|rows|sampling)|simt_races)_test$/
 /** Run the real model for minutes under a sanitizer, through the same code that smaller models reach. */
 const HEAVY_TESTS = ['PeerGolden.*']
 /** The plain reference runs on one thread: nothing to find, and minutes to wait. */
@@ -38,6 +41,10 @@ const checks: Record<string, Check> = {
     run: () => sanitized('address', 'ON', () => true),
   },
   thread: { name: 'ThreadSanitizer', run: () => sanitized('thread', 'thread', (name) => THREADED_TEST.test(name)) },
+  kernels: {
+    name: 'ThreadSanitizer, every lane of a kernel a thread',
+    run: () => sanitized('thread', 'thread', (name) => KERNEL_TEST.test(name)),
+  },
   fuzz: { name: 'Fuzzers', run: () => fuzzed(Number(values.seconds)) },
 }
 let failures = 0
@@ -55,7 +62,10 @@ process.exitCode = failures === 0 ? 0 : 1
 /** Builds the test binaries that are wanted and runs each. Returns how many failed. */
 async function sanitized(folder: string, option: string, wants: (name: string) => boolean): Promise<number> {
   const sources = await readdir(join(NATIVE_DIR, 'tests'))
-  const names = sources.filter((file) => file.endsWith('_test.cc')).map((file) => file.slice(0, -'.cc'.length))
+  const ofEmulator = await readdir(join(NATIVE_DIR, 'emulator', 'tests'))
+  const names = [...sources, ...ofEmulator.map((file) => `simt_${file}`)]
+    .filter((file) => file.endsWith('_test.cc'))
+    .map((file) => file.slice(0, -'.cc'.length))
   const targets = names.filter((name) => wants(name) && only.test(name)).sort()
   if (targets.length === 0) throw new Error(`no test matches ${values.only}`)
   const flags = option === 'thread' ? THREAD_OPTIONS : []
@@ -68,7 +78,8 @@ async function sanitized(folder: string, option: string, wants: (name: string) =
   for (const target of targets) {
     const left = option === 'thread' ? [...HEAVY_TESTS, ...UNTHREADED_TESTS] : HEAVY_TESTS
     const args = [`--gtest_filter=-${left.join(':')}`, '--gtest_brief=1']
-    if (!(await passes(target, join(buildDir, target), args, TEST_TIMEOUT_MS))) failed++
+    const folder = target.startsWith('simt_') ? join(buildDir, 'emulator') : buildDir
+    if (!(await passes(target, join(folder, target), args, TEST_TIMEOUT_MS))) failed++
   }
   return failed
 }
