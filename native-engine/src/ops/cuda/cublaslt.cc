@@ -64,7 +64,8 @@ std::optional<cublasLtMatmulAlgo_t> CublasLt::algorithm(const Shape& shape, cons
   cublasLtMatmulHeuristicResult_t result{};
   int count = 0;
   if (status == CUBLAS_STATUS_SUCCESS) {
-    status = cublasLtMatmulAlgoGetHeuristic(handle_, product.desc, product.w, product.x, product.out, product.out, preference, 1, &result, &count);
+    status = cublasLtMatmulAlgoGetHeuristic(handle_, product.desc, product.w, product.x, product.out, product.out, preference, 1,
+                                            &result, &count);
   }
   (void)cublasLtMatmulPreferenceDestroy(preference);
   const bool none = status == CUBLAS_STATUS_NOT_SUPPORTED || (status == CUBLAS_STATUS_SUCCESS && count == 0);

@@ -40,9 +40,9 @@ class CublasLt {
   CublasLt(const CublasLt&) = delete;
   CublasLt& operator=(const CublasLt&) = delete;
 
-  // out [rows, out_stride] = x [rows, w.cols] times w transposed. False: the library has no algorithm for it, or
-  // something does not lie at multiples of 16 bytes; nothing was done.
-  // Throws CudaError when the device computes nothing more, std::runtime_error when the library fails. PRECOND: w f16 or bf16, x of the same type.
+  // out [rows, out_stride] = x [rows, w.cols] times w transposed. False: the library has no algorithm for it, or something does not
+  // lie at multiples of 16 bytes; nothing was done. Throws CudaError when the device computes nothing more, std::runtime_error when
+  // the library fails. PRECOND: w f16 or bf16, x of the same type.
   bool multiply(cudaStream_t stream, const DeviceMatrix& w, const void* x, int32_t rows, float* out, int32_t out_stride);
 
  private:
