@@ -103,6 +103,9 @@ async function timed(
 type MutableLatency = { firstToken: Map<number, bigint>; end: Map<number, bigint> }
 type KeyedLine = Line & { key: string; place: number; timeKey: number; latency: MutableLatency | undefined }
 
+/** What the order of combinations rests on. */
+const WEIGHTS = SUMS.filter(({ field }) => field === 'costNanoUsd' || field === 'requests')
+
 /** Where each sum stands among the sums of a row. */
 const PLACES = new Map(SUMS.map(({ field }, index) => [field, index]))
 
@@ -155,7 +158,7 @@ const whole = (question: Question, params: Params, sums: string): string =>
  */
 function ranked(question: Question, params: Params, groups: readonly string[], sums: string): string {
   const same = groups.join(', ')
-  const weighed = sumSources({ ...question, step: undefined }, params)
+  const weighed = sumSources({ ...question, step: undefined }, params, WEIGHTS)
   const top = params.add(question.top)
   const names = groups.map((group) => `b.${group}`)
   const isSame = groups.map((group) => `b.${group} = f.${group}`).join(' AND ')

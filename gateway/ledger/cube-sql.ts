@@ -4,7 +4,7 @@
 //
 // Sums that are 0 are not written: of some forty most are, and absent ones take no room.
 import { type Cube, DAY, END_USER_CUBES, LATENCY_CUBES, type Level, SUM_CUBES, WHO } from './cubes.ts'
-import { FOLDED, foldOf } from './tag-folds.ts'
+import { FOLDED, foldOf, foldsOf } from './tag-folds.ts'
 import {
   DIMENSION_COLUMNS,
   DIMENSIONS,
@@ -81,23 +81,29 @@ const ofRollups = (cubes: readonly Cube[], level: Level): string => {
     made AS MATERIALIZED (${union(cubes, (cube) => summed(cube, 'rolled'))}), ${sumsWritten(level)}`
 }
 
-/** Of usage rows, with those end users by name who cost most. */
+/** Of usage rows, with those end users by name who cost most, and tags folded as those of a quarter hour are. */
 function ofEndUsers(cubes: readonly Cube[], level: Level): string {
-  const used = DIMENSIONS.filter(
+  const others = DIMENSIONS.filter(
     (one) => one !== 'end_user' && cubes.some(({ dimensions }) => dimensions.includes(one)),
   )
-  const columns = columnsOf(used)
-  const facts = factsOfRows([...columns, 'end_user'], IN_UNIT).join(' UNION ALL ')
+  const columns = columnsOf(others)
+  const isTagged = others.includes('tag')
+  const facts = factsOfRows(SUMS, [...columns, 'end_user'], IN_UNIT).join(' UNION ALL ')
+  const shown = columns.map((column) => (column === 'tags' ? 'folds.folded AS tags' : `f.${column}`))
+  const cost = `SELECT end_user, CASE WHEN charge = 'customer' THEN cost_nanousd ELSE 0 END AS cost FROM usage_attempts`
   const named = ({ told }: Cube) =>
     `(SELECT ${[...columns, ...SUM_COLUMNS].join(', ')}, CASE WHEN place > ${told} THEN '${FOLDED}' ELSE end_user END AS end_user
       FROM placed) AS named`
-  return `WITH facts AS MATERIALIZED (${facts}),
-    places AS MATERIALIZED (SELECT end_user AS name, row_number() OVER (ORDER BY sum(cost_nanousd) DESC, count(*) DESC, end_user) AS place
-      FROM facts WHERE end_user IS NOT NULL GROUP BY end_user),
-    placed AS MATERIALIZED (SELECT f.*, p.place FROM facts f LEFT JOIN places p ON p.name = f.end_user),
-    folds AS (INSERT INTO rollup_folds (org_id, bucket_start, name)
-      SELECT $1::uuid, $2::timestamptz, name FROM (VALUES ${cubes.map((cube) => `('${foldOf(level.prefix, cube.name)}', ${cube.told})`).join(', ')})
-        AS o(name, told) WHERE told < (SELECT count(*) FROM places) ON CONFLICT DO NOTHING),
+  const folds = cubes.map((cube) => `('${foldOf(level.prefix, cube.name)}', ${cube.told})`).join(', ')
+  return `WITH ${isTagged ? `${foldsOf(IN_UNIT)},` : ''}
+    places AS MATERIALIZED (SELECT end_user AS name, row_number() OVER (ORDER BY sum(cost) DESC, count(*) DESC, end_user) AS place
+      FROM (${cost} WHERE ${IN_UNIT} UNION ALL SELECT end_user, 0 FROM usage_requests WHERE ${IN_UNIT}) AS used
+      WHERE end_user IS NOT NULL GROUP BY end_user),
+    placed AS MATERIALIZED (SELECT ${[...shown, ...SUM_COLUMNS.map((column) => `f.${column}`), 'f.end_user', 'p.place'].join(', ')}
+      FROM (${facts}) AS f LEFT JOIN places p ON p.name = f.end_user${isTagged ? ' LEFT JOIN folds ON folds.tags = f.tags' : ''}),
+    folded AS (INSERT INTO rollup_folds (org_id, bucket_start, name)
+      SELECT $1::uuid, $2::timestamptz, name FROM (VALUES ${folds}) AS o(name, told) WHERE told < (SELECT count(*) FROM places)
+      ${isTagged ? 'UNION ALL SELECT $1::uuid, $2::timestamptz, name FROM folded_names' : ''} ON CONFLICT DO NOTHING),
     made AS MATERIALIZED (${union(cubes, (cube) => summed(cube, named(cube)))}), ${sumsWritten(level)}`
 }
 

@@ -105,13 +105,14 @@ const ALONE_TOLD = 1_000
 /** Beside another dimension: each has a row for each of its values. */
 const BESIDE_TOLD = 100
 
-/** Made of usage rows. Each has status, or is for questions that have no filter by it. */
+/** Made of usage rows. */
 export const END_USER_CUBES: readonly Cube[] = [
   { name: 'end_user', dimensions: ['end_user'], isDaily: true, hoursOf: 'end_user_project', told: ALONE_TOLD },
   { name: 'end_user_project', dimensions: ['project', 'end_user'], told: ALONE_TOLD },
   { name: 'end_user_who', dimensions: [...WHO, 'end_user'], isDaily: true, told: BESIDE_TOLD },
   { name: 'end_user_models', dimensions: [...WHAT, 'end_user'], isDaily: true, told: BESIDE_TOLD },
   { name: 'end_user_backend', dimensions: ['status', 'backend', 'end_user'], isDaily: true, told: BESIDE_TOLD },
+  { name: 'end_user_tag', dimensions: ['status', 'tag', 'end_user'], isDaily: true, told: BESIDE_TOLD },
 ]
 
 /** Of latencies, made of usage rows: each combination has tens of slots, so these keep less together. */

@@ -21,6 +21,7 @@ import {
   type Dimension,
   factsOfRows,
   LATENCY_MS,
+  type Measure,
   SUMS,
   slotOfSql,
 } from './usage-facts.ts'
@@ -58,11 +59,18 @@ const iso = (atMs: number): string => new Date(atMs).toISOString()
 export const stepsIn = ({ step, timeZone, fromMs, toMs }: Question) =>
   stepsOf(step, timeZone, bucketStartMs(fromMs), toMs)
 
-/** Rows of sums, absent where 0: `t`, a column `g<n>` for each dimension, and every sum. Many rows of one combination, to be added up. */
-export const sumSources = (question: Question, params: Params): string =>
-  asksForEndUsers(question)
-    ? aboveRows(question, params, { ...SUMS_OF_CUBES, cubes: END_USER_CUBES, ofRows: factsOfRows })
-    : aboveQuarters(question, params)
+/** Rows of sums, absent where 0: `t`, a column `g<n>` for each dimension, and the sums. Many rows of one combination, to be added up. */
+export const sumSources = (question: Question, params: Params, sums: readonly Measure[] = SUMS): string => {
+  const above: Above = {
+    cubes: END_USER_CUBES,
+    rows: (columns) => `SELECT ${columns} FROM usage_cubes x`,
+    keys: [],
+    sums: sums.map(({ column }) => column),
+    ofRows: (columns, where) => factsOfRows(sums, columns, where),
+  }
+  if (asksForEndUsers(question)) return aboveRows(question, params, above)
+  return aboveQuarters(question, params, { ...above, cubes: SUM_CUBES })
+}
 
 /** The same with a slot of time, and how many first tokens and ends fell into it. */
 export const slotSources = (question: Question, params: Params): string =>
@@ -82,7 +90,6 @@ export const slotSources = (question: Question, params: Params): string =>
     },
   })
 
-const SUM_COLUMNS = SUMS.map(({ column }) => column)
 const SLOT_COUNTS = ['first_tokens', 'ends']
 /** With the name of the table where it stands beside another that has them too. */
 const MADE_SLOTS: ReadonlySet<string> = new Set(SLOT_COUNTS)
@@ -97,10 +104,8 @@ type Above = {
   /** Arms over usage rows: their columns, and the condition on each. */
   ofRows: (columns: readonly string[], where: string) => string[]
 }
-const SUMS_OF_CUBES = { rows: (columns: string) => `SELECT ${columns} FROM usage_cubes x`, keys: [], sums: SUM_COLUMNS }
-
 /** Arms for made units and for what is left of the range, few because each costs its planning. */
-function aboveQuarters(question: Question, params: Params): string {
+function aboveQuarters(question: Question, params: Params, above: Above): string {
   const { fromMs, toMs } = question
   const columns = () => rowColumns(question, params)
   const whole: Span = [bucketStartMs(fromMs + BUCKET_MS - 1), bucketStartMs(toMs)]
@@ -116,19 +121,20 @@ function aboveQuarters(question: Question, params: Params): string {
         [border, toMs],
       ]
   const ends = pieces.filter(hasLength)
-  const ofEnds = () => (ends.length === 0 ? [] : factsOfRows(columns(), rowRange(question, params, ends)))
+  const ofEnds = () => (ends.length === 0 ? [] : above.ofRows(columns(), rowRange(question, params, ends)))
   if (!hasLength(whole)) return ofEnds().join(' UNION ALL ')
-  const cube = cubeOf(question, SUM_CUBES)
+  const cube = cubeOf(question, above.cubes)
   if (cube === undefined || !hasLength(wholeUnits(whole, HOUR_MS)))
-    return [allQuarters(question, params, whole), ...ofEnds()].join(' UNION ALL ')
+    return [allQuarters(question, params, above.sums, whole), ...ofEnds()].join(' UNION ALL ')
   const orgId = params.add(question.orgId)
   const firstUsed = `SELECT min(bucket_start) FROM usage_rollups WHERE org_id = ${orgId}`
   const covered = cover({ orgId, cube, span: whole, steps: stepsIn(question), firstUsed }, params)
+  const names = [namesOfCube(question, params, cube), namesOfQuarters(question, params)].flatMap((query) => query ?? [])
   const arms = [
-    ...toldUnits(question, params, SUMS_OF_CUBES, cube, covered),
-    untoldQuarters(question, params, whole, covered),
+    ...toldUnits(question, params, above, covered),
+    untoldQuarters(question, params, above.sums, whole, covered),
   ]
-  return `WITH ${covered.queries.join(', ')} ${[...arms, ...ofEnds()].join(' UNION ALL ')}`
+  return `WITH ${[...covered.queries, ...names].join(', ')} ${[...arms, ...ofEnds()].join(' UNION ALL ')}`
 }
 
 const asksForEndUsers = ({ dimensions, filters }: Question): boolean =>
@@ -162,7 +168,9 @@ function aboveRows(question: Question, params: Params, above: Above): string {
       inHour,
     )
     .map((arm) => `SELECT ${shown.join(', ')} FROM untold h CROSS JOIN LATERAL (${arm} OFFSET 0) AS c`)
-  return `WITH ${covered.queries.join(', ')} ${[...toldUnits(question, params, above, cube, covered), ...rows].join(' UNION ALL ')}`
+  const names = namesOfCube(question, params, cube)
+  const queries = names === undefined ? covered.queries : [...covered.queries, names]
+  return `WITH ${queries.join(', ')} ${[...toldUnits(question, params, above, covered), ...rows].join(' UNION ALL ')}`
 }
 
 /** The cube that answers; none where it knows too little, or where the zone's hours are not those of UTC. */
@@ -177,19 +185,35 @@ function cubeOf(question: Question, cubes: readonly Cube[]): Cube | undefined {
  * The columns of an arm: sums as whole numbers of 64 bits in each, because one that is wider would make all of them so, and adding
  * those up takes longer than all else.
  */
-const shownOf = (
-  question: Question,
-  params: Params,
-  { keys, sums }: Pick<Above, 'keys' | 'sums'>,
-  of: string,
-): string => ['r.t', ...groupColumns(question, params, of), ...keys.map((key) => `r.${key}`), ...sums].join(', ')
+const shownOf = ({ dimensions }: Question, { keys, sums }: Pick<Above, 'keys' | 'sums'>): string =>
+  ['r.t', ...dimensions.map((_, index) => `n.g${index}`), ...keys.map((key) => `r.${key}`), ...sums].join(', ')
 
-/** Joins names of combinations, where any is asked for: where none is there is nothing to join. */
-function namedBy(question: Question, params: Params, from: () => string): string {
-  const filter = conditions(question, params, 'd.')
-  if (question.dimensions.length === 0 && filter === '') return ''
-  return ` JOIN ${from()} AND d.org_id = ${params.add(question.orgId)} AND d.dimensions_id = r.dimensions_id${filter}`
+const CUBE_NAMES = 'cube_names'
+const QUARTER_NAMES = 'quarter_names'
+
+const hasNames = ({ dimensions, filters, statusClass }: Question): boolean =>
+  dimensions.length > 0 || statusClass !== undefined || DIMENSIONS.some((dimension) => filters[dimension] !== undefined)
+
+/**
+ * Query of a WITH: combinations that pass the filters, and what they are called; none where all are one. Names are written once for
+ * each combination, and rows meet them in a hash: a planner that cannot see how many rows there are would look each one up.
+ */
+function namesQuery(name: string, question: Question, params: Params, from: string): string | undefined {
+  if (!hasNames(question)) return undefined
+  const shown = ['dimensions_id', ...groupColumns(question, params, 'd.')].join(', ')
+  return `${name} AS MATERIALIZED (SELECT ${shown} FROM ${from}
+    AND d.org_id = ${params.add(question.orgId)}${conditions(question, params, 'd.')})`
 }
+function namesOfCube(question: Question, params: Params, cube: Cube): string | undefined {
+  if (!hasNames(question)) return undefined
+  const cubes = rowsOf(cube).map((name) => params.add(name))
+  return namesQuery(CUBE_NAMES, question, params, `cube_dimensions d WHERE d.cube IN (${cubes.join(', ')})`)
+}
+const namesOfQuarters = (question: Question, params: Params): string | undefined =>
+  namesQuery(QUARTER_NAMES, question, params, 'rollup_dimensions d WHERE true')
+
+const joined = (question: Question, names: string): string =>
+  hasNames(question) ? ` JOIN ${names} n ON n.dimensions_id = r.dimensions_id` : ''
 
 /**
  * Rows looked up unit by unit: fenced, because a planner that cannot see how few units there are would rather read the whole range and
@@ -199,18 +223,14 @@ function toldUnits(
   question: Question,
   params: Params,
   { rows, keys, sums }: Pick<Above, 'rows' | 'keys' | 'sums'>,
-  cube: Cube,
   covered: Covered,
 ): string[] {
   if (!covered.isTold) return []
   const summed = sums.map(signedBy(covered.isSigned.told))
-  const shown = shownOf(question, params, { keys, sums: summed }, 'd.')
   const columns = ['dimensions_id', ...keys, ...sums].map((column) => (MADE_SLOTS.has(column) ? `s.${column}` : column))
   const found = `SELECT u.t, u.sign, c.* FROM told u CROSS JOIN LATERAL (${rows(columns.join(', '))}
     WHERE x.org_id = ${params.add(question.orgId)} AND x.cube = u.cube AND x.hour_start = u.at OFFSET 0) AS c`
-  const of = () => rowsOf(cube).map((name) => params.add(name))
-  const names = namedBy(question, params, () => `cube_dimensions d ON d.cube IN (${of().join(', ')})`)
-  return [`SELECT ${shown} FROM (${found}) AS r${names}`]
+  return [`SELECT ${shownOf(question, { keys, sums: summed })} FROM (${found}) AS r${joined(question, CUBE_NAMES)}`]
 }
 
 const signedBy =
@@ -219,9 +239,14 @@ const signedBy =
     isSigned ? `r.${column} * r.sign AS ${column}` : `r.${column}`
 
 /** Quarter hours of the hours that no unit stands for: mostly the first and the last of the range. */
-function untoldQuarters(question: Question, params: Params, span: Span, { isSigned }: Covered): string {
-  const [fromMs, toMs] = span
-  const columns = ['bucket_start', 'dimensions_id', ...SUM_COLUMNS].join(', ')
+function untoldQuarters(
+  question: Question,
+  params: Params,
+  sums: readonly string[],
+  [fromMs, toMs]: Span,
+  { isSigned }: Covered,
+): string {
+  const columns = ['bucket_start', 'dimensions_id', ...sums].join(', ')
   const at = (ms: number) => `${params.add(iso(ms))}::timestamptz`
   const time = timeKey(
     stepsIn(question),
@@ -231,24 +256,24 @@ function untoldQuarters(question: Question, params: Params, span: Span, { isSign
   const rows = `SELECT ${time}, h.sign, c.* FROM untold h CROSS JOIN LATERAL (SELECT ${columns} FROM usage_rollups x
     WHERE x.org_id = ${params.add(question.orgId)} AND x.bucket_start >= greatest(h.at, ${at(fromMs)})
       AND x.bucket_start < least(h.at + interval '1 hour', ${at(toMs)}) OFFSET 0) AS c`
-  const sums = SUM_COLUMNS.map(signedBy(isSigned.untold))
-  const names = namedBy(question, params, () => 'rollup_dimensions d ON true')
-  return `SELECT ${shownOf(question, params, { keys: [], sums }, 'd.')} FROM (${rows}) AS r${names}`
+  const summed = sums.map(signedBy(isSigned.untold))
+  return `SELECT ${shownOf(question, { keys: [], sums: summed })} FROM (${rows}) AS r${joined(question, QUARTER_NAMES)}`
 }
 
 /**
  * All quarter hours of the range, brought together before the names of combinations come in and filters take some away: names are
  * longer than ids, and a filter first tempts a planner that cannot see how many combinations pass it to read the range once for each.
  */
-function allQuarters(question: Question, params: Params, [fromMs, toMs]: Span): string {
-  const names = namedBy(question, params, () => 'rollup_dimensions d ON true')
-  const ids = names === '' ? [] : ['dimensions_id']
+function allQuarters(question: Question, params: Params, sums: readonly string[], [fromMs, toMs]: Span): string {
+  const names = namesOfQuarters(question, params)
+  const ids = names === undefined ? [] : ['dimensions_id']
   const time = timeKey(stepsIn(question), () => 'bucket_start', params)
-  const summed = SUM_COLUMNS.map((column) => `sum(${column})::bigint AS ${column}`)
+  const summed = sums.map((column) => `sum(${column})::bigint AS ${column}`)
   const rows = `SELECT ${[time, ...ids, ...summed].join(', ')} FROM usage_rollups WHERE org_id = ${params.add(question.orgId)}
     AND bucket_start >= ${params.add(iso(fromMs))} AND bucket_start < ${params.add(iso(toMs))}
     GROUP BY ${ordinals(1 + ids.length)}`
-  return `SELECT ${shownOf(question, params, { keys: [], sums: SUM_COLUMNS }, 'd.')} FROM (${rows}) AS r${names}`
+  const queries = names === undefined ? '' : `WITH ${names} `
+  return `${queries}SELECT ${shownOf(question, { keys: [], sums })} FROM (${rows}) AS r${joined(question, QUARTER_NAMES)}`
 }
 
 /** Columns by which facts are grouped; `of` names the table that has the dimensions. */

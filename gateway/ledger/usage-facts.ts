@@ -51,7 +51,7 @@ export const isTimed = (dimension: Dimension): boolean => !UNTIMED.includes(dime
 export type SumField = Exclude<keyof typeof usageRollups.$inferSelect, 'orgId' | 'bucketStart' | 'dimensionsId'>
 
 /** A column of `usage_rollups`, and what an attempt row and a request row add to it. */
-type Measure = { field: SumField; column: string; attempt: string; request: string }
+export type Measure = { field: SumField; column: string; attempt: string; request: string }
 
 const sum = (field: SumField, attempt: string, request = '0'): Measure => ({
   field,
@@ -124,9 +124,9 @@ export const LATENCY_MS = {
  * @param extra further columns, the same for both tables
  * @param where condition on the columns that attempts and requests have in common
  */
-export function factsOfRows(extra: readonly string[], where: string): string[] {
+export function factsOfRows(sums: readonly Measure[], extra: readonly string[], where: string): string[] {
   const select = (table: string, of: 'attempt' | 'request') => {
-    const columns = [...extra, ...SUMS.map((measure) => `${measure[of]} AS ${measure.column}`)]
+    const columns = [...extra, ...sums.map((measure) => `${measure[of]} AS ${measure.column}`)]
     return `SELECT ${columns.join(', ')} FROM ${table} WHERE ${where}`
   }
   return [select(ATTEMPTS, 'attempt'), select('usage_requests', 'request')]
