@@ -49,7 +49,7 @@ const spanLevel = (days: number): Pick<Level, 'lengthMs' | 'prefix' | 'table' | 
   start: 'span_start',
   days,
 })
-export const HOUR: Level = {
+const HOUR: Level = {
   name: 'hour',
   lengthMs: HOUR_MS,
   prefix: '',
