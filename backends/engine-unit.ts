@@ -9,6 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { CapacityFrame, EngineRole, KvTransfer } from '../protocol/capacity.ts'
 import type { Ready, Stats } from '../protocol/engine-status.ts'
 import { Canary, type CanaryTiming } from './canary.ts'
+import type { CanaryReference } from './canary-reference.ts'
 import { CapacityTracker } from './capacity.ts'
 import type { EngineConnection } from './engine/client.ts'
 import type { EngineState, EngineSupervisor } from './engine/spawn.ts'
@@ -44,6 +45,8 @@ export type UnitOptions = {
   changed: () => void
   log: Log
   canary?: Partial<CanaryTiming>
+  /** Of the agent: all its engines compute one model with one build. */
+  canaryReference: CanaryReference
 }
 
 const monotonicMs = () => performance.now()
@@ -91,6 +94,8 @@ export class EngineUnit {
     })
     const { supervisor } = options
     this.canary = new Canary({
+      name: options.name,
+      reference: options.canaryReference,
       connection: () => this.connection,
       isIdle: () => this.openSequences === 0 && this.pushTokens === 0 && (this.connection?.openReservations ?? 0) === 0,
       changed: options.changed,

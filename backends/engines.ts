@@ -8,6 +8,7 @@ import type { CapacityFrame, EngineRole } from '../protocol/capacity.ts'
 import type { Ready } from '../protocol/engine-status.ts'
 import type { DesiredState } from '../protocol/report.ts'
 import type { CanaryTiming } from './canary.ts'
+import { CanaryReference } from './canary-reference.ts'
 import type { Config } from './config.ts'
 import type { EngineLimits } from './dispatch.ts'
 import type { SocketDirectory } from './engine/socket-path.ts'
@@ -61,6 +62,7 @@ export class Engines extends EventEmitter<Events> {
     this.#log = log
     const names = engineNames(config.engines)
     const threads = threadsOf(config, availableParallelism())
+    const canaryReference = new CanaryReference()
     this.units = config.engines.map((role, index) => {
       const name = names[index] ?? role
       const settings = engineOptions(config, { role, index, sockets, threads: threads[index] })
@@ -79,6 +81,7 @@ export class Engines extends EventEmitter<Events> {
         queue: (self) => this.#share(self, options.queues()),
         changed: () => this.emit('changed'),
         log: ownLog,
+        canaryReference,
         canary: {
           ...(config.canaryIdleMs === undefined ? {} : { idleMs: config.canaryIdleMs }),
           ...options.canary,

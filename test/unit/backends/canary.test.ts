@@ -1,10 +1,11 @@
 import { describe, expect, onTestFinished, test } from 'vitest'
+import { CanaryReference } from '../../../backends/canary-reference.ts'
 import { eventsOf, type HarnessOptions, startHarness, textOf, until } from './support/harness.ts'
 
 /** An engine is asked as soon as it is idle. */
 const TIMING = { idleMs: 1, timeoutMs: 300, pollMs: 10 }
-/** Of one question. */
-const TOKENS = 8
+/** Of one question: eight, and the second half of them again. */
+const TOKENS = 12
 
 async function start(options: HarnessOptions = {}) {
   const harness = await startHarness({ canary: TIMING, ...options })
@@ -66,6 +67,48 @@ describe('an idle engine', () => {
     await until(() => agent.enginePid !== undefined && agent.enginePid !== first)
     await until(async () => (await count('wrong')) >= 3)
     expect(logs.join('\n')).toContain('canary_wrong')
+  })
+})
+
+describe('a first answer', () => {
+  test('is believed only where both ways to compute it agree', async () => {
+    const { logs, count, frame } = await start({ engine: { wrongByTheWay: true }, canary: { ...TIMING, pollMs: 1000 } })
+    await until(async () => (await count('wrong')) === 1)
+    await until(() => frame()?.notReady !== undefined)
+    expect(frame()).toMatchObject({ draining: true, notReady: 'canary_wrong' })
+    expect(await count('passed')).toBe(0)
+    expect(logs.join('\n')).toContain('canary_failed')
+  })
+
+  test.each([
+    ['certain beyond all', 0.5],
+    // 456 tokens, of which none is likelier than another.
+    ['flat', -Math.log(456) - 0.01],
+  ])('whose probabilities are %s is wrong, whatever its tokens', async (_, logprob) => {
+    const { count } = await start({ engine: { logprob, vocabSize: 456 } })
+    await until(async () => (await count('wrong')) >= 1)
+    expect(await count('passed')).toBe(0)
+  })
+})
+
+describe('the answer of several engines', () => {
+  test('is the one that most have given, and among as many the first', () => {
+    const reference = new CanaryReference()
+    expect(reference.expected).toBeUndefined()
+    expect(reference.hear('a', [1])).toBe(true)
+    expect(reference.hear('b', [2])).toBe(false)
+    expect(reference.hear('a', [1])).toBe(true)
+    expect(reference.hear('c', [2])).toBe(true)
+    expect(reference.expected).toEqual([2])
+    expect(reference.hear('a', [1])).toBe(false)
+    expect(reference.hear('b', [2])).toBe(true)
+  })
+
+  test('is not changed by an engine that changes its mind', () => {
+    const reference = new CanaryReference()
+    expect(reference.hear('a', [1])).toBe(true)
+    for (let turn = 2; turn < 10; turn++) expect(reference.hear('a', [turn])).toBe(false)
+    expect(reference.hear('a', [1])).toBe(true)
   })
 })
 

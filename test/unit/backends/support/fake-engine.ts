@@ -37,11 +37,16 @@ export type FakeEngineSettings = {
   stuck?: boolean
   /** Other tokens than before, after so many in all. */
   wrongAfterTokens?: number
+  /** Other tokens where they follow each other than where they follow from a prompt. */
+  wrongByTheWay?: boolean
+  /** What tokens' probabilities are said to be; default -0.5. */
+  logprob?: number
   /** No more tokens, after so many in all. */
   stuckAfterTokens?: number
 }
 
 const settings: FakeEngineSettings = JSON.parse(process.env.FAKE_ENGINE ?? '{}')
+const logprob = settings.logprob ?? -0.5
 const { values } = parseArgs({
   options: {
     model: { type: 'string' },
@@ -189,7 +194,8 @@ function stats() {
 
 function sample(sequence: Running): number {
   const isWrong = tokensInAll >= (settings.wrongAfterTokens ?? Number.POSITIVE_INFINITY)
-  return (sequence.prompt[sequence.sampled % sequence.prompt.length] ?? 0) + (isWrong ? 1 : 0)
+  const isOnItsWay = settings.wrongByTheWay === true && sequence.output === undefined && sequence.sampled > 0
+  return (sequence.prompt[sequence.sampled % sequence.prompt.length] ?? 0) + (isWrong || isOnItsWay ? 1 : 0)
 }
 
 function tick() {
@@ -215,8 +221,11 @@ function tick() {
       continue
     }
     sequence.credit--
-    const top = Array.from({ length: sequence.logprobsTop ?? 0 }, (_, i) => ({ token: token + i, logprob: -0.5 - i }))
-    tokens.push({ id: sequence.id, token, logprob: sequence.logprobsTop === undefined ? 0 : -0.5, top })
+    const top = Array.from({ length: sequence.logprobsTop ?? 0 }, (_, i) => ({
+      token: token + i,
+      logprob: logprob - i,
+    }))
+    tokens.push({ id: sequence.id, token, logprob: sequence.logprobsTop === undefined ? 0 : logprob, top })
     const full = sequence.prompt.length + sequence.sampled >= contextTokens
     if (sequence.sampled >= sequence.maxNewTokens || full) {
       send({ type: 'tokens', tokens: tokens.splice(0) })
