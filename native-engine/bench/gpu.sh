@@ -25,8 +25,8 @@ for argument in "$@"; do
   esac
 done
 
-# Where a toolkit is that nobody has put on PATH.
-for folder in "${CUDA_HOME:-}" /usr/local/cuda; do
+# Where a toolkit and a driver's tools are that nobody has put on PATH.
+for folder in "${CUDA_HOME:-}" /usr/local/cuda /usr/local/nvidia; do
   [ -n "$folder" ] && [ -d "$folder/bin" ] && PATH=$PATH:$folder/bin
 done
 
@@ -245,16 +245,16 @@ say "Commit ${PENSTOCK_COMMIT:-$(git rev-parse --short HEAD 2>/dev/null || echo 
 $(nvcc --version 2>/dev/null | grep -oE 'V[0-9.]+' || echo 'nvcc not on PATH'), $(c++ --version | head -n 1)" ''
 
 test_names=$(find tests -name 'cuda_*_test.cc' -exec basename {} .cc \; | grep -E "$only" | sort | tr '\n' ' ')
-kernel_tests=$(tr ' ' '\n' <<<"$test_names" | grep -vE 'model|decoder|engine|serve|graph' | tr '\n' ' ')
+kernel_tests=$(tr ' ' '\n' <<<"$test_names" | grep -vE 'model|decoder|engine|serve|graph|cublaslt' | tr '\n' ' ')
 with_tests=yes
-step configure 60 cmake -S . -B "$build" "${options[@]}"
+step configure 90 cmake -S . -B "$build" "${options[@]}"
 code=$?
 if [ "$code" != 0 ] && grep -q 'GTest::' "$logs/configure.log"; then
   echo 'GoogleTest is not here: tests are skipped.'
   with_tests=no
   test_names=
   kernel_tests=
-  step configure 60 cmake -S . -B "$build" "${options[@]}" -DPENSTOCK_TESTS=OFF
+  step configure 90 cmake -S . -B "$build" "${options[@]}" -DPENSTOCK_TESTS=OFF
   code=$?
 fi
 outcome "$code" configure

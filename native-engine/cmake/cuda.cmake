@@ -64,6 +64,10 @@ endif()
 target_link_libraries(penstock_cuda PUBLIC penstock_model ${CUDA_RUNTIME})
 if(PENSTOCK_CUDA_MODE STREQUAL "ON")
   penstock_kernel_flags(penstock_cuda)
+  # Looked for anew each time: the folder may be another one.
+  unset(PENSTOCK_CUBLASLT_INCLUDE CACHE)
+  unset(PENSTOCK_CUBLASLT_LIBRARY CACHE)
+  unset(PENSTOCK_CUBLASLT_WORKS CACHE)
   if(PENSTOCK_CUBLASLT_ROOT)
     find_path(PENSTOCK_CUBLASLT_INCLUDE cublasLt.h HINTS ${PENSTOCK_CUBLASLT_ROOT}/include NO_DEFAULT_PATH REQUIRED)
     # Wheels leave out the name that linkers ask for.
@@ -77,6 +81,16 @@ if(PENSTOCK_CUDA_MODE STREQUAL "ON")
     set(CUBLASLT CUDA::cublasLt)
   endif()
   if(CUBLASLT)
+    # A library without its header, or of another CUDA than the toolkit's, is none: the engine does without it.
+    include(CheckCXXSourceCompiles)
+    set(CMAKE_REQUIRED_INCLUDES ${CUDAToolkit_INCLUDE_DIRS})
+    set(CMAKE_REQUIRED_LIBRARIES ${CUBLASLT} CUDA::cudart_static)
+    check_cxx_source_compiles("#include <cublasLt.h>
+      int main() { cublasLtHandle_t handle; return cublasLtCreate(&handle); }" PENSTOCK_CUBLASLT_WORKS)
+    unset(CMAKE_REQUIRED_INCLUDES)
+    unset(CMAKE_REQUIRED_LIBRARIES)
+  endif()
+  if(CUBLASLT AND PENSTOCK_CUBLASLT_WORKS)
     message(STATUS "cuBLASLt: found")
     # Not of kernels, which know nothing of it and take minutes.
     target_compile_definitions(penstock_cuda PUBLIC $<$<COMPILE_LANGUAGE:CXX>:PENSTOCK_CUBLASLT>)
