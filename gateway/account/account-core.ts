@@ -28,6 +28,7 @@ import { Delivery } from './delivery.ts'
 import {
   checkpointHold,
   closeHold,
+  EXPIRY_GRACE_MS,
   endOf,
   expireHold,
   type HoldRecord,
@@ -48,6 +49,7 @@ import type { Series } from './rule-index.ts'
 import { Rules } from './rules.ts'
 import { assertAsk, assertEnd, assertRepeats } from './sanity.ts'
 import { Store } from './store.ts'
+import { Waking } from './waking.ts'
 import { windowOf } from './windows.ts'
 
 /** Holds handled per alarm and rows swept at a time: bounds the time one event keeps others waiting. */
@@ -56,6 +58,8 @@ const SWEEP_ROWS_MAX = 1_000
 const SWEEP_EVERY_MS = 600_000
 /** After a bug in the alarm: no hot loop, and the next try may be newer code. */
 const ALARM_FAULT_RETRY_MS = 60_000
+/** With traffic an alarm stands no further off than any hold is due: no request waits for the durable write that moves it. */
+const BUSY_ALARM_MS = EXPIRY_GRACE_MS
 /** Rules may change while counters are read; after this many rounds the caller is told to come back. */
 const READY_ROUNDS_MAX = 3
 /** Calls that travel together: a bound on the time one transaction takes. */
@@ -77,10 +81,13 @@ export class AccountCore implements AccountRpc {
   readonly #readiness: Readiness
   readonly limits: LimitReader
   #orgId: string | undefined
-  #alarmAtMs: number | undefined
+  readonly #waking: Waking
+  /** Has opened holds since its last alarm. */
+  #isBusy = false
 
   constructor(ports: AccountPorts) {
     this.#ports = ports
+    this.#waking = new Waking(ports)
     this.#sql = new WatchedSql(ports.sql)
     this.#store = new Store(this.#sql)
     this.#counts = new Counts(this.#sql)
@@ -103,7 +110,7 @@ export class AccountCore implements AccountRpc {
 
   /** To be called once before anything else. @param alarmAtMs When `alarm` will be called as things stand. */
   start(alarmAtMs: number | undefined): void {
-    this.#alarmAtMs = alarmAtMs
+    this.#waking.stands(alarmAtMs)
     this.#arm()
   }
 
@@ -165,7 +172,7 @@ export class AccountCore implements AccountRpc {
 
   /** Expires, closes and forgets what is due, and writes the outbox. Never rejects. */
   async alarm(): Promise<void> {
-    this.#alarmAtMs = undefined
+    this.#waking.stands(undefined)
     const nowMs = this.#ports.now()
     try {
       try {
@@ -177,9 +184,11 @@ export class AccountCore implements AccountRpc {
           await this.#delivery.flush({ includeRejected: false })
       }
       this.#arm()
+      if (this.#isBusy) this.#waking.at(this.#ports.now() + BUSY_ALARM_MS)
+      this.#isBusy = false
     } catch (error) {
       this.#ports.log('error', 'account_alarm_failed', { error: errorText(error) })
-      this.#wakeAt(this.#ports.now() + ALARM_FAULT_RETRY_MS)
+      this.#waking.at(this.#ports.now() + ALARM_FAULT_RETRY_MS)
     }
   }
 
@@ -249,11 +258,14 @@ export class AccountCore implements AccountRpc {
       changes: () => this.#sql.writes + this.#counts.changes,
       undone: () => this.#forgetCopies(),
     })
+    let appends = false
     for (const done of results) {
       if (done instanceof Error) continue
-      if (done.opened !== undefined) this.#wakeAt(done.opened.dueAtMs)
-      if (done.appended > 0) this.#wakeToFlush()
+      this.#isBusy ||= done.opened !== undefined
+      this.#waking.at(done.opened?.dueAtMs)
+      appends ||= done.appended > 0
     }
+    if (appends) this.#waking.soon(() => this.#delivery.dueAtMs)
     return results.map((done) => (done instanceof Error ? done : done.reply))
   }
 
@@ -479,21 +491,9 @@ export class AccountCore implements AccountRpc {
     this.#delivery.load()
   }
 
-  /** One alarm serves expiries, closings, forgetting and flushes: the earliest of them. */
   #arm(): void {
-    const dueAtMs = this.#store.nextDueAtMs()
-    if (dueAtMs !== undefined) this.#wakeAt(dueAtMs)
-    this.#wakeToFlush()
-  }
-
-  #wakeToFlush(): void {
-    if (this.#delivery.dueAtMs !== undefined) this.#wakeAt(this.#delivery.dueAtMs)
-  }
-
-  #wakeAt(atMs: number): void {
-    if (this.#alarmAtMs !== undefined && this.#alarmAtMs <= atMs) return
-    this.#alarmAtMs = atMs
-    this.#ports.setAlarm(atMs)
+    this.#waking.at(this.#store.nextDueAtMs())
+    this.#waking.at(this.#delivery.dueAtMs)
   }
 }
 

@@ -27,6 +27,11 @@ export type AccountPorts = {
   now(): number
   /** Asks for `alarm()` at a time, in place of the time asked for before. */
   setAlarm(atMs: number): void
+  /**
+   * Runs work soon after the answers of this event are on their way, so that they need not wait for its writes. An instance
+   * that dies before loses it. Absent: at once.
+   */
+  afterwards?: (work: () => void) => void
   record: AccountRecord
   /**
    * Waits for work that never rejects, or for as long as callers can be kept waiting for a silent record; the work goes on

@@ -18,6 +18,7 @@ export type HostFaults = { request: number; reply: number; duplicate: number; ev
 
 /** The platform tries an alarm that failed again after this. */
 const ALARM_RETRY_MS = 2_000
+const AFTERWARDS_MS = 20
 /** A duplicate is slower than the original by at most this. */
 const DUPLICATE_DELAY_MS = 20_000
 
@@ -178,6 +179,8 @@ export class AccountHost {
       transaction: (run) => storage.transaction(run),
       now: () => this.nowMs(),
       setAlarm: (atMs) => this.#setAlarm(atMs),
+      // Lost where the instance dies before.
+      afterwards: (work) => void world.park(life, 'afterwards', AFTERWARDS_MS, work),
       record: this.#observed(record.client(life)),
       log: (_level, event) => world.say(() => `  ${event}`),
     })
