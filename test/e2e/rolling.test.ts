@@ -14,6 +14,10 @@ const CALL_EVERY_MS = 120
 const QUIET_MS = 700
 /** As the gateway's official clients are told to: a restart of the gateway takes some seconds. */
 const RETRIES = 5
+/** Between two looks for a response that nobody follows. */
+const POLL_MS = 100
+/** Tokens of an answer that is open over the whole restart of the gateway. */
+const LONG_TOKENS = 4000
 const WORDS = 'river water stone valley mountain rain sea boat bridge fish tree wind cloud sun moon star'.split(' ')
 
 type Question = { max_tokens: number; temperature: number; seed?: number; top_p?: number; content: string }
@@ -24,6 +28,8 @@ const QUESTIONS: Question[] = Array.from({ length: 12 }, (_, index) => ({
   ...(index % 2 === 0 ? { temperature: 0 } : { temperature: 0.9, top_p: 0.95, seed: 100 + index }),
   content: Array.from({ length: index % 3 === 0 ? 700 : 8 }, (_, at) => WORDS[(at * (index + 3)) % 16]).join(' '),
 }))
+/** Asked once: as long as a restart of the gateway takes, and longer. */
+const LONG = QUESTIONS.push({ max_tokens: LONG_TOKENS, temperature: 0, content: 'a long river' }) - 1
 
 const chatOf = ({ content, ...rest }: Question) => ({
   model: TINY_MODEL,
@@ -96,6 +102,31 @@ const KINDS: Record<string, (question: Question) => Promise<Said>> = {
     for await (const event of stream) if (event.type === 'response.output_text.delta') text += event.delta
     return { text, requestId: stream.requestId }
   },
+  'background response, not followed': async ({ content, max_tokens, ...sampling }) => {
+    const { seed: _, ...rest } = sampling
+    const asked = { model: TINY_MODEL, input: content, max_output_tokens: max_tokens, ...rest, background: true }
+    let response = await penstock.responses.create(asked)
+    const requestId = answeredBy(response)?.requestId
+    while (response.status === 'queued' || response.status === 'in_progress') {
+      await sleep(POLL_MS)
+      response = await penstock.responses.retrieve(response.id)
+    }
+    const [message] = response.output as { content?: { text?: string }[] }[]
+    return { text: message?.content?.[0]?.text ?? response.status, requestId }
+  },
+}
+
+/** Whatever becomes of it is in `calls`. */
+async function call(kind: string, question: number): Promise<void> {
+  const made: Call = { kind, question, startedMs: performance.now(), endedMs: 0 }
+  calls.push(made)
+  try {
+    const said = await KINDS[kind]?.(QUESTIONS[question] as Question)
+    Object.assign(made, { said })
+  } catch (error) {
+    Object.assign(made, { error: wordsOf(error) })
+  }
+  made.endedMs = performance.now()
 }
 
 /** Calls at a steady rate, whatever becomes of those before, until it is told to end. */
@@ -105,17 +136,10 @@ async function load(signal: AbortSignal): Promise<void> {
     const kinds = Object.keys(KINDS)
     const kind = kinds[index % kinds.length] ?? ''
     // Background responses take no seed.
-    const questions = QUESTIONS.flatMap(({ seed }, at) => (kind !== 'background response' || !seed ? [at] : []))
-    const question = questions[Math.floor(index / kinds.length) % questions.length] ?? 0
-    const call: Call = { kind, question, startedMs: performance.now(), endedMs: 0 }
-    calls.push(call)
-    const work = KINDS[kind]?.(QUESTIONS[question] as Question)
-    open.push(
-      Promise.resolve(work)
-        .then((said) => Object.assign(call, { said }))
-        .catch((error: unknown) => Object.assign(call, { error: wordsOf(error) }))
-        .then(() => Object.assign(call, { endedMs: performance.now() })),
+    const questions = QUESTIONS.flatMap(({ seed }, at) =>
+      at !== LONG && (!kind.startsWith('background') || !seed) ? [at] : [],
     )
+    open.push(call(kind, questions[Math.floor(index / kinds.length) % questions.length] ?? 0))
     await sleep(CALL_EVERY_MS)
   }
   await Promise.all(open)
@@ -212,8 +236,10 @@ it('every part is restarted under load, and no caller notices', { timeout: TEST_
     other = await FurtherAgent.join(system, ['--engines', 'prefill,decode', '--threads', '1'])
     await untilAllServe()
   })
-  await step('gateway', async () => {
+  await step('gateway, with a stream that outlasts it', async () => {
+    const outlasting = call('official client, stream', LONG)
     system.askForNewGateway()
+    await outlasting
     await untilGone(system.pids.gateway)
     await untilAllServe()
   })
