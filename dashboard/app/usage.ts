@@ -38,9 +38,13 @@ export function nameOf(line: UsageLine, group: GroupBy, names: Names | undefined
   return { id: value, label: labelOf(value, group, names) }
 }
 
+/** In the place of values, or of end users, that were too many to tell apart. */
+const FOLDED = '*'
+const FOLDED_LABEL = 'Too many to tell apart'
+
 function tagName(value: string | null | undefined): { id: string; label: string } {
   if (value === null || value === undefined) return { id: 'none', label: 'Without this tag' }
-  return value === '*' ? { id: '*', label: 'Too many to tell apart' } : { id: value, label: value }
+  return value === FOLDED ? { id: value, label: FOLDED_LABEL } : { id: value, label: value }
 }
 
 /** The name that belongs to an id, or the id itself where it has none any more. */
@@ -58,6 +62,8 @@ export function labelOf(id: string, dimension: Dimension, names: Names | undefin
       return names?.teams?.[id] ?? shortId(id)
     case 'backend':
       return names?.backends?.[id] ?? shortId(id)
+    case 'end_user':
+      return id === FOLDED ? FOLDED_LABEL : id
     default:
       return id
   }

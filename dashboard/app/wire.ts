@@ -163,7 +163,7 @@ export type UsageLine = Sums & {
   key_id?: Uuid
   user_id?: Uuid | null
   team_id?: Uuid | null
-  /** As the caller names it. */
+  /** As the caller names it; `*`: those beyond the ones that cost most. */
   end_user?: string | null
   model?: string
   model_served?: string
@@ -204,6 +204,8 @@ export type Usage = {
   latency_error: number
   total: Sums
   truncated: boolean
+  /** Values of the tag, or end users, were too many to tell apart somewhere in the range: those are the lines `*`. */
+  folded: boolean
   names: Names
   data: UsageLine[]
 }

@@ -81,7 +81,11 @@ const ofRollups = (cubes: readonly Cube[], level: Level): string => {
     made AS MATERIALIZED (${union(cubes, (cube) => summed(cube, 'rolled'))}), ${sumsWritten(level)}`
 }
 
-/** Of usage rows, with those end users by name who cost most, and tags folded as those of a quarter hour are. */
+/**
+ * Of usage rows, with those end users by name who cost most, and tags folded as those of a quarter hour are. Rows meet places and folds
+ * in full joins, though there is none without a row: they cannot be made by looking each row up in all of them, which a planner that
+ * expects few rows would do.
+ */
 function ofEndUsers(cubes: readonly Cube[], level: Level): string {
   const others = DIMENSIONS.filter(
     (one) => one !== 'end_user' && cubes.some(({ dimensions }) => dimensions.includes(one)),
@@ -100,7 +104,7 @@ function ofEndUsers(cubes: readonly Cube[], level: Level): string {
       FROM (${cost} WHERE ${IN_UNIT} UNION ALL SELECT end_user, 0 FROM usage_requests WHERE ${IN_UNIT}) AS used
       WHERE end_user IS NOT NULL GROUP BY end_user),
     placed AS MATERIALIZED (SELECT ${[...shown, ...SUM_COLUMNS.map((column) => `f.${column}`), 'f.end_user', 'p.place'].join(', ')}
-      FROM (${facts}) AS f LEFT JOIN places p ON p.name = f.end_user${isTagged ? ' LEFT JOIN folds ON folds.tags = f.tags' : ''}),
+      FROM (${facts}) AS f FULL JOIN places p ON p.name = f.end_user${isTagged ? ' FULL JOIN folds ON folds.tags = f.tags' : ''}),
     folded AS (INSERT INTO rollup_folds (org_id, bucket_start, name)
       SELECT $1::uuid, $2::timestamptz, name FROM (VALUES ${folds}) AS o(name, told) WHERE told < (SELECT count(*) FROM places)
       ${isTagged ? 'UNION ALL SELECT $1::uuid, $2::timestamptz, name FROM folded_names' : ''} ON CONFLICT DO NOTHING),

@@ -175,12 +175,12 @@ const REBUILD = [
 /**
  * Rows brought together by combination, with tags as rollups have them: too many of one name are not told apart (tag-folds.ts). The
  * id of a combination is computed once per group, not once per row: it costs more than all the sums. Sums that are 0 are not
- * written: of some forty most are, and absent ones take no room.
+ * written: of some forty most are, and absent ones take no room. Each fold has a row: the full join is as in cube-sql.ts.
  */
 const REBUILD_FROM_ROWS = `WITH ${foldsOf(IN_BUCKET)},
   grouped AS MATERIALIZED (SELECT ${COLUMNS}, ${SUM_COLUMNS.map((column) => `sum(${column}) AS ${column}`).join(', ')}
     FROM (SELECT ${COLUMNS.replace(/\btags\b/, 'folds.folded AS tags')}, ${SUM_COLUMNS.join(', ')}
-      FROM (${factsByColumns(COLUMNS, IN_BUCKET)}) AS found LEFT JOIN folds ON folds.tags = found.tags) AS facts GROUP BY ${COLUMNS}),
+      FROM (${factsByColumns(COLUMNS, IN_BUCKET)}) AS found FULL JOIN folds ON folds.tags = found.tags) AS facts GROUP BY ${COLUMNS}),
   made AS MATERIALIZED (SELECT ${DIMENSIONS_ID} AS dimensions_id, * FROM grouped),
   names AS (INSERT INTO rollup_dimensions (org_id, dimensions_id, ${COLUMNS})
     SELECT $1::uuid, dimensions_id, ${COLUMNS} FROM made

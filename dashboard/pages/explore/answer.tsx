@@ -160,19 +160,27 @@ export function Breakdown({
   ])
   const title = `${metric.label} by ${groups.map((group) => groupLabel(group).toLowerCase()).join(' and ')}`
   return (
-    <Table
-      caption={title}
-      showCaption
-      columns={columns}
-      rows={usage.data}
-      rowKey={(line) => groups.map((group) => nameOf(line, group, usage.names).id).join(' ')}
-      defaultSort={{ column: 'metric', descending: true }}
-      sortParam="sort"
-      href={behind}
-      file={fileName(title)}
-      foot={foot}
-      empty={<Empty title="No requests in this range" icon="explore" />}
-    />
+    <>
+      <Table
+        caption={title}
+        showCaption
+        columns={columns}
+        rows={usage.data}
+        rowKey={(line) => groups.map((group) => nameOf(line, group, usage.names).id).join(' ')}
+        defaultSort={{ column: 'metric', descending: true }}
+        sortParam="sort"
+        href={behind}
+        file={fileName(title)}
+        foot={foot}
+        empty={<Empty title="No requests in this range" icon="explore" />}
+      />
+      {usage.folded && (
+        <Note>
+          There were too many {groups.includes('end_user') ? 'end users' : 'values of a tag'} to name each of them all
+          the time: the others are added up as “*”, and a line can be short of what it used then.
+        </Note>
+      )}
+    </>
   )
 }
 
