@@ -8,6 +8,9 @@ import { defineConfig } from 'vitest/config'
 const TEST_SIGNING_KEY =
   '{"kty":"OKP","crv":"Ed25519","x":"AI_A0QZN9nvJcwjNKS3quA4MOqSZ7JojZFK6a8Lzxd4","d":"7I_KW7ApXDpadVos08VDtXh8d_yvoV8oYnkrdSoj87s","kid":"test-key"}'
 
+/** What has to come about is waited for this long: longer than a busy machine takes, and no test is slower for it. */
+const PATIENCE = { setupFiles: ['test/support/patience.ts'], expect: { poll: { timeout: 10_000 } } }
+
 /** On two cores one worker would leave a core idle. */
 const WORKERS = 2
 
@@ -32,6 +35,7 @@ const worker = (name: string, files: { include: string[]; exclude?: string[]; is
   test: {
     name,
     ...files,
+    ...PATIENCE,
     globalSetup: ['test/support/database.ts'],
     testTimeout: 30_000,
     // Each runtime opens connections of its own, and a gateway that waits two seconds for one says that Postgres is away. Parts
@@ -48,6 +52,7 @@ export default defineConfig({
       {
         test: {
           name: 'unit',
+          ...PATIENCE,
           include: ['test/unit/**/*.test.ts', 'test/contract/**/*.test.ts', 'test/*.test.ts'],
           testTimeout: 30_000,
           maxWorkers: WORKERS,
@@ -95,6 +100,7 @@ export default defineConfig({
       {
         test: {
           name: 'e2e',
+          ...PATIENCE,
           include: ['test/e2e/**/*.test.ts'],
           // A first start compiles the engine and downloads the model.
           hookTimeout: 600_000,
