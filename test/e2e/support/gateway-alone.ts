@@ -23,22 +23,47 @@ import { Teardown } from '../../../scripts/teardown.ts'
 
 const ROOT = join(import.meta.dirname, '..', '..', '..')
 
-export class GatewayAlone {
-  readonly notes: string[]
-  readonly #parts: { supervised: Supervised; restarts: GatewayRestarts; teardown: Teardown }
+type Parts = {
+  baseUrl: string
+  dataDir: string
+  apiKey: string
+  orgId: string
+  admin: AdminClient
+  sql: postgres.Sql
+  notes: string[]
+  supervised: Supervised
+  restarts: GatewayRestarts
+  teardown: Teardown
+}
 
-  private constructor(
-    readonly baseUrl: string,
-    readonly dataDir: string,
-    readonly apiKey: string,
-    readonly orgId: string,
-    readonly admin: AdminClient,
-    readonly sql: postgres.Sql,
-    notes: string[],
-    parts: { supervised: Supervised; restarts: GatewayRestarts; teardown: Teardown },
-  ) {
-    this.notes = notes
+export class GatewayAlone {
+  readonly #parts: Parts
+
+  private constructor(parts: Parts) {
     this.#parts = parts
+  }
+
+  get baseUrl() {
+    return this.#parts.baseUrl
+  }
+  get dataDir() {
+    return this.#parts.dataDir
+  }
+  get apiKey() {
+    return this.#parts.apiKey
+  }
+  get orgId() {
+    return this.#parts.orgId
+  }
+  get admin() {
+    return this.#parts.admin
+  }
+  get sql() {
+    return this.#parts.sql
+  }
+  /** What the launcher would have told its user. */
+  get notes(): readonly string[] {
+    return this.#parts.notes
   }
 
   /** @param model that callers may name. */
@@ -85,8 +110,8 @@ export class GatewayAlone {
       const { apiKey, orgId } = await bootstrapAccount(admin, { model, apiKeyPath: folder.apiKeyPath })
       const sql = postgres(server.url, { max: 2, onnotice: () => {} })
       teardown.add('connections', () => sql.end({ timeout: 1 }))
-      const parts = { supervised, restarts, teardown }
-      return new GatewayAlone(origin, dataDir, apiKey, orgId, admin, sql, notes, parts)
+      const baseUrl = origin
+      return new GatewayAlone({ baseUrl, dataDir, apiKey, orgId, admin, sql, notes, supervised, restarts, teardown })
     } catch (error) {
       await teardown.run()
       throw error

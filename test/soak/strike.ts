@@ -1,0 +1,11 @@
+// What befalls an agent in the middle of a hand-over: when, whom and how. Owns the phases, from the agent's side:
+//
+//   reserve ─▶ granted ─▶ pushing ─▶ committed ─▶ released (the sequence has the blocks, or they were let go) ─▶ decoding
+export const PHASES = ['reserve', 'granted', 'pushing', 'committed', 'released', 'decoding'] as const
+export type Phase = (typeof PHASES)[number]
+export const VICTIMS = ['prefill-0', 'decode-0', 'agent'] as const
+export type Victim = (typeof VICTIMS)[number]
+
+/** `after`: how many hand-overs reach the phase unharmed before. Undefined: nothing is to happen. */
+export type Strike = { phase: Phase; victim: Victim; signal: 'SIGKILL' | 'SIGSTOP'; after: number }
+export type Struck = { pid: number }
