@@ -9,7 +9,7 @@
 //        Days given as from and to, and the steps of time, are those of `time_zone` (IANA, default UTC). `top`
 //        combinations are shown (default 100, most 1,000), the rest is added up in lines with `other: true`.
 //        `latency`: none, total (default) or lines: percentiles of requests that ended `ok`, or with the status that is
-//        asked for; not by key, user, team or end user. Answers {total, data, data_until, folded}: everything recorded that
+//        asked for; not by end user. Answers {total, data, data_until, folded}: everything recorded that
 //        started before `data_until` is in. `folded`: the tag that is asked about had more values in some quarter hour than are
 //        told apart; those count in a line `*`, and a filter by one of them misses that quarter hour.
 //   GET  /usage/tags?org=&project=&from=&to=                  names of tags and their values, by requests; `folded` as above

@@ -23,7 +23,7 @@ export type Line = {
   /** Everything beyond the top. */
   other: boolean
   sums: Sums
-  /** Absent where latencies are not told apart like this, or there are too many lines to tell. */
+  /** Absent by end user, or where there are too many lines to tell. */
   latency: Latency | undefined
 }
 
@@ -31,7 +31,7 @@ export type Line = {
 export type Breakdown = {
   lines: Line[]
   total: Sums
-  /** Absent under a filter by key, user or team, and where it was not asked for. */
+  /** Absent under a filter by end user, and where it was not asked for. */
   latency: Latency | undefined
   /**
    * A tag that is asked about had more values than are told apart: a filter by it can miss usage, and a line FOLDED holds it. Or there

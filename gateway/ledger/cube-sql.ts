@@ -10,7 +10,6 @@ import {
   DIMENSIONS,
   type Dimension,
   factsOfRows,
-  isTimed,
   LATENCY_MS,
   ROLLED_DIMENSIONS,
   SUMS,
@@ -38,6 +37,10 @@ const idOf = ({ name, dimensions }: Cube): string => {
   )
   return `md5('${name}' || ${told.join(' || ')})::uuid AS dimensions_id`
 }
+
+/** All that some cubes tell apart. */
+const dimensionsOf = (cubes: readonly Cube[]): Dimension[] =>
+  DIMENSIONS.filter((one) => cubes.some(({ dimensions }) => dimensions.includes(one)))
 
 /** SQL: rows of `$1` in `$2` to `$3`. */
 const IN_UNIT = `org_id = $1::uuid AND started_at >= $2::timestamptz AND started_at < $3::timestamptz
@@ -113,19 +116,23 @@ function ofEndUsers(cubes: readonly Cube[], level: Level): string {
 
 /** Of usage rows: one row has all slots of a combination. */
 function ofLatencies(cubes: readonly Cube[], level: Level): string {
-  const columns = columnsOf(DIMENSIONS.filter(isTimed)).join(', ')
+  const columns = columnsOf(dimensionsOf(cubes))
+  const all = columns.join(', ')
+  const isTagged = columns.includes('tags')
+  const shown = columns.map((column) => (column === 'tags' ? 'folds.folded AS tags' : `f.${column}`))
   const slots = (cube: Cube) => {
     const own = columnsOf(cube.dimensions).join(', ')
     return `SELECT '${cube.name}'::text AS cube, ${idOf(cube)}, ${selection(cube)}, ${SLOT_ARRAYS}
       FROM (SELECT ${own}, slot, sum(first_tokens)::bigint AS first_tokens, sum(ends)::bigint AS ends FROM counted
         GROUP BY ${own}, slot) AS one GROUP BY ${own}`
   }
-  return `WITH ended AS MATERIALIZED (SELECT ${columns}, ${slotOfSql(LATENCY_MS.end)} AS end_slot,
+  return `WITH ${isTagged ? `${foldsOf(IN_UNIT)},` : ''}
+    ended AS MATERIALIZED (SELECT ${shown.join(', ')}, ${slotOfSql(LATENCY_MS.end)} AS end_slot,
       CASE WHEN first_token_at IS NOT NULL THEN ${slotOfSql(LATENCY_MS.firstToken)} END AS token_slot
-      FROM usage_requests WHERE ${IN_UNIT}),
-    counted AS MATERIALIZED (SELECT ${columns}, slot, sum(first_tokens)::bigint AS first_tokens, sum(ends)::bigint AS ends
-      FROM (SELECT ${columns}, token_slot AS slot, 1 AS first_tokens, 0 AS ends FROM ended WHERE token_slot IS NOT NULL
-        UNION ALL SELECT ${columns}, end_slot, 0, 1 FROM ended) AS timed GROUP BY ${columns}, slot),
+      FROM (SELECT * FROM usage_requests WHERE ${IN_UNIT}) AS f${isTagged ? ' FULL JOIN folds ON folds.tags = f.tags' : ''}),
+    counted AS MATERIALIZED (SELECT ${all}, slot, sum(first_tokens)::bigint AS first_tokens, sum(ends)::bigint AS ends
+      FROM (SELECT ${all}, token_slot AS slot, 1 AS first_tokens, 0 AS ends FROM ended WHERE token_slot IS NOT NULL
+        UNION ALL SELECT ${all}, end_slot, 0, 1 FROM ended WHERE end_slot IS NOT NULL) AS timed GROUP BY ${all}, slot),
     made AS MATERIALIZED (${union(cubes, slots)}), ${written(level, 'cube_latencies', SLOT_COLUMNS, SLOT_COLUMNS)}`
 }
 const SLOT_COLUMNS = ['slots', 'first_tokens', 'ends']

@@ -115,13 +115,18 @@ export const END_USER_CUBES: readonly Cube[] = [
   { name: 'end_user_tag', dimensions: ['status', 'tag', 'end_user'], isDaily: true, told: BESIDE_TOLD },
 ]
 
-/** Of latencies, made of usage rows: each combination has tens of slots, so these keep less together. */
+/**
+ * Of latencies, made of usage rows: each combination has tens of slots, so these keep less together. Who asks beside what for is read
+ * from rows.
+ */
 export const LATENCY_CUBES: readonly Cube[] = [
   { name: 'total', dimensions: ['status'] },
   { name: 'model', dimensions: ['model', 'status'] },
   { name: 'models', dimensions: WHAT },
   { name: 'backend', dimensions: ['backend', 'status'] },
   { name: 'project', dimensions: ['project', 'status'] },
+  { name: 'tag', dimensions: ['tag', 'status'] },
+  { name: 'who', dimensions: [...WHO, 'status'] },
   { name: 'timed', dimensions: ['project', ...WHAT, 'backend'], isDaily: true },
 ]
 

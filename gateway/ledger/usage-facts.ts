@@ -43,9 +43,8 @@ export const DIMENSIONS = [
 ] as const satisfies readonly Dimension[]
 /** What rollups of quarter hours tell apart: all but end users, of whom there can be as many as requests. */
 export const ROLLED_DIMENSIONS = DIMENSIONS.filter((dimension) => dimension !== 'end_user')
-/** By these usage is counted but not timed: they are many, and a histogram of few requests is as long as their rows. */
-const UNTIMED: readonly Dimension[] = ['key', 'user', 'team', 'end_user', 'tag']
-export const isTimed = (dimension: Dimension): boolean => !UNTIMED.includes(dimension)
+/** By end user usage is counted but not timed: they are many, and a histogram of few requests is as long as their rows. */
+export const isTimed = (dimension: Dimension): boolean => dimension !== 'end_user'
 
 /** What adds up. */
 export type SumField = Exclude<keyof typeof usageRollups.$inferSelect, 'orgId' | 'bucketStart' | 'dimensionsId'>

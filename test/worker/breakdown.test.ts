@@ -92,6 +92,11 @@ describe('every breakdown', () => {
       const { latency } = await breakdown(connect(env), question(orgId))
       const ended = facts.filter((fact) => !('kind' in fact) && fact.status === 'ok')
       expect(latency && percentiles(latency.end)?.count).toBe(BigInt(ended.length))
+      for (const dimensions of [['key'], ['tag'], ['team', 'backend']] as const) {
+        const { lines } = await breakdown(connect(env), question(orgId, { dimensions }))
+        const timed = lines.map((line) => (line.latency && percentiles(line.latency.end)?.count) ?? 0n)
+        expect(timed.reduce((sum, one) => sum + one, 0n)).toBe(BigInt(ended.length))
+      }
     }
     // An hour is made once it is over, and by the clock of this call none is.
     await write(early)
@@ -357,9 +362,15 @@ describe('every breakdown', () => {
     for (const { names, latency: own } of lines)
       expect(own && percentiles(own.end)).toEqual(expected((index) => model(index) === names[0], 1))
     const byKey = await breakdown(connect(env), { ...asked, dimensions: ['key'] })
-    expect(byKey.lines.map((line) => line.latency)).toEqual([undefined])
+    expect(byKey.lines.map((line) => line.latency)).toEqual([byKey.latency])
     expect(byKey.latency && percentiles(byKey.latency.end)).toEqual(expected(() => true, 1))
-    expect((await breakdown(connect(env), { ...asked, filters: { key: orgId } })).latency).toBeUndefined()
+    const pair: Question = { ...asked, dimensions: ['key', 'model'], filters: { key: orgId } }
+    expect((await breakdown(connect(env), pair)).lines.map((line) => line.latency)).toEqual(
+      lines.map((line) => line.latency),
+    )
+    const byEndUser = await breakdown(connect(env), { ...asked, dimensions: ['end_user'] })
+    expect(byEndUser.lines.map((line) => line.latency)).toEqual([undefined])
+    expect((await breakdown(connect(env), { ...asked, filters: { end_user: 'none' } })).latency).toBeUndefined()
     const total = await breakdown(connect(env), { ...asked, latency: 'total' })
     expect(total.lines.map((line) => line.latency)).toEqual([undefined, undefined])
     expect(total.latency).toEqual(latency)
