@@ -7,7 +7,7 @@
 // the database and of this process, what it costs; the table has both.
 import { execFileSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
-import { mkdir, rm } from 'node:fs/promises'
+import { mkdir, rm, writeFile } from 'node:fs/promises'
 import { cpus, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -32,6 +32,10 @@ const requests = Number(values.requests)
 if (values.only !== undefined && values.only !== 'pages') throw new Error('--only takes: pages')
 const REPEATS = 5
 const TARGET_MS = 300
+/** What takes longer is not asked again: no repetition would bring it to the target. */
+const HOPELESS_MS = 1_500
+/** Of questions over the target. */
+const NAMES_SHOWN = 12
 /** Of each set of pairs. */
 const SLOWEST_SHOWN = 3
 const RAW_TABLES = ['usage_attempts', 'usage_requests', 'ledger_entries']
@@ -48,6 +52,7 @@ const UNTIL_MS = Date.UTC(2026, 10, 22)
 
 const dataDir = values.keep ?? join(tmpdir(), `penstock-bench-dashboard-${process.pid}`)
 const isNew = !existsSync(dataDir)
+const rolledFile = join(dataDir, 'rolled.txt')
 await mkdir(dataDir, { recursive: true })
 const server = await startPostgres({ dataDir })
 const sql = postgres(server.url, {
@@ -119,6 +124,10 @@ async function time([name, ask]: Asked, repeats: number): Promise<Timed> {
   return { name, bestMs, cpuMs: leastMs }
 }
 
+const listed = (names: readonly string[]): string =>
+  names.length <= NAMES_SHOWN
+    ? names.join('; ')
+    : `${names.slice(0, NAMES_SHOWN).join('; ')}; and ${names.length - NAMES_SHOWN} more`
 const whole = (ms: number | undefined): string => (ms === undefined ? '' : ms.toFixed(0))
 const seconds = (sinceMs: number) => `${((performance.now() - sinceMs) / 1000).toFixed(1)} s`
 
@@ -140,7 +149,9 @@ try {
   if (buckets > 0 || performance.now() - rollingMs > 1_000) {
     const spentMs = rollingCpuMs === undefined ? undefined : (cpuMs() ?? 0) - rollingCpuMs
     const spent = spentMs === undefined ? '' : `, ${(spentMs / 1_000).toFixed(0)} s of processor`
-    console.log(`${buckets} quarter hours rolled up, hours and days made, in ${seconds(rollingMs)}${spent}`)
+    const rolled = `${buckets} quarter hours rolled up, hours and days made, in ${seconds(rollingMs)}${spent}`
+    console.log(rolled)
+    await writeFile(rolledFile, rolled)
     await sql.unsafe('VACUUM ANALYZE')
   }
   const report: string[] = []
@@ -153,6 +164,8 @@ try {
     `${cpus()[0]?.model.trim()}, ${cpus().length} cores; ${requests} requests in 30 days; commit ${commit}, ${new Date().toISOString().slice(0, 10)}.`,
   )
   const busyBefore = busyMs()
+  // Of the run that did it: a kept folder is rolled up once.
+  if (existsSync(rolledFile)) say(`${readFileSync(rolledFile, 'utf8')}.`)
   say('')
   say('| table | rows | with its indexes |')
   say('| --- | ---: | ---: |')
@@ -191,13 +204,17 @@ try {
     const results: Timed[] = []
     for (const one of questions) {
       const once = await time(one, 1)
-      results.push(once.bestMs > TARGET_MS / 2 ? await time(one, REPEATS) : once)
+      const isClose = once.bestMs > TARGET_MS / 2 && once.bestMs < HOPELESS_MS
+      results.push(isClose ? await time(one, REPEATS) : once)
     }
     timed.push(...results)
     results.sort((a, b) => b.bestMs - a.bestMs)
     const middle = results[Math.floor(results.length / 2)]
     const [first] = results
-    say(`| ${name}: the slowest of ${results.length} | ${whole(first?.bestMs)} | ${whole(first?.cpuMs)} |`)
+    const met = results.filter(({ bestMs }) => bestMs <= TARGET_MS).length
+    say(
+      `| ${name}: ${met} of ${results.length} within ${TARGET_MS} ms, the slowest | ${whole(first?.bestMs)} | ${whole(first?.cpuMs)} |`,
+    )
     say(`| ${name}: the middle one | ${whole(middle?.bestMs)} | ${whole(middle?.cpuMs)} |`)
     slowest.push(
       ...results
@@ -214,7 +231,7 @@ try {
   say('')
   say(
     `Of ${timed.length} questions ${timed.length - slow.length} take at most ${TARGET_MS} ms, and ${timed.length - dear.length} at most as much processor time.` +
-      (slow.length === 0 ? '' : ` Over: ${slow.map(({ name }) => name).join('; ')}.`),
+      (slow.length === 0 ? '' : ` Over: ${listed(slow.map(({ name }) => name))}.`),
   )
   const busyAfter = busyMs()
   if (busyBefore !== undefined && busyAfter !== undefined) {
