@@ -1,4 +1,4 @@
-// Wire 4, agent ↔ engine: binary frames (engine-frames.md is the specification, the C++ side is native-engine/src/serve/frames.h).
+// Wire 5, agent ↔ engine: binary frames (engine-frames.md is the specification, the C++ side is native-engine/src/serve/frames.h).
 // Owns encoding and decoding; the socket, credits policy and supervision are backends/engine.
 
 import {
@@ -8,41 +8,30 @@ import {
   readHandoff,
   writeHandoff,
 } from './engine-handoff.ts'
+import { readGrammar, type Sampling, writeGrammar } from './engine-sampling.ts'
 import { type Ready, readReady, readStats, type Stats, writeReady, writeStats } from './engine-status.ts'
 import { FrameError, FrameReader, FrameWriter } from './frame-bytes.ts'
 
 export { FrameError }
 
-export const ENGINE_PROTOCOL = 4
+export const ENGINE_PROTOCOL = 5
 export const FRAME_HEADER_BYTES = 8
 export const FRAME_BODY_BYTES_MAX = 16 * 1024 * 1024
-const FRAME_VERSION = 4
+const FRAME_VERSION = 5
 
 export type TokenLogprob = { token: number; logprob: number }
 
-export const GRAMMAR_KINDS = ['json_schema', 'regex', 'lark'] as const
-export type GrammarKind = (typeof GRAMMAR_KINDS)[number]
 export const POOLINGS = ['mean', 'last'] as const
 export type Pooling = (typeof POOLINGS)[number]
 
-export type Submit = {
+export type Submit = Sampling & {
   type: 'submit'
   id: bigint
   prompt: number[]
   maxNewTokens: number
   creditTokens: number
-  temperature: number
-  topP: number
-  topK: number
-  minP: number
-  repetitionPenalty: number
-  presencePenalty: number
-  frequencyPenalty: number
   seed: bigint
-  /** Absent: off; else the number of alternatives, 0..20. */
-  logprobsTop?: number
   stopIds: number[]
-  bias: { id: number; bias: number }[]
   priority: number
   /** 0 = none. */
   deadlineMs: number
@@ -51,9 +40,7 @@ export type Submit = {
   salt: bigint
   /** Absent: generate; else the prompt is embedded, and output and sampling are unused. */
   pooling?: Pooling
-  /** What the output must match. */
-  grammar?: { kind: GrammarKind; text: string }
-  /** Whose blocks it takes over. */
+  /** Whose blocks and first token it takes over. */
   reservation?: bigint
   /** Sampled in an earlier life of the sequence, in another engine; counts as output and is not sent again. */
   output?: number[]
@@ -178,8 +165,7 @@ function writeBody(w: FrameWriter, f: Frame): void {
       w.u64(f.tenant)
       w.u64(f.salt)
       w.u8(f.pooling === undefined ? 0 : POOLINGS.indexOf(f.pooling) + 1)
-      w.u8(f.grammar === undefined ? 0 : GRAMMAR_KINDS.indexOf(f.grammar.kind) + 1)
-      w.str(f.grammar?.text ?? '')
+      writeGrammar(w, f.grammar)
       w.u64(f.reservation ?? 0n)
       return w.list(f.output ?? [], (id) => w.u32(id))
     case 'cancel':
@@ -266,15 +252,13 @@ function readSubmit(r: FrameReader): Submit {
   const bias = r.list(8, () => ({ id: r.u32(), bias: r.f32() }))
   const tail = { priority: r.i32(), deadlineMs: r.u32(), tenant: r.u64(), salt: r.u64() }
   const pooling = r.u8()
-  const grammarKind = r.u8()
-  const text = r.str()
+  const grammar = readGrammar(r)
   const reservation = r.u64()
   const output = r.list(4, r.u32)
   const submit: Submit = { type: 'submit', ...head, ...filters, ...penalties, seed, stopIds, bias, ...tail }
   if (logprobs > 0) submit.logprobsTop = logprobs - 1
   if (pooling > 0) submit.pooling = pick(POOLINGS, pooling, 'pooling')
-  if (grammarKind > 0) submit.grammar = { kind: pick(GRAMMAR_KINDS, grammarKind, 'kind of grammar'), text }
-  else if (text !== '') throw new FrameError('a grammar without its kind')
+  if (grammar !== undefined) submit.grammar = grammar
   if (reservation > 0n) submit.reservation = reservation
   if (output.length > 0) submit.output = output
   return submit

@@ -1,6 +1,7 @@
 // The frames of wire 4 by which K and V move between engines: what is said to the engine that gets them and to the one that
 // computes them. Owns their fields and bytes; the rest of the wire is engine-frames.ts, the meaning engine-frames.md.
 
+import { readSampling, type Sampling, writeSampling } from './engine-sampling.ts'
 import { FrameError, type FrameReader, type FrameWriter } from './frame-bytes.ts'
 
 export const TRANSFER_SECRET_BYTES = 16
@@ -13,10 +14,13 @@ export type TransferGrant = {
   secret: Uint8Array
 }
 
-/** Sets blocks aside for the whole blocks of a prompt that another engine computes. */
+/** Sets blocks aside for a prompt that another engine computes. */
 export type Reserve = { type: 'reserve'; id: bigint; tokens: number[]; salt: bigint; leaseMs: number }
 
-/** Computes a prompt of whole blocks and hands those from `firstBlock` on to another engine. */
+/** A token for each seed, drawn behind what is pushed: the first `promptTokens` of it are the prompt, the rest output. */
+export type Draw = Sampling & { promptTokens: number; seeds: bigint[] }
+
+/** Computes a prompt and hands its blocks from `firstBlock` on to another engine, and first tokens where they are wanted. */
 export type Push = {
   type: 'push'
   id: bigint
@@ -29,6 +33,7 @@ export type Push = {
   deadlineMs: number
   tenant: bigint
   salt: bigint
+  draw?: Draw
 }
 
 export const RESERVE_CODES = ['ok', 'invalid', 'too_long', 'no_room', 'draining'] as const
@@ -71,6 +76,12 @@ function writeGrant(w: FrameWriter, grant: TransferGrant) {
   for (const byte of grant.secret) w.u8(byte)
 }
 
+function writeDraw(w: FrameWriter, draw: Draw): void {
+  w.u32(draw.promptTokens)
+  w.list(draw.seeds, (seed) => w.u64(seed))
+  writeSampling(w, draw)
+}
+
 export function writeHandoff(w: FrameWriter, f: HandoffFrame): void {
   w.u64(f.id)
   switch (f.type) {
@@ -90,7 +101,9 @@ export function writeHandoff(w: FrameWriter, f: HandoffFrame): void {
       w.i32(f.priority)
       w.u32(f.deadlineMs)
       w.u64(f.tenant)
-      return w.u64(f.salt)
+      w.u64(f.salt)
+      w.u8(f.draw === undefined ? 0 : 1)
+      return f.draw === undefined ? undefined : writeDraw(w, f.draw)
     case 'reserved':
       w.u8(RESERVE_CODES.indexOf(f.code))
       writeGrant(w, f.grant)
@@ -133,7 +146,9 @@ export function readHandoff(type: number, r: FrameReader): HandoffFrame | undefi
       const what = { id: r.u64(), tokens: r.list(4, r.u32), firstBlock: r.u32() }
       const where = { address: r.str(), grant: readGrant(r) }
       const how = { priority: r.i32(), deadlineMs: r.u32(), tenant: r.u64(), salt: r.u64() }
-      return { type: 'push', ...what, ...where, ...how }
+      const push: Push = { type: 'push', ...what, ...where, ...how }
+      if (readTruth(r)) push.draw = { promptTokens: r.u32(), seeds: r.list(8, r.u64), ...readSampling(r) }
+      return push
     }
     case HANDOFF_TYPE_CODES.reserved: {
       const head = { id: r.u64(), code: readReserveCode(r), grant: readGrant(r) }

@@ -6,6 +6,7 @@
 // to the asking backend's key, and `x-penstock-proof: <JWT>`, signed by that key over exactly this body (body_sha256, aud: the
 // prefill backend, header `jwk`). A grant counts once.
 import * as z from 'zod'
+import { GRAMMAR_KINDS } from './engine-sampling.ts'
 
 export const PREFILL_PATH = '/prefill'
 export const PREFILL_PROOF_HEADER = 'x-penstock-proof'
@@ -34,17 +35,36 @@ const Secret = z.string().regex(/^[A-Za-z0-9+/]{22}==$/)
 /** 64-bit numbers that JSON cannot carry. */
 const Hex64 = z.string().regex(/^[0-9a-f]{1,16}$/)
 
+const F32 = z.number().min(-3e38).max(3e38)
+
+/** First tokens to draw behind the prompt, as `PUSH.draw` of wire 5. An agent that does not know it computes the prompt alone. */
+const Draw = z.object({
+  promptTokens: U32,
+  /** Of a sequence each. */
+  seeds: z.array(Hex64).min(1).max(256),
+  temperature: F32,
+  topP: F32,
+  topK: U32,
+  minP: F32,
+  repetitionPenalty: F32,
+  presencePenalty: F32,
+  frequencyPenalty: F32,
+  logprobsTop: z.number().int().min(0).max(20).optional(),
+  bias: z.array(z.object({ id: U32, bias: F32 })).max(4096),
+  grammar: z.object({ kind: z.enum(GRAMMAR_KINDS), text: z.string().max(256 * 1024) }).optional(),
+})
+
 export const PrefillRequest = z.object({
   version: z.literal(1),
   requestId: z.string().min(1).max(100),
   model: z.string().min(1).max(200),
   /** Of the asking engine: another layout is refused with `invalid_request`. */
   fingerprint: z.string().min(1).max(200),
-  /** Whole blocks. */
   tokens: z.array(U32).min(1).max(4_000_000),
+  draw: Draw.optional(),
   /** The first that is missing there. */
   firstBlock: U32,
-  /** Where to push (wire 5), and the right to. */
+  /** Where to push, and the right to. */
   address: z.string().min(1).max(500),
   transfer: z.object({ id: Hex64, generation: Hex64, secret: Secret }),
   priority: z.number().int().min(-100).max(100),

@@ -174,7 +174,7 @@ export class EngineConnection {
     }
   }
 
-  /** Sets blocks aside for the whole blocks of `tokens`, which another engine is to compute. */
+  /** Sets blocks aside for `tokens`, which another engine is to compute. */
   reserve(tokens: number[], salt: bigint, leaseMs: number): Reservation {
     this.onWork?.()
     return this.#reservations.reserve(tokens, salt, leaseMs)
@@ -184,7 +184,7 @@ export class EngineConnection {
     return this.#reservations.count
   }
 
-  /** Computes whole blocks for another engine and hands them over. It ends with `stop` when everything has arrived. */
+  /** Computes a prompt for another engine and hands it over. It ends with `stop` when everything has arrived. */
   push(
     { chunks = [], ...parameters }: PushParameters,
     handlers: Pick<SequenceHandlers, 'admitted' | 'end'>,

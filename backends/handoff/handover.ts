@@ -2,12 +2,13 @@
 // TRANSFERRED, every wait's deadline, the lease, and letting go on both sides; whether it is worth it is decision.ts, the
 // sequences that wait for it are sequences.ts.
 //
-//   decide ─▶ RESERVE ─▶ decide again ─▶ PUSH ─▶ TRANSFERRED 1 ─▶ the sequence that names the reservation
+//   decide ─▶ RESERVE ─▶ decide again ─▶ PUSH ─▶ TRANSFERRED 1 ─▶ the sequences that name the reservation
 //     │          │             │           │           │
 //     └──────────┴─────────────┴───────────┴───────────┴─▶ RELEASE, CANCEL: the decode engine computes what it lacks
 //
 // Nothing that goes wrong here is a failure of the request: the worst is a prompt that is computed twice.
 import type { PrefillPlace } from '../../protocol/dispatch.ts'
+import type { Draw } from '../../protocol/engine-handoff.ts'
 import type { EngineConnection } from '../engine/client.ts'
 import type { Reservation } from '../engine/reservations.ts'
 import type { ChunkEnd } from '../prompt-chunks.ts'
@@ -40,6 +41,8 @@ export type HandoverAsk = {
   connection: Pick<EngineConnection, 'reserve' | 'ready' | 'closed'>
   /** Everything that the sequence begins with. */
   tokens: readonly number[]
+  /** The first tokens of the sequences that wait for it by then. */
+  draw: () => Draw | undefined
   chunks: readonly ChunkEnd[]
   own: () => Computer
   helpers: readonly HelperPort[]
@@ -148,7 +151,7 @@ export function decideFor(ask: HandoverAsk, cachedTokens: number): Decision {
   return decide(facts)
 }
 
-/** The last token is always computed by the engine that samples, and with it the rest of its block. */
+/** What a cache may have of it: the last token is always computed by the engine that draws the next, with the rest of its block. */
 const wholeTokens = ({ tokens, connection }: HandoverAsk) =>
   Math.floor((tokens.length - 1) / connection.ready.blockTokens) * connection.ready.blockTokens
 
@@ -160,7 +163,7 @@ export async function handOver(ask: HandoverAsk, signal: AbortSignal): Promise<H
   const before = decideFor(ask, 0)
   if (before.place === 'local') return ended(before.reason)
 
-  const tokens = ask.tokens.slice(0, wholeTokens(ask))
+  const tokens = [...ask.tokens]
   const reservation = connection.reserve(tokens, ask.salt, timing.leaseMs)
   const answered = await within(reservation.answer, timing.reserveWaitMs, signal)
   if (answered.kind !== 'value') {
@@ -184,10 +187,12 @@ export async function handOver(ask: HandoverAsk, signal: AbortSignal): Promise<H
   const nowMs = ask.nowMs()
   const patienceMs = PATIENCE_FACTOR * decision.expectedMs + timing.patienceMinMs
   const lateAtMs = Math.min(nowMs + patienceMs, ask.deadlineAtMs - decision.localMs)
+  const draw = ask.draw()
   const push: PushAsk = {
     tokens,
+    ...(draw === undefined ? {} : { draw }),
     firstBlock: granted.cachedBlocks,
-    chunks: ask.chunks.filter((chunk) => chunk.tokens <= tokens.length),
+    chunks: ask.chunks,
     address: connection.ready.kvAddress ?? '',
     fingerprint: connection.ready.kvFingerprint,
     grant: granted.grant,

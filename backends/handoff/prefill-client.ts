@@ -38,6 +38,9 @@ export async function pushByWorker(
     model,
     fingerprint: ask.fingerprint,
     tokens: ask.tokens,
+    ...(ask.draw === undefined
+      ? {}
+      : { draw: { ...ask.draw, seeds: ask.draw.seeds.map((seed) => seed.toString(16)) } }),
     firstBlock: ask.firstBlock,
     address,
     transfer: {

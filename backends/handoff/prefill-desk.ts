@@ -1,7 +1,7 @@
 // Prompts that this agent's engines compute for others: its own decode engines and backends of other hosts. Owns the bounded,
 // fair queue in front of the prefill engines, which engine takes a prompt, and what became of it; who may ask is
 // prefill-authority.ts, what an asker does about a refusal handover.ts.
-import type { TransferGrant } from '../../protocol/engine-handoff.ts'
+import type { Draw, TransferGrant } from '../../protocol/engine-handoff.ts'
 import type { Failure } from '../../protocol/errors.ts'
 import { Admission } from '../admission.ts'
 import type { EngineConnection, SequenceEnd } from '../engine/client.ts'
@@ -18,8 +18,9 @@ const CANCEL_WAIT_MS = 15_000
 const TIMER_MS_MAX = 2 ** 31 - 1
 
 export type PushAsk = {
-  /** Whole blocks. */
   tokens: number[]
+  /** First tokens, drawn here. */
+  draw?: Draw
   firstBlock: number
   /** Of the prompt, as far as they are known here. */
   chunks?: readonly ChunkEnd[]
@@ -150,7 +151,10 @@ export class PrefillDesk {
     const tokens = ask.tokens.length
     const { firstBlock, address, grant, priority, salt } = ask
     const deadlineMs = Math.min(0xffff_ffff, Math.max(1, Math.ceil(ask.deadlineAtMs - this.#nowMs())))
-    const known = ask.chunks === undefined ? {} : { chunks: ask.chunks }
+    const known = {
+      ...(ask.chunks === undefined ? {} : { chunks: ask.chunks }),
+      ...(ask.draw === undefined ? {} : { draw: ask.draw }),
+    }
     let cachedTokens = 0
     let beganMs: number | undefined
     /** Beside other prompts nobody can say what the time went to. */

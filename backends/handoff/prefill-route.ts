@@ -2,6 +2,7 @@
 // the answer; the queue and the engine are prefill-desk.ts, who may ask prefill-authority.ts.
 import { createHash } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Draw } from '../../protocol/engine-handoff.ts'
 import { PREFILL_PROOF_HEADER, type PrefillReply, PrefillRequest } from '../../protocol/prefill.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
 import { malformed, type Refusal, readBody, sendJson, sendRefusal } from '../http-body.ts'
@@ -91,11 +92,22 @@ function parsePrefill(body: Uint8Array, from: string | undefined): Result<Prefil
   return ok(parsed.data)
 }
 
+/** Its numbers are the engine's to check. */
+function drawOf({ seeds, logprobsTop, grammar, ...rest }: NonNullable<PrefillRequest['draw']>): Draw {
+  return {
+    ...rest,
+    seeds: seeds.map((seed) => BigInt(`0x${seed}`)),
+    ...(logprobsTop === undefined ? {} : { logprobsTop }),
+    ...(grammar === undefined ? {} : { grammar }),
+  }
+}
+
 function askOf(request: PrefillRequest, deadlineAtMs: number): PushAsk {
-  const { tokens, firstBlock, address, fingerprint, priority, tenant, transfer } = request
+  const { tokens, draw, firstBlock, address, fingerprint, priority, tenant, transfer } = request
   const tenantNumber = createHash('sha256').update(tenant).digest().readBigUInt64LE()
   return {
     tokens,
+    ...(draw === undefined ? {} : { draw: drawOf(draw) }),
     firstBlock,
     address,
     fingerprint,

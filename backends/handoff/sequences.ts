@@ -7,6 +7,7 @@
 //
 // An engine that dies before it has begun a sequence costs nothing but time, where another one is up: it begins there.
 import type { PrefillPlace } from '../../protocol/dispatch.ts'
+import type { Draw } from '../../protocol/engine-handoff.ts'
 import type { Sequence, SequenceEnd, SequenceHandlers, SequenceParameters } from '../engine/client.ts'
 import type { EngineUnit } from '../engine-unit.ts'
 import type { ChunkEnd } from '../prompt-chunks.ts'
@@ -52,10 +53,35 @@ type Waiting = {
 /** A prompt and the sequences that begin with it. */
 type Group = {
   unit: EngineUnit
+  /** Where its blocks and first tokens are. */
+  reserved?: { id: bigint; connection: EngineUnit['connection'] }
   waiting: Waiting[]
   abort: AbortController
   handover?: Handover
   place?: PrefillPlace
+}
+
+/** The choices of a prompt are drawn alike, each from its own seed. */
+function drawOf(waiting: readonly Waiting[]): Draw | undefined {
+  const seeds = waiting.map(({ parameters }) => parameters.seed)
+  const first = waiting[0]?.parameters
+  if (first === undefined) return undefined
+  const { temperature, topP, topK, minP, bias, logprobsTop, grammar } = first
+  const { repetitionPenalty, presencePenalty, frequencyPenalty } = first
+  return {
+    promptTokens: first.prompt.length,
+    seeds,
+    temperature,
+    topP,
+    topK,
+    minP,
+    repetitionPenalty,
+    presencePenalty,
+    frequencyPenalty,
+    bias,
+    ...(logprobsTop === undefined ? {} : { logprobsTop }),
+    ...(grammar === undefined ? {} : { grammar }),
+  }
 }
 
 const NOTHING: Sequence = { cancel: () => {}, grant: () => {} }
@@ -165,12 +191,13 @@ export class DispatchSequences {
 
   async #run(group: Group, parameters: SequenceParameters, helpers: HelperPort[]): Promise<void> {
     const { connection } = group.unit
-    const ask = connection === undefined ? undefined : this.#ask(group.unit, connection, parameters, helpers)
+    const ask = connection === undefined ? undefined : this.#ask(group, connection, parameters, helpers)
     const handover: Handover =
       ask === undefined ? { outcome: 'lost', transferredTokens: 0 } : await handOver(ask, group.abort.signal)
     group.handover = handover
     if (handover.outcome === 'lost') this.#moveOn(group)
     let { lease } = handover
+    if (lease !== undefined) group.reserved = { id: lease.reservation.id, connection }
     const place = placeOf(handover.outcome)
     if (place !== undefined) this.#tell(group, place, handover)
     const live = group.waiting.splice(0)
@@ -182,7 +209,7 @@ export class DispatchSequences {
     for (const waiting of live) {
       const judged = place === undefined && ask !== undefined && waiting === live[0] ? ask : undefined
       waiting.sequence = this.#submit(group, waiting, lease, judged)
-      // The others find in the cache what the first one holds.
+      // The others find in the cache what the first one holds, and their first tokens by the reservation's name.
       lease = undefined
     }
   }
@@ -206,14 +233,16 @@ export class DispatchSequences {
   }
 
   #ask(
-    unit: EngineUnit,
+    group: Group,
     connection: NonNullable<EngineUnit['connection']>,
     parameters: SequenceParameters,
     helpers: HelperPort[],
   ): HandoverAsk {
     const { tenant, deadlineAtMs, nowMs, timing } = this.#options
+    const { unit } = group
     return {
       connection,
+      draw: () => drawOf(group.waiting),
       tokens: parameters.output === undefined ? parameters.prompt : [...parameters.prompt, ...parameters.output],
       chunks: parameters.chunks ?? [],
       own: () => unit.computer(),
@@ -252,9 +281,9 @@ export class DispatchSequences {
       const isDegraded = decision.place === 'local' && decision.reason === 'nobody'
       this.#tell(group, isDegraded ? 'degraded' : 'local', group.handover)
     }
-    // Ids are a connection's own: after a restart the same one may be another's.
-    const isHeld = lease !== undefined && !lease.reservation.isOver()
-    const named = isHeld ? { ...parameters, reservation: lease.reservation.id } : parameters
+    // Ids are a connection's own: after a restart the same one may be another's. One that is over is no mistake to name.
+    const isNamed = group.reserved !== undefined && group.reserved.connection === connection
+    const named = isNamed ? { ...parameters, reservation: group.reserved?.id ?? 0n } : parameters
     return connection.submit(named, {
       ...handlers,
       token: (token) => {

@@ -165,7 +165,7 @@ Taken stream(const Pool& from, const Pool& to, int32_t blocks, std::string addre
 class Engines {
  public:
   Engines(const Pool& from, const Pool& to, const std::string& address)
-      : table_([](uint64_t, uint64_t, bool) {}),
+      : table_([](uint64_t, uint64_t, bool, TransferNote) {}),
         receiver_(to.view, "layout", table_, address),
         sender_(from.view, "layout", [this](uint64_t, bool arrived, const std::string& error) {
           std::lock_guard lock(mutex_);

@@ -9,7 +9,9 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdlib>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kv/checksum.h"
@@ -38,7 +40,9 @@ struct Fuzzed {
   KvView view{memory.data(), kLayers, kPoolBlocks, kBlockBytes};
   std::atomic<int> ends{0};
   std::atomic<bool> complete{false};
-  TransferTable table{[this](uint64_t, uint64_t, bool arrived) {
+  TransferNote note;  // read after the end
+  TransferTable table{[this](uint64_t, uint64_t, bool arrived, TransferNote said) {
+    note = std::move(said);
     complete = arrived;
     ++ends;
   }};
@@ -47,28 +51,47 @@ struct Fuzzed {
 };
 
 // What the bytes behind an OFFER bring, and whether that is everything.
-bool bring_everything(std::span<const std::byte> bytes, std::vector<std::byte>& payload) {
+bool bring_everything(std::span<const std::byte> bytes, std::vector<std::byte>& payload, std::vector<std::byte>& note) {
   const auto take = [&](size_t count) {
     const auto taken = bytes.first(count);
     bytes = bytes.subspan(count);
     return taken;
   };
-  uint32_t next = 0;
+  // Behind its bytes, their checksum: what both are, or nothing.
+  const auto summed = [&](size_t size) -> std::optional<std::span<const std::byte>> {
+    if (bytes.size() < sizeof(uint64_t) || bytes.size() - sizeof(uint64_t) < size) return std::nullopt;
+    const auto what = take(size);
+    Checksum sum;
+    sum.update(what);
+    if (wire::read<uint64_t>(take(sizeof(uint64_t))) != sum.value()) return std::nullopt;
+    return what;
+  };
+  payload.assign(kGranted.size() * kLayers * kBlockBytes, kUntouched);
+  std::array<bool, kGranted.size() * kLayers> there{};
   while (bytes.size() >= sizeof(wire::PieceHead)) {
     const auto head = wire::read<wire::PieceHead>(take(sizeof(wire::PieceHead)));
-    if (head.reserved != 0) return false;
-    if (head.magic == wire::kEnd) return head.first == 0 && head.count == kGranted.size() && next == kGranted.size();
-    if (head.magic == wire::kAlive && head.first == 0) continue;
-    if (head.magic != wire::kBlocks || head.first != next || head.count == 0 || head.count > kGranted.size() - next)
-      return false;
-    const size_t size = head.count * static_cast<size_t>(kLayers * kBlockBytes);
-    if (bytes.size() < size + sizeof(uint64_t)) return false;
-    const auto piece = take(size);
-    Checksum sum;
-    sum.update(piece);
-    if (wire::read<uint64_t>(take(sizeof(uint64_t))) != sum.value()) return false;
-    payload.insert(payload.end(), piece.begin(), piece.end());
-    next += head.count;
+    if (head.magic == wire::kEnd) {
+      if (head.first != 0 || head.layer != 0 || head.layers != 0 || head.count != kGranted.size()) return false;
+      if (!std::all_of(there.begin(), there.end(), [](bool is) { return is; })) return false;
+      if (head.note_bytes == 0) return true;
+      const auto said = head.note_bytes > wire::kNoteBytesMax ? std::nullopt : summed(head.note_bytes);
+      if (said.has_value()) note.assign(said->begin(), said->end());
+      return said.has_value();
+    }
+    if (head.note_bytes != 0) return false;
+    if (head.magic == wire::kAlive && head.first == 0 && head.layer == 0 && head.layers == 0) continue;
+    if (head.magic != wire::kBlocks || head.count == 0 || head.layers == 0) return false;
+    if (uint64_t{head.first} + head.count > kGranted.size() || uint64_t{head.layer} + head.layers > kLayers) return false;
+    const auto piece = summed(size_t{head.count} * head.layers * kBlockBytes);
+    if (!piece.has_value()) return false;
+    auto from = piece->begin();
+    for (size_t block = head.first; block < head.first + head.count; ++block) {
+      for (size_t layer = head.layer; layer < head.layer + head.layers; ++layer, from += kBlockBytes) {
+        const size_t at = block * kLayers + layer;
+        if (std::exchange(there[at], true)) return false;
+        std::copy_n(from, kBlockBytes, payload.begin() + static_cast<std::ptrdiff_t>(at * kBlockBytes));
+      }
+    }
   }
   return false;
 }
@@ -91,9 +114,12 @@ std::vector<std::byte> speech(std::span<const uint8_t> input) {
     sum.update(std::span(said).subspan(payload_at));
     wire::append(said, sum.value());
   };
-  const auto blocks = [&](uint8_t first, uint8_t count) {
-    wire::append(said, wire::PieceHead{.first = first, .count = count});
+  // The layers: all of them, or what a byte says.
+  const auto blocks = [&](uint8_t first, uint8_t count, uint8_t layers) {
+    const uint32_t layer = layers & 1, of = (layers & 2) != 0 ? kLayers : (layers >> 2 & 3);
+    wire::append(said, wire::PieceHead{.first = first, .count = count, .layer = layer, .layers = of});
     payload_at = said.size();
+    return of;
   };
   while (!input.empty()) {
     switch (value() & 7) {
@@ -101,7 +127,7 @@ std::vector<std::byte> speech(std::span<const uint8_t> input) {
         payload(value());
         break;
       case 1:
-        blocks(value() & 3, value());
+        blocks(value() & 3, value(), value());
         break;
       case 2:
         payload(kLayers * kBlockBytes);
@@ -117,14 +143,19 @@ std::vector<std::byte> speech(std::span<const uint8_t> input) {
         break;
       case 6: {
         const uint8_t first = value() & 3, count = value() & 3;
-        blocks(first, count);
-        payload(count * static_cast<size_t>(kLayers * kBlockBytes));
+        const size_t layers = blocks(first, count, value());
+        payload(count * layers * static_cast<size_t>(kBlockBytes));
         checksum();
         break;
       }
-      case 7:
-        wire::append(said, wire::PieceHead{.magic = wire::kEnd, .count = kGranted.size()});
+      case 7: {
+        const uint8_t note = value();
+        wire::append(said, wire::PieceHead{.magic = wire::kEnd, .count = kGranted.size(), .note_bytes = note});
+        payload_at = said.size();
+        payload(note);
+        if (note > 0) checksum();
         break;
+      }
     }
   }
   return said;
@@ -180,8 +211,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   say(connect_to(fuzzed.receiver.address()).get(), bytes);
 
   require(fuzzed.table.close(1));  // nobody writes any more
-  std::vector<std::byte> payload;
-  if (offer.features == 0) require(fuzzed.complete == (offers && bring_everything(behind, payload)));
+  std::vector<std::byte> payload, note;
+  if (offer.features == 0) {
+    require(fuzzed.complete == (offers && bring_everything(behind, payload, note)));
+    if (fuzzed.complete) require(fuzzed.note == note);
+  }
   require(fuzzed.ends <= 1 && (fuzzed.ends == 1 || !offers || offer.features != 0));
   for (int32_t layer = 0; layer < kLayers; ++layer) {
     for (int32_t block = 0; block < kPoolBlocks; ++block) {
@@ -190,7 +224,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       if (at == kGranted.end()) {
         require(std::all_of(part.begin(), part.end(), [](std::byte b) { return b == kUntouched; }));
       } else if (fuzzed.complete && offer.features == 0) {
-        const auto index = static_cast<size_t>((at - kGranted.begin()) * kLayers + layer);
+        const auto index = static_cast<size_t>(at - kGranted.begin()) * kLayers + static_cast<size_t>(layer);
         require(std::equal(part.begin(), part.end(), payload.begin() + static_cast<std::ptrdiff_t>(index * kBlockBytes)));
       }
     }

@@ -57,7 +57,7 @@ std::vector<int32_t> target_blocks() {
 
 struct Receiving {
   Receiving(Runner& runner, const std::string& address)
-      : table([this](uint64_t id, uint64_t, bool complete) { ends.note(id, {complete, ""}); }),
+      : table([this](uint64_t id, uint64_t, bool complete, TransferNote) { ends.note(id, {complete, ""}); }),
         receiver(runner.kv(), runner.info().kv_fingerprint, table, address) {
     table.open(grant_of(kTransfer), kContent, target_blocks());
   }

@@ -163,7 +163,9 @@ class FakeRunner : public Runner {
   template <typename Visit>
   void each_slot(int32_t block, std::span<const int32_t> tokens, int32_t index, Visit visit) {
     uint64_t hash = 1;
-    for (int32_t position = 0; position < (index + 1) * kBlockTokens; ++position) {
+    // The last block may have fewer.
+    const auto end = std::min((index + 1) * kBlockTokens, static_cast<int32_t>(tokens.size()));
+    for (int32_t position = 0; position < end; ++position) {
       const int32_t token = tokens[static_cast<size_t>(position)];
       hash = mix(hash, token);
       if (position < index * kBlockTokens) continue;

@@ -36,6 +36,21 @@ inline frame::Submit submit_frame(uint64_t id, const std::vector<uint32_t>& prom
   return submit;
 }
 
+// The first tokens of sequences like this one, for each seed.
+inline frame::Draw draw_of(const frame::Submit& submit, std::vector<uint64_t> seeds) {
+  frame::Draw draw;
+  static_cast<frame::Sampling&>(draw) = submit;
+  draw.prompt_tokens = static_cast<uint32_t>(submit.prompt.size());
+  draw.seeds = std::move(seeds);
+  return draw;
+}
+
+inline std::vector<uint32_t> known_tokens(const frame::Submit& submit) {
+  std::vector<uint32_t> tokens = submit.prompt;
+  tokens.insert(tokens.end(), submit.output.begin(), submit.output.end());
+  return tokens;
+}
+
 inline std::vector<int32_t> alone(const std::vector<uint32_t>& prompt, size_t count) {
   std::vector<int32_t> tokens(prompt.begin(), prompt.end());
   while (tokens.size() < prompt.size() + count) tokens.push_back(fake_next_token(tokens, kVocab));

@@ -271,7 +271,7 @@ TEST(AddressList, IsCutWhereAnAddressBegins) {
 
 TEST_P(Addresses, ASenderTakesTheFirstThatIsMeant) {
   // Somebody else listens where the first one leads, as where hosts have the same paths.
-  TransferTable others{[](uint64_t, uint64_t, bool) {}};
+  TransferTable others{[](uint64_t, uint64_t, bool, TransferNote) {}};
   KvReceiver stranger(source.view, kFingerprint, others, "unix:" + directory + "/stranger.sock");
   receive_at("unix:" + directory + "/kv.sock tcp:127.0.0.1:0");
   const std::vector<std::string> ours = addresses_in(receiver->address());

@@ -158,22 +158,34 @@ inline TransferBytes offer_bytes(const TransferGrant& grant, uint64_t content, c
   return out;
 }
 
-inline TransferBytes piece_bytes(const TransferPool& pool, uint32_t first, const std::vector<int32_t>& blocks) {
+// `layers`: of each block, all of them where none are named.
+inline TransferBytes piece_bytes(const TransferPool& pool, uint32_t first, const std::vector<int32_t>& blocks,
+                                 uint32_t layer = 0, uint32_t layers = 0) {
   TransferBytes out;
-  wire::append(out, wire::PieceHead{.first = first, .count = static_cast<uint32_t>(blocks.size())});
+  if (layers == 0) layers = static_cast<uint32_t>(pool.view.layers);
+  wire::append(out, wire::PieceHead{
+                        .first = first, .count = static_cast<uint32_t>(blocks.size()), .layer = layer, .layers = layers});
   Checksum sum;
   for (const int32_t id : blocks) {
-    const TransferBytes block = pool.block(id);
-    sum.update(block);
-    out.insert(out.end(), block.begin(), block.end());
+    for (uint32_t at = layer; at < layer + layers; ++at) {
+      const auto part = pool.view.at(static_cast<int32_t>(at), id);
+      sum.update(part);
+      out.insert(out.end(), part.begin(), part.end());
+    }
   }
   wire::append(out, sum.value());
   return out;
 }
 
-inline TransferBytes end_bytes(uint32_t count) {
+inline TransferBytes end_bytes(uint32_t count, const TransferBytes& note = {}) {
   TransferBytes out;
-  wire::append(out, wire::PieceHead{.magic = wire::kEnd, .count = count});
+  wire::append(out, wire::PieceHead{
+                        .magic = wire::kEnd, .count = count, .note_bytes = static_cast<uint32_t>(note.size())});
+  if (note.empty()) return out;
+  Checksum sum;
+  sum.update(note);
+  out.insert(out.end(), note.begin(), note.end());
+  wire::append(out, sum.value());
   return out;
 }
 

@@ -49,7 +49,7 @@ TEST(Checksum, IsTheSameHoweverTheBytesAreCut) {
 class Table : public ::testing::Test {
  protected:
   std::vector<std::pair<uint64_t, bool>> ended;
-  TransferTable table{[this](uint64_t id, uint64_t, bool complete) { ended.emplace_back(id, complete); }};
+  TransferTable table{[this](uint64_t id, uint64_t, bool complete, TransferNote) { ended.emplace_back(id, complete); }};
   TransferTable::Writer writer;
 };
 

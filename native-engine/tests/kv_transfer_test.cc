@@ -65,7 +65,11 @@ class Transfer : public ::testing::TestWithParam<const char*> {
   TransferPool target{3, 80, 500, 2};
   TransferEnds received, sent;
   TransferTable table{
-      [this](uint64_t id, uint64_t, bool complete) { received.note(id, {complete, {}}); }};
+      [this](uint64_t id, uint64_t, bool complete, TransferNote note) {
+        notes[id] = note;
+        received.note(id, {complete, {}});
+      }};
+  std::map<uint64_t, TransferNote> notes;  // read after the end
   std::unique_ptr<KvReceiver> receiver;
   std::unique_ptr<KvSender> sender;
 };
@@ -121,6 +125,30 @@ TEST_P(Transfer, CarriesManyAtATime) {
       const auto first = static_cast<int32_t>(id - 1) * 4;
       EXPECT_EQ(target.block(first + 10 + i), source.block(first + i));
     }
+  }
+}
+
+TEST_P(Transfer, BringsANoteWithTheEndAndNoneOfWhatIsNotComplete) {
+  receive();
+  send_as(kFingerprint);
+  TransferNote note(wire::kNoteBytesMax);
+  for (size_t i = 0; i < note.size(); ++i) note[i] = static_cast<std::byte>(i * 7);
+  for (const uint64_t id : {1u, 2u, 3u}) {
+    table.open(grant_of(id), kContent, {1, 2});
+    sender->begin(push(id, grant_of(id)));
+    sender->extend(id, std::vector<int32_t>{5, 6});
+    if (id == 3) continue;
+    sender->finish(id, id == 1 ? note : TransferNote());
+    EXPECT_TRUE(received.wait(id).good);
+    EXPECT_EQ(notes.at(id), id == 1 ? note : TransferNote());
+    EXPECT_TRUE(sent.wait(id).good);
+  }
+  sender->stop(3);
+  sender->finish(3, note);
+  EXPECT_FALSE(sent.wait(3).good);
+  if (!table.close(3)) {
+    EXPECT_FALSE(received.wait(3).good);
+    EXPECT_TRUE(notes.at(3).empty());
   }
 }
 
@@ -227,11 +255,20 @@ TEST_P(Transfer, RefusesWhatIsDamagedOutOfOrderOrNotThisProtocol) {
   EXPECT_EQ(refusal_of(end_bytes(0)), TransferRefusal::Incomplete);
   const auto head = [](uint32_t first, uint32_t count) {
     TransferBytes out;
-    wire::append(out, wire::PieceHead{.first = first, .count = count});
+    wire::append(out, wire::PieceHead{.first = first, .count = count, .layers = 3});
     return out;
   };
-  for (const TransferBytes& bad : {head(1, 1), head(0, 0), head(0, 4), head(0, UINT32_MAX), TransferBytes(16)})
+  for (const TransferBytes& bad : {head(3, 1), head(0, 0), head(0, 4), head(0, UINT32_MAX), TransferBytes(24)})
     EXPECT_EQ(refusal_of(bad), TransferRefusal::Malformed);
+  // A note that is damaged, or longer than any.
+  const TransferBytes all = piece_bytes(source, 0, {0, 1, 2});
+  TransferBytes note = end_bytes(3, TransferBytes(40));
+  note[sizeof(wire::PieceHead) + 7] ^= std::byte{1};
+  note.insert(note.begin(), all.begin(), all.end());
+  EXPECT_EQ(refusal_of(note), TransferRefusal::Checksum);
+  note = end_bytes(3, TransferBytes(wire::kNoteBytesMax + 1));
+  note.resize(sizeof(wire::PieceHead));
+  EXPECT_EQ(refusal_of(note), TransferRefusal::Malformed);
   // Before the grant.
   wire::OfferHead offer{.version = wire::kVersion + 1};
   for (int i = 0; i < 3; ++i) {
@@ -241,7 +278,8 @@ TEST_P(Transfer, RefusesWhatIsDamagedOutOfOrderOrNotThisProtocol) {
     wire::append(bytes, offer);
     TransferPeer peer(receiver->address());
     peer.send(bytes);
-    EXPECT_EQ(peer.answer(), static_cast<uint32_t>(TransferRefusal::Malformed));
+    const auto right = i == 0 ? TransferRefusal::Version : TransferRefusal::Malformed;
+    EXPECT_EQ(peer.answer(), static_cast<uint32_t>(right));
   }
 }
 

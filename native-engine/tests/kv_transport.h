@@ -151,7 +151,7 @@ class TransportTest : public ::testing::TestWithParam<TransportKind> {
   TransferPool source{5, 20, 15'000, 1};
   TransferPool target{5, 24, 15'000, 2};
   TransferEnds received, sent;
-  TransferTable table{[this](uint64_t id, uint64_t, bool complete) { received.note(id, {complete, {}}); }};
+  TransferTable table{[this](uint64_t id, uint64_t, bool complete, TransferNote) { received.note(id, {complete, {}}); }};
   std::unique_ptr<KvReceiver> receiver;
   std::unique_ptr<KvSender> sender;
 };

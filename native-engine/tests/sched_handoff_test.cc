@@ -63,11 +63,11 @@ TEST_F(Handoff, WhatAnotherEngineFilledIsFoundByTheRequestItWasFor) {
   make(config(32));
   const Request r = Bench::request(1, 70, 10);
   ASSERT_EQ(reserve(5, r.prompt), std::nullopt);
-  EXPECT_EQ(scheduler().reservation(5)->blocks.size(), 4u) << "whole blocks only";
-  EXPECT_EQ(used(), 4);
+  EXPECT_EQ(scheduler().reservation(5)->blocks.size(), 5u) << "the last one for six tokens";
+  EXPECT_EQ(used(), 5);
   fill_and_commit(5);
   scheduler().submit(r);
-  EXPECT_EQ(bench->step(), (Rows{{1, 6}})) << "only what is no whole block is computed";
+  EXPECT_EQ(bench->step(), (Rows{{1, 6}})) << "what is no whole block is in no cache";
   drop(5);
   bench->run_dry();
   EXPECT_EQ(bench->finished[1].cached_tokens, 64);
@@ -81,7 +81,7 @@ TEST_F(Handoff, HoldsWhatTheCacheHasAndReservesTheRest) {
   bench->run_dry();
   ASSERT_EQ(reserve(5, tokens_of(1, 70)), std::nullopt);
   EXPECT_EQ(scheduler().reservation(5)->cached, 2);
-  EXPECT_EQ(scheduler().reservation(5)->blocks.size(), 4u);
+  EXPECT_EQ(scheduler().reservation(5)->blocks.size(), 5u);
   drop(5);
   EXPECT_EQ(used(), 0);
   drop(5);  // unknown by now
@@ -90,6 +90,94 @@ TEST_F(Handoff, HoldsWhatTheCacheHasAndReservesTheRest) {
   EXPECT_THROW(scheduler().commit(5), std::logic_error);
   EXPECT_THROW(scheduler().commit(6), std::logic_error);
   drop(5);
+}
+
+TEST_F(Handoff, TheRestOfAPromptGoesToOneSequenceThatNamesTheReservation) {
+  make(config(32));
+  Request r = Bench::request(1, 70, 10);
+  ASSERT_EQ(reserve(5, r.prompt), std::nullopt);
+  fill_and_commit(5);
+  r.takes_over = ReservationName{5, scheduler().reservation(5)->order};
+  // With the first token, which another engine has drawn: its row alone is left.
+  r.output = {fake_next_token(r.prompt, kVocab)};
+  Request second = r;
+  second.id = 2;
+  Request stranger = Bench::request(3, 70, 2);
+  stranger.takes_over = r.takes_over;
+  scheduler().submit(r);
+  scheduler().submit(second);
+  scheduler().submit(stranger);
+  EXPECT_EQ(bench->step(), (Rows{{1, 1}, {2, 7}, {3, 24}})) << "the others compute the rest, or all of it";
+  EXPECT_FALSE(scheduler().reservation(5)->has_rest());
+  drop(5);
+  bench->run_dry();
+  EXPECT_EQ(bench->finished[1].cached_tokens, 70);
+  EXPECT_EQ(bench->finished[2].cached_tokens, 64);
+  for (const uint64_t id : {1u, 2u}) {
+    std::vector<int32_t> said = r.output;
+    said.insert(said.end(), bench->outputs[id].begin(), bench->outputs[id].end());
+    EXPECT_EQ(said, Bench::alone(r, 10));
+  }
+  EXPECT_EQ(bench->outputs[3], Bench::alone(stranger, 2));
+  EXPECT_EQ(used(), 0);
+}
+
+TEST_F(Handoff, TheRestOfAPromptWithoutItsFirstTokenLeavesOneRow) {
+  make(config(32));
+  Request r = Bench::request(1, 70, 3);
+  ASSERT_EQ(reserve(5, r.prompt), std::nullopt);
+  fill_and_commit(5);
+  r.takes_over = ReservationName{5, scheduler().reservation(5)->order + 1};  // that of a later one with the number
+  scheduler().submit(r);
+  EXPECT_EQ(bench->step(), (Rows{{1, 6}}));
+  bench->run_dry();
+  r.id = 2;
+  r.takes_over->order -= 1;
+  scheduler().submit(r);
+  EXPECT_EQ(bench->step(), (Rows{{2, 1}}));
+  drop(5);
+  bench->run_dry();
+  EXPECT_EQ(bench->finished[2].cached_tokens, 69);
+  EXPECT_EQ(bench->outputs[2], Bench::alone(r, 3));
+}
+
+TEST_F(Handoff, ARestThatIsLentToOneThatDoesNotFitIsGivenBack) {
+  make(config(8));
+  Request r = Bench::request(1, 40, 2);
+  ASSERT_EQ(reserve(5, r.prompt), std::nullopt);
+  fill_and_commit(5);
+  scheduler().submit(handing(2, 4));
+  while (!bench->step().empty()) {
+  }
+  r.prompt.resize(100, 3);  // five more blocks, one is free
+  r.takes_over = ReservationName{5, scheduler().reservation(5)->order};
+  scheduler().submit(r);
+  EXPECT_EQ(bench->step(), Rows{});
+  EXPECT_TRUE(scheduler().reservation(5)->has_rest());
+  hand_over_ended(2, true);
+  EXPECT_EQ(bench->step(), (Rows{{1, 32}}));
+  bench->run_dry();
+  EXPECT_EQ(bench->finished[1].cached_tokens, 40);
+  EXPECT_EQ(bench->outputs[1], Bench::alone(r, 2));
+  drop(5);
+  EXPECT_EQ(used(), 0);
+}
+
+TEST_F(Handoff, OneThatDrawsComputesItsLastRowAlwaysAndKeepsItsTokenForOthers) {
+  make(config(16));
+  Request drawing = handing(1, 2);
+  drawing.draw_seeds = {1};
+  scheduler().submit(drawing);
+  EXPECT_EQ(bench->step(), (Rows{{1, 32}}));
+  EXPECT_EQ(bench->outputs[1].size(), 1u) << "one row with logits";
+  hand_over_ended(1, true);
+  EXPECT_EQ(bench->finished[1].output_tokens, 0);
+  bench->finished.clear();
+  scheduler().submit(drawing);
+  EXPECT_EQ(bench->step(), (Rows{{1, 16}})) << "no shared block is written";
+  hand_over_ended(1, true);
+  EXPECT_EQ(bench->finished[1].cached_tokens, 16);
+  EXPECT_EQ(used(), 0);
 }
 
 TEST_F(Handoff, AReservationThatIsDroppedUnfilledIsInNobodysCache) {

@@ -13,16 +13,14 @@
 
 #include "fake_runner.h"
 #include "sched/scheduler.h"
+#include "sched_sim_workload.h"
 
 namespace penstock {
 namespace {
 
-constexpr int32_t kVocab = 61;
+using namespace penstock::testing;
 
-// Collides nearly always, so that only the comparison of tokens keeps blocks apart.
-uint64_t weak_hash(uint64_t parent, std::span<const int32_t> tokens) {
-  return 1 + (parent + static_cast<uint64_t>(tokens[0])) % 2;
-}
+constexpr int32_t kVocab = 61;
 
 // The checker's own view of a request, kept from what went in and came out, never from the scheduler's state.
 struct Expected {
@@ -40,25 +38,11 @@ struct Expected {
   size_t sampled() const { return output.size() - request.output.size(); }
 };
 
-struct Workload {
-  SchedulerConfig config;
-  int requests;
-  int32_t prompt_max;
-  int32_t output_max;
-  bool credits, cancels, deadlines, failures;
-  int32_t prefixes;       // prompts begin with one of so many; 0: nothing in common
-  int32_t pooling_share;  // percent
-  int32_t handing_share;  // percent, of those that have a whole block
-  int32_t resumed_share;  // percent, of those that sample
-  bool reserves;
-  bool weak_hash;
-};
-
 class Simulation {
  public:
   explicit Simulation(uint32_t seed)
       : random_(seed),
-        workload_(draw()),
+        workload_(draw_workload(random_)),
         scheduler_(workload_.config),
         runner_(workload_.config.blocks_total, workload_.config.context_tokens, kVocab,
                 workload_.config.step_tokens_max) {}
@@ -89,9 +73,9 @@ class Simulation {
         ADD_FAILURE() << "livelock";
         break;
       }
-      if (testing::Test::HasFailure()) break;
+      if (::testing::Test::HasFailure()) break;
     }
-    if (!testing::Test::HasFailure()) check_ends();
+    if (!::testing::Test::HasFailure()) check_ends();
     return steps;
   }
 
@@ -105,35 +89,6 @@ class Simulation {
  private:
   int32_t pick(int32_t low, int32_t high) { return std::uniform_int_distribution<int32_t>(low, high)(random_); }
   bool chance(int32_t percent) { return pick(1, 100) <= percent; }
-
-  Workload draw() {
-    Workload w{};
-    w.config.blocks_total = chance(50) ? pick(1, 8) : pick(4, 40);
-    w.config.context_tokens = pick(2, 300);
-    w.config.sequences_max = pick(1, 8);
-    w.config.step_tokens_max = w.config.sequences_max + (chance(30) ? 0 : pick(0, 60));
-    w.config.queue_max = pick(1, 20);
-    if (chance(30)) w.config.prefill_tokens_max = pick(1, 40);
-    if (chance(20)) w.config.queue_tokens_max = pick(1, 400);
-    w.prefixes = chance(70) ? pick(1, 3) : 0;
-    w.pooling_share = chance(40) ? pick(1, 60) : 0;
-    w.handing_share = chance(40) ? pick(1, 60) : 0;
-    w.resumed_share = chance(40) ? pick(1, 60) : 0;
-    w.reserves = chance(50);
-    if (chance(30)) w.config.reserved_blocks_max = pick(1, w.config.blocks_total);
-    if (chance(20)) w.config.reservations_max = pick(1, 4);
-    w.weak_hash = chance(20);
-    w.config.block_hash = w.weak_hash ? weak_hash : hash_block;
-    w.config.hash_seed = static_cast<uint64_t>(pick(0, 1000));
-    w.requests = pick(1, 30);
-    w.prompt_max = pick(1, 150);
-    w.output_max = pick(1, 120);
-    w.credits = chance(60);
-    w.cancels = chance(40);
-    w.deadlines = chance(40);
-    w.failures = chance(10);
-    return w;
-  }
 
   void act() {
     while (submitted_ < workload_.requests && chance(30)) submit();
@@ -228,7 +183,8 @@ class Simulation {
         EXPECT_TRUE(e.read.empty()) << "blocks were taken from under a reader";
         continue;
       }
-      const auto complete = static_cast<size_t>(sequence->computed / kBlockTokens);
+      const auto complete = sequence->remaining() == 0 ? sequence->blocks.size()
+                                                       : static_cast<size_t>(sequence->computed / kBlockTokens);
       e.read.insert(e.read.end(), sequence->blocks.begin() + static_cast<std::ptrdiff_t>(e.read.size()),
                     sequence->blocks.begin() + static_cast<std::ptrdiff_t>(complete));
       for (size_t i = 0; i < complete; ++i) {
@@ -263,13 +219,16 @@ class Simulation {
     e.request.prompt = draw_prompt();
     if (chance(workload_.handing_share) && e.request.prompt.size() >= kBlockTokens) {
       e.request.hands_over = true;
-      e.request.prompt.resize(e.request.prompt.size() / kBlockTokens * kBlockTokens);
+      if (chance(50)) e.request.prompt.resize(e.request.prompt.size() / kBlockTokens * kBlockTokens);
+      if (chance(50)) e.request.draw_seeds = {1, 2};
+      e.request.draw_prompt_tokens = static_cast<int32_t>(e.request.prompt.size());
     }
     e.request.salt = chance(80) ? 0 : static_cast<uint64_t>(pick(1, 2));
     if (!e.request.hands_over && chance(workload_.pooling_share)) e.request.pooling = chance(50) ? Pooling::mean : Pooling::last;
     e.accumulator.resize(kFakeEmbeddingDims, -1.0f);
     e.request.max_new_tokens = pick(1, workload_.output_max);
     if (!e.request.hands_over && e.request.pooling == Pooling::none && chance(workload_.resumed_share)) draw_output(e);
+    if (!e.request.hands_over && !reserved_.empty() && chance(60)) take_over(e);
     e.credit_granted = workload_.credits ? static_cast<uint64_t>(pick(0, 20)) : 1'000'000;
     e.request.credit_tokens = e.credit_granted;
     if (chance(30)) e.request.stop_ids = {pick(0, kVocab - 1), pick(0, kVocab - 1)};
@@ -284,6 +243,20 @@ class Simulation {
       EXPECT_GT(scheduler_.stats().prefill_tokens_queued + known, workload_.config.queue_tokens_max);
     }
     if (!error.has_value()) live_.emplace(e.request.id, std::move(e));
+  }
+
+  // Names a reservation, of its own prompt or of another one, with the first token or without.
+  void take_over(Expected& e) {
+    const auto& [id, tokens] = *std::next(reserved_.begin(), pick(0, static_cast<int32_t>(reserved_.size()) - 1));
+    const Reservation* made = scheduler_.reservation(id);
+    if (made == nullptr || tokens.empty()) return;
+    e.request.takes_over = ReservationName{id, made->order - (chance(10) ? 1 : 0)};
+    if (!chance(80)) return;
+    e.request.prompt = tokens;
+    e.request.output.clear();
+    if (e.request.pooling == Pooling::none && e.request.max_new_tokens > 1 && chance(50))
+      e.request.output = {fake_next_token(tokens, kVocab)};
+    e.output = e.request.output;
   }
 
   // Of an earlier life: what it said there, or anything at all; sometimes of one that the scheduler knows.
@@ -338,7 +311,8 @@ class Simulation {
         const auto first = logits.begin() + static_cast<std::ptrdiff_t>(i * kVocab);
         const auto token = static_cast<int32_t>(std::max_element(first, first + kVocab) - first);
         sampled.emplace_back(token);
-        live_.at(plan.sampling[i]->request.id).output.push_back(token);
+        // Of one that hands over, the token is another engine's.
+        if (!plan.sampling[i]->hands_over()) live_.at(plan.sampling[i]->request.id).output.push_back(token);
       }
       std::vector<const Sequence*> unusable;
       for (const Sequence* sequence : plan.embedding) {
@@ -366,7 +340,8 @@ class Simulation {
       e.end = f;
       const bool more = e.request.hands_over || !e.request.output.empty();
       EXPECT_LT(f.cached_tokens, f.prompt_tokens + (more ? 1 : 0)) << "one token is always computed";
-      EXPECT_TRUE(f.cached_tokens % kBlockTokens == 0 || (more && f.cached_tokens == f.prompt_tokens));
+      EXPECT_TRUE(f.cached_tokens % kBlockTokens == 0 || e.request.takes_over.has_value() ||
+                  (more && f.cached_tokens == f.prompt_tokens));
       EXPECT_TRUE(e.request.pooling != Pooling::mean || f.cached_tokens == 0);
       log_.push_back({f.id, static_cast<uint64_t>(f.reason), static_cast<uint64_t>(f.cached_tokens),
                       static_cast<uint64_t>(now_ms_)});

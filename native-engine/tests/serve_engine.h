@@ -1,6 +1,7 @@
 // A whole serving engine in this process, and the two halves of a hand-over, for tests.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <filesystem>
 #include <memory>
@@ -64,7 +65,7 @@ inline frame::Reserve reserve_frame(uint64_t id, const std::vector<uint32_t>& to
 // What an agent makes of the answer to its RESERVE.
 inline frame::Push push_frame(uint64_t id, std::vector<uint32_t> tokens, const frame::Reserved& reserved,
                               const std::string& address) {
-  tokens.resize(reserved.blocks * kBlockTokens);
+  tokens.resize(std::min<size_t>(tokens.size(), reserved.blocks * kBlockTokens));
   frame::Push push;
   push.id = id;
   push.tokens = std::move(tokens);

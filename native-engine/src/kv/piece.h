@@ -1,4 +1,4 @@
-// The bytes of a piece where they lie: for each of its blocks, the block of each layer. Owns the walk over them, the same on
+// The bytes of a piece where they lie: for each of its blocks, the block of each of its layers. Owns the walk over them, the same on
 // either side; what a piece is says transfer_wire.h.
 #pragma once
 
@@ -24,13 +24,19 @@ inline constexpr size_t kPiecePartsMax = 64;
 // Which way the bytes go.
 enum class PieceWay : uint8_t { out, in };
 
+struct LayerSpan {
+  int32_t first = 0;
+  int32_t count = 0;
+  int32_t end() const { return first + count; }
+};
+
 class Piece {
  public:
   Piece() = default;
   // Neither the view nor the blocks are copied. `staged`: the parts are the processor's memory, also where the blocks are not:
-  // then bytes go through some memory in between, a few blocks at a time.
-  Piece(const KvView& kv, std::span<const int32_t> blocks, PieceWay way, bool staged)
-      : kv_(&kv), blocks_(blocks), way_(way) {
+  // then bytes go through some memory in between, a few blocks at a time, with all their layers.
+  Piece(const KvView& kv, std::span<const int32_t> blocks, LayerSpan layers, PieceWay way, bool staged)
+      : kv_(&kv), blocks_(blocks), layers_(layers), way_(way), layer_(layers.first) {
     if (staged && kv.access != nullptr) staging_ = kv.access->staging();
   }
 
@@ -47,8 +53,8 @@ class Piece {
       parts_[count++] = {rest.data(), rest.size()};
       bytes += rest.size();
       offset = 0;
-      if (++layer == kv_->layers) {
-        layer = 0;
+      if (++layer == layers_.end()) {
+        layer = layers_.first;
         ++block;
       }
     }
@@ -65,8 +71,8 @@ class Piece {
       offset_ += here;
       if (here < rest.size()) return;
       offset_ = 0;
-      if (++layer_ == kv_->layers) {
-        layer_ = 0;
+      if (++layer_ == layers_.end()) {
+        layer_ = layers_.first;
         ++block_;
       }
     }
@@ -104,6 +110,7 @@ class Piece {
 
   const KvView* kv_ = nullptr;
   std::span<const int32_t> blocks_;
+  LayerSpan layers_;
   PieceWay way_ = PieceWay::out;
   size_t block_ = 0;   // of blocks_
   int32_t layer_ = 0;

@@ -33,8 +33,8 @@ bool would_block() { return errno == EAGAIN || errno == EWOULDBLOCK || errno == 
 }  // namespace
 
 //   Offer ─▶ Fingerprint ──attached──▶ Piece ─▶ Payload ─▶ Sum ─┐        Any fault, the peer's end, silence, or a transfer
-//                                       ▲ ▲ │└─ END ──▶ Over    │        that is closed: Over, and what was attached is
-//                                       │ └─┘ ALIVE             │        detached as incomplete.
+//                                       ▲ ▲ │└─ END ─▶ Note     │        that is closed: Over, and what was attached is
+//                                       │ └─┘ ALIVE     └▶ Over │        detached as incomplete.
 //                                       └───────────────────────┘
 class KvReceiver::Connection {
  public:
@@ -86,7 +86,7 @@ class KvReceiver::Connection {
     }
   }
 
-  enum class State { Offer, Fingerprint, Piece, Payload, Sum, Over };
+  enum class State { Offer, Fingerprint, Piece, Payload, Sum, Note, Over };
 
   void expect(State state, size_t bytes) {
     state_ = state;
@@ -114,8 +114,9 @@ class KvReceiver::Connection {
     switch (state_) {
       case State::Offer: {
         offer_ = wire::read<wire::OfferHead>(buffer_);
-        if (offer_.magic != wire::kOffer || offer_.version != wire::kVersion ||
-            (offer_.features & ~transport_->features()) != 0 || offer_.fingerprint_bytes > wire::kFingerprintBytesMax)
+        if (offer_.magic != wire::kOffer) return refuse(TransferRefusal::Malformed);
+        if (offer_.version != wire::kVersion) return refuse(TransferRefusal::Version);
+        if ((offer_.features & ~transport_->features()) != 0 || offer_.fingerprint_bytes > wire::kFingerprintBytesMax)
           return refuse(TransferRefusal::Malformed);
         return expect(State::Fingerprint, offer_.fingerprint_bytes);
       }
@@ -128,8 +129,10 @@ class KvReceiver::Connection {
       case State::Sum:
         // Of what lies in the blocks by now.
         if (wire::read<uint64_t>(buffer_) != piece_.sum().value()) return refuse(TransferRefusal::Checksum);
-        next_ += piece_blocks_;
+        keep_account();
         return expect(State::Piece, sizeof(wire::PieceHead));
+      case State::Note:
+        return end_with_note();
       case State::Over:
         return;
     }
@@ -145,6 +148,8 @@ class KvReceiver::Connection {
     // After the grant: who has none learns nothing of what is computed here.
     if (theirs != receiver_.fingerprint_) return refuse(TransferRefusal::Layout);
     blocks_ = std::move(writer.blocks);
+    there_.assign(blocks_.size() * static_cast<size_t>(receiver_.kv_.layers), false);
+    missing_ = there_.size();
     transport_->grant(offer_.features);
     answer(0);
     expect(State::Piece, sizeof(wire::PieceHead));
@@ -152,19 +157,51 @@ class KvReceiver::Connection {
 
   void begin_piece() {
     const auto head = wire::read<wire::PieceHead>(buffer_);
-    if (head.reserved != 0 || (head.magic != wire::kBlocks && head.first != 0)) return refuse(TransferRefusal::Malformed);
-    if (head.magic == wire::kAlive) return expect(State::Piece, sizeof(wire::PieceHead));
-    if (head.magic == wire::kEnd) {
-      if (head.count != blocks_.size() || next_ != blocks_.size()) return refuse(TransferRefusal::Incomplete);
-      leave(true);
-      return;
-    }
-    if (head.magic != wire::kBlocks || head.first != next_ || head.count == 0 || head.count > blocks_.size() - next_)
+    const bool is_blocks = head.magic == wire::kBlocks, is_end = head.magic == wire::kEnd;
+    if ((!is_blocks && (head.first != 0 || head.layer != 0 || head.layers != 0)) || (!is_end && head.note_bytes != 0))
       return refuse(TransferRefusal::Malformed);
-    piece_blocks_ = head.count;
-    piece_ = Piece(receiver_.kv_, std::span(blocks_).subspan(next_, piece_blocks_), PieceWay::in,
+    if (head.magic == wire::kAlive) return expect(State::Piece, sizeof(wire::PieceHead));
+    if (is_end) {
+      if (head.note_bytes > wire::kNoteBytesMax) return refuse(TransferRefusal::Malformed);
+      if (head.count != blocks_.size() || missing_ > 0) return refuse(TransferRefusal::Incomplete);
+      if (head.note_bytes == 0) return leave(true);
+      return expect(State::Note, head.note_bytes + sizeof(uint64_t));
+    }
+    if (!is_blocks || !is_missing(head)) return refuse(TransferRefusal::Malformed);
+    piece_head_ = head;
+    piece_ = Piece(receiver_.kv_, std::span(blocks_).subspan(head.first, head.count),
+                   {static_cast<int32_t>(head.layer), static_cast<int32_t>(head.layers)}, PieceWay::in,
                    !transport_->reaches_device());
     expect(State::Payload, 0);
+  }
+
+  // All of it is of this transfer and none of it has come before. What lies on a device is written with all its layers at once.
+  bool is_missing(const wire::PieceHead& head) const {
+    const auto layers = static_cast<size_t>(receiver_.kv_.layers);
+    if (head.count == 0 || head.first >= blocks_.size() || head.count > blocks_.size() - head.first) return false;
+    if (head.layers == 0 || head.layer >= layers || head.layers > layers - head.layer) return false;
+    if (receiver_.kv_.access != nullptr && head.layers != layers) return false;
+    for (size_t block = head.first; block < size_t{head.first} + head.count; ++block) {
+      const auto from = there_.begin() + static_cast<std::ptrdiff_t>(block * layers + head.layer);
+      if (std::find(from, from + head.layers, true) != from + head.layers) return false;
+    }
+    return true;
+  }
+
+  void keep_account() {
+    const auto layers = static_cast<size_t>(receiver_.kv_.layers);
+    for (size_t block = piece_head_.first; block < size_t{piece_head_.first} + piece_head_.count; ++block)
+      std::fill_n(there_.begin() + static_cast<std::ptrdiff_t>(block * layers + piece_head_.layer), piece_head_.layers, true);
+    missing_ -= size_t{piece_head_.count} * piece_head_.layers;
+  }
+
+  void end_with_note() {
+    const auto note = std::span(buffer_).first(buffer_.size() - sizeof(uint64_t));
+    Checksum sum;
+    sum.update(note);
+    if (wire::read<uint64_t>(std::span(buffer_).last(sizeof(uint64_t))) != sum.value())
+      return refuse(TransferRefusal::Checksum);
+    leave(true, {note.begin(), note.end()});
   }
 
   void refuse(TransferRefusal refusal) {
@@ -179,12 +216,13 @@ class KvReceiver::Connection {
     [[maybe_unused]] const Moved sent = transport_->write({&part, 1});
   }
 
-  void leave(bool complete) {
+  void leave(bool complete, TransferNote note = {}) {
     if (state_ == State::Over) return;
     state_ = State::Over;
     // Told first: whoever is told that everything is there finds it so.
     const bool wanted =
-        std::exchange(attached_, false) && receiver_.table_.detach(offer_.id, offer_.generation, complete);
+        std::exchange(attached_, false) &&
+        receiver_.table_.detach(offer_.id, offer_.generation, complete, std::move(note));
     if (complete) answer(wanted ? 0 : static_cast<uint32_t>(TransferRefusal::Unknown));
     transport_.reset();
   }
@@ -199,8 +237,9 @@ class KvReceiver::Connection {
   wire::OfferHead offer_;
   bool attached_ = false;
   std::vector<int32_t> blocks_;
-  size_t next_ = 0;  // of blocks_: everything before it has arrived
-  size_t piece_blocks_ = 0;
+  std::vector<bool> there_;  // [blocks][layers] has arrived
+  size_t missing_ = 0;       // of there_
+  wire::PieceHead piece_head_;
   Piece piece_;
 };
 

@@ -47,6 +47,8 @@ const char* words(uint32_t refusal) {
       return "the receiver expects other blocks";
     case TransferRefusal::Content:
       return "the receiver expects other tokens";
+    case TransferRefusal::Version:
+      return "the receiver speaks another version";
   }
   return "the receiver refused for a reason unknown here";
 }
@@ -103,9 +105,10 @@ class KvSender::Connection {
     if (!wants_write()) moved_ = Clock::now();
     blocks_.insert(blocks_.end(), blocks.begin(), blocks.end());
   }
-  void finish() {
+  void finish(TransferNote note) {
     if (!wants_write()) moved_ = Clock::now();
     finished_ = true;
+    note_ = std::move(note);
   }
   // Over, whoever else could be tried.
   void end(const std::string& error) {
@@ -157,11 +160,20 @@ class KvSender::Connection {
       piece_end_ = std::min(blocks_.size(), next_ + kBlocksPerPiece);
       piece_blocks_.assign(blocks_.begin() + static_cast<std::ptrdiff_t>(next_),
                            blocks_.begin() + static_cast<std::ptrdiff_t>(piece_end_));
-      piece_ = Piece(kv_, piece_blocks_, PieceWay::out, !transport_->reaches_device());
+      piece_ = Piece(kv_, piece_blocks_, {0, kv_.layers}, PieceWay::out, !transport_->reaches_device());
       wire::append(out_, wire::PieceHead{.first = static_cast<uint32_t>(next_),
-                                         .count = static_cast<uint32_t>(piece_end_ - next_)});
+                                         .count = static_cast<uint32_t>(piece_end_ - next_),
+                                         .layers = static_cast<uint32_t>(kv_.layers)});
     } else if (can_end()) {
-      wire::append(out_, wire::PieceHead{.magic = wire::kEnd, .count = static_cast<uint32_t>(blocks_.size())});
+      wire::append(out_, wire::PieceHead{.magic = wire::kEnd,
+                                         .count = static_cast<uint32_t>(blocks_.size()),
+                                         .note_bytes = static_cast<uint32_t>(note_.size())});
+      if (!note_.empty()) {
+        Checksum sum;
+        sum.update(note_);
+        out_.insert(out_.end(), note_.begin(), note_.end());
+        wire::append(out_, sum.value());
+      }
       state_ = State::Waiting;
     } else {
       return false;
@@ -264,6 +276,7 @@ class KvSender::Connection {
   size_t in_bytes_ = 0;
   std::vector<int32_t> blocks_;  // complete ones
   bool finished_ = false;
+  TransferNote note_;
   size_t next_ = 0;  // of blocks_: the one being sent, or to be sent next
   size_t piece_end_ = 0;
   std::vector<int32_t> piece_blocks_;  // those in between: blocks_ grows, and moves
@@ -310,8 +323,11 @@ void KvSender::extend(uint64_t id, std::span<const int32_t> blocks) {
   tell(id, [&](News& news) { news.blocks.insert(news.blocks.end(), blocks.begin(), blocks.end()); });
 }
 
-void KvSender::finish(uint64_t id) {
-  tell(id, [](News& news) { news.finished = true; });
+void KvSender::finish(uint64_t id, TransferNote note) {
+  tell(id, [&](News& news) {
+    news.finished = true;
+    news.note = std::move(note);
+  });
 }
 
 void KvSender::stop(uint64_t id) {
@@ -338,7 +354,7 @@ void KvSender::take_news() {
     if (found == connections_.end()) continue;
     Connection& connection = *found->second;
     connection.extend(news.blocks);
-    if (news.finished) connection.finish();
+    if (news.finished) connection.finish(std::move(news.note));
     if (news.stopped) connection.end("nobody wants it any more");
   }
 }

@@ -45,8 +45,8 @@ class KvSender {
   void begin(Push push);
   // These blocks are complete and stay as they are; in order, behind those that were told before.
   void extend(uint64_t id, std::span<const int32_t> blocks);
-  // Everything has been told.
-  void finish(uint64_t id);
+  // Everything has been told. `note`: for the other engine, at most wire::kNoteBytesMax; it comes with the last answer.
+  void finish(uint64_t id, TransferNote note = {});
   // Nobody wants it any more: ended() follows at once, with arrived false. Unknown ids are ignored.
   void stop(uint64_t id);
 
@@ -57,6 +57,7 @@ class KvSender {
     std::unique_ptr<Push> begin;
     std::vector<int32_t> blocks;
     bool finished = false;
+    TransferNote note;
     bool stopped = false;
   };
 

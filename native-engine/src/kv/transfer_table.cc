@@ -55,7 +55,7 @@ bool TransferTable::may_write(uint64_t id, uint64_t generation) const {
   return found != entries_.end() && found->second.grant.generation == generation && !found->second.closing;
 }
 
-bool TransferTable::detach(uint64_t id, uint64_t generation, bool complete) {
+bool TransferTable::detach(uint64_t id, uint64_t generation, bool complete, TransferNote note) {
   {
     std::lock_guard lock(mutex_);
     const auto found = entries_.find(id);
@@ -65,7 +65,8 @@ bool TransferTable::detach(uint64_t id, uint64_t generation, bool complete) {
     complete = complete && !found->second.closing;
     entries_.erase(found);
   }
-  ended_(id, generation, complete);
+  if (!complete) note.clear();
+  ended_(id, generation, complete, std::move(note));
   return complete;
 }
 

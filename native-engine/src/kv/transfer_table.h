@@ -1,7 +1,7 @@
 // Which blocks may be written to from outside, by whom, and whether somebody is at it. Owns the right to write and its
 // end; bytes are receiver.h, what the blocks are for is sched/. Safe from any thread.
 //
-//   open() ──▶ Open ──attach()──▶ Writing ──detach(true)──▶ (gone, ended(id, true))
+//   open() ──▶ Open ──attach()──▶ Writing ──detach(true, note)──▶ (gone, ended(id, true, note))
 //               │ close()            │ close()        │ detach(false)
 //               ▼                    ▼                ▼
 //            (gone)              Closing ──detach()─▶ (gone, ended(id, false))
@@ -14,6 +14,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <mutex>
@@ -39,16 +40,21 @@ enum class TransferRefusal : uint32_t {
   Forbidden = 3,  // the secret is wrong
   Busy = 4,       // somebody writes already
   Layout = 5,     // the blocks of the two engines do not have the same meaning
-  Malformed = 6,  // not this protocol, or not this version of it
+  Malformed = 6,  // not this protocol
   Checksum = 7,   // what arrived is not what was sent
   Incomplete = 8,  // the end came before the last block
   Content = 9,     // the writer means K and V of other tokens
+  Version = 10,    // this protocol, in another version
 };
+
+// What the writer's engine says to the receiver's beside K and V; empty: nothing.
+using TransferNote = std::vector<std::byte>;
 
 class TransferTable {
  public:
-  // `ended` is called from the thread of the writer, once for each transfer that was attached.
-  explicit TransferTable(std::function<void(uint64_t id, uint64_t generation, bool complete)> ended)
+  // `ended` is called from the thread of the writer, once for each transfer that was attached. A note comes with what is complete.
+  using Ended = std::function<void(uint64_t id, uint64_t generation, bool complete, TransferNote note)>;
+  explicit TransferTable(Ended ended)
       : ended_(std::move(ended)) {}
 
   // Lets whoever has the grant, and means the same `content`, write into `blocks`, in order. The id must not be open.
@@ -64,7 +70,7 @@ class TransferTable {
   // Whether the writer may go on; asked before each piece.
   bool may_write(uint64_t id, uint64_t generation) const;
   // The writer touches the blocks no more. True: what it says is complete is wanted.
-  bool detach(uint64_t id, uint64_t generation, bool complete);
+  bool detach(uint64_t id, uint64_t generation, bool complete, TransferNote note = {});
 
  private:
   struct Entry {
@@ -77,7 +83,7 @@ class TransferTable {
 
   mutable std::mutex mutex_;
   std::unordered_map<uint64_t, Entry> entries_;
-  std::function<void(uint64_t, uint64_t, bool)> ended_;
+  Ended ended_;
 };
 
 }  // namespace penstock

@@ -6,17 +6,21 @@
 //          secret, content, features,
 //          fingerprint                ─────▶
 //                                     ◀───── ANSWER  0, or a TransferRefusal: then the connection ends
-//   BLOCKS first, count, payload,
-//          checksum of the payload    ─────▶         any number of times, in order
+//   BLOCKS first, count, layer,
+//          layers, payload,
+//          checksum of the payload    ─────▶         each layer of each block once, in any order
 //   ALIVE                             ─────▶         while the next blocks are being computed
-//   END    count of all blocks        ─────▶
+//   END    count of all blocks, note,
+//          checksum of the note       ─────▶
 //                                     ◀───── ANSWER  0: everything is there and as it was sent
 //
 // The content is a checksum of the tokens and of the number of the first block: a grant that an agent pairs with another
-// prompt writes nothing. A payload holds, for each block, the block of each layer: what a sender has complete first. A
-// connection that ends before the last ANSWER has transferred nothing. The features are what the sender asks for; one that
-// the transport does not have is refused. From the ANSWER on a transport may carry the bytes elsewhere than on the socket
-// (shared_memory.h); they stay the same.
+// prompt writes nothing. A payload holds, for each block, the block of each of its layers: a sender may say the first layers of
+// blocks while it computes the others. Blocks on a device come with all their layers. A connection that ends before the last
+// ANSWER has transferred nothing. The note is what the sender's engine has for the receiver's, the first tokens of sequences
+// (serve/first_tokens.h), and counts as little before the last ANSWER; without one its checksum is left out too. The features
+// are what the sender asks for; one that the transport does not have is refused. From the ANSWER on a transport may carry the
+// bytes elsewhere than on the socket (shared_memory.h); they stay the same.
 #pragma once
 
 #include <cstddef>
@@ -37,7 +41,8 @@ inline constexpr uint32_t kBlocks = 0x42564b50;  // "PKVB"
 inline constexpr uint32_t kAlive = 0x4c564b50;   // "PKVL"
 inline constexpr uint32_t kEnd = 0x45564b50;     // "PKVE"
 inline constexpr uint32_t kAnswer = 0x41564b50;  // "PKVA"
-inline constexpr uint32_t kVersion = 2;
+// Part of the fingerprint that engines are paired by: those of another version compute for themselves.
+inline constexpr uint32_t kVersion = 3;
 // Bits of OfferHead::features.
 inline constexpr uint32_t kFeatureSharedMemory = 1;
 inline constexpr uint32_t kFeatureDeviceMemory = 2;
@@ -47,6 +52,8 @@ inline constexpr uint32_t kDeviceArena = 0x44564b50;  // "PKVD", followed by an 
 inline constexpr uint32_t kTaken = 0x54564b50;  // "PKVT"
 inline constexpr uint32_t kFilled = 0x46564b50;  // "PKVF"
 inline constexpr uint32_t kFreed = 0x52564b50;  // "PKVR"
+// First tokens with all the alternatives that may be asked for, for as many sequences as a prompt may have.
+inline constexpr uint32_t kNoteBytesMax = 64 * 1024;
 // A fingerprint names dimensions and types: a few hundred characters.
 inline constexpr uint32_t kFingerprintBytesMax = 4096;
 
@@ -60,13 +67,15 @@ struct OfferHead {
   uint32_t fingerprint_bytes = 0;  // follow
   uint32_t features = 0;
 };
-// Of BLOCKS, ALIVE and END. Only BLOCKS has a payload; the count of END is that of all blocks. What is unused
+// Of BLOCKS, ALIVE and END. Only BLOCKS has a payload and layers; the count of END is that of all blocks. What is unused
 // is 0.
 struct PieceHead {
   uint32_t magic = kBlocks;
   uint32_t first = 0;  // of the transfer's blocks
   uint32_t count = 0;
-  uint32_t reserved = 0;
+  uint32_t layer = 0;
+  uint32_t layers = 0;
+  uint32_t note_bytes = 0;  // of END: follow, and their checksum
 };
 struct Answer {
   uint32_t magic = kAnswer;
@@ -76,7 +85,7 @@ struct Note {
   uint32_t magic = kFilled;
   uint32_t bytes = 0;
 };
-static_assert(sizeof(OfferHead) == 56 && sizeof(PieceHead) == 16 && sizeof(Answer) == 8 && sizeof(Note) == 8,
+static_assert(sizeof(OfferHead) == 56 && sizeof(PieceHead) == 24 && sizeof(Answer) == 8 && sizeof(Note) == 8,
               "no padding on the wire");
 static_assert(std::is_trivially_copyable_v<OfferHead> && std::is_trivially_copyable_v<PieceHead>);
 

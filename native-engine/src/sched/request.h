@@ -12,6 +12,7 @@
 
 #include "model/batch.h"
 #include "model/sampler.h"
+#include "sched/reservation.h"
 
 namespace penstock {
 
@@ -42,9 +43,17 @@ struct Request {
   uint64_t tenant = 0;                       // opaque, for fairness only
   uint64_t salt = 0;                         // only requests with equal salts share cached blocks
   Pooling pooling = Pooling::none;           // other than none: an embedding of the prompt, no output
-  bool hands_over = false;                   // no output: K and V of the prompt, whole blocks, go to another engine
+  bool hands_over = false;                   // no output: K and V of the prompt go to another engine
+  // Of one that hands over: behind its prompt a token is drawn for each of them, as the other engine would draw it for a sequence
+  // with that seed. To the sampler, the prompt ends at draw_prompt_tokens, and what follows is output.
+  std::vector<uint64_t> draw_seeds;
+  int32_t draw_prompt_tokens = 0;
+  std::optional<Sampled> first;              // drawn by the engine that computed the prompt, for this sequence
+  std::optional<ReservationName> takes_over;  // whose last block it gets, where it is there when it is admitted
   SamplingParams sampling;                   // carried for the sampler; the scheduler never reads it
   std::shared_ptr<SequenceGrammar> grammar;  // likewise; null: any text
+
+  bool stops_at(int32_t token) const { return std::find(stop_ids.begin(), stop_ids.end(), token) != stop_ids.end(); }
 };
 
 // A sequence ends by leaving the scheduler, so there is no state for having ended.
@@ -98,14 +107,13 @@ struct Sequence {
   bool embeds() const { return request.pooling != Pooling::none; }
   bool hands_over() const { return request.hands_over; }
   bool samples() const { return !embeds() && !hands_over(); }
+  // For whoever gets its blocks.
+  bool draws() const { return hands_over() && !request.draw_seeds.empty(); }
   // Who samples nothing needs none.
   bool has_credit() const { return credit_tokens > 0 || !samples(); }
   bool decoding() const { return computed > 0 && remaining() == 1; }
   // Whether a step can bring it further.
   bool can_compute() const { return remaining() > 0 && has_credit() && !ending.has_value(); }
-  bool stops_at(int32_t token) const {
-    return std::find(request.stop_ids.begin(), request.stop_ids.end(), token) != request.stop_ids.end();
-  }
 };
 
 // A token after which the sequence ends with reason stop, whatever the counts say: its grammar is complete.

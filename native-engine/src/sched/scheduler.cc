@@ -25,7 +25,7 @@ BlockChain chain_of(const Sequence& sequence) {
 // and embeddings are made of. A mean is made of all rows.
 int32_t cacheable_blocks(const Sequence& sequence) {
   if (sequence.request.pooling == Pooling::mean) return 0;
-  if (sequence.hands_over()) return sequence.total() / kBlockTokens;
+  if (sequence.hands_over() && !sequence.draws()) return sequence.total() / kBlockTokens;
   return (sequence.total() - 1) / kBlockTokens;
 }
 
@@ -176,15 +176,27 @@ bool Scheduler::admit_next(Sequence& sequence) {
   const int32_t cacheable = cacheable_blocks(sequence);
   cache_.match(chain_of(sequence), cacheable, sequence.blocks);
   const int32_t cached = held(sequence);
+  // Taken before anything is given up for this admission, and given back where it fails.
+  Reservation* lender = lender_of(sequence, cached);
+  if (lender != nullptr) {
+    sequence.blocks.push_back(lender->blocks.back());
+    lender->blocks.pop_back();
+  }
+  const int32_t there = lender == nullptr ? cached * kBlockTokens
+                                          : std::min(static_cast<int32_t>(lender->tokens.size()), sequence.total() - 1);
   // A block of headroom for each sequence that is growing, so that the newcomer is not the next one's victim. With
   // nobody growing there is none, and any sequence fits.
-  const int32_t wanted = blocks_for(sequence.total()) - cached + (running - running_paused);
+  const int32_t wanted = blocks_for(sequence.total()) - held(sequence) + (running - running_paused);
   const auto fits = [&] {
     if (wanted <= cache_.blocks_available()) return true;
     return (running_paused > 0 || !reservations_.empty()) &&
            wanted <= cache_.blocks_available() + blocks_on_demand(running_paused > 0);
   };
   if ((cached < cacheable && is_being_computed(sequence, cached)) || !fits()) {
+    if (lender != nullptr) {
+      lender->blocks.push_back(sequence.blocks.back());
+      sequence.blocks.pop_back();
+    }
     pool_.release(sequence.blocks);
     sequence.blocks.clear();
     return false;
@@ -196,10 +208,10 @@ bool Scheduler::admit_next(Sequence& sequence) {
 
   waiting_.take(&sequence);
   sequence.state = SequenceState::Running;
-  sequence.computed = cached * kBlockTokens;
+  sequence.computed = there;
   sequence.slot = slots_.back();
   slots_.pop_back();
-  cache_.allocate(blocks_for(sequence.total()) - cached, sequence.blocks);
+  cache_.allocate(blocks_for(sequence.total()) - held(sequence), sequence.blocks);
   running_.insert(std::upper_bound(running_.begin(), running_.end(), &sequence,
                                    [](const Sequence* a, const Sequence* b) { return ranks_before(*a, *b); }),
                   &sequence);
@@ -284,7 +296,7 @@ int32_t Scheduler::paused() const {
 void Scheduler::add_rows(Sequence& sequence, int32_t rows) {
   const int32_t kv_tokens = sequence.computed + rows;
   const bool complete = kv_tokens == sequence.total();
-  const bool wants_logits = complete && sequence.samples();
+  const bool wants_logits = complete && (sequence.samples() || sequence.draws());
   (sequence.decoding() ? plan_.decode_tokens : plan_.prefill_tokens) += rows;
   plan_.kv_tokens += kv_tokens;
   plan_.sequences.push_back({
@@ -335,6 +347,11 @@ void Scheduler::apply(std::span<const Drawn> drawn, std::span<const Sequence* co
     const StepSequence& share = plan_.sequences[i];
     if (share.wants_logits) {
       const Drawn& result = drawn[next++];
+      // Its tokens are for another engine; where none could be drawn, that one finds out why.
+      if (sequence.hands_over()) {
+        advance(sequence, share.rows);
+        continue;
+      }
       // What a failed row left behind is not offered to others.
       if (std::holds_alternative<FinishReason>(result)) {
         finish(sequence, std::get<FinishReason>(result));
@@ -366,7 +383,7 @@ void Scheduler::accept(Sequence& sequence, const Drawn& drawn) {
   sequence.tokens.push_back(token);
   cache_.extend_hashes(sequence.request.salt, sequence.tokens, sequence.block_hashes);
   --sequence.credit_tokens;
-  if (last != nullptr || sequence.stops_at(token)) {
+  if (last != nullptr || sequence.request.stops_at(token)) {
     finish(sequence, FinishReason::Stop);
   } else if (sequence.output_tokens() >= sequence.request.max_new_tokens || sequence.total() >= sequence_tokens_max_) {
     finish(sequence, FinishReason::Length);

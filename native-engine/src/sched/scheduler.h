@@ -122,8 +122,8 @@ class Scheduler {
 
   // Puts a request in the queue, or says why not.
   std::optional<SubmitError> submit(Request request);
-  // Sets blocks aside for the first `tokens.size() / kBlockTokens` blocks of a prompt, those that the cache has included;
-  // the rest of the tokens is ignored. Never takes anything from a sequence. The reservation is valid until it is dropped.
+  // Sets blocks aside for a prompt, those that the cache has included; a rest that fills no block has one too, unless the cache
+  // has everything before it. Never takes anything from a sequence. The reservation is valid until it is dropped.
   std::variant<const Reservation*, ReserveError> reserve(uint64_t id, uint64_t salt, std::span<const int32_t> tokens);
   // The blocks of a reservation that is being filled hold what they should: they become entries of the prefix cache.
   void commit(uint64_t id);
@@ -148,8 +148,8 @@ class Scheduler {
   // Ends what is past its deadline and chooses the rows of the next step. An empty plan means there is nothing that can
   // run until a request, credit, cancellation or deadline arrives; an empty plan needs no apply().
   StepPlan& plan(int64_t now_ms);
-  // One result for each of plan.sampling, in order. `unusable`: those of plan.embedding that have no finite result;
-  // they end with reason internal, the others with stop.
+  // One result for each of plan.sampling, in order; that of one that hands over means nothing here. `unusable`: those of
+  // plan.embedding that have no finite result; they end with reason internal, the others with stop.
   void apply(std::span<const Drawn> drawn, std::span<const Sequence* const> unusable = {});
   // Instead of apply() when the step could not be computed: everything in it ends with reason internal.
   void abandon_step();
@@ -178,6 +178,7 @@ class Scheduler {
   bool is_being_computed(const Sequence& sequence, int32_t index) const;
   int32_t blocks_on_demand(bool from_paused);
   bool give_up_reservation();
+  Reservation* lender_of(const Sequence& sequence, int32_t cached);
   bool make_room(Sequence& sequence, int32_t blocks_wanted);
   void add_rows(Sequence& sequence, int32_t rows);
   Sequence* victim_for(const Sequence& sequence);

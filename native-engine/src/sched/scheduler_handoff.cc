@@ -11,18 +11,19 @@ std::variant<const Reservation*, ReserveError> Scheduler::reserve(uint64_t id, u
                                                                   std::span<const int32_t> tokens) {
   if (!plan_.empty()) throw std::logic_error("reserve() in the middle of a step");
   if (reservations_.contains(id)) return ReserveError::DuplicateId;
-  const auto blocks = static_cast<int64_t>(tokens.size() / kBlockTokens);
-  if (blocks * kBlockTokens >= sequence_tokens_max_) return ReserveError::TooLong;
+  if (tokens.size() >= static_cast<size_t>(sequence_tokens_max_)) return ReserveError::TooLong;
   if (reservations_.size() >= static_cast<size_t>(config_.reservations_max)) return ReserveError::NoRoom;
   Reservation made;
   made.id = id;
   made.salt = salt;
-  made.tokens.assign(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(blocks * kBlockTokens));
+  made.tokens.assign(tokens.begin(), tokens.end());
   cache_.extend_hashes(salt, made.tokens, made.hashes);
-  const auto wanted = static_cast<int32_t>(blocks);
-  made.blocks.reserve(static_cast<size_t>(wanted));
-  cache_.match({salt, made.tokens, made.hashes}, wanted, made.blocks);
+  made.blocks.reserve(made.hashes.size() + 1);
+  cache_.match({salt, made.tokens, made.hashes}, made.whole(), made.blocks);
   made.cached = static_cast<int32_t>(made.blocks.size());
+  // The rest alone is not worth a transfer.
+  if (made.cached == made.whole()) made.tokens.resize(made.hashes.size() * kBlockTokens);
+  const auto wanted = static_cast<int32_t>((made.tokens.size() + kBlockTokens - 1) / kBlockTokens);
   const int32_t missing = wanted - made.cached;
   const int32_t most = config_.reserved_blocks_max > 0 ? config_.reserved_blocks_max : config_.blocks_total / 2;
   // A block of headroom for each sequence that is growing, as for a newcomer.
@@ -47,7 +48,7 @@ void Scheduler::commit(uint64_t id) {
   Reservation& made = found->second;
   const auto blocks = static_cast<int32_t>(made.blocks.size());
   // What came into the cache meanwhile takes the place of its equal here.
-  for (int32_t index = made.cached; index < blocks; ++index)
+  for (int32_t index = made.cached; index < made.whole(); ++index)
     cache_.store({made.salt, made.tokens, made.hashes}, index, made.blocks);
   filling_blocks_ -= blocks - made.cached;
   made.state = ReservationState::Committed;
@@ -86,6 +87,21 @@ bool Scheduler::give_up_reservation() {
   pool_.release(oldest->blocks);
   reservations_.erase(id);
   return true;
+}
+
+// The reservation whose last block, of which the tokens fill a part, the sequence may have for its own: it has the whole blocks
+// before it already, `cached` of them.
+Reservation* Scheduler::lender_of(const Sequence& sequence, int32_t cached) {
+  if (!sequence.request.takes_over.has_value()) return nullptr;
+  const auto [id, order] = *sequence.request.takes_over;
+  const auto found = reservations_.find(id);
+  if (found == reservations_.end()) return nullptr;
+  Reservation& made = found->second;
+  const bool lends = made.order == order && made.state == ReservationState::Committed && made.has_rest() &&
+                     made.whole() == cached && made.salt == sequence.request.salt &&
+                     made.tokens.size() <= sequence.tokens.size() &&
+                     std::equal(made.tokens.begin(), made.tokens.end(), sequence.tokens.begin());
+  return lends ? &made : nullptr;
 }
 
 void Scheduler::hand_over_ended(uint64_t id, bool arrived) {

@@ -80,11 +80,18 @@ void Scheduler::check_integrity() const {
     const auto blocks = static_cast<int32_t>(made.blocks.size());
     const bool committed = made.state == ReservationState::Committed;
     for (const int32_t block : made.blocks) ++holders.at(static_cast<size_t>(block));
-    if (made.tokens.size() != made.blocks.size() * kBlockTokens || made.hashes.size() != made.blocks.size())
+    // The rest of the tokens has a block of its own, until a sequence has it.
+    const auto of_all = static_cast<int32_t>((made.tokens.size() + kBlockTokens - 1) / kBlockTokens);
+    if (made.whole() != static_cast<int32_t>(made.tokens.size()) / kBlockTokens ||
+        (blocks != of_all && !(committed && blocks == made.whole())))
       throw std::logic_error(name + " has blocks without tokens");
     cache_.check_chain({made.salt, made.tokens, made.hashes},
-                       std::span(made.blocks).first(static_cast<size_t>(committed ? blocks : made.cached)));
-    if (committed) continue;
+                       std::span(made.blocks).first(static_cast<size_t>(committed ? made.whole() : made.cached)));
+    if (committed) {
+      if (made.has_rest() && (pool_.holders(made.blocks.back()) != 1 || pool_.is_kept(made.blocks.back())))
+        throw std::logic_error(name + " lends a block that is not its own");
+      continue;
+    }
     filling += blocks - made.cached;
     for (int32_t i = made.cached; i < blocks; ++i) {
       const int32_t block = made.blocks[static_cast<size_t>(i)];

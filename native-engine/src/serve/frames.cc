@@ -11,7 +11,7 @@
 namespace penstock {
 namespace {
 
-constexpr uint8_t kFrameVersion = 4;
+constexpr uint8_t kFrameVersion = 5;
 
 enum FrameType : uint8_t {
   kHello = 1,
@@ -212,13 +212,7 @@ frame::Submit read_submit(FrameReader& r) {
   f.tenant = r.u64();
   f.salt = r.u64();
   if (const uint8_t pooling = r.u8(); pooling > 0) f.pooling = static_cast<Pooling>(check_code(pooling, 2, "pooling"));
-  const uint8_t kind = r.u8();
-  std::string text = r.str();
-  if (kind > 0) {
-    f.grammar = frame::Grammar{static_cast<frame::GrammarKind>(check_code(kind, 3, "kind of grammar")), std::move(text)};
-  } else if (!text.empty()) {
-    throw FrameError("a grammar without its kind");
-  }
+  f.grammar = read_grammar(r);
   f.reservation = r.u64();
   f.output = r.list<uint32_t>(4, id);
   return f;

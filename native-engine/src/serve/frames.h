@@ -19,7 +19,7 @@
 
 namespace penstock {
 
-inline constexpr uint32_t kEngineProtocol = 4;
+inline constexpr uint32_t kEngineProtocol = 5;
 inline constexpr size_t kFrameHeaderBytes = 8;
 // A prompt of four million tokens: far above any context window, far below what would hurt.
 inline constexpr size_t kFrameBodyBytesMax = 16 * 1024 * 1024;
@@ -47,11 +47,8 @@ struct Grammar {
   std::string text;
   bool operator==(const Grammar&) const = default;
 };
-struct Submit {
-  uint64_t id = 0;
-  std::vector<uint32_t> prompt;
-  uint32_t max_new_tokens = 1;
-  uint32_t credit_tokens = 0;
+// How a token is drawn, but for the seed.
+struct Sampling {
   float temperature = 0.0f;
   float top_p = 1.0f;
   uint32_t top_k = 0;
@@ -59,17 +56,23 @@ struct Submit {
   float repetition_penalty = 1.0f;
   float presence_penalty = 0.0f;
   float frequency_penalty = 0.0f;
-  uint64_t seed = 0;
   std::optional<uint8_t> logprobs_top;  // number of alternatives
-  std::vector<uint32_t> stop_ids;
   std::vector<Bias> bias;
+  std::optional<Grammar> grammar;
+};
+struct Submit : Sampling {
+  uint64_t id = 0;
+  std::vector<uint32_t> prompt;
+  uint32_t max_new_tokens = 1;
+  uint32_t credit_tokens = 0;
+  uint64_t seed = 0;
+  std::vector<uint32_t> stop_ids;
   int32_t priority = 0;
   std::optional<uint32_t> deadline_ms;  // from its arrival
   uint64_t tenant = 0;
   uint64_t salt = 0;
   Pooling pooling = Pooling::none;
-  std::optional<Grammar> grammar;
-  uint64_t reservation = 0;      // whose blocks it takes over; 0: none
+  uint64_t reservation = 0;      // whose blocks and first token it takes over; 0: none
   std::vector<uint32_t> output;  // sampled in an earlier life of the sequence, in another engine
 };
 struct Cancel {
@@ -79,7 +82,7 @@ struct Credit {
   uint64_t id;
   uint32_t tokens;
 };
-// Sets blocks aside for the whole blocks of a prompt that another engine computes.
+// Sets blocks aside for a prompt that another engine computes.
 struct Reserve {
   uint64_t id = 0;
   std::vector<uint32_t> tokens;
@@ -93,7 +96,13 @@ struct Renew {
 struct Release {
   uint64_t id;
 };
-// Computes a prompt of whole blocks and hands K and V of those from first_block on to another engine.
+// Draws a token behind what is pushed for each of the seeds, as a sequence that begins with its first prompt_tokens and goes on
+// with the rest would.
+struct Draw : Sampling {
+  uint32_t prompt_tokens = 0;
+  std::vector<uint64_t> seeds;
+};
+// Computes a prompt and hands K and V of its blocks from first_block on to another engine, and first tokens where they are wanted.
 struct Push {
   uint64_t id = 0;  // of a sequence
   std::vector<uint32_t> tokens;
@@ -104,6 +113,7 @@ struct Push {
   std::optional<uint32_t> deadline_ms;  // from its arrival
   uint64_t tenant = 0;
   uint64_t salt = 0;
+  std::optional<Draw> draw;
 };
 struct Ping {
   uint64_t nonce;

@@ -27,6 +27,46 @@ TransferGrant read_grant(FrameReader& r) {
   return grant;
 }
 
+void write_draw(FrameWriter& w, const frame::Draw& draw) {
+  w.u32(draw.prompt_tokens);
+  w.list(draw.seeds, [&](uint64_t seed) { w.u64(seed); });
+  w.f32(draw.temperature);
+  w.f32(draw.top_p);
+  w.u32(draw.top_k);
+  w.f32(draw.min_p);
+  for (const float value : {draw.repetition_penalty, draw.presence_penalty, draw.frequency_penalty}) w.f32(value);
+  w.u8(draw.logprobs_top.has_value() ? static_cast<uint8_t>(*draw.logprobs_top + 1) : uint8_t{0});
+  w.list(draw.bias, [&](const frame::Bias& b) {
+    w.u32(b.id);
+    w.f32(b.bias);
+  });
+  w.u8(draw.grammar.has_value() ? static_cast<uint8_t>(draw.grammar->kind) : uint8_t{0});
+  w.str(draw.grammar.has_value() ? draw.grammar->text : std::string());
+}
+
+frame::Draw read_draw(FrameReader& r) {
+  frame::Draw draw;
+  draw.prompt_tokens = r.u32();
+  draw.seeds = r.list<uint64_t>(8, [&] { return r.u64(); });
+  draw.temperature = r.f32();
+  draw.top_p = r.f32();
+  draw.top_k = r.u32();
+  draw.min_p = r.f32();
+  draw.repetition_penalty = r.f32();
+  draw.presence_penalty = r.f32();
+  draw.frequency_penalty = r.f32();
+  if (const uint8_t logprobs = r.u8(); logprobs > 0) draw.logprobs_top = static_cast<uint8_t>(logprobs - 1);
+  draw.bias = r.list<frame::Bias>(8, [&] { return frame::Bias{r.u32(), r.f32()}; });
+  draw.grammar = read_grammar(r);
+  return draw;
+}
+
+bool read_bool(FrameReader& r) {
+  const uint8_t value = r.u8();
+  if (value > 1) throw FrameError("a truth of " + std::to_string(value));
+  return value == 1;
+}
+
 frame::Push read_push(FrameReader& r) {
   frame::Push f;
   f.id = r.u64();
@@ -38,13 +78,8 @@ frame::Push read_push(FrameReader& r) {
   if (const uint32_t deadline_ms = r.u32(); deadline_ms > 0) f.deadline_ms = deadline_ms;
   f.tenant = r.u64();
   f.salt = r.u64();
+  if (read_bool(r)) f.draw = read_draw(r);
   return f;
-}
-
-bool read_bool(FrameReader& r) {
-  const uint8_t value = r.u8();
-  if (value > 1) throw FrameError("a truth of " + std::to_string(value));
-  return value == 1;
 }
 
 frame::ReserveCode read_reserve_code(FrameReader& r) {
@@ -81,6 +116,8 @@ uint8_t write(FrameWriter& w, const frame::Push& f) {
   w.u32(f.deadline_ms.value_or(0));
   w.u64(f.tenant);
   w.u64(f.salt);
+  w.u8(f.draw.has_value() ? 1 : 0);
+  if (f.draw.has_value()) write_draw(w, *f.draw);
   return kPush;
 }
 uint8_t write(FrameWriter& w, const frame::Reserved& f) {

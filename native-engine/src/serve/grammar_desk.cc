@@ -12,6 +12,12 @@ namespace {
 constexpr uint32_t kMaskThreadsMax = 4;
 constexpr uint32_t kCoresPerMaskThread = 4;
 
+// What the grammar has seen before the first token that is drawn.
+std::vector<int32_t> text_tokens(const Request& request) {
+  if (!request.hands_over) return request.output;
+  return {request.prompt.begin() + request.draw_prompt_tokens, request.prompt.end()};
+}
+
 int32_t mask_threads() {
   return static_cast<int32_t>(
       std::clamp(std::thread::hardware_concurrency() / kCoresPerMaskThread, 1u, kMaskThreadsMax));
@@ -34,7 +40,7 @@ void GrammarDesk::set_vocabulary(frame::Vocabulary& vocabulary) {
 bool GrammarDesk::hold(Request request, const frame::Grammar& grammar) {
   const uint64_t ticket = next_ticket_++;
   const auto kind = static_cast<GrammarKind>(grammar.kind);
-  if (!compiler_.order({ticket, kind, grammar.text, request.salt, request.output})) return false;
+  if (!compiler_.order({ticket, kind, grammar.text, request.salt, text_tokens(request)})) return false;
   id_of_.emplace(ticket, request.id);
   const uint64_t id = request.id;
   held_.emplace(id, Held{ticket, std::move(request)});
@@ -99,7 +105,7 @@ void GrammarDesk::take(std::vector<Answer>& out) {
     id_of_.erase(ticket);
     // The library's own words quote text, and a refusal goes into logs.
     if (const auto at = compiled.not_allowed)
-      answer.error = "output[" + std::to_string(*at) + "] is token " + std::to_string(answer.request.output[*at]) +
+      answer.error = "output[" + std::to_string(*at) + "] is token " + std::to_string(text_tokens(answer.request)[*at]) +
                      ", which the grammar does not allow there";
     else if (!compiled.error.empty())
       answer.error = "grammar: " + compiled.error;

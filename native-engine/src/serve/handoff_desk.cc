@@ -15,6 +15,8 @@ frame::Rejected invalid(uint64_t id, const std::string& message) { return {id, f
 
 constexpr size_t kAddressBytesMax = 256;
 
+size_t blocks_of(size_t tokens) { return (tokens + kBlockTokens - 1) / kBlockTokens; }
+
 // Both engines make it from what their agent tells them: K and V of which tokens, from which block on.
 uint64_t content_of(std::span<const int32_t> tokens, uint32_t first_block) {
   Checksum sum;
@@ -28,8 +30,8 @@ uint64_t content_of(std::span<const int32_t> tokens, uint32_t first_block) {
 HandoffDesk::HandoffDesk(Runner& runner, Scheduler& scheduler, Inbox& inbox, HandoffOptions options)
     : scheduler_(scheduler),
       vocab_size_(runner.info().vocab_size),
-      table_([&inbox](uint64_t id, uint64_t generation, bool complete) {
-        inbox.post(event::TransferEnded{id, generation, complete});
+      table_([&inbox](uint64_t id, uint64_t generation, bool complete, TransferNote note) {
+        inbox.post(event::TransferEnded{id, generation, complete, std::move(note)});
       }),
       sender_(
           runner.kv(), runner.info().kv_fingerprint,
@@ -90,6 +92,11 @@ void HandoffDesk::renew(const frame::Renew& renewal, int64_t now_ms) {
 }
 
 void HandoffDesk::release(uint64_t id) {
+  firsts_.erase(id);
+  let_go(id);
+}
+
+void HandoffDesk::let_go(uint64_t id) {
   const auto found = leases_.find(id);
   if (found == leases_.end()) return;
   found->second.wanted = false;
@@ -110,16 +117,30 @@ HandoffDesk::Claim HandoffDesk::claim(uint64_t id) const {
 
 void HandoffDesk::release(const Claim& claim) {
   const auto found = leases_.find(claim.id);
-  if (found != leases_.end() && found->second.generation == claim.generation) release(claim.id);
+  if (found != leases_.end() && found->second.generation == claim.generation) let_go(claim.id);
 }
 
-std::optional<frame::Transferred> HandoffDesk::ended(const event::TransferEnded& end) {
+std::optional<Sampled> HandoffDesk::take_first(uint64_t id, uint64_t key) {
+  const auto found = firsts_.find(id);
+  if (found == firsts_.end()) return std::nullopt;
+  std::vector<FirstToken>& tokens = found->second.tokens;
+  const auto token = std::find_if(tokens.begin(), tokens.end(), [&](const FirstToken& each) { return each.key == key; });
+  if (token == tokens.end()) return std::nullopt;
+  std::optional<Sampled> taken = std::move(token->sampled);
+  tokens.erase(token);
+  if (tokens.empty()) firsts_.erase(found);
+  return taken;
+}
+
+std::optional<frame::Transferred> HandoffDesk::ended(const event::TransferEnded& end, int64_t now_ms) {
   const auto found = leases_.find(end.id);
   if (found == leases_.end() || found->second.generation != end.generation) return std::nullopt;
   const bool wanted = found->second.wanted;
   const bool complete = end.complete && !found->second.closing;
   if (complete) {
     scheduler_.commit(end.id);
+    if (auto tokens = first_tokens_in(end.note); wanted && !tokens.empty())
+      firsts_[end.id] = {std::move(tokens), now_ms + kLeaseMsMax};
   } else {
     scheduler_.drop(end.id);
     leases_.erase(found);
@@ -136,6 +157,7 @@ void HandoffDesk::expire(int64_t now_ms, std::vector<frame::Transferred>& out) {
     out.push_back({id, false});
   }
   ids_.clear();
+  std::erase_if(firsts_, [&](const auto& each) { return each.second.until_ms <= now_ms; });
   for (const auto& [id, lease] : leases_) {
     if (!lease.closing && lease.until_ms <= now_ms) ids_.push_back(id);
   }
@@ -154,15 +176,18 @@ std::optional<int64_t> HandoffDesk::next_deadline_ms() const {
   return next;
 }
 
-std::variant<Request, frame::Rejected> HandoffDesk::push(const frame::Push& push, int64_t now_ms) {
-  if (push.tokens.empty() || push.tokens.size() % kBlockTokens != 0)
-    return invalid(push.id, "tokens must be whole blocks of " + std::to_string(kBlockTokens));
-  if (push.first_block >= push.tokens.size() / kBlockTokens) return invalid(push.id, "first_block is behind the last one");
+std::variant<Request, frame::Rejected> HandoffDesk::push(const frame::Push& push, const SubmitLimits& limits,
+                                                         int64_t now_ms) {
+  if (push.tokens.empty()) return invalid(push.id, "there are no tokens");
+  if (push.first_block >= blocks_of(push.tokens.size())) return invalid(push.id, "first_block is behind the last one");
   if (push.address.empty() || push.address.size() > kAddressBytesMax) return invalid(push.id, "address is empty or too long");
   for (const uint32_t token : push.tokens) {
     if (token >= static_cast<uint32_t>(vocab_size_)) return invalid(push.id, "tokens are not all of the vocabulary");
   }
   if (pushes_.contains(push.id)) return invalid(push.id, "id belongs to a sequence that has not ended");
+  if (push.draw.has_value()) {
+    if (const auto error = draw_error(push, limits)) return invalid(push.id, *error);
+  }
   Request request;
   request.id = push.id;
   request.prompt.assign(push.tokens.begin(), push.tokens.end());
@@ -172,10 +197,30 @@ std::variant<Request, frame::Rejected> HandoffDesk::push(const frame::Push& push
   request.tenant = push.tenant;
   request.salt = push.salt;
   const auto first = static_cast<int32_t>(push.first_block);
-  const auto blocks = static_cast<uint32_t>(request.prompt.size() / kBlockTokens) - push.first_block;
-  pushes_[push.id] = {.push = {push.id, push.address, push.grant, content_of(request.prompt, push.first_block), blocks},
-                      .told = first};
+  const auto blocks = static_cast<uint32_t>(blocks_of(push.tokens.size())) - push.first_block;
+  Outgoing& outgoing = pushes_[push.id];
+  outgoing.push = {push.id, push.address, push.grant, content_of(request.prompt, push.first_block), blocks};
+  outgoing.told = first;
+  if (push.draw.has_value()) {
+    const frame::Draw& draw = *push.draw;
+    request.sampling = sampling_of(draw, 0, vocab_size_);
+    request.draw_seeds = draw.seeds;
+    request.draw_prompt_tokens = static_cast<int32_t>(draw.prompt_tokens);
+    const std::span<const int32_t> tokens(request.prompt);
+    const auto prompt = tokens.first(draw.prompt_tokens), output = tokens.subspan(draw.prompt_tokens);
+    for (const uint64_t seed : draw.seeds)
+      outgoing.draw_keys.push_back(draw_key(request.sampling, seed, draw.grammar, prompt, output));
+  }
   return request;
+}
+
+void HandoffDesk::drawn(uint64_t id, std::vector<std::optional<Sampled>> firsts) {
+  const auto found = pushes_.find(id);
+  if (found == pushes_.end()) return;
+  std::vector<FirstToken> tokens;
+  for (size_t i = 0; i < std::min(firsts.size(), found->second.draw_keys.size()); ++i)
+    if (firsts[i].has_value()) tokens.push_back({found->second.draw_keys[i], std::move(*firsts[i])});
+  found->second.note = note_of(tokens);
 }
 
 void HandoffDesk::follow(const StepPlan* plan) {
@@ -194,15 +239,16 @@ void HandoffDesk::follow(const StepPlan* plan) {
     if (!outgoing.begun || outgoing.finished) continue;
     const Sequence* sequence = scheduler_.sequence(id);
     if (sequence == nullptr || sequence->ending.has_value()) continue;
-    // Complete blocks are entries of the prefix cache and are not replaced any more.
-    const int32_t complete = sequence->computed / kBlockTokens;
+    // Complete blocks are entries of the prefix cache and are not replaced any more; nor is the last one, which nobody fills.
+    const bool done = sequence->remaining() == 0;
+    const int32_t complete = done ? static_cast<int32_t>(sequence->blocks.size()) : sequence->computed / kBlockTokens;
     if (complete > outgoing.told) {
       sender_.extend(id, std::span(sequence->blocks)
                              .subspan(static_cast<size_t>(outgoing.told), static_cast<size_t>(complete - outgoing.told)));
       outgoing.told = complete;
     }
-    if (sequence->remaining() == 0) {
-      sender_.finish(id);
+    if (done) {
+      sender_.finish(id, std::move(outgoing.note));
       outgoing.finished = true;
     }
   }
@@ -217,6 +263,7 @@ void HandoffDesk::ended(const event::PushEnded& end) {
 }
 
 void HandoffDesk::clear() {
+  firsts_.clear();
   ids_.clear();
   for (const auto& [id, lease] : leases_) ids_.push_back(id);
   for (const uint64_t id : std::vector<uint64_t>(ids_)) release(id);

@@ -23,8 +23,10 @@
 #include "kv/transfer_table.h"
 #include "model/runner.h"
 #include "sched/scheduler.h"
+#include "serve/first_tokens.h"
 #include "serve/frames.h"
 #include "serve/mailbox.h"
+#include "serve/submit.h"
 
 namespace penstock {
 
@@ -60,16 +62,21 @@ class HandoffDesk {
   Claim claim(uint64_t id) const;
   // The sequence has its blocks, or is over.
   void release(const Claim& claim);
+  // The token that was drawn for a sequence with this key by the engine that filled the reservation, once. Each of those that
+  // begin with its prompt has one, also after the blocks have been taken over.
+  std::optional<Sampled> take_first(uint64_t id, uint64_t key);
   // What the agent is to be told, where it still cares.
-  std::optional<frame::Transferred> ended(const event::TransferEnded& end);
+  std::optional<frame::Transferred> ended(const event::TransferEnded& end, int64_t now_ms);
   // Lets go of what is past its lease and of what the scheduler gave up; `out` (cleared first) is for the agent.
   void expire(int64_t now_ms, std::vector<frame::Transferred>& out);
   std::optional<int64_t> next_deadline_ms() const;
 
   // --- The side that sends
 
-  // The request to be scheduled, or why not.
-  std::variant<Request, frame::Rejected> push(const frame::Push& push, int64_t now_ms);
+  // The request to be scheduled, or why not. `limits`: of what may be drawn.
+  std::variant<Request, frame::Rejected> push(const frame::Push& push, const SubmitLimits& limits, int64_t now_ms);
+  // Of draw_seeds, in the step that completes the prompt.
+  void drawn(uint64_t id, std::vector<std::optional<Sampled>> firsts);
   // Its sequence is not, or not any more, the scheduler's.
   void forget_push(uint64_t id) { pushes_.erase(id); }
   // After each plan and each step: begins pushes of admitted sequences, tells what is complete, stops what is to end.
@@ -90,13 +97,21 @@ class HandoffDesk {
     bool wanted = true;    // somebody is told of its end
   };
   struct Outgoing {
-    Push push;
+    Push push = {};
     int32_t told = 0;  // blocks of the sequence that the sender knows of or that the receiver had before
     bool begun = false;
     bool finished = false;
+    std::vector<uint64_t> draw_keys = {};
+    TransferNote note = {};
+  };
+  // Until their time is over: what nobody has come for must not stay.
+  struct FirstTokens {
+    std::vector<FirstToken> tokens;
+    int64_t until_ms;
   };
 
   TransferSecret new_secret();
+  void let_go(uint64_t id);
 
   Scheduler& scheduler_;
   int32_t vocab_size_;
@@ -106,6 +121,7 @@ class HandoffDesk {
   std::random_device random_;
   uint64_t generations_ = 0;
   std::map<uint64_t, Lease> leases_;      // by reservation
+  std::map<uint64_t, FirstTokens> firsts_;  // by reservation
   std::map<uint64_t, Outgoing> pushes_;   // by sequence
   std::set<uint64_t> orphans_;            // sequences
   std::vector<uint64_t> ids_;             // scratch

@@ -23,15 +23,6 @@ constexpr auto kStatsEvery = std::chrono::seconds(1);
 constexpr size_t kStatsOutboxBytesMax = 64 * 1024;
 // Block events in one frame: 1.1 MB, far below what a frame may have. More than that waits for the next frame.
 constexpr int32_t kBlockEventsPerFrame = 64 * 1024;
-// In place of minus infinity, which the wire does not carry: what a forbidden token gets.
-constexpr float kLogprobMin = -9999.0f;
-
-int64_t milliseconds(std::chrono::steady_clock::time_point time) {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch()).count();
-}
-
-float finite_logprob(float logprob) { return std::max(logprob, kLogprobMin); }
-
 double seconds_of(std::chrono::steady_clock::time_point time) {
   return std::chrono::duration<double>(time.time_since_epoch()).count();
 }
@@ -42,6 +33,10 @@ uint32_t saturated_us(std::chrono::steady_clock::duration time) {
 }
 
 }  // namespace
+
+int64_t StepLoop::milliseconds(Clock::time_point time) {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch()).count();
+}
 
 StepLoop::StepLoop(Runner& runner, const SchedulerConfig& config, Inbox& inbox, Outbox& outbox, HandoffOptions handoff)
     : runner_(runner),
@@ -186,7 +181,7 @@ void StepLoop::handle(Event& event) {
         } else if constexpr (std::is_same_v<Body, frame::Push>) {
           push(body);
         } else if constexpr (std::is_same_v<Body, event::TransferEnded>) {
-          if (const auto told = handoff_.ended(body); told.has_value() && connection_.has_value())
+          if (const auto told = handoff_.ended(body, milliseconds(Clock::now())); told.has_value() && connection_.has_value())
             outbox_.append(*connection_, *told);
         } else if constexpr (std::is_same_v<Body, event::PushEnded>) {
           handoff_.ended(body);
@@ -205,52 +200,41 @@ void StepLoop::reject(frame::Rejected rejected) {
 
 void StepLoop::submit(const frame::Submit& submit) {
   if (shutdown_) return reject({submit.id, frame::RejectCode::Draining, "the engine is shutting down"});
-  const SubmitLimits limits{runner_.info().vocab_size, scheduler_.sequence_tokens_max(), grammars_available()};
-  auto checked = check_submit(submit, limits, milliseconds(Clock::now()));
+  auto checked = check_submit(submit, submit_limits(), milliseconds(Clock::now()));
   if (auto* rejected = std::get_if<frame::Rejected>(&checked)) return reject(std::move(*rejected));
   Request& request = std::get<Request>(checked);
   if (grammars_.holds(request.id) || scheduler_.sequence(request.id) != nullptr)
     return reject({submit.id, frame::RejectCode::Invalid, "id belongs to a sequence that has not ended"});
-  const auto claim = [&] {
-    if (submit.reservation == 0) return;
-    // One that is not complete would keep the very blocks that the sequence is to compute, perhaps until its lease ends.
-    const Reservation* reservation = scheduler_.reservation(submit.reservation);
-    const bool complete = reservation != nullptr && reservation->state == ReservationState::Committed;
-    if (complete)
-      claims_[submit.id] = handoff_.claim(submit.reservation);
-    else
-      let_go_.push_back(handoff_.claim(submit.reservation));
-  };
-  if (!submit.grammar.has_value()) {
-    if (schedule(std::move(request))) claim();
-  } else if (grammars_.hold(std::move(request), *submit.grammar)) {
-    claim();
-  } else {
+  const std::optional<HandoffDesk::Claim> incomplete = claim(submit, request);
+  bool accepted = false;
+  if (!submit.grammar.has_value())
+    accepted = schedule(std::move(request));
+  else if (!(accepted = grammars_.hold(std::move(request), *submit.grammar)))
     reject({submit.id, frame::RejectCode::QueueFull, "too many grammars wait to be compiled"});
-  }
+  if (!accepted)
+    claims_.erase(submit.id);
+  else if (incomplete.has_value())
+    let_go_.push_back(*incomplete);
 }
 
-void StepLoop::push(const frame::Push& push) {
-  if (shutdown_) return reject({push.id, frame::RejectCode::Draining, "the engine is shutting down"});
-  if (grammars_.holds(push.id) || scheduler_.sequence(push.id) != nullptr)
-    return reject({push.id, frame::RejectCode::Invalid, "id belongs to a sequence that has not ended"});
-  auto checked = handoff_.push(push, milliseconds(Clock::now()));
-  if (auto* rejected = std::get_if<frame::Rejected>(&checked)) return reject(std::move(*rejected));
-  if (!schedule(std::move(std::get<Request>(checked)))) handoff_.forget_push(push.id);
-}
-
-// Of transferred_: reservations that are gone without their agent's doing.
-void StepLoop::send_transferred() {
-  if (!connection_.has_value()) return;
-  for (const frame::Transferred& told : transferred_) outbox_.append(*connection_, told);
+SubmitLimits StepLoop::submit_limits() const {
+  return {runner_.info().vocab_size, scheduler_.sequence_tokens_max(), grammars_available()};
 }
 
 // What is rejected leaves its reservation as it is: the agent may try again.
 bool StepLoop::schedule(Request request) {
   const uint64_t id = request.id;
   if (request.pooling != Pooling::none) pooled_.prepare();
+  std::optional<Beginning> beginning = begin(request);
+  if (beginning.has_value() && beginning->end.has_value()) {
+    finish_at_first(request, *beginning);
+    return true;
+  }
   const std::optional<SubmitError> error = scheduler_.submit(std::move(request));
-  if (!error.has_value()) return true;
+  if (!error.has_value()) {
+    if (beginning.has_value()) send_first(id, *beginning);
+    return true;
+  }
   switch (*error) {
     case SubmitError::DuplicateId:
       reject({id, frame::RejectCode::Invalid, "id belongs to a sequence that has not ended"});
@@ -269,6 +253,12 @@ void StepLoop::take_compiled() {
   grammars_.take(compiled_);
   for (GrammarDesk::Answer& answer : compiled_) {
     const uint64_t id = answer.request.id;
+    if (answer.request.hands_over) {
+      // What cannot be drawn here may be drawn there.
+      if (answer.request.grammar == nullptr) answer.request.draw_seeds.clear();
+      if (!schedule(std::move(answer.request))) handoff_.forget_push(id);
+      continue;
+    }
     if (answer.complete) {
       // It ended where it was before, and only that is not known yet.
       held_.push_back(std::move(answer.request));
@@ -294,6 +284,7 @@ bool StepLoop::cancel_held(uint64_t id) {
 void StepLoop::finish_held(FinishReason reason) {
   for (const Request& request : held_) {
     let_go_of_reservation(request.id);
+    handoff_.forget_push(request.id);
     const auto prompt_tokens = static_cast<int32_t>(request.prompt.size());
     const auto output_tokens = static_cast<int32_t>(request.output.size());
     if (connection_.has_value())
@@ -359,6 +350,10 @@ void StepLoop::sample(const StepPlan& plan) {
     const Sequence& sequence = *plan.sampling[i];
     SampledRow& row = rows[i];
     sampled_.push_back(row.drawn);
+    if (sequence.hands_over()) {
+      handoff_.drawn(sequence.request.id, std::move(row.firsts));
+      continue;
+    }
     if (const auto* reason = std::get_if<FinishReason>(&row.drawn)) {
       log_line(*reason == FinishReason::Grammar ? LogLevel::Warn : LogLevel::Error, "no_token",
                {{"id", sequence.request.id}, {"position", sequence.total()}, {"reason", row.error}});
@@ -367,9 +362,7 @@ void StepLoop::sample(const StepPlan& plan) {
     if (!row.shown) continue;
     const auto* last = std::get_if<LastToken>(&row.drawn);
     const int32_t token = last != nullptr ? last->token : std::get<int32_t>(row.drawn);
-    for (TokenLogprob& top : row.top) top.logprob = finite_logprob(top.logprob);
-    tokens_.tokens.push_back(
-        {sequence.request.id, static_cast<uint32_t>(token), finite_logprob(row.logprob), std::move(row.top)});
+    tokens_.tokens.push_back(shown_token(sequence.request.id, token, row));
   }
 }
 
@@ -398,14 +391,6 @@ void StepLoop::send_admitted(const StepPlan& plan) {
     send(admitted_);
     let_go_of_reservation(sequence->request.id);
   }
-}
-
-// Its blocks are the sequence's by now, or of no use to it. Before the next step, since this one may be planned already.
-void StepLoop::let_go_of_reservation(uint64_t sequence_id) {
-  const auto found = claims_.find(sequence_id);
-  if (found == claims_.end()) return;
-  let_go_.push_back(found->second);
-  claims_.erase(found);
 }
 
 // A frame that keeps its lists for the next time: they move into the variant and back, so nothing is copied.

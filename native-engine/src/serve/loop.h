@@ -41,18 +41,18 @@ class StepLoop {
 
  private:
   using Clock = std::chrono::steady_clock;
+  static int64_t milliseconds(Clock::time_point time);
 
   void serve();
   void end_with(std::string message);
   void handle(Event& event);
   void submit(const frame::Submit& submit);
   bool schedule(Request request);
+  SubmitLimits submit_limits() const;
+  static frame::Token shown_token(uint64_t id, int32_t token, SampledRow& row);
   void reject(frame::Rejected rejected);
   void take_compiled();
-  void push(const frame::Push& push);
-  void send_transferred();
   void end_transfers();
-  void let_go_of_reservation(uint64_t sequence_id);
   bool cancel_held(uint64_t id);
   void finish_held(FinishReason reason);
   void step(StepPlan& plan);
@@ -65,6 +65,21 @@ class StepLoop {
   template <typename Body>
   void send(Body& body);
   std::optional<Clock::time_point> wake_at() const;
+
+  // --- loop_handoff.cc
+  void push(const frame::Push& push);
+  void send_transferred();
+  void let_go_of_reservation(uint64_t sequence_id);
+  std::optional<HandoffDesk::Claim> claim(const frame::Submit& submit, Request& request);
+  // A request whose first token was drawn by the engine that computed its prompt.
+  struct Beginning {
+    int32_t token;
+    SampledRow row;
+    std::optional<FinishReason> end;  // it is its last one too
+  };
+  std::optional<Beginning> begin(Request& request);
+  void send_first(uint64_t id, Beginning& beginning);
+  void finish_at_first(const Request& request, Beginning& beginning);
 
   Runner& runner_;
   Inbox& inbox_;

@@ -7,6 +7,10 @@
 namespace penstock {
 namespace {
 
+size_t sampling_bytes(const frame::Sampling& sampling) {
+  return sampling.bias.size() * sizeof(frame::Bias) + (sampling.grammar.has_value() ? sampling.grammar->text.size() : 0);
+}
+
 size_t event_bytes(const Event& event) {
   if (const auto* vocabulary = std::get_if<frame::Vocabulary>(&event)) {
     size_t bytes = sizeof(Event) + vocabulary->tokens.size() * sizeof(frame::VocabularyToken);
@@ -16,12 +20,12 @@ size_t event_bytes(const Event& event) {
   if (const auto* reserve = std::get_if<frame::Reserve>(&event))
     return sizeof(Event) + reserve->tokens.size() * sizeof(uint32_t);
   if (const auto* push = std::get_if<frame::Push>(&event))
-    return sizeof(Event) + push->tokens.size() * sizeof(uint32_t) + push->address.size();
+    return sizeof(Event) + push->tokens.size() * sizeof(uint32_t) + push->address.size() +
+           (push->draw.has_value() ? sampling_bytes(*push->draw) + push->draw->seeds.size() * sizeof(uint64_t) : 0);
   const auto* submit = std::get_if<frame::Submit>(&event);
   if (submit == nullptr) return sizeof(Event);
   const size_t ids = submit->prompt.size() + submit->output.size() + submit->stop_ids.size();
-  return sizeof(Event) + ids * sizeof(uint32_t) + submit->bias.size() * sizeof(frame::Bias) +
-         (submit->grammar.has_value() ? submit->grammar->text.size() : 0);
+  return sizeof(Event) + ids * sizeof(uint32_t) + sampling_bytes(*submit);
 }
 
 }  // namespace

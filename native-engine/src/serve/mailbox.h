@@ -37,6 +37,7 @@ struct TransferEnded {
   uint64_t id;
   uint64_t generation;
   bool complete;
+  TransferNote note;
 };
 struct PushEnded {
   uint64_t id;

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,6 +24,7 @@ struct SampledRow {
   float logprob = 0;
   std::vector<TokenLogprob> top;
   std::string error;  // why there is no token
+  std::vector<std::optional<Sampled>> firsts;  // of one that hands over, for each of its draw_seeds
 };
 
 class RowSampler {
@@ -32,20 +34,27 @@ class RowSampler {
 
   // logits [sequences, vocab_size], changed in place; where the runner has a device_sampler(), room for those that are fetched. A
   // row's outcome does not depend on the others, nor on how many threads there are. Valid until the next call. Allocates only for
-  // log-probabilities, grammars and errors.
+  // log-probabilities, grammars, tokens that are handed over and errors.
   std::span<SampledRow> sample(std::span<Sequence* const> sequences, std::span<float> logits);
+
+  // A token was drawn, here or elsewhere: whether it is shown, and what the request's grammar, which moves on, says to it. Throws
+  // nothing.
+  static void settle(const Request& request, int32_t token, SampledRow& row);
+  // Whether it could have been drawn here: it is a token, and the grammar allows it.
+  static bool allows(const Request& request, int32_t token, int32_t vocab_size);
 
  private:
   static void begin(SampledRow& row);
-  static bool take_mask(const Sequence& sequence, SampledRow& row, std::span<const uint32_t>& mask);
-  static void settle(const Sequence& sequence, int32_t token, SampledRow& row);
+  static bool take_mask(const Request& request, SampledRow& row, std::span<const uint32_t>& mask);
   void sample_here(std::span<Sequence* const> sequences, std::span<const int32_t> which, std::span<float> logits);
+  void sample_firsts(size_t thread, const Sequence& sequence, std::span<const float> logits, SampledRow& row);
   void sample_row(Sampler& sampler, const Sequence& sequence, std::span<float> logits, SampledRow& row);
   void sample_on(DeviceSampler& device, std::span<Sequence* const> sequences, std::span<float> logits);
 
   Runner& runner_;
   MaskPool& masks_;
   std::vector<Sampler> samplers_;  // one per thread
+  std::vector<std::vector<float>> copies_;  // one per thread, of a row from which several tokens are drawn
   std::vector<SampledRow> rows_;
   std::vector<std::shared_ptr<SequenceGrammar>> next_masks_;
   std::vector<int32_t> here_;  // rows that the processor draws for

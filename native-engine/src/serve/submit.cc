@@ -22,6 +22,8 @@ constexpr size_t kStopIdsMax = 256;
 constexpr size_t kBiasMax = 4096;
 // What the OpenAI dialect allows; bounds the size of TOKENS.
 constexpr uint8_t kLogprobsTopMax = 20;
+// Choices of one prompt, far above what any dialect allows.
+constexpr size_t kDrawsMax = 256;
 
 class Check {
  public:
@@ -59,6 +61,26 @@ int32_t clamp_to_int32(uint32_t value) {
   return static_cast<int32_t>(std::min<uint32_t>(value, std::numeric_limits<int32_t>::max()));
 }
 
+void check_sampling(Check& check, const frame::Sampling& asked, const SubmitLimits& limits) {
+  check.range("temperature", asked.temperature, 0.0f, kTemperatureMax);
+  check.require(asked.top_p > 0.0f && asked.top_p <= 1.0f, "top_p must be above 0 and at most 1");
+  check.range("min_p", asked.min_p, 0.0f, 1.0f);
+  check.range("repetition_penalty", asked.repetition_penalty, kRepetitionPenaltyMin, kRepetitionPenaltyMax);
+  check.range("presence_penalty", asked.presence_penalty, -kPenaltyAbsMax, kPenaltyAbsMax);
+  check.range("frequency_penalty", asked.frequency_penalty, -kPenaltyAbsMax, kPenaltyAbsMax);
+  check.require(asked.logprobs_top.value_or(0) <= kLogprobsTopMax, "logprobs must ask for at most 20 alternatives");
+  check.require(asked.bias.size() <= kBiasMax, "bias must have at most " + std::to_string(kBiasMax) + " items");
+  for (const frame::Bias& bias : asked.bias) {
+    check.id("bias.id", bias.id);
+    check.range("bias.bias", bias.bias, -kBiasAbsMax, kBiasAbsMax);
+  }
+  if (!asked.grammar.has_value()) return;
+  check.require(limits.grammars, "grammar: this engine was built without grammars");
+  check.require(asked.grammar->text.size() <= kGrammarBytesMax,
+                "grammar: at most " + std::to_string(kGrammarBytesMax) + " bytes are allowed, it has " +
+                    std::to_string(asked.grammar->text.size()));
+}
+
 std::vector<int32_t> signed_ids(const std::vector<uint32_t>& ids) { return {ids.begin(), ids.end()}; }
 
 }  // namespace
@@ -74,28 +96,11 @@ std::variant<Request, frame::Rejected> check_submit(const frame::Submit& submit,
   check.require(submit.output.empty() || submit.output.size() < submit.max_new_tokens,
                 "output has " + std::to_string(submit.output.size()) + " tokens, max_new_tokens allows no more than " +
                     std::to_string(submit.max_new_tokens));
-  check.range("temperature", submit.temperature, 0.0f, kTemperatureMax);
-  check.require(submit.top_p > 0.0f && submit.top_p <= 1.0f, "top_p must be above 0 and at most 1");
-  check.range("min_p", submit.min_p, 0.0f, 1.0f);
-  check.range("repetition_penalty", submit.repetition_penalty, kRepetitionPenaltyMin, kRepetitionPenaltyMax);
-  check.range("presence_penalty", submit.presence_penalty, -kPenaltyAbsMax, kPenaltyAbsMax);
-  check.range("frequency_penalty", submit.frequency_penalty, -kPenaltyAbsMax, kPenaltyAbsMax);
-  check.require(submit.logprobs_top.value_or(0) <= kLogprobsTopMax, "logprobs must ask for at most 20 alternatives");
+  check_sampling(check, submit, limits);
   check.require(submit.stop_ids.size() <= kStopIdsMax,
                 "stop_ids must have at most " + std::to_string(kStopIdsMax) + " items");
   check.ids("stop_ids", submit.stop_ids);
-  check.require(submit.bias.size() <= kBiasMax, "bias must have at most " + std::to_string(kBiasMax) + " items");
-  for (const frame::Bias& bias : submit.bias) {
-    check.id("bias.id", bias.id);
-    check.range("bias.bias", bias.bias, -kBiasAbsMax, kBiasAbsMax);
-  }
-  if (submit.grammar.has_value()) {
-    check.require(limits.grammars, "grammar: this engine was built without grammars");
-    check.require(submit.pooling == Pooling::none, "grammar: an embedding has no output");
-    check.require(submit.grammar->text.size() <= kGrammarBytesMax,
-                  "grammar: at most " + std::to_string(kGrammarBytesMax) + " bytes are allowed, it has " +
-                      std::to_string(submit.grammar->text.size()));
-  }
+  check.require(!submit.grammar.has_value() || submit.pooling == Pooling::none, "grammar: an embedding has no output");
   if (check.error().has_value()) return frame::Rejected{submit.id, frame::RejectCode::Invalid, *check.error()};
   if (submit.prompt.size() + submit.output.size() >= static_cast<size_t>(limits.context_tokens)) {
     const std::string what = submit.output.empty() ? "prompt has " : "prompt and output have ";
@@ -117,18 +122,33 @@ std::variant<Request, frame::Rejected> check_submit(const frame::Submit& submit,
   request.tenant = submit.tenant;
   request.salt = submit.salt;
   request.pooling = submit.pooling;
-  SamplingParams& sampling = request.sampling;
-  sampling.temperature = submit.temperature;
-  sampling.top_p = submit.top_p;
-  sampling.top_k = std::min(clamp_to_int32(submit.top_k), limits.vocab_size);
-  sampling.min_p = submit.min_p;
-  sampling.repetition_penalty = submit.repetition_penalty;
-  sampling.presence_penalty = submit.presence_penalty;
-  sampling.frequency_penalty = submit.frequency_penalty;
-  sampling.seed = submit.seed;
-  sampling.logprobs_top = submit.logprobs_top.has_value() ? *submit.logprobs_top : -1;
-  for (const frame::Bias& bias : submit.bias) sampling.bias.emplace_back(static_cast<int32_t>(bias.id), bias.bias);
+  request.sampling = sampling_of(submit, submit.seed, limits.vocab_size);
   return request;
+}
+
+std::optional<std::string> draw_error(const frame::Push& push, const SubmitLimits& limits) {
+  Check check(limits.vocab_size);
+  const frame::Draw& draw = *push.draw;
+  check.require(draw.prompt_tokens >= 1 && draw.prompt_tokens <= push.tokens.size(), "prompt_tokens are not all pushed");
+  check.require(!draw.seeds.empty() && draw.seeds.size() <= kDrawsMax,
+                "seeds must be from 1 to " + std::to_string(kDrawsMax));
+  check_sampling(check, draw, limits);
+  return check.error();
+}
+
+SamplingParams sampling_of(const frame::Sampling& asked, uint64_t seed, int32_t vocab_size) {
+  SamplingParams sampling;
+  sampling.temperature = asked.temperature;
+  sampling.top_p = asked.top_p;
+  sampling.top_k = std::min(clamp_to_int32(asked.top_k), vocab_size);
+  sampling.min_p = asked.min_p;
+  sampling.repetition_penalty = asked.repetition_penalty;
+  sampling.presence_penalty = asked.presence_penalty;
+  sampling.frequency_penalty = asked.frequency_penalty;
+  sampling.seed = seed;
+  sampling.logprobs_top = asked.logprobs_top.has_value() ? *asked.logprobs_top : -1;
+  for (const frame::Bias& bias : asked.bias) sampling.bias.emplace_back(static_cast<int32_t>(bias.id), bias.bias);
+  return sampling;
 }
 
 }  // namespace penstock

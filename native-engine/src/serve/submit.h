@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <string>
 #include <variant>
 
 #include "sched/request.h"
@@ -20,5 +22,10 @@ struct SubmitLimits {
 // bounded here; compiling it is grammar_desk.h.
 std::variant<Request, frame::Rejected> check_submit(const frame::Submit& submit, const SubmitLimits& limits,
                                                     int64_t now_ms);
+
+// What is wrong with PUSH.draw, which is there.
+std::optional<std::string> draw_error(const frame::Push& push, const SubmitLimits& limits);
+// Of what has been checked.
+SamplingParams sampling_of(const frame::Sampling& asked, uint64_t seed, int32_t vocab_size);
 
 }  // namespace penstock

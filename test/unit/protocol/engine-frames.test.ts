@@ -10,11 +10,11 @@ import {
   type Frame,
   FrameDecoder,
   FrameError,
-  GRAMMAR_KINDS,
   POOLINGS,
   REJECT_CODES,
 } from '../../../protocol/engine-frames.ts'
 import { RESERVE_CODES } from '../../../protocol/engine-handoff.ts'
+import { GRAMMAR_KINDS } from '../../../protocol/engine-sampling.ts'
 
 type Golden = { hex: string; frame: Record<string, unknown> }
 
@@ -115,7 +115,7 @@ test('any bytes at all give frames or a FrameError, nothing else', () => {
 test('a frame over the size limit is refused from its header alone', () => {
   const header = new Uint8Array(FRAME_HEADER_BYTES)
   new DataView(header.buffer).setUint32(0, FRAME_BODY_BYTES_MAX + 1, true)
-  header.set([1, 4], 4)
+  header.set([1, 5], 4)
   expect(() => new FrameDecoder().push(header)).toThrow(/limit/)
 })
 
@@ -123,7 +123,7 @@ test('a list that claims more items than its frame can hold is refused before it
   const body = new Uint8Array(FRAME_HEADER_BYTES + 4)
   const view = new DataView(body.buffer)
   view.setUint32(0, 4, true)
-  body.set([66, 4], 4)
+  body.set([66, 5], 4)
   view.setUint32(FRAME_HEADER_BYTES, 0xffff_ffff, true)
   expect(() => new FrameDecoder().push(body)).toThrow(/does not fit/)
 })

@@ -74,8 +74,8 @@ test('a prompt that pays its way is computed by the prefill engine, counts as co
   const again = await eventsOf(await harness.dispatch(prompt()))
   expect(usageOf(again)).toEqual({ inputTokens: inputTokens - WHOLE, cachedInputTokens: WHOLE, outputTokens })
   expect(placesOf(again)).toEqual(['local'])
-  expect(await metric(harness, 'penstock_handoff_tokens_total')).toEqual([2 * WHOLE])
-  expect(await metric(harness, 'penstock_handoff_bytes_total')).toEqual([2 * WHOLE * 512])
+  expect(await metric(harness, 'penstock_handoff_tokens_total')).toEqual([2 * PROMPT.length])
+  expect(await metric(harness, 'penstock_handoff_bytes_total')).toEqual([2 * PROMPT.length * 512])
   expect(await metric(harness, 'penstock_prompts_pushed_total')).toEqual([2])
   await nothingHeld(harness)
 })
@@ -106,6 +106,21 @@ test('the choices of one prompt are handed over once', async () => {
   expect(usageOf(events)).toEqual({ inputTokens: 200, cachedInputTokens: 0, outputTokens: 24 })
   expect(new Set([0, 1, 2, 3].map((choice) => textOf(events, choice))).size).toBe(1)
   expect(await outcomes(harness, 'arrived')).toBe(1)
+  await nothingHeld(harness)
+})
+
+test('each choice begins with the token that the prefill engine drew for it', async () => {
+  const harness = await start()
+  const events = await eventsOf(await harness.dispatch({ ...prompt(), n: 3, logprobs: { top: 0 } }))
+  for (const choice of [0, 1, 2]) {
+    const told = events.flatMap((event) =>
+      event.type === 'delta' && event.choice === choice ? (event.logprobs ?? []) : [],
+    )
+    expect(told.map(({ logprob }) => logprob)).toEqual([-0.25, ...Array(5).fill(-0.5)])
+  }
+  // One token is all: the decode engine has nothing to compute.
+  const single = await eventsOf(await harness.dispatch({ ...prompt(PROMPT.toReversed()), maxOutputTokens: 1 }))
+  expect(usageOf(single)).toMatchObject({ inputTokens: 200, cachedInputTokens: 0, outputTokens: 1 })
   await nothingHeld(harness)
 })
 

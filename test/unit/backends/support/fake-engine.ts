@@ -248,7 +248,21 @@ function submit(frame: Submit) {
   if (frame.prompt.length + sampled >= contextTokens) return reject('too_long', `window ${contextTokens}`)
   if (sequences.size >= sequencesMax) return reject('queue_full', 'full')
   const deadlineAtMs = frame.deadlineMs === 0 ? Number.POSITIVE_INFINITY : Date.now() + frame.deadlineMs
-  sequences.set(frame.id, { ...frame, sampled, credit: frame.creditTokens, deadlineAtMs })
+  const running = { ...frame, sampled, credit: frame.creditTokens, deadlineAtMs }
+  sequences.set(frame.id, running)
+  if (frame.reservation === undefined || frame.creditTokens === 0) return
+  // Said before the sequence is admitted; its probability tells it from one that was drawn here.
+  if (handoff.takeFirst(frame.reservation, frame.seed)) sayFirst(running)
+}
+
+function sayFirst(sequence: Running) {
+  const token = sample(sequence)
+  sequence.sampled++
+  tokensInAll++
+  if (sequence.stopIds.includes(token)) return finish(sequence, 'stop')
+  sequence.credit--
+  send({ type: 'tokens', tokens: [{ id: sequence.id, token, logprob: -0.25, top: [] }] })
+  if (sequence.sampled >= sequence.maxNewTokens) finish(sequence, 'length')
 }
 
 function receive(frame: Frame) {

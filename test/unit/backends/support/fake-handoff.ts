@@ -34,12 +34,13 @@ type Held = {
   grant: TransferGrant
   hashes: bigint[]
   tokens: number[]
+  blocks: number
   cached: number
   leaseUntilMs: number
   isCommitted: boolean
   socket?: Socket
 }
-type Line = { grant: string; content: string } | { end: true }
+type Line = { grant: string; content: string } | { end: true; seeds: string[] }
 
 const RESERVED_SHARE = 1 / 2
 const LEASE_MS_MAX = 120_000
@@ -54,6 +55,8 @@ export class FakeHandoff {
   readonly #send: (frame: EngineFrame) => void
   readonly #held = new Map<bigint, Held>()
   readonly #pushes = new Map<bigint, { push: Push; end: (reason: 'stop' | 'transfer' | 'cancelled') => void }>()
+  /** Seeds of first tokens that came with a reservation. */
+  readonly #firsts = new Map<bigint, string[]>()
   #generation = 0n
   address: string | undefined
 
@@ -82,7 +85,7 @@ export class FakeHandoff {
 
   /** Held or set aside by reservations. */
   get blocksUsed(): number {
-    return [...this.#held.values()].reduce((sum, { hashes }) => sum + hashes.length, 0)
+    return [...this.#held.values()].reduce((sum, { blocks }) => sum + blocks, 0)
   }
   get pushing(): number {
     return this.#pushes.size
@@ -93,11 +96,12 @@ export class FakeHandoff {
     const forced = this.#settings.reserve
     if (forced === 'crash') process.exit(1)
     if (forced === 'never') return
-    const blocks = Math.floor(frame.tokens.length / blockTokens)
-    const tokens = frame.tokens.slice(0, blocks * blockTokens)
-    const hashes = this.#cache.hashes(tokens, frame.salt)
+    const hashes = this.#cache.hashes(frame.tokens, frame.salt)
     const missing = hashes.findIndex((hash) => !this.#cache.has(hash))
     const cached = missing < 0 ? hashes.length : missing
+    // The rest alone is not worth it.
+    const tokens = missing < 0 ? frame.tokens.slice(0, hashes.length * blockTokens) : frame.tokens
+    const blocks = Math.ceil(tokens.length / blockTokens)
     const grant = {
       id: frame.id,
       generation: ++this.#generation,
@@ -109,7 +113,7 @@ export class FakeHandoff {
     if (code === 'ok') {
       const leaseUntilMs = Date.now() + Math.min(frame.leaseMs, LEASE_MS_MAX)
       const isCommitted = cached === blocks
-      this.#held.set(frame.id, { grant, hashes, tokens, cached, leaseUntilMs, isCommitted })
+      this.#held.set(frame.id, { grant, hashes, tokens, blocks, cached, leaseUntilMs, isCommitted })
     }
     this.#send({ type: 'reserved', id: frame.id, code, grant, blocks, cachedBlocks: cached })
   }
@@ -117,6 +121,14 @@ export class FakeHandoff {
   renew(id: bigint, leaseMs: number): void {
     const held = this.#held.get(id)
     if (held !== undefined) held.leaseUntilMs = Date.now() + Math.min(leaseMs, LEASE_MS_MAX)
+  }
+
+  /** Whether another engine has drawn the first token of this sequence, once. */
+  takeFirst(id: bigint, seed: bigint): boolean {
+    const seeds = this.#firsts.get(id) ?? []
+    const at = seeds.indexOf(String(seed))
+    if (at >= 0) seeds.splice(at, 1)
+    return at >= 0
   }
 
   /** RELEASE, or the sequence that names it is admitted or ends in the queue. */
@@ -156,7 +168,7 @@ export class FakeHandoff {
         setTimeout(() => {
           if (forced === 'fail') return end('transfer')
           this.#cache.store(hashes)
-          say({ end: true })
+          say({ end: true, seeds: push.draw?.seeds.map(String) ?? [] })
         }, this.#settings.pushMs ?? 5),
       )
     })
@@ -218,6 +230,7 @@ export class FakeHandoff {
           return void socket.end('no\n')
         }
         held.isCommitted = true
+        if ('seeds' in line) this.#firsts.set(id, line.seeds)
         this.#cache.store(held.hashes)
         this.#send({ type: 'transferred', id, complete: true })
         delete held.socket
