@@ -101,6 +101,7 @@ describe('answers of the usage API', () => {
     expect(nameOf(line({ key_id: 'k1' }), 'key', names)).toEqual({ id: 'k1', label: 'ci (revoked)' })
     expect(nameOf(line({ user_id: null }), 'user', names)).toEqual({ id: 'none', label: 'No user' })
     expect(nameOf(line({ tag: '*' }), 'tag:env', names).label).toBe('Too many to tell apart')
+    expect(nameOf(line({ end_user: '*' }), 'end_user', names)).toEqual({ id: '*', label: 'Too many to tell apart' })
     expect(nameOf(line({ tag: null }), 'tag:env', names).id).toBe('none')
   })
 
