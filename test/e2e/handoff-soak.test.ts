@@ -22,7 +22,7 @@ const ROUNDS: Omit<Round, 'number' | 'after' | 'stoppedMs'>[] = [
 let rounds = 0
 
 it.each(ROUNDS)('$signal of $victim at $phase', { timeout: TEST_MS }, async (struck) => {
-  // Whether a prompt is handed over is decided by what engines have measured, and one that has just begun has measured nothing.
+  // How far a request comes before another one's agent is struck is nobody's to say.
   for (let hasStruck = false; !hasStruck; ) {
     const outcome = await soak.round({ number: rounds++, after: 0, stoppedMs: 500, ...struck })
     hasStruck = outcome.hasStruck

@@ -3,6 +3,10 @@
 //
 // Two agents with a prefill and a decode engine each serve a model that the launcher's own engine serves under another name: what that
 // says, undisturbed and with a cache of its own, is what they have to say.
+import { randomUUID } from 'node:crypto'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import OpenAI from 'openai'
 import { FurtherAgent } from '../e2e/support/agent.ts'
@@ -73,6 +77,8 @@ export class HandoffSoak {
   readonly #agents: FurtherAgent[]
   readonly #client: OpenAI
   readonly #key: { id: string; org: string }
+  /** Of claims. */
+  readonly #folder = mkdtempSync(join(tmpdir(), 'penstock-soak-'))
 
   private constructor(system: System, agents: FurtherAgent[], key: { id: string; key: string; org: string }) {
     this.#system = system
@@ -109,14 +115,14 @@ export class HandoffSoak {
   async stop(): Promise<void> {
     await Promise.all(this.#agents.map((agent) => agent.end('SIGKILL').catch(() => {})))
     await this.#system.discard()
+    rmSync(this.#folder, { recursive: true, force: true })
   }
 
   async round(round: Round): Promise<Outcome> {
     const contents = Array.from({ length: REQUESTS }, (_, index) => story(round.number * REQUESTS + index))
     const problems: string[] = []
     const { phase, victim, signal, after, stoppedMs } = round
-    const agent = this.#agents[round.number % this.#agents.length] as FurtherAgent
-    const struck = this.#strike(agent, { phase, victim, signal, after }, stoppedMs)
+    const struck = this.#strike({ phase, victim, signal, after }, stoppedMs)
     const asked = await Promise.all(contents.map((content) => this.#ask(content)))
     const hasStruck = await struck()
     await this.#recovered()
@@ -148,9 +154,10 @@ export class HandoffSoak {
       : [`the books: ${JSON.stringify(body)}`]
   }
 
-  /** Arms one agent; the other is there for whoever loses it. @returns disarms it, and says whether it was struck */
-  #strike(agent: FurtherAgent, strike: Strike, stoppedMs: number): () => Promise<boolean> {
-    const { process: child } = agent
+  /** Arms both agents; who gets there first is struck, and the other there for whoever loses it. @returns disarms, and says whether it was */
+  #strike(given: Omit<Strike, 'claim'>, stoppedMs: number): () => Promise<boolean> {
+    const strike: Strike = { ...given, claim: join(this.#folder, randomUUID()) }
+    const children = this.#agents.map(({ process: child }) => child)
     let hasStruck = false
     let resumed = Promise.resolve()
     const told = (message: unknown) => {
@@ -158,11 +165,12 @@ export class HandoffSoak {
       hasStruck = true
       if (strike.signal === 'SIGSTOP') resumed = sleep(stoppedMs).then(() => resume(pid))
     }
-    child.on('message', told)
-    child.send({ strike })
+    for (const child of children) child.on('message', told).send({ strike })
     return async () => {
-      if (child.connected) child.send({ strike: undefined })
-      child.off('message', told)
+      for (const child of children) {
+        if (child.connected) child.send({ strike: undefined })
+        child.off('message', told)
+      }
       await resumed
       return hasStruck
     }

@@ -1,7 +1,9 @@
 // Loaded into an agent's process before the agent: notices how far hand-overs have come, and at the moment that it was told of kills
 // or stops one of the agent's engines, or the agent itself. Owns where each phase begins, from the agent's side.
+import { mkdirSync } from 'node:fs'
 import { Agent } from '../../backends/agent.ts'
 import { EngineConnection } from '../../backends/engine/client.ts'
+import { EngineUnit } from '../../backends/engine-unit.ts'
 import { PrefillDesk } from '../../backends/handoff/prefill-desk.ts'
 import type { Phase, Strike, Struck } from './strike.ts'
 
@@ -10,8 +12,13 @@ let strike: Strike | undefined
 
 function reached(phase: Phase): void {
   if (strike?.phase !== phase || strike.after-- > 0) return
-  const { victim, signal } = strike
+  const { victim, signal, claim } = strike
   strike = undefined
+  try {
+    mkdirSync(claim)
+  } catch {
+    return
+  }
   const pid = victim === 'agent' ? process.pid : agent?.enginePids()[victim]
   if (pid === undefined) return
   // Told first: a process that is gone says nothing.
@@ -55,6 +62,13 @@ if (process.send !== undefined) {
     // In its middle: blocks go out from the first step on.
     setTimeout(() => reached('pushing'), 5).unref()
     return push.apply(this, given)
+  }
+
+  // A tiny model's prompt is computed as fast as it is sent. As of an engine that has measured nothing, it pays to hand it over.
+  const computer = EngineUnit.prototype.computer
+  EngineUnit.prototype.computer = function () {
+    const { model: _, prefillTokensPerSecond: __, ...unmeasured } = computer.call(this)
+    return this.role === 'decode' ? unmeasured : computer.call(this)
   }
 
   const submit = EngineConnection.prototype.submit

@@ -6,6 +6,9 @@ export type Phase = (typeof PHASES)[number]
 export const VICTIMS = ['prefill-0', 'decode-0', 'agent'] as const
 export type Victim = (typeof VICTIMS)[number]
 
-/** `after`: how many hand-overs reach the phase unharmed before. Undefined: nothing is to happen. */
-export type Strike = { phase: Phase; victim: Victim; signal: 'SIGKILL' | 'SIGSTOP'; after: number }
+/**
+ * `after`: how many hand-overs of an agent reach the phase unharmed before. `claim`: a folder that does not exist; of several agents the
+ * one that makes it is struck, and no other.
+ */
+export type Strike = { phase: Phase; victim: Victim; signal: 'SIGKILL' | 'SIGSTOP'; after: number; claim: string }
 export type Struck = { pid: number }
