@@ -36,7 +36,7 @@ export type RunHead = {
 }
 
 export type EventPage = { text: string; last: number }
-/** `job`: what is to be done, of one that waits for the next process to begin it. */
+/** `job`: what is to be done, of one whose output nothing was told of. */
 type Kind = 'response' | 'items' | 'job'
 
 export class RunStore {
@@ -92,6 +92,11 @@ export class RunStore {
     let text = ''
     for (const row of this.#sql.exec<{ piece: string }>(query, name, kind)) text += row.piece
     return text
+  }
+
+  hasText(name: string, kind: Kind): boolean {
+    const query = 'SELECT 1 FROM texts WHERE run = ? AND kind = ? LIMIT 1'
+    return this.#sql.exec(query, name, kind).toArray().length > 0
   }
 
   dropText(name: string, kind: Kind): void {

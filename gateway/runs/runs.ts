@@ -9,7 +9,8 @@
 //
 // One object has a share of an organisation's responses, not a single one: off Cloudflare each object that ever was leaves a
 // file behind, and nothing may grow with the number of requests for ever. An object that finds a response running without a
-// runner was restarted in the middle: the response has failed, and its hold ends by the account's own clock.
+// runner was restarted in the middle: where nothing of its output was told it is begun again, once, under the hold that it had; else the
+// response has failed, and its hold ends by the account's own clock.
 import { DurableObject } from 'cloudflare:workers'
 import type { ResponseObject } from '../../protocol/dialects/responses.ts'
 import type { Failure } from '../../protocol/errors.ts'
@@ -32,6 +33,8 @@ const VERDICT_WAIT_MS = 1_000
 const RUNNING_MAX = 64
 /** Of the 10 GB that an object may store. Past it nothing new is kept here until old responses go. */
 const STORED_BYTES_MAX = 8 * 1024 ** 3
+/** `response.created`, `response.queued`, `response.in_progress`. */
+const LAST_EVENT_BEFORE_OUTPUT = 2
 /** Between two looks whether what waits can begin; whoever follows it waits as long. */
 const WAITING_LOOK_MS = 1_000
 /** Responses that one alarm clears; the next follows at once. */
@@ -65,6 +68,8 @@ const full: Failure = {
   retryAfterMs: 5_000,
 }
 
+/** What is to be done. `isDeferred`: it was never begun; else its hold may be taken already, and is found again. */
+type Undone = { job: RunJob; isDeferred: boolean }
 type Made = { runner: Runner; live: LiveRun }
 
 export class Runs extends DurableObject<Env> {
@@ -135,15 +140,15 @@ export class Runs extends DurableObject<Env> {
       this.#store.putText(name, 'items', job.items)
       this.#store.putText(name, 'response', response)
       this.#store.append(name, runner.begin())
-      // What runs here ends here; this process has to wait for it before it can be replaced.
-      if (life.defersRuns) this.#store.putText(name, 'job', packed(job))
+      this.#store.putText(name, 'job', packed({ job, isDeferred: life.defersRuns } satisfies Undone))
     })
+    // What runs here ends here; this process has to wait for it before it can be replaced.
     if (life.defersRuns) this.#wakeAt(this.now() + WAITING_LOOK_MS)
     else this.#run(name, made)
     return ok(response)
   }
 
-  /** Those that came while the process before this one was being replaced. */
+  /** Those that came while the process before this one was being replaced, or that it had told nothing of when it died. */
   #beginWaiting(): void {
     const waiting = this.#store.running().filter((name) => this.#isWaiting(name))
     if (waiting.length === 0) return
@@ -152,18 +157,22 @@ export class Runs extends DurableObject<Env> {
   }
 
   #isWaiting(name: string): boolean {
-    return !this.#live.has(name) && this.#store.text(name, 'job') !== ''
+    return !this.#live.has(name) && this.#store.hasText(name, 'job')
   }
 
   #beginNow(name: string): void {
     // Written by this class alone.
-    const job = unpacked(this.#store.text(name, 'job')) as RunJob
+    const { job, isDeferred } = unpacked(this.#store.text(name, 'job')) as Undone
     const { receivedAtMs, deadlineAtMs, deadlineIsCallers } = job.carried
-    const waitedMs = deadlineIsCallers ? 0 : Math.max(0, this.now() - receivedAtMs)
+    // The hold of one that was begun ends by its first deadline.
+    const waitedMs = deadlineIsCallers || !isDeferred ? 0 : Math.max(0, this.now() - receivedAtMs)
     const made = this.#make({ ...job, carried: { ...job.carried, deadlineAtMs: deadlineAtMs + waitedMs } })
-    // Its first events are stored.
-    made.runner.begin()
-    this.#store.dropText(name, 'job')
+    this.ctx.storage.transactionSync(() => {
+      this.#store.dropEvents(name)
+      this.#store.append(name, made.runner.begin())
+      // Once: what ends the process that begins it must not end each that follows.
+      this.#store.dropText(name, 'job')
+    })
     this.#run(name, made)
   }
 
@@ -307,7 +316,11 @@ export class Runs extends DurableObject<Env> {
   /** From a live run: a batch of events. */
   #write(name: string, text: string): void {
     if (this.#store.head(name) === undefined) return
-    this.ctx.storage.transactionSync(() => this.#store.append(name, text))
+    this.ctx.storage.transactionSync(() => {
+      this.#store.append(name, text)
+      // What was told cannot be told again: another life would cut it into other events.
+      if (this.#store.lastEvent(name) > LAST_EVENT_BEFORE_OUTPUT) this.#store.dropText(name, 'job')
+    })
   }
 
   #lose(name: string): void {
@@ -329,6 +342,7 @@ export class Runs extends DurableObject<Env> {
     const eventsUntilMs = this.now() + EVENTS_KEPT_MS
     this.ctx.storage.transactionSync(() => {
       this.#store.putText(name, 'response', response)
+      this.#store.dropText(name, 'job')
       // Of what was refused only the refusal is kept, for as long as its caller may still look for it.
       if (wasRefused) this.#store.putText(name, 'items', '[]')
       const expiresAtMs = wasRefused ? Math.min(head.expiresAtMs, eventsUntilMs) : head.expiresAtMs

@@ -154,7 +154,7 @@ export class HandoffSoak {
       : [`the books: ${JSON.stringify(body)}`]
   }
 
-  /** Arms both agents; who gets there first is struck, and the other there for whoever loses it. @returns disarms, and says whether it was */
+  /** Arms both agents; who gets there first is struck, the other goes on. @returns disarms them, and says whether one was */
   #strike(given: Omit<Strike, 'claim'>, stoppedMs: number): () => Promise<boolean> {
     const strike: Strike = { ...given, claim: join(this.#folder, randomUUID()) }
     const children = this.#agents.map(({ process: child }) => child)
