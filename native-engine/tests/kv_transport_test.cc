@@ -194,6 +194,49 @@ TEST_P(EveryTransport, RefusesPiecesThatAreDamagedRepeatedLateOrOfNothing) {
     EXPECT_EQ(refusal_of(bad), TransferRefusal::Malformed);
 }
 
+TEST_P(EveryTransport, TakesLayersOfBlocksInAnyOrderAndEachOfThemOnce) {
+  receive();
+  // Of five layers: those of two blocks in two groups, those of a third in three.
+  const auto front = piece_bytes(source, 0, {0, 1}, 0, 2), back = piece_bytes(source, 0, {0, 1}, 2, 3);
+  const auto third = joined({piece_bytes(source, 2, {2}, 4, 1), piece_bytes(source, 2, {2}, 0, 3)});
+  const auto last = piece_bytes(source, 2, {2}, 3, 1);
+  const std::vector<TransferBytes> orders = {joined({front, back, third, last}), joined({last, back, third, front}),
+                                             joined({third, front, last, back})};
+  for (const TransferBytes& order : orders) {
+    for (const int32_t block : {1, 2, 3}) target.fill(block, std::byte{0});
+    const TransferGrant grant = grant_of(1, ++generation_);
+    table.open(grant, kContent, {1, 2, 3});
+    TransportPeer writer = peer();
+    EXPECT_TRUE(writer.let_in(grant));
+    writer.send(joined({order, end_bytes(3)}));
+    EXPECT_EQ(writer.answer(), 0u);
+    EXPECT_TRUE(received.wait(1).good);
+    EXPECT_TRUE(has_first_blocks());
+  }
+  EXPECT_EQ(refusal_of(joined({front, third, last, end_bytes(3)})), TransferRefusal::Incomplete);
+  EXPECT_EQ(refusal_of(joined({front, back, third, end_bytes(3)})), TransferRefusal::Incomplete);
+  EXPECT_EQ(refusal_of(joined({front, back, front})), TransferRefusal::Malformed);
+  EXPECT_EQ(refusal_of(joined({front, piece_bytes(source, 1, {1}, 1, 1)})), TransferRefusal::Malformed);
+  EXPECT_EQ(refusal_of(joined({back, piece_bytes(source, 0, {0, 1})})), TransferRefusal::Malformed);
+  TransferBytes damaged = back;
+  damaged[sizeof(wire::PieceHead) + 100] ^= std::byte{4};
+  EXPECT_EQ(refusal_of(joined({front, damaged})), TransferRefusal::Checksum);
+  for (const auto& [layer, layers] : std::vector<std::pair<uint32_t, uint32_t>>{{0, 6}, {5, 1}, {1, 5}, {1, UINT32_MAX}}) {
+    TransferBytes head;
+    wire::append(head, wire::PieceHead{.first = 0, .count = 1, .layer = layer, .layers = layers});
+    EXPECT_EQ(refusal_of(head), TransferRefusal::Malformed);
+  }
+  // The writer dies between the last group and the end.
+  const TransferGrant grant = grant_of(1, ++generation_);
+  table.open(grant, kContent, {1, 2, 3});
+  TransportPeer writer = peer();
+  EXPECT_TRUE(writer.let_in(grant));
+  writer.send(orders[0]);
+  writer.hang_up();
+  EXPECT_FALSE(received.wait(1).good);
+  EXPECT_TRUE(table.close(1));
+}
+
 TEST_P(EveryTransport, CommitsWhatWasSentAndNothingElseUnderRandomDamage) {
   receive();
   const uint32_t seed = std::random_device{}();

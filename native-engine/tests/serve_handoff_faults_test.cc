@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include "handoff_serving.h"
+#include "kv/checksum.h"
 #include "kv/endpoint.h"
+#include "kv/sender.h"
 
 namespace penstock {
 namespace {
@@ -171,6 +173,34 @@ TEST_F(HandoffFaults, PDiesInTheMiddleAndDComputesItself) {
   EXPECT_FALSE(d->expect<frame::Transferred>().complete);
   expect_right_answer(prompt, 7);
   d->settled(holds_nothing);
+}
+
+TEST_F(HandoffFaults, PDiesBetweenTheLastBlockAndTheEndAndNothingOfItCounts) {
+  start();
+  // A sender of its own, which has told all blocks and never says that this is all.
+  const auto prompt = prompt_of(1, 32);
+  const frame::Reserved reserved = reserve(7, prompt);
+  FakeRunner source(8, kContext, kVocab, kStepTokens);
+  const std::vector<int32_t> tokens(prompt.begin(), prompt.end());
+  for (const int32_t block : {0, 1}) source.write_block(block, tokens, block);
+  Checksum content;
+  const uint32_t first_block = 0;
+  content.update(std::as_bytes(std::span(&first_block, 1)));
+  content.update(std::as_bytes(std::span(prompt)));
+  {
+    KvSender sender(source.kv(), source.info().kv_fingerprint, [](uint64_t, bool arrived, const std::string&) {
+      EXPECT_FALSE(arrived);
+    });
+    sender.begin({1, address, reserved.grant, content.value(), 2});
+    sender.extend(1, std::vector<int32_t>{0, 1});
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));  // most often they are there by then
+  }
+  // Where it was never let in, the reservation goes with its lease.
+  d->send(frame::Renew{7, 1});
+  EXPECT_FALSE(d->expect<frame::Transferred>().complete);
+  expect_right_answer(prompt, 7);
+  EXPECT_EQ(cached_tokens, 0u);
+  expect_nothing_held();
 }
 
 TEST_F(HandoffFaults, DDiesInTheMiddleAndPLetsGo) {
