@@ -5,6 +5,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { DispatchEvent, DispatchRequest } from '../../protocol/dispatch.ts'
+import { chunkHashes, promptPieces } from '../../protocol/prefix.ts'
+import type { KvSeen } from '../../protocol/report.ts'
 import { buildEngine } from '../../scripts/engine-build.ts'
 import { tinyModel } from '../../scripts/tiny-model.ts'
 import {
@@ -140,6 +142,24 @@ describe('two engines say what one says alone', () => {
     expect(answers.map(({ tokens }) => tokens)).toEqual(expected.map(({ tokens }) => tokens))
     await nothingHeld(apart)
   })
+})
+
+it('a gateway that asks is told beside the answer what the caches hold since, of prompts that were handed over too', async () => {
+  const asked = request(31_337)
+  const newsOf = async (kvSeen: KvSeen) => {
+    const events = await eventsOf(await apart.dispatch({ ...asked, kvSeen }))
+    expect(placesOf(events).size).toBeGreaterThan(0)
+    return events.flatMap((event) => (event.type === 'capacity' ? (event.kv ?? []) : []))
+  }
+  const { input, tenant, model } = dispatchRequest(asked)
+  const chunks = chunkHashes(promptPieces({ input }), tenant, model)
+  const told = await newsOf({ epoch: '', version: 0 })
+  const stored = new Set(told.flatMap((news) => news.stored))
+  expect(chunks.filter((chunk) => !stored.has(chunk))).toEqual([])
+  const { epoch = '', version = 0 } = told.at(-1) ?? {}
+  // The same prompt once more: its chunks are there, and nothing of them is told again.
+  const again = (await newsOf({ epoch, version })).flatMap((news) => [...news.stored, ...news.removed])
+  expect(again.filter((chunk) => chunks.includes(chunk))).toEqual([])
 })
 
 it('the engines have measured what a step and a hand-over take, and say so', async () => {
