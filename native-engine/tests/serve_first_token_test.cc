@@ -3,10 +3,16 @@
 #include <gtest/gtest.h>
 
 #include <bit>
+#include <limits>
+#include <numeric>
 #include <tuple>
 
 #include "grammar/matcher.h"
 #include "handoff_serving.h"
+#include "kv/checksum.h"
+#include "kv/sender.h"
+#include "serve/first_tokens.h"
+#include "serve/submit.h"
 
 namespace penstock {
 namespace {
@@ -49,6 +55,28 @@ class FirstToken : public HandoffServing {
     const Finished pushed = p->finish_of(id);
     EXPECT_EQ(pushed.reason, FinishReason::Stop);
     EXPECT_EQ(pushed.output_tokens, 0);
+  }
+  // The same by a sender of its own, which says what it likes with the end. Of whole blocks, fewer than eight.
+  void hand_over_saying(const frame::Submit& submit, TransferNote note) {
+    const frame::Reserved reserved = reserve(submit.id, submit.prompt);
+    FakeRunner source(8, kContext, kVocab, kStepTokens);
+    const std::vector<int32_t> tokens(submit.prompt.begin(), submit.prompt.end());
+    std::vector<int32_t> blocks(tokens.size() / kBlockTokens);
+    std::iota(blocks.begin(), blocks.end(), 0);
+    for (const int32_t block : blocks) source.write_block(block, tokens, block);
+    Checksum content;
+    content.update(std::as_bytes(std::span(&reserved.cached_blocks, 1)));
+    content.update(std::as_bytes(std::span(tokens)));
+    KvSender sender(source.kv(), source.info().kv_fingerprint, [](uint64_t, bool, const std::string&) {});
+    sender.begin({1, address, reserved.grant, content.value(), static_cast<uint32_t>(blocks.size())});
+    sender.extend(1, blocks);
+    sender.finish(1, std::move(note));
+    EXPECT_TRUE(d->expect<frame::Transferred>().complete);
+  }
+  static TransferNote note_saying(const frame::Submit& submit, const Sampled& sampled) {
+    const std::vector<int32_t> prompt(submit.prompt.begin(), submit.prompt.end());
+    const penstock::FirstToken first{draw_key(sampling_of(submit, 0, kVocab), submit.seed, submit.grammar, prompt, {}), sampled};
+    return note_of(std::span(&first, 1));
   }
   // D's first step waits: whatever is said before comes from P.
   void expect_first_without_a_step(const frame::Submit& submit) {
@@ -228,6 +256,35 @@ TEST_F(FirstToken, IsNotDrawnFromWhatIsNoNumberAndDFindsOut) {
   d->send(submit);
   EXPECT_EQ(d->expect<frame::Admitted>().cached_tokens, 99u);
   expect_as_alone(submit);
+}
+
+// --- Peers that are not well
+
+TEST_F(FirstToken, OfAPeerThatSaysNoDrawIsNotSaid) {
+  const float nan = std::numeric_limits<float>::quiet_NaN(), infinity = std::numeric_limits<float>::infinity();
+  frame::Submit submit = request(1, 96);
+  submit.logprobs_top = 2;
+  const std::vector<Sampled> lies = {
+      {kVocab, -1, {}}, {-1, -1, {}}, {INT32_MIN, -1, {}}, {5, nan, {}}, {5, infinity, {}},
+      {5, -1, {{kVocab, -1}}}, {5, -1, {{-1, -1}}}, {5, -1, {{5, nan}}}, {5, -1, {{5, -1}, {6, infinity}}},
+      {5, -1, {{5, -1}, {6, -2}, {7, -3}}},
+  };
+  std::vector<TransferNote> notes = {TransferNote(1), TransferNote(19, std::byte{0xff}), TransferNote(20, std::byte{0xff}),
+                                     TransferNote(60'000, std::byte{7})};
+  uint64_t id = 1;
+  for (size_t which = 0; which < lies.size() + notes.size(); ++which) {
+    SCOPED_TRACE(which);
+    submit.prompt = prompt_of(submit.id = submit.reservation = ++id, 96);
+    hand_over_saying(submit, which < lies.size() ? note_saying(submit, lies[which]) : notes[which - lies.size()]);
+    d->send(submit);
+    expect_as_alone(submit);
+  }
+  // Such a peer's word counts where it is one.
+  submit.prompt = prompt_of(submit.id = submit.reservation = ++id, 96);
+  hand_over_saying(submit, note_saying(submit, {5, -infinity, {{5, -infinity}}}));
+  expect_first_without_a_step(submit);
+  EXPECT_EQ(d->tokens[id][0], 5);
+  d->finish_of(id);
 }
 
 TEST_F(FirstToken, ComesWithWhatPHadInItsCacheAlready) {

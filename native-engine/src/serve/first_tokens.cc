@@ -1,8 +1,10 @@
 // Keys and notes. See first_tokens.h.
 #include "serve/first_tokens.h"
 
-#include <cmath>
+#include <algorithm>
 #include <cstring>
+#include <limits>
+#include <utility>
 
 #include "kv/checksum.h"
 #include "kv/transfer_wire.h"
@@ -88,6 +90,17 @@ std::vector<FirstToken> first_tokens_in(const TransferNote& note) {
     tokens.push_back(std::move(first));
   }
   return tokens;
+}
+
+bool is_draw(const Sampled& sampled, const SamplingParams& sampling, int32_t vocab_size) {
+  // Minus infinity is that of a forbidden token.
+  const auto is_one = [&](int32_t token, float logprob) {
+    return token >= 0 && token < vocab_size && logprob < std::numeric_limits<float>::infinity();
+  };
+  return is_one(sampled.token, sampled.logprob) &&
+         sampled.top.size() <= static_cast<size_t>(std::max(sampling.logprobs_top, 0)) &&
+         std::all_of(sampled.top.begin(), sampled.top.end(),
+                     [&](const TokenLogprob& top) { return is_one(top.token, top.logprob); });
 }
 
 }  // namespace penstock

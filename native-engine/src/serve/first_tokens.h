@@ -34,5 +34,8 @@ uint64_t draw_key(const SamplingParams& sampling, uint64_t seed, const std::opti
 TransferNote note_of(std::span<const FirstToken> tokens);
 // None where the note is not one.
 std::vector<FirstToken> first_tokens_in(const TransferNote& note);
+// Whether it is what a draw gives: tokens of the vocabulary, no more of them than asked for, probabilities that the wire carries.
+// A note's checksum says that it is what was sent, not that whoever sent it is well.
+bool is_draw(const Sampled& sampled, const SamplingParams& sampling, int32_t vocab_size);
 
 }  // namespace penstock

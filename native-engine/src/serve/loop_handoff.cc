@@ -64,7 +64,9 @@ std::optional<HandoffDesk::Claim> StepLoop::claim(const frame::Submit& submit, R
 // or one that could not have been drawn here: the sequence then draws for itself.
 std::optional<StepLoop::Beginning> StepLoop::begin(Request& request) {
   const std::optional<Sampled> first = std::exchange(request.first, std::nullopt);
-  if (!first.has_value() || !RowSampler::allows(request, first->token, runner_.info().vocab_size)) return std::nullopt;
+  const int32_t vocab_size = runner_.info().vocab_size;
+  if (!first.has_value() || !is_draw(*first, request.sampling, vocab_size)) return std::nullopt;
+  if (!RowSampler::allows(request, first->token, vocab_size)) return std::nullopt;
   Beginning beginning{.token = first->token, .row = {}, .end = std::nullopt};
   SampledRow& row = beginning.row;
   RowSampler::settle(request, first->token, row);

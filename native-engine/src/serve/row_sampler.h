@@ -19,7 +19,7 @@
 namespace penstock {
 
 struct SampledRow {
-  Drawn drawn;
+  Drawn drawn = FinishReason::Internal;  // until one is drawn
   bool shown = false;  // the token is text: neither a stop token nor one that ends the grammar's text
   float logprob = 0;
   std::vector<TokenLogprob> top;
