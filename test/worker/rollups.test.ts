@@ -14,7 +14,7 @@ import { expectSame, FROM_MS, history, question, random, TO_MS } from './support
 import { attemptRow, entryOf, factsOf, NOON_MS, requestRow, rollAll, simpleEntry, write } from './support/usage-rows.ts'
 
 describe('rolling up', () => {
-  test('is free to repeat, and leaves nothing dirty', async () => {
+  test('is free to repeat, and leaves nothing dirty', { timeout: 120_000 }, async () => {
     const orgId = crypto.randomUUID()
     const entries = history(orgId, 5, 40)
     await write(entries)
@@ -139,7 +139,9 @@ describe('rolling up', () => {
     await expectSame(factsOf([good]), question(orgId, { fromMs: NOON_MS + BUCKET_MS, toMs: NOON_MS + 2 * BUCKET_MS }))
   })
 
-  test('can be asked for again over a range, which repairs what was changed by hand', async () => {
+  test('can be asked for again over a range, which repairs what was changed by hand', {
+    timeout: 120_000,
+  }, async () => {
     const orgId = crypto.randomUUID()
     const entries = history(orgId, 8, 20)
     await write(entries)
