@@ -61,6 +61,7 @@ export type HandoverTiming = {
   leaseMs: number
   reserveWaitMs: number
   settleWaitMs: number
+  countWaitMs: number
   patienceMinMs: number
 }
 
@@ -71,6 +72,8 @@ export const HANDOVER_TIMING: HandoverTiming = {
   reserveWaitMs: 5000,
   // Between the end of the push on one connection and the news of it on the other.
   settleWaitMs: 5000,
+  // The blocks may be here, and a short answer over, a step before who computed them says what it had.
+  countWaitMs: 1000,
   // On top of the estimate: a cold engine's first prompt takes longer than any later one.
   patienceMinMs: 3000,
 }
@@ -85,6 +88,8 @@ export type Handover = {
   lease?: Lease
   /** Of the prompt, what was not computed for this request; absent: as the decode engine counts it. */
   cachedTokens?: () => number
+  /** Settles when `cachedTokens` is the last word; absent or undefined: it is. */
+  counting?: () => Promise<unknown> | undefined
   transferredTokens: number
 }
 
@@ -213,6 +218,7 @@ export async function handOver(ask: HandoverAsk, signal: AbortSignal): Promise<H
       outcome: 'arrived',
       lease,
       cachedTokens: end.cachedTokens,
+      counting: end.counting,
       transferredTokens: tokens.length - heldTokens,
     }
   }
@@ -221,7 +227,7 @@ export async function handOver(ask: HandoverAsk, signal: AbortSignal): Promise<H
 
 type Pushing = { ask: HandoverAsk; push: PushAsk; reservation: Reservation; heldTokens: number; lateAtMs: number }
 type Pushed =
-  | { kind: 'arrived'; cachedTokens: () => number }
+  | { kind: 'arrived'; cachedTokens: () => number; counting: () => Promise<unknown> | undefined }
   | { kind: 'refused' }
   | { kind: 'over'; outcome: HandoverOutcome }
 
@@ -229,9 +235,12 @@ type Pushed =
 async function pushBy(helper: HelperPort, pushing: Pushing, signal: AbortSignal): Promise<Pushed> {
   const { ask, push, reservation, heldTokens, lateAtMs } = pushing
   const stopping = new AbortController()
-  let ended: PushEnd | undefined
-  const sent = helper.push(push, stopping.signal).then((end) => {
-    ended = end
+  let foundTokens: number | undefined
+  const admitted = (cachedTokens: number) => {
+    foundTokens = cachedTokens
+  }
+  const sent = helper.push({ ...push, admitted }, stopping.signal).then((end) => {
+    foundTokens = end.kind === 'arrived' ? end.cachedTokens : (foundTokens ?? 0)
     if (end.kind === 'arrived' && end.leftOverMs !== undefined)
       helper.measured((push.tokens.length - heldTokens) * ask.bytesPerToken, end.leftOverMs)
     return end
@@ -243,7 +252,8 @@ async function pushBy(helper: HelperPort, pushing: Pushing, signal: AbortSignal)
   // What the helper had already was not computed for this request either; its answer may come after the blocks.
   const arrived: Pushed = {
     kind: 'arrived',
-    cachedTokens: () => Math.max(heldTokens, ended?.kind === 'arrived' ? ended.cachedTokens : 0),
+    cachedTokens: () => Math.max(heldTokens, foundTokens ?? 0),
+    counting: () => (foundTokens === undefined ? within(sent, ask.timing.countWaitMs, signal) : undefined),
   }
   const first = await within(Promise.race([sent, reservation.arrived]), lateAtMs - ask.nowMs(), signal)
   if (first.kind === 'aborted') return give('cancelled')

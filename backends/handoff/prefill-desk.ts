@@ -36,6 +36,8 @@ export type PushAsk = {
   salt: bigint
   /** On the clock that `nowMs` reads. */
   deadlineAtMs: number
+  /** How much of the prompt the engine has that is to compute it, as soon as that is known; of another host's only at the end. */
+  admitted?: (cachedTokens: number) => void
 }
 
 export type PushEnd =
@@ -186,6 +188,7 @@ export class PrefillDesk {
         {
           admitted: (cached) => {
             cachedTokens = cached
+            ask.admitted?.(cached)
             if (isAlone()) beganMs = this.#nowMs()
           },
           end: over,

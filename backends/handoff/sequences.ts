@@ -304,7 +304,11 @@ export class DispatchSequences {
         if (end.kind === 'lost' && !hasBegun && !waiting.isCancelled && this.#begunElsewhere(group, waiting)) return
         if (end.kind !== 'finished') return handlers.end(end)
         const { finished } = end
-        handlers.end({ ...end, finished: { ...finished, cachedTokens: cached(finished.cachedTokens) } })
+        const say = () =>
+          handlers.end({ ...end, finished: { ...finished, cachedTokens: cached(finished.cachedTokens) } })
+        const counting = group.handover?.counting?.()
+        if (counting === undefined) say()
+        else void counting.then(say)
       },
     })
   }

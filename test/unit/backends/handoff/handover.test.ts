@@ -100,6 +100,18 @@ test('what only the prefill engine had is no computation either', async () => {
   await nothingHeld(harness)
 })
 
+test('what the prefill engine had counts also where an answer of one token is over before that engine says it is done', async () => {
+  const engine = { tokenIntervalMs: 20, handoff: { noticedMs: 60_000 } }
+  const harness = await start({ config: { engines: ['prefill', 'decode', 'decode'] }, engine })
+  const long = await harness.dispatch({ maxOutputTokens: 1000, deadlineInMs: 120_000 })
+  await eventsOf(await harness.dispatch(prompt()))
+  const other = await harness.dispatch({ maxOutputTokens: 1000, n: 3, deadlineInMs: 120_000 })
+  const events = await eventsOf(await harness.dispatch({ ...prompt(), maxOutputTokens: 1 }))
+  expect(placesOf(events)).toEqual(['handed_over'])
+  expect(usageOf(events)).toEqual({ inputTokens: 200 - WHOLE, cachedInputTokens: WHOLE, outputTokens: 1 })
+  for (const open of [long, other]) await open.body?.cancel()
+})
+
 test('the choices of one prompt are handed over once', async () => {
   const harness = await start()
   const events = await eventsOf(await harness.dispatch({ ...prompt(), n: 4 }))

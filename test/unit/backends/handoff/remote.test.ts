@@ -74,12 +74,13 @@ const worker = async (of: Harness, asker: Harness, changes: GrantChanges = {}) =
   url: of.url,
   grant: await grantFor(of, asker, changes),
 })
-const dispatch = async (harness: Harness, prefill: Awaited<ReturnType<typeof worker>>[]) =>
+const dispatch = async (harness: Harness, prefill: Awaited<ReturnType<typeof worker>>[], maxOutputTokens?: number) =>
   await eventsOf(
     await harness.dispatch({
       input: { kind: 'completion', prompts: [{ tokenIds: PROMPT }], echo: false },
       deadlineInMs: 120_000,
       prefill,
+      ...(maxOutputTokens === undefined ? {} : { maxOutputTokens }),
     }),
   )
 const placeOf = (events: Awaited<ReturnType<typeof dispatch>>) =>
@@ -105,6 +106,22 @@ test('a prompt is computed by the backend that the gateway names, over the netwo
   expect(events.at(-1)).toMatchObject({ usage: { inputTokens: 200, cachedInputTokens: 0, outputTokens: 6 } })
   expect(await metric(prefill, 'penstock_prompts_pushed_total')).toBe(1)
   await nothingHeld()
+})
+
+test('an answer of one token waits until the other host has said what it had, and not for ever', async () => {
+  const usage = async (noticedMs: number, countWaitMs: number) => {
+    const prefill = await start('prefill', { engine: { handoff: { noticedMs } } })
+    const [first, second] = await Promise.all([
+      start('decode'),
+      start('decode', { handoff: { ...WAITS, countWaitMs } }),
+    ])
+    await dispatch(first, [await worker(prefill, first)])
+    const events = await dispatch(second, [await worker(prefill, second)], 1)
+    expect(placeOf(events)).toBe('handed_over')
+    return events.at(-1)
+  }
+  expect(await usage(500, 60_000)).toMatchObject({ usage: { inputTokens: 8, cachedInputTokens: 192, outputTokens: 1 } })
+  expect(await usage(60_000, 1)).toMatchObject({ usage: { inputTokens: 200, cachedInputTokens: 0, outputTokens: 1 } })
 })
 
 test('frames say whose K and V can go where', async () => {

@@ -259,10 +259,14 @@ function sayFirst(sequence: Running) {
   const token = sample(sequence)
   sequence.sampled++
   tokensInAll++
-  if (sequence.stopIds.includes(token)) return finish(sequence, 'stop')
+  const isStop = sequence.stopIds.includes(token)
+  const isLast = isStop || sequence.sampled >= sequence.maxNewTokens
+  // It runs no other time.
+  if (isLast) admit(sequence)
+  if (isStop) return finish(sequence, 'stop')
   sequence.credit--
   send({ type: 'tokens', tokens: [{ id: sequence.id, token, logprob: -0.25, top: [] }] })
-  if (sequence.sampled >= sequence.maxNewTokens) finish(sequence, 'length')
+  if (isLast) finish(sequence, 'length')
 }
 
 function receive(frame: Frame) {

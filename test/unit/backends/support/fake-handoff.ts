@@ -14,6 +14,8 @@ import {
 export type FakeHandoffSettings = {
   /** Between ADMITTED and FINISHED of a PUSH. Default: 5. */
   pushMs?: number
+  /** Between the arrival of the blocks and FINISHED of the PUSH: the step that it makes meanwhile. Default: 0. */
+  noticedMs?: number
   /** RESERVE is answered so, or never. */
   reserve?: ReserveCode | 'never' | 'crash'
   /** What becomes of a PUSH: refused, ended by the transport, never, or the process ends in the middle of it. */
@@ -172,9 +174,16 @@ export class FakeHandoff {
         }, this.#settings.pushMs ?? 5),
       )
     })
-    socket.on('data', (chunk) => end(String(chunk).startsWith('ok') ? 'stop' : 'transfer'))
+    let hasArrived = false
+    socket.on('data', (chunk) => {
+      hasArrived = String(chunk).startsWith('ok')
+      if (hasArrived) timers.push(setTimeout(() => end('stop'), this.#settings.noticedMs ?? 0))
+      else end('transfer')
+    })
     socket.on('error', () => end('transfer'))
-    socket.on('close', () => end('transfer'))
+    socket.on('close', () => {
+      if (!hasArrived) end('transfer')
+    })
   }
 
   /** Whether the id was one of a push. */
