@@ -1,7 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { type Asked, PRESETS, previousOf, STEPS, spanOf, ticksOf } from '../../../dashboard/app/time-range.ts'
 import { addDays, addMonths, dayStart, instantOf, localDate, offsetText } from '../../../dashboard/app/zones.ts'
-import { rangeOf } from '../../../gateway/admin/usage-range.ts'
 import { stepsOf, timeLabel } from '../../../gateway/ledger/time-steps.ts'
 
 const BERLIN = 'Europe/Berlin'
@@ -85,14 +84,6 @@ describe('presets', () => {
     expect(custom('2020-01-01', '2026-11-01').to).toBe('2021-02-01T00:00:00.000Z')
     expect(custom('2026-02-30', 'x')).toEqual(span({ preset: '7d' }, 'UTC', NOW))
   })
-})
-
-test('the gateway takes the longest range there is, also where clocks are set back in it', () => {
-  for (const zone of ['UTC', BERLIN, 'America/Los_Angeles', 'Australia/Lord_Howe'])
-    for (const from of ['2025-06-01', '2025-10-20', '2025-12-01']) {
-      const { fromMs, toMs } = spanOf({ preset: 'custom', from, to: '2027-12-31' }, zone, at('2028-01-01T00:00:00Z'))
-      expect(rangeOf({ from: iso(fromMs), to: iso(toMs) }, zone, toMs)).toEqual({ fromMs, toMs })
-    }
 })
 
 describe('the period before', () => {
