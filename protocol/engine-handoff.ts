@@ -1,4 +1,4 @@
-// The frames of wire 4 by which K and V move between engines: what is said to the engine that gets them and to the one that
+// The frames of wire 5 by which K and V move between engines: what is said to the engine that gets them and to the one that
 // computes them. Owns their fields and bytes; the rest of the wire is engine-frames.ts, the meaning engine-frames.md.
 
 import { readSampling, type Sampling, writeSampling } from './engine-sampling.ts'

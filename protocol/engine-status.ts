@@ -1,4 +1,4 @@
-// The frames of wire 4 by which an engine describes itself: what it is, and how much it does. Owns their fields and bytes; the rest of
+// The frames of wire 5 by which an engine describes itself: what it is, and how much it does. Owns their fields and bytes; the rest of
 // the wire is engine-frames.ts, the meaning engine-frames.md.
 import { MAC_TYPES } from './capacity.ts'
 import { FrameError, type FrameReader, type FrameWriter } from './frame-bytes.ts'

@@ -330,6 +330,17 @@ TEST_F(FirstToken, IsOneThatTheGrammarAllowsAndMovesItOn) {
   }
 }
 
+// Nor of a build without grammars, which this one may be.
+TEST_F(FirstToken, OfAPThatHasNoVocabularyIsNotDrawnUnderAGrammarAndTheBlocksArriveAllTheSame) {
+  frame::Submit submit = request(1, 100);
+  submit.grammar = frame::Grammar{frame::GrammarKind::Regex, "[a-c]"};
+  hand_over(1, submit, {0});
+  submit.grammar.reset();
+  d->send(submit);
+  EXPECT_EQ(d->expect<frame::Admitted>().cached_tokens, 99u) << "a token is computed";
+  expect_as_alone(submit);
+}
+
 TEST_F(FirstToken, OfAGrammarThatCannotBeCompiledIsNotDrawnAndDSaysWhy) {
   if (!grammars_available()) GTEST_SKIP() << "built without grammars";
   for (Client* client : {p.get(), d.get()}) client->send(characters());

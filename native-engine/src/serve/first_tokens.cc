@@ -12,6 +12,9 @@
 namespace penstock {
 namespace {
 
+// Counts changes of what is drawn from the same logits, by sampler or grammars: engines of two releases draw for themselves.
+constexpr uint32_t kDrawVersion = 1;
+
 template <typename Value>
 void take_in(Checksum& sum, const Value& value) {
   sum.update(std::as_bytes(std::span(&value, 1)));
@@ -41,6 +44,7 @@ bool read_from(std::span<const std::byte>& bytes, Value& value) {
 uint64_t draw_key(const SamplingParams& sampling, uint64_t seed, const std::optional<frame::Grammar>& grammar,
                   std::span<const int32_t> prompt, std::span<const int32_t> output) {
   Checksum sum;
+  take_in(sum, kDrawVersion);
   for (const float value : {sampling.temperature, sampling.top_p, sampling.min_p, sampling.repetition_penalty,
                             sampling.presence_penalty, sampling.frequency_penalty})
     take_in(sum, value);

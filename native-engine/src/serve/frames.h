@@ -1,4 +1,4 @@
-// Wire 4, agent ↔ engine, as bytes. Owns encoding and decoding of frames; protocol/engine-frames.md is the
+// Wire 5, agent ↔ engine, as bytes. Owns encoding and decoding of frames; protocol/engine-frames.md is the
 // specification and protocol/engine-frames.ts the other implementation. What a frame means is socket.h and loop.h.
 #pragma once
 

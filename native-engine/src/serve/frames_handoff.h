@@ -1,4 +1,4 @@
-// The frames of wire 4 by which K and V move between engines, as bytes. Owns their fields and type codes; frames.h has what
+// The frames of wire 5 by which K and V move between engines, as bytes. Owns their fields and type codes; frames.h has what
 // they are, frames.cc the rest of the wire and what every frame begins with.
 #pragma once
 

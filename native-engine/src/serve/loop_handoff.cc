@@ -28,7 +28,9 @@ void StepLoop::push(const frame::Push& push) {
   if (shutdown_) return reject({push.id, frame::RejectCode::Draining, "the engine is shutting down"});
   if (grammars_.holds(push.id) || scheduler_.sequence(push.id) != nullptr)
     return reject({push.id, frame::RejectCode::Invalid, "id belongs to a sequence that has not ended"});
-  auto checked = handoff_.push(push, submit_limits(), milliseconds(Clock::now()));
+  SubmitLimits limits = submit_limits();
+  limits.grammars = true;  // where they are not, only the token is left to the other engine
+  auto checked = handoff_.push(push, limits, milliseconds(Clock::now()));
   if (auto* rejected = std::get_if<frame::Rejected>(&checked)) return reject(std::move(*rejected));
   Request& request = std::get<Request>(checked);
   if (push.draw.has_value() && push.draw->grammar.has_value()) {
