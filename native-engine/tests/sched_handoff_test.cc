@@ -226,6 +226,20 @@ TEST_F(Handoff, SaysWhyItReservesNothing) {
   EXPECT_EQ(used(), 0);
 }
 
+TEST_F(Handoff, ReservesTheWholeBlocksWhereThereIsNoneForTheRest) {
+  make(config(16));
+  ASSERT_EQ(reserve(1, tokens_of(1, 8 * 16 + 5)), std::nullopt) << "nine blocks are over the cap";
+  EXPECT_EQ(scheduler().reservation(1)->blocks.size(), 8u);
+  EXPECT_FALSE(scheduler().reservation(1)->has_rest());
+  fill_and_commit(1);
+  drop(1);
+  ASSERT_EQ(reserve(2, tokens_of(2, 7 * 16 + 5)), std::nullopt);
+  EXPECT_TRUE(scheduler().reservation(2)->has_rest());
+  fill_and_commit(2);
+  drop(2);
+  EXPECT_EQ(used(), 0);
+}
+
 TEST_F(Handoff, LeavesABlockForEachSequenceThatGrows) {
   make(config(8));
   scheduler().submit(Bench::request(1, 60, 100));

@@ -23,11 +23,16 @@ std::variant<const Reservation*, ReserveError> Scheduler::reserve(uint64_t id, u
   made.cached = static_cast<int32_t>(made.blocks.size());
   // The rest alone is not worth a transfer.
   if (made.cached == made.whole()) made.tokens.resize(made.hashes.size() * kBlockTokens);
-  const auto wanted = static_cast<int32_t>((made.tokens.size() + kBlockTokens - 1) / kBlockTokens);
-  const int32_t missing = wanted - made.cached;
   const int32_t most = config_.reserved_blocks_max > 0 ? config_.reserved_blocks_max : config_.blocks_total / 2;
   // A block of headroom for each sequence that is growing, as for a newcomer.
   const int32_t room = cache_.blocks_available() - static_cast<int32_t>(running_.size());
+  const auto missing_blocks = [&] {
+    return static_cast<int32_t>((made.tokens.size() + kBlockTokens - 1) / kBlockTokens) - made.cached;
+  };
+  // Nor is it worth the whole blocks before it, where there is no block for it.
+  if (const int32_t all = missing_blocks(); filling_blocks_ + all > most || all > room)
+    made.tokens.resize(made.hashes.size() * kBlockTokens);
+  const int32_t missing = missing_blocks();
   if (filling_blocks_ + missing > most || missing > room) {
     pool_.release(made.blocks);
     // What is over the cap alone would be asked for again and again.
