@@ -44,7 +44,8 @@ export class KvHistory {
   since(seen: KvSeen, max = KV_CHUNKS_PER_ANSWER_MAX): KvNews | undefined {
     const isKnown = seen.epoch === this.#epoch && seen.version >= this.#floor && seen.version <= this.#version
     if (isKnown && seen.version === this.#version) return undefined
-    if (!isKnown && this.#version === 0) return undefined
+    // Of this life nothing can be told yet, but that what an earlier one said is void.
+    if (!isKnown && this.#version === 0 && seen.epoch === '') return undefined
     const after = isKnown ? seen.version : 0
     const changes = [...this.#last].filter(([, { version }]) => version > after)
     const told = changes.slice(-max)

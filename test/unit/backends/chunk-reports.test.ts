@@ -33,7 +33,9 @@ test('a gateway that says what it has heard is told with the answer, and another
   expect(told[0]).toMatchObject({ reset: true })
   expect(new Set(told.flatMap(({ stored }) => stored))).toEqual(new Set(chunks))
   const { epoch = '', version = 0 } = told.at(-1) ?? {}
-  expect(epoch).toBe(harness.gateway.reports.at(-1)?.epoch)
+  const reports = () => harness?.gateway.reports ?? []
+  await until(() => reports().length > 0)
+  expect(epoch).toBe(reports().at(-1)?.epoch)
   // Nothing has changed since: the same prompt is held already.
   expect(await newsOf({ epoch, version })).toEqual([])
 })

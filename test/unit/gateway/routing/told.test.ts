@@ -33,6 +33,19 @@ describe("an agent's history", () => {
     expect(next()).toEqual(news({ version: 4, stored: [3] }))
   })
 
+  test('tells whoever heard an earlier life that it is over, before anything has changed in this one', () => {
+    const told = new ToldChunks()
+    told.hear(B, news({ version: 9, stored: [1, 2] }), 0)
+    const history = new KvHistory('b')
+    const over = history.since(told.seen(B))
+    expect(over).toEqual(news({ epoch: 'b', version: 0, reset: true }))
+    told.hear(B, over as KvNews, 0)
+    expect(depth(told, [1, 2])).toBe(0)
+    expect(history.since(told.seen(B))).toBeUndefined()
+    history.note(1, true)
+    expect(history.since(told.seen(B))).toEqual(news({ epoch: 'b', version: 1, stored: [1] }))
+  })
+
   test('is bounded: whoever is too far behind is told the newest, and that it is not all', () => {
     const history = new KvHistory('a')
     for (let chunk = 0; chunk < 10_000; chunk++) history.note(chunk, true)
