@@ -192,9 +192,11 @@ export async function handOver(ask: HandoverAsk, signal: AbortSignal): Promise<H
   const nowMs = ask.nowMs()
   const patienceMs = PATIENCE_FACTOR * decision.expectedMs + timing.patienceMinMs
   const lateAtMs = Math.min(nowMs + patienceMs, ask.deadlineAtMs - decision.localMs)
-  const draw = ask.draw()
+  // Where there was no room for the rest it is not expected, and nothing is drawn behind it.
+  const expected = tokens.slice(0, granted.blocks * connection.ready.blockTokens)
+  const draw = expected.length < tokens.length ? undefined : ask.draw()
   const push: PushAsk = {
-    tokens,
+    tokens: expected,
     ...(draw === undefined ? {} : { draw }),
     firstBlock: granted.cachedBlocks,
     chunks: ask.chunks,
@@ -219,7 +221,7 @@ export async function handOver(ask: HandoverAsk, signal: AbortSignal): Promise<H
       lease,
       cachedTokens: end.cachedTokens,
       counting: end.counting,
-      transferredTokens: tokens.length - heldTokens,
+      transferredTokens: expected.length - heldTokens,
     }
   }
   return letGo('refused')

@@ -112,6 +112,17 @@ test('what the prefill engine had counts also where an answer of one token is ov
   for (const open of [long, other]) await open.body?.cancel()
 })
 
+test('a rest that was not reserved is not pushed, and nothing is drawn behind it', async () => {
+  const harness = await start({ engine: { handoff: { wholeOnly: true } } })
+  const events = await eventsOf(await harness.dispatch({ ...prompt(), logprobs: { top: 0 } }))
+  expect(placesOf(events)).toEqual(['handed_over'])
+  expect(usageOf(events)).toEqual({ inputTokens: 200, cachedInputTokens: 0, outputTokens: 6 })
+  const told = events.flatMap((event) => (event.type === 'delta' ? (event.logprobs ?? []) : []))
+  expect(told.map(({ logprob }) => logprob)).toEqual(Array(6).fill(-0.5))
+  expect(await metric(harness, 'penstock_handoff_tokens_total')).toEqual([WHOLE])
+  await nothingHeld(harness)
+})
+
 test('the choices of one prompt are handed over once', async () => {
   const harness = await start()
   const events = await eventsOf(await harness.dispatch({ ...prompt(), n: 4 }))

@@ -18,6 +18,8 @@ export type FakeHandoffSettings = {
   noticedMs?: number
   /** RESERVE is answered so, or never. */
   reserve?: ReserveCode | 'never' | 'crash'
+  /** There is no room for a rest that fills no block. */
+  wholeOnly?: boolean
   /** What becomes of a PUSH: refused, ended by the transport, never, or the process ends in the middle of it. */
   push?: 'reject' | 'fail' | 'never' | 'crash'
   /** The process that receives ends when the blocks begin to arrive, or says that they did not. */
@@ -102,7 +104,8 @@ export class FakeHandoff {
     const missing = hashes.findIndex((hash) => !this.#cache.has(hash))
     const cached = missing < 0 ? hashes.length : missing
     // The rest alone is not worth it.
-    const tokens = missing < 0 ? frame.tokens.slice(0, hashes.length * blockTokens) : frame.tokens
+    const tokens =
+      missing < 0 || this.#settings.wholeOnly ? frame.tokens.slice(0, hashes.length * blockTokens) : frame.tokens
     const blocks = Math.ceil(tokens.length / blockTokens)
     const grant = {
       id: frame.id,
