@@ -34,7 +34,7 @@ test.skipIf(!existsSync(enginePath))(
     const lost = join(folder, 'lost')
     await writeFile(modelPath, tinyModel())
     vi.stubEnv('SIMT_LOST_WHEN', lost)
-    const config = { enginePath, modelPath, device: 'cuda', deviceMemoryMib: 256, gemm: 'auto' as const, threads: 1 }
+    const config = { enginePath, modelPath, device: 'cuda', deviceMemoryMib: 32, gemm: 'auto' as const, threads: 1 }
     const harness = await startHarness({ config })
     expect(harness.failures).toEqual([])
     const ask = {
