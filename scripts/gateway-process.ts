@@ -126,7 +126,7 @@ async function waitUntilHealthy(url: string, signal: AbortSignal): Promise<void>
   for (;;) {
     signal.throwIfAborted()
     const bound = AbortSignal.any([signal, AbortSignal.timeout(HEALTH_REQUEST_MS)])
-    const answer = await fetch(url, { signal: bound }).catch(() => undefined)
+    const answer = await fetch(url, { signal: bound, headers: { connection: 'close' } }).catch(() => undefined)
     await answer?.body?.cancel()
     if (answer?.ok === true) return
     if (performance.now() > until) {

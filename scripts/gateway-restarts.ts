@@ -2,7 +2,7 @@
 // left where its objects cannot be taken over: then it ends first, and the next one begins after it.
 import { rm } from 'node:fs/promises'
 import type { Running } from './children.ts'
-import { type Leaver, takeObjects } from './handover.ts'
+import { endMove, type Leaver, takeObjects } from './handover.ts'
 import type { Supervised } from './supervisor.ts'
 
 /** It ends its last streams itself when their time is over, and looks for that every ten seconds. */
@@ -19,6 +19,8 @@ export class GatewayRestarts {
   readonly #options: RestartOptions
   readonly #old = new Set<Running>()
   #running: Promise<void> | undefined
+  /** Files are on their way, perhaps of a process that died meanwhile. Never rejects. */
+  #taking: Promise<unknown> = Promise.resolve()
 
   constructor(options: RestartOptions) {
     this.#options = options
@@ -32,6 +34,12 @@ export class GatewayRestarts {
     await this.#running
   }
 
+  /** Before each start: the next process gets all objects, also where taking them over failed in its middle. */
+  async settled(): Promise<void> {
+    await this.#taking
+    await endMove(this.#options.objectsDir)
+  }
+
   /** Ends those that still serve old streams, as soon as any gateway ends. */
   async stopOld(): Promise<void> {
     await Promise.all([...this.#old].map((old) => old.stop()))
@@ -42,7 +50,9 @@ export class GatewayRestarts {
     const old = gateway.current()
     let leftDir: string
     try {
-      leftDir = await takeObjects({ ...this.#options, pid: old.pid }, signal)
+      const taking = takeObjects({ ...this.#options, pid: old.pid }, signal)
+      this.#taking = taking.catch(() => {})
+      leftDir = await taking
     } catch (error) {
       if (signal.aborted) return
       note(

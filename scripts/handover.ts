@@ -5,7 +5,7 @@
 //                                                                            old: open streams end, its calls go to the next one
 //
 // The old process keeps the old folder, empty: an alarm that was set there finds nothing, and fires in the next process.
-import { existsSync } from 'node:fs'
+import { existsSync, renameSync } from 'node:fs'
 import { mkdir, readdir, readlink, rename, rm } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -80,7 +80,8 @@ async function moveObjects(objectsDir: string, pid: number): Promise<string> {
   for (const namespace of await foldersIn(objectsDir)) {
     const [from, to] = [join(objectsDir, namespace), join(nextDir, namespace)]
     await mkdir(to, { recursive: true, mode: 0o700 })
-    for (const name of await readdir(from)) if (isObject(name)) await rename(join(from, name), join(to, name))
+    for (const name of (await readdir(from)).filter(isObject).sort(basesLast))
+      renameSync(join(from, name), join(to, name))
     if (existsSync(join(from, ALARMS))) await copyDatabase(join(from, ALARMS), join(to, ALARMS))
   }
   const leftDir = join(dirname(objectsDir), `${leftPrefix(objectsDir)}${pid}`)
@@ -105,24 +106,33 @@ async function copyDatabase(from: string, to: string): Promise<void> {
   await rename(draft, to)
 }
 
-/** Ends a move that a killed launcher left in its middle, and removes what old processes were left with. To be called while none runs. */
-export async function settleObjects(objectsDir: string): Promise<void> {
+/** A database is where its own file is: with that, all that belongs to it has moved. */
+const isBase = (name: string): boolean => name.endsWith('.sqlite')
+const baseOf = (name: string): string => `${name.slice(0, name.indexOf('.sqlite'))}.sqlite`
+const basesLast = (a: string, b: string): number => Number(isBase(a)) - Number(isBase(b))
+
+/** Ends a move that was left in its middle; nothing where none was. To be called while no process has files of `objectsDir`. */
+export async function endMove(objectsDir: string): Promise<void> {
   const nextDir = nextOf(objectsDir)
-  if (existsSync(nextDir)) {
-    for (const namespace of await foldersIn(objectsDir)) {
-      const [from, to] = [join(objectsDir, namespace), join(nextDir, namespace)]
-      await mkdir(to, { recursive: true, mode: 0o700 })
-      await rm(`${join(to, ALARMS)}.draft`, { force: true })
-      const hasAlarms = existsSync(join(to, ALARMS))
-      for (const name of await readdir(from)) {
-        // What has moved is the truth; the same name here was made by an alarm afterwards.
-        const isTaken = existsSync(join(to, name)) || (hasAlarms && name.startsWith(ALARMS))
-        if (!isTaken) await rename(join(from, name), join(to, name))
-      }
+  if (!existsSync(nextDir)) return
+  for (const namespace of await foldersIn(objectsDir)) {
+    const [from, to] = [join(objectsDir, namespace), join(nextDir, namespace)]
+    await mkdir(to, { recursive: true, mode: 0o700 })
+    await rm(`${join(to, ALARMS)}.draft`, { recursive: true, force: true })
+    const moved = new Set((await readdir(to)).filter(isBase))
+    for (const name of (await readdir(from)).sort(basesLast)) {
+      // What has moved is the truth. What bears its name here, a log of writes too, was made by an alarm afterwards.
+      const isTaken = moved.has(baseOf(name)) || existsSync(join(to, name))
+      if (!isTaken) renameSync(join(from, name), join(to, name))
     }
-    await rm(objectsDir, { recursive: true, force: true })
-    await rename(nextDir, objectsDir)
   }
+  await rm(objectsDir, { recursive: true, force: true })
+  await rename(nextDir, objectsDir)
+}
+
+/** At a start: ends a move that a killed launcher left, and removes what old processes were left with. */
+export async function settleObjects(objectsDir: string): Promise<void> {
+  await endMove(objectsDir)
   const parent = dirname(objectsDir)
   for (const name of await readdir(parent)) {
     if (name.startsWith(leftPrefix(objectsDir))) await rm(join(parent, name), { recursive: true, force: true })

@@ -205,7 +205,10 @@ export async function launch(options: StartOptions, context: LaunchContext): Pro
     await asStep(progress, 'Gateway', async () => {
       gateway = await supervise({
         name: 'The gateway',
-        start: () => startGateway(settings, children, signal),
+        start: async () => {
+          await restarts.settled()
+          return startGateway(settings, children, signal)
+        },
         ...down('The gateway'),
       })
       return { value: undefined, detail: baseUrl }

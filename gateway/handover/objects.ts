@@ -116,19 +116,25 @@ class Thrown extends Error {
 /** Objects take a call that comes twice for one; of a statement that writes, that is not known. */
 function mayRepeat({ namespace, args }: Asked): boolean {
   if (namespace !== 'DATABASE_POOL') return true
-  const texts = JSON.stringify(args).match(/"text":"\s*[A-Za-z]+/g) ?? []
-  return texts.every((text) => /(?:SELECT)$/i.test(text))
+  const statements = args
+    .flat()
+    .filter((arg): arg is { text: string } => typeof arg === 'object' && arg !== null && 'text' in arg)
+  return statements.length > 0 && statements.every(({ text }) => /^\s*SELECT\b/i.test(text))
 }
 
 /** A call of the process that left, by whom the key was checked. */
 export async function serveObject(request: Request, real: Env): Promise<Response> {
   // Asked by itself, over a socket that the next process does not serve yet.
   if (life.leaving !== undefined) return new Response(null, { status: 503, headers: { connection: 'close' } })
-  const { args, ...asked } = Asked.parse(await request.json())
+  const { args, ...rest } = Asked.parse(await request.json())
+  const asked: Asked = { ...rest, args: unpacked(args) as unknown[] }
   try {
-    const value = await life.counted(() => here(real, { ...asked, args: unpacked(args) as unknown[] }))
+    const value = await (WAITING.has(asked.method) ? here(real, asked) : life.counted(() => here(real, asked)))
     return Response.json({ value: packed(value) })
   } catch (error) {
+    // Broken off by a further handover: for the process after this one.
+    if (life.leaving !== undefined && mayRepeat(asked))
+      return new Response(null, { status: 503, headers: { connection: 'close' } })
     return Response.json({ threw: error instanceof Error ? error.message : String(error) })
   }
 }

@@ -29,10 +29,20 @@ function pack(value: unknown): unknown {
   }
 }
 
+/** Arguments of a call are a bounded number. */
+const SLICE_BYTES = 32_768
+
+function base64Of(bytes: Uint8Array): string {
+  let text = ''
+  for (let at = 0; at < bytes.length; at += SLICE_BYTES)
+    text += String.fromCharCode(...bytes.subarray(at, at + SLICE_BYTES))
+  return btoa(text)
+}
+
 function packObject(value: object): unknown {
   if (Array.isArray(value)) return value.map(pack)
   if (value instanceof Date) return tagged('date', value.getTime())
-  if (value instanceof Uint8Array) return tagged('bytes', btoa(String.fromCharCode(...value)))
+  if (value instanceof Uint8Array) return tagged('bytes', base64Of(value))
   if (value instanceof Map)
     return tagged(
       'map',

@@ -18,7 +18,7 @@ import { err, ok, type Result } from '../../protocol/result.ts'
 import type { Env } from '../env.ts'
 import { life } from '../handover/life.ts'
 import { packed, unpacked } from '../handover/packed.ts'
-import { log } from '../observe/log.ts'
+import { errorText, log } from '../observe/log.ts'
 import { within } from '../stream/within.ts'
 import { LiveRun } from './live-run.ts'
 import { type RunHead, RunStore } from './run-store.ts'
@@ -126,7 +126,9 @@ export class Runs extends DurableObject<Env> {
     const known = this.#store.head(name)
     if (known !== undefined) {
       const isSame = known.bodyHash !== undefined && known.bodyHash === idempotency?.bodyHash
-      if (isSame && mayRead(known.owner, owner)) return ok(this.#store.text(name, 'response'))
+      // Without a key the name is of this one call: it has come twice, since its answer was lost.
+      const isRepeated = known.bodyHash === undefined && idempotency === undefined
+      if ((isSame || isRepeated) && mayRead(known.owner, owner)) return ok(this.#store.text(name, 'response'))
       return err({ code: 'conflict', message: 'This idempotency key belongs to another request. Use a new key.' })
     }
     if (this.#store.running().length >= RUNNING_MAX || this.#isFull()) return err(full)
@@ -153,7 +155,16 @@ export class Runs extends DurableObject<Env> {
     const waiting = this.#store.running().filter((name) => this.#isWaiting(name))
     if (waiting.length === 0) return
     if (life.defersRuns) return this.#wakeAt(this.now() + WAITING_LOOK_MS)
-    for (const name of waiting) this.#beginNow(name)
+    for (const name of waiting) {
+      try {
+        this.#beginNow(name)
+      } catch (error) {
+        // Of another release, perhaps: the other responses that are kept here must not be lost with it.
+        log('error', 'run_not_begun', { run: name, error: errorText(error) })
+        this.#store.dropText(name, 'job')
+        this.#interrupted(name)
+      }
+    }
   }
 
   #isWaiting(name: string): boolean {

@@ -1,9 +1,10 @@
 // The gateway is replaced while answers are open that nobody can hurry: a vendor says each word when the test tells it to. Streams end
 // in the old process, background responses in whichever has them, nothing is lost, and each is billed once.
 import { once } from 'node:events'
-import { readdir } from 'node:fs/promises'
+import { mkdir, readdir, stat } from 'node:fs/promises'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { join } from 'node:path'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import { z } from 'zod'
 import { GatewayAlone } from './support/gateway-alone.ts'
@@ -171,6 +172,32 @@ it('a stream that outlasts its time ends with an error that says what to do', { 
   await expect(endless.whole).rejects.toThrow('did not end within the time')
   expect(await old.exited).toMatchObject({ signal: undefined })
   expect(await rowOf(endless.requestId)).toMatchObject({ status: 'unavailable', attempts: 1 })
+})
+
+it('objects that cannot all be taken over are lost to nobody: the next process has those that had moved, too', {
+  timeout: TEST_MS,
+}, async () => {
+  const { id } = await background('before')
+  await finish('before')
+  const ended = async () => {
+    const stored = (await (await call(`/responses/${id}`)).json()) as Stored
+    return stored.status === 'completed' ? stored : undefined
+  }
+  await System.until(ended)
+  const objectsDir = join(gateway.dataDir, 'objects')
+  /** The very files: one that is missing is made again, empty. */
+  const files = async () => {
+    const names = (await readdir(objectsDir, { recursive: true })).filter((name) => /[0-9a-f]\.sqlite$/.test(name))
+    return await Promise.all(names.sort().map(async (name) => [name, (await stat(join(objectsDir, name))).ino]))
+  }
+  const before = await files()
+  // The copy of the first list of alarms fails, when the objects beside it have moved.
+  for (const namespace of await readdir(objectsDir))
+    await mkdir(join(gateway.dataDir, 'objects.next', namespace, 'metadata.sqlite.draft', 'taken'), { recursive: true })
+  await gateway.restart()
+  expect(gateway.takeNotes()).toMatchObject([expect.stringContaining('could not hand its objects over')])
+  expect(await files()).toEqual(before)
+  expect(await ended()).toMatchObject({ id, status: 'completed' })
 })
 
 it('who has not the key learns nothing and takes nothing away', async () => {

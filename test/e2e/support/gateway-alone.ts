@@ -65,6 +65,10 @@ export class GatewayAlone {
   get notes(): readonly string[] {
     return this.#parts.notes
   }
+  /** And forgets them. */
+  takeNotes(): string[] {
+    return this.#parts.notes.splice(0)
+  }
 
   /** @param model that callers may name. */
   static async start(model: string, drainMs: number): Promise<GatewayAlone> {
@@ -95,16 +99,19 @@ export class GatewayAlone {
       const settings = { root: ROOT, folder, bundleDir, port, databaseUrl: server.url, secrets, handoverKey, socket }
       await writeGatewayConfig(settings)
       const notes: string[] = []
-      const supervised = await supervise({
-        name: 'The gateway',
-        start: () => startGateway(settings, children, signal),
-        onDown: (text) => notes.push(text),
-        onRestarted: () => {},
-      })
       const origin = `http://${LOOPBACK}:${port}`
       const { objectsDir } = folder
       const note = (text: string) => notes.push(text)
       const restarts = new GatewayRestarts({ origin, key: handoverKey, drainMs, objectsDir, note, signal })
+      const supervised = await supervise({
+        name: 'The gateway',
+        start: async () => {
+          await restarts.settled()
+          return startGateway(settings, children, signal)
+        },
+        onDown: (text) => notes.push(text),
+        onRestarted: () => {},
+      })
       teardown.add('gateway', async () => void (await Promise.all([supervised.stop(), restarts.stopOld()])))
       const admin = new AdminClient(origin, secrets.ADMIN_TOKEN)
       const { apiKey, orgId } = await bootstrapAccount(admin, { model, apiKeyPath: folder.apiKeyPath })

@@ -14,7 +14,8 @@ import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { settleObjects } from '../../../scripts/handover.ts'
 
-const FILES = ['a.sqlite', 'b.sqlite', 'b.sqlite-wal']
+/** In the order of the move: a database's own file is its last. */
+const FILES = ['b.sqlite-wal', 'a.sqlite', 'b.sqlite']
 const ALARMS = ['metadata.sqlite', 'metadata.sqlite-wal']
 
 /** As it was before the move. */
@@ -37,8 +38,9 @@ const moves: Step[] = ['x-Account', 'x-Fleet'].flatMap((namespace): Step[] => [
     (name): Step =>
       (dir) => {
         renameSync(at(dir, 'objects', namespace, name), at(dir, 'objects.next', namespace, name))
-        // An alarm of the old process makes it again, empty.
+        // An alarm of the old process makes it again, empty, and with a log that belongs to no other.
         writeFileSync(at(dir, 'objects', namespace, name), 'empty')
+        if (name.endsWith('.sqlite')) writeFileSync(at(dir, 'objects', namespace, `${name}-wal`), 'foreign')
       },
   ),
   (dir) => writeFileSync(at(dir, 'objects.next', namespace, 'metadata.sqlite.draft'), 'half'),
@@ -62,7 +64,10 @@ test.each(Array.from({ length: steps.length + 1 }, (_, done) => done))('after %i
     for (const name of [...FILES, 'metadata.sqlite']) {
       expect(readFileSync(join(objects, namespace, name), 'utf8')).toBe(`${namespace} ${name}`)
     }
-    expect(readdirSync(join(objects, namespace)).filter((name) => name.endsWith('.draft'))).toEqual([])
+    const others = readdirSync(join(objects, namespace)).filter(
+      (name) => !FILES.includes(name) && !ALARMS.includes(name),
+    )
+    expect(others).toEqual([])
   }
   await settleObjects(objects)
   expect(existsSync(join(objects, 'x-Account', 'a.sqlite'))).toBe(true)
