@@ -1,7 +1,7 @@
 // `npm test`: every suite, and one line with the sum. Owns the order, the counting and the exit code; what is tested is in
 // the suites. They run in turn: those that wait much are slowed by a compiler beside them more than is won. But the types are
-// checked while the engine is built, and the simulation, which takes minutes of processor time and nothing else, runs beside those
-// that wait, at the lowest priority, in the time that they leave.
+// checked while the engine is built, and the simulation, which takes minutes of processor time and nothing else, runs beside all at
+// the lowest priority, in the time that they leave.
 import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process'
 import { glob, mkdtemp, open, readFile, rm, statfs, writeFile } from 'node:fs/promises'
 import { availableParallelism, constants, homedir, setPriority, tmpdir } from 'node:os'
@@ -13,7 +13,7 @@ import { obtainModel } from './model.ts'
 import { DEFAULT_MODEL, parseOptions } from './options.ts'
 import { type Count, countCtest, countVitest, NOTHING, sum } from './test-results.ts'
 
-/** `checks` and `build` beside each other, then `tests`; in each one after the other. `idle`: beside `tests`. */
+/** `checks` and `build` beside each other, then `tests`; in each one after the other. `idle`: beside all. */
 type Line = 'checks' | 'build' | 'tests' | 'idle'
 type Suite = {
   name: string
@@ -99,9 +99,10 @@ async function main(argv: string[]): Promise<number> {
     const inTurn = async (line: Line) => {
       for (const suite of wanted) if (suite.line === line) await one(suite)
     }
+    const idle = inTurn('idle')
     await Promise.all([inTurn('checks'), inTurn('build')])
-    // Beside a compiler it would cost what it takes: two threads of a core share what that has, whatever their priorities.
-    await Promise.all([inTurn('tests'), inTurn('idle')])
+    await inTurn('tests')
+    await idle
   } finally {
     await rm(dir, { recursive: true, force: true })
   }

@@ -131,8 +131,13 @@ export class BackendProvider implements Provider {
   }
 
   async #decide(ask: Ask, context: OpenContext, tried: ReadonlySet<string>): Promise<Routed> {
-    const { snapshot, matches } = await this.#view.readFor(context.env, context.nowMs, ask.chunks)
-    return this.#router.decide(ask, snapshot, matches, tried, context.nowMs(), context.random())
+    const decide = async (): Promise<Routed> => {
+      const { snapshot, matches } = await this.#view.readFor(context.env, context.nowMs, ask.chunks)
+      return this.#router.decide(ask, snapshot, matches, tried, context.nowMs(), context.random())
+    }
+    const routed = await decide()
+    // By an old copy nobody is refused: whoever has joined since is not in it.
+    return routed.decision.chosen === undefined && this.#view.renew(context.nowMs()) ? await decide() : routed
   }
 
   /** How a stream of this request that breaks off finds its next backend. */

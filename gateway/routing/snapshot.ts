@@ -149,6 +149,13 @@ export class FleetView {
     this.#told.hear(backendId, news, nowMs)
   }
 
+  /** Where the copy is one that others went on with, and may lack who has joined since: forces the next read to fetch, and says so. */
+  renew(nowMs: number): boolean {
+    const isOld = this.#copy !== undefined && nowMs - this.#copy.takenAtMs > SNAPSHOT_TTL_MS
+    if (isOld) this.expire()
+    return isOld
+  }
+
   /** Forces the next read to fetch: something just turned out not to be as the copy says. */
   expire(): void {
     if (this.#copy !== undefined) this.#copy.takenAtMs = Number.NEGATIVE_INFINITY

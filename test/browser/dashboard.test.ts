@@ -197,9 +197,13 @@ describe('a new user', () => {
       expect((refusal as InstanceType<typeof OpenAI.RateLimitError>).code).toBe('insufficient_quota')
 
       await page.goto(address(`/limits?key=${keyId}`))
-      await settled(page)
       const meter = page.getByRole('meter', { name: 'first steps: Budget per month' })
-      expect(await meter.getAttribute('aria-valuetext')).toMatch(/^\$0\.00000[1-9]\d* of \$0\.000008$/)
+      const settledOf = async () => {
+        await page.reload()
+        await settled(page)
+        return await meter.getAttribute('aria-valuetext')
+      }
+      await expect.poll(settledOf, { timeout: 15_000 }).toMatch(/^\$0\.00000[1-9]\d* of \$0\.000008$/)
       // The event is written with the account's next rows.
       await page.getByRole('row', { name: /first steps.*refused|refused.*first steps/i }).waitFor()
     })
