@@ -169,6 +169,30 @@ describe("an isolate's view", () => {
       )
     }
   })
+
+  test('of a fleet that answers late is old, and is renewed before anybody is refused by it', async () => {
+    let backends: { backendId: string }[] = []
+    let delayMs = 0
+    const view = async () => {
+      const snapshot = { backends: [...backends] }
+      if (delayMs > 0) await new Promise((resolve) => setTimeout(resolve, delayMs))
+      return { snapshot, matches: new Map<string, number>() }
+    }
+    const late = { ...env, FLEET: { getByName: () => ({ view }) } } as unknown as typeof env
+    const fleet = new FleetView()
+    let nowMs = 1_000_000
+    const seen = async () => (await fleet.readFor(late, () => nowMs, [1])).snapshot.backends
+    expect(await seen()).toEqual([])
+    expect(fleet.renew(nowMs)).toBe(false)
+    backends = [{ backendId: 'joined' }]
+    delayMs = 300
+    nowMs += 500
+    // Late: the old copy goes on, which does not know who has joined.
+    expect(await seen()).toEqual([])
+    expect(fleet.renew(nowMs)).toBe(true)
+    expect(await seen()).toEqual(backends)
+    expect(fleet.renew(nowMs)).toBe(false)
+  })
 })
 
 test('what a backend says of its cache beside one answer draws the next request, before any report', async () => {
