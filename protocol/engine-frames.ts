@@ -8,7 +8,16 @@ import {
   readHandoff,
   writeHandoff,
 } from './engine-handoff.ts'
-import { readGrammar, type Sampling, writeGrammar } from './engine-sampling.ts'
+import {
+  readBias,
+  readGrammar,
+  readShape,
+  type Sampling,
+  writeBias,
+  writeGrammar,
+  writeLogprobs,
+  writeShape,
+} from './engine-sampling.ts'
 import { type Ready, readReady, readStats, type Stats, writeReady, writeStats } from './engine-status.ts'
 import { FrameError, FrameReader, FrameWriter } from './frame-bytes.ts'
 
@@ -146,20 +155,11 @@ function writeBody(w: FrameWriter, f: Frame): void {
       w.list(f.prompt, (id) => w.u32(id))
       w.u32(f.maxNewTokens)
       w.u32(f.creditTokens)
-      w.f32(f.temperature)
-      w.f32(f.topP)
-      w.u32(f.topK)
-      w.f32(f.minP)
-      w.f32(f.repetitionPenalty)
-      w.f32(f.presencePenalty)
-      w.f32(f.frequencyPenalty)
+      writeShape(w, f)
       w.u64(f.seed)
-      w.u8(f.logprobsTop === undefined ? 0 : f.logprobsTop + 1)
+      writeLogprobs(w, f)
       w.list(f.stopIds, (id) => w.u32(id))
-      w.list(f.bias, (b) => {
-        w.u32(b.id)
-        w.f32(b.bias)
-      })
+      writeBias(w, f)
       w.i32(f.priority)
       w.u32(f.deadlineMs)
       w.u64(f.tenant)
@@ -244,18 +244,17 @@ function readFlag(r: FrameReader): boolean {
 
 function readSubmit(r: FrameReader): Submit {
   const head = { id: r.u64(), prompt: r.list(4, r.u32), maxNewTokens: r.u32(), creditTokens: r.u32() }
-  const filters = { temperature: r.f32(), topP: r.f32(), topK: r.u32(), minP: r.f32() }
-  const penalties = { repetitionPenalty: r.f32(), presencePenalty: r.f32(), frequencyPenalty: r.f32() }
+  const shape = readShape(r)
   const seed = r.u64()
   const logprobs = r.u8()
   const stopIds = r.list(4, r.u32)
-  const bias = r.list(8, () => ({ id: r.u32(), bias: r.f32() }))
+  const bias = readBias(r)
   const tail = { priority: r.i32(), deadlineMs: r.u32(), tenant: r.u64(), salt: r.u64() }
   const pooling = r.u8()
   const grammar = readGrammar(r)
   const reservation = r.u64()
   const output = r.list(4, r.u32)
-  const submit: Submit = { type: 'submit', ...head, ...filters, ...penalties, seed, stopIds, bias, ...tail }
+  const submit: Submit = { type: 'submit', ...head, ...shape, seed, stopIds, bias, ...tail }
   if (logprobs > 0) submit.logprobsTop = logprobs - 1
   if (pooling > 0) submit.pooling = pick(POOLINGS, pooling, 'pooling')
   if (grammar !== undefined) submit.grammar = grammar

@@ -39,7 +39,8 @@ export function readGrammar(r: FrameReader): Grammar | undefined {
   return { kind, text }
 }
 
-export function writeSampling(w: FrameWriter, f: Sampling): void {
+/** Temperature, filters and penalties. */
+export function writeShape(w: FrameWriter, f: Sampling): void {
   w.f32(f.temperature)
   w.f32(f.topP)
   w.u32(f.topK)
@@ -47,20 +48,37 @@ export function writeSampling(w: FrameWriter, f: Sampling): void {
   w.f32(f.repetitionPenalty)
   w.f32(f.presencePenalty)
   w.f32(f.frequencyPenalty)
+}
+
+export function readShape(r: FrameReader) {
+  const filters = { temperature: r.f32(), topP: r.f32(), topK: r.u32(), minP: r.f32() }
+  return { ...filters, repetitionPenalty: r.f32(), presencePenalty: r.f32(), frequencyPenalty: r.f32() }
+}
+
+export function writeLogprobs(w: FrameWriter, f: Sampling): void {
   w.u8(f.logprobsTop === undefined ? 0 : f.logprobsTop + 1)
+}
+
+export function writeBias(w: FrameWriter, f: Sampling): void {
   w.list(f.bias, (b) => {
     w.u32(b.id)
     w.f32(b.bias)
   })
+}
+
+export const readBias = (r: FrameReader): Sampling['bias'] => r.list(8, () => ({ id: r.u32(), bias: r.f32() }))
+
+export function writeSampling(w: FrameWriter, f: Sampling): void {
+  writeShape(w, f)
+  writeLogprobs(w, f)
+  writeBias(w, f)
   writeGrammar(w, f.grammar)
 }
 
 export function readSampling(r: FrameReader): Sampling {
-  const filters = { temperature: r.f32(), topP: r.f32(), topK: r.u32(), minP: r.f32() }
-  const penalties = { repetitionPenalty: r.f32(), presencePenalty: r.f32(), frequencyPenalty: r.f32() }
+  const shape = readShape(r)
   const logprobs = r.u8()
-  const bias = r.list(8, () => ({ id: r.u32(), bias: r.f32() }))
-  const sampling: Sampling = { ...filters, ...penalties, bias }
+  const sampling: Sampling = { ...shape, bias: readBias(r) }
   if (logprobs > 0) sampling.logprobsTop = logprobs - 1
   const grammar = readGrammar(r)
   if (grammar !== undefined) sampling.grammar = grammar

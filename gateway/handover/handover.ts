@@ -1,5 +1,6 @@
 // A gateway process that is replaced by the next one on the same data folder. Owns what the launcher asks of it and in which order
 // it lets go: first calls end, then every object closes its file. The streams that are open go on (objects.ts has their way).
+import type { DurableObject } from 'cloudflare:workers'
 import {
   HANDOVER_HEADER,
   HANDOVER_PATH,
@@ -33,12 +34,28 @@ export function replaceable(serve: Serve): Serve {
 }
 
 /** Why an instance ends that is closed for the next process. */
-export const CLOSED = 'handed over to the next process'
+const CLOSED = 'handed over to the next process'
 
 /** For an object's constructor: its state, once it is known that the object belongs here. @throws Error where it does not any more */
-export function owned(namespace: string, ctx: DurableObjectState, env: Env): DurableObjectState {
+function owned(namespace: string, ctx: DurableObjectState, env: Env): DurableObjectState {
   if (env.HANDOVER_KEY !== undefined) life.enter({ namespace, id: ctx.id.toString() }, ctx)
   return ctx
+}
+
+type ObjectClass<T extends DurableObject> = new (ctx: DurableObjectState, env: Env) => T
+
+/** An object's class with what lets another process take the object over. @param namespace Its binding. */
+export function handedOver<T extends DurableObject>(namespace: string, object: ObjectClass<T>) {
+  const Base = object as ObjectClass<DurableObject>
+  class Handed extends Base {
+    constructor(ctx: DurableObjectState, env: Env) {
+      super(owned(namespace, ctx, env), env)
+    }
+    close(): void {
+      this.ctx.abort(CLOSED)
+    }
+  }
+  return Handed as unknown as ObjectClass<T & { close(): void }>
 }
 
 async function handOver(request: Request, env: Env): Promise<Response> {

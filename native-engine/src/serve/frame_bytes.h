@@ -100,13 +100,4 @@ class FrameReader {
   std::span<const uint8_t> bytes_;
 };
 
-inline std::optional<frame::Grammar> read_grammar(FrameReader& r) {
-  const uint8_t kind = r.u8();
-  std::string text = r.str();
-  if (kind > 3) throw FrameError("unknown kind of grammar " + std::to_string(kind));
-  if (kind > 0) return frame::Grammar{static_cast<frame::GrammarKind>(kind), std::move(text)};
-  if (!text.empty()) throw FrameError("a grammar without its kind");
-  return std::nullopt;
-}
-
 }  // namespace penstock

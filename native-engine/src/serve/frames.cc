@@ -7,6 +7,7 @@
 
 #include "serve/frame_bytes.h"
 #include "serve/frames_handoff.h"
+#include "serve/frames_sampling.h"
 
 namespace penstock {
 namespace {
@@ -55,27 +56,17 @@ FrameType write(FrameWriter& w, const frame::Submit& f) {
   w.list(f.prompt, id);
   w.u32(f.max_new_tokens);
   w.u32(f.credit_tokens);
-  w.f32(f.temperature);
-  w.f32(f.top_p);
-  w.u32(f.top_k);
-  w.f32(f.min_p);
-  w.f32(f.repetition_penalty);
-  w.f32(f.presence_penalty);
-  w.f32(f.frequency_penalty);
+  write_shape(w, f);
   w.u64(f.seed);
-  w.u8(f.logprobs_top.has_value() ? static_cast<uint8_t>(*f.logprobs_top + 1) : uint8_t{0});
+  write_logprobs(w, f);
   w.list(f.stop_ids, id);
-  w.list(f.bias, [&](const frame::Bias& b) {
-    w.u32(b.id);
-    w.f32(b.bias);
-  });
+  write_bias(w, f);
   w.i32(f.priority);
   w.u32(f.deadline_ms.value_or(0));
   w.u64(f.tenant);
   w.u64(f.salt);
   w.u8(static_cast<uint8_t>(f.pooling));
-  w.u8(f.grammar.has_value() ? static_cast<uint8_t>(f.grammar->kind) : uint8_t{0});
-  w.str(f.grammar.has_value() ? f.grammar->text : std::string());
+  write_grammar(w, f);
   w.u64(f.reservation);
   w.list(f.output, id);
   return kSubmit;
@@ -196,17 +187,11 @@ frame::Submit read_submit(FrameReader& r) {
   f.prompt = r.list<uint32_t>(4, id);
   f.max_new_tokens = r.u32();
   f.credit_tokens = r.u32();
-  f.temperature = r.f32();
-  f.top_p = r.f32();
-  f.top_k = r.u32();
-  f.min_p = r.f32();
-  f.repetition_penalty = r.f32();
-  f.presence_penalty = r.f32();
-  f.frequency_penalty = r.f32();
+  read_shape(r, f);
   f.seed = r.u64();
-  if (const uint8_t logprobs = r.u8(); logprobs > 0) f.logprobs_top = static_cast<uint8_t>(logprobs - 1);
+  read_logprobs(r, f);
   f.stop_ids = r.list<uint32_t>(4, id);
-  f.bias = r.list<frame::Bias>(8, [&] { return frame::Bias{r.u32(), r.f32()}; });
+  read_bias(r, f);
   f.priority = r.i32();
   if (const uint32_t deadline_ms = r.u32(); deadline_ms > 0) f.deadline_ms = deadline_ms;
   f.tenant = r.u64();

@@ -1,6 +1,8 @@
 // Fields of the frames of a hand-over. See frames_handoff.h.
 #include "serve/frames_handoff.h"
 
+#include "serve/frames_sampling.h"
+
 namespace penstock {
 namespace {
 
@@ -30,33 +32,19 @@ TransferGrant read_grant(FrameReader& r) {
 void write_draw(FrameWriter& w, const frame::Draw& draw) {
   w.u32(draw.prompt_tokens);
   w.list(draw.seeds, [&](uint64_t seed) { w.u64(seed); });
-  w.f32(draw.temperature);
-  w.f32(draw.top_p);
-  w.u32(draw.top_k);
-  w.f32(draw.min_p);
-  for (const float value : {draw.repetition_penalty, draw.presence_penalty, draw.frequency_penalty}) w.f32(value);
-  w.u8(draw.logprobs_top.has_value() ? static_cast<uint8_t>(*draw.logprobs_top + 1) : uint8_t{0});
-  w.list(draw.bias, [&](const frame::Bias& b) {
-    w.u32(b.id);
-    w.f32(b.bias);
-  });
-  w.u8(draw.grammar.has_value() ? static_cast<uint8_t>(draw.grammar->kind) : uint8_t{0});
-  w.str(draw.grammar.has_value() ? draw.grammar->text : std::string());
+  write_shape(w, draw);
+  write_logprobs(w, draw);
+  write_bias(w, draw);
+  write_grammar(w, draw);
 }
 
 frame::Draw read_draw(FrameReader& r) {
   frame::Draw draw;
   draw.prompt_tokens = r.u32();
   draw.seeds = r.list<uint64_t>(8, [&] { return r.u64(); });
-  draw.temperature = r.f32();
-  draw.top_p = r.f32();
-  draw.top_k = r.u32();
-  draw.min_p = r.f32();
-  draw.repetition_penalty = r.f32();
-  draw.presence_penalty = r.f32();
-  draw.frequency_penalty = r.f32();
-  if (const uint8_t logprobs = r.u8(); logprobs > 0) draw.logprobs_top = static_cast<uint8_t>(logprobs - 1);
-  draw.bias = r.list<frame::Bias>(8, [&] { return frame::Bias{r.u32(), r.f32()}; });
+  read_shape(r, draw);
+  read_logprobs(r, draw);
+  read_bias(r, draw);
   draw.grammar = read_grammar(r);
   return draw;
 }
