@@ -178,7 +178,7 @@ describe('streams go on as if nothing had been', { timeout: TEST_MS }, () => {
   })
 
   it('when one agent of two is drained, and gives them little time', async () => {
-    const other = await FurtherAgent.join(system, ['--drain-grace-ms', '100'])
+    const other = await FurtherAgent.join(system, ['--drain-grace-ms', '1'])
     let code: number | null = null
     const reads = await through(async () => {
       code = await other.end('SIGTERM')
