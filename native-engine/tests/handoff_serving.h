@@ -70,6 +70,7 @@ class HandoffServing : public ::testing::Test {
   void start(const std::string& listen = "", ServerConfig config = {.sequences_max = 4, .step_tokens_max = kStepTokens},
              int32_t blocks = 64, const std::string& fingerprint = "fake/1") {
     config.epoch = 1;
+    config.kv_layers_at_a_time = layers_at_a_time;
     auto runner = fake_runner(blocks);
     runner->set_fingerprint(fingerprint);
     prefill = std::make_unique<Engine>(std::move(runner), config, folder / "p.sock");
@@ -88,11 +89,11 @@ class HandoffServing : public ::testing::Test {
     d->send(reserve_frame(id, prompt, lease_ms));
     return d->expect<frame::Reserved>();
   }
-  // P's next step waits in the middle of `prompt`, of which two blocks are handed over by then.
+  // P's next step waits in the middle of `prompt`, of which two blocks are handed over by then, and some layers of two more.
   // The lease ends soon, so that D lets go also where P stops before D has heard of it.
   frame::Reserved hold_halfway(const std::vector<uint32_t>& prompt, uint32_t lease_ms = 3'000) {
     const frame::Reserved reserved = reserve(7, prompt, lease_ms);
-    prefill->fake().hold(1);
+    prefill->fake().hold(1, layers_held);
     p->send(push_frame(1, prompt, reserved, address));
     prefill->fake().wait_until_held();
     return reserved;
@@ -114,6 +115,8 @@ class HandoffServing : public ::testing::Test {
   std::unique_ptr<Client> p, d;
   std::string address;
   uint32_t cached_tokens = 0;  // of the last right answer
+  int32_t layers_at_a_time = 1;  // by their size, those of the fake model would all go at once
+  int32_t layers_held = 0;     // that P's step has told when it is held halfway
 };
 
 }  // namespace penstock::testing

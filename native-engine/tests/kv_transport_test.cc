@@ -422,7 +422,11 @@ TEST_P(EveryTransport, LosesNothingToAWriterThatIsKilledOrStoppedAtAnyInstant) {
         [&](const std::string& address, const TransferGrant& grant, const WakePipe& begun) {
           TransportPeer writing(address, shares);
           if (!writing.let_in(grant)) return;
-          for (uint32_t at = 0; writing.send(piece_bytes(source, at, {0, 1})); at += 2) begun.wake();
+          // Also between groups of layers.
+          for (uint32_t at = 0; writing.send(piece_bytes(source, at, {0, 1}, 0, 2)) &&
+                                writing.send(piece_bytes(source, at, {0, 1}, 2, 3));
+               at += 2)
+            begun.wake();
         }));
   }
   receive();

@@ -184,5 +184,48 @@ TEST(InvarianceToFaults, ANaNInOneSequenceStaysThere) {
   for (float logit : sequences[0].logits) EXPECT_TRUE(std::isnan(logit));
 }
 
+// What each layer of the cache held when it was told to be stored.
+class Snapshots final : public StepWatch {
+ public:
+  explicit Snapshots(const KvView& kv) : kv_(kv) {}
+  void layers_stored(int32_t layers) override {
+    ASSERT_EQ(layers, static_cast<int32_t>(told.size()) + 1) << "one after the other";
+    told.push_back(layer(layers - 1));
+  }
+  std::vector<std::byte> layer(int32_t index) const {
+    const std::byte* first = kv_.at(index, 0).data();
+    return {first, first + kv_.blocks_total * kv_.block_bytes};
+  }
+  std::vector<std::vector<std::byte>> told;
+
+ private:
+  KvView kv_;
+};
+
+TEST(Watch, IsToldOfEachLayerWhenItsKeysAndValuesAreThere) {
+  ModelShape shape = kShape;
+  shape.layers = 5;
+  const TempFile file(random_model(shape, TensorType::q8_0, TensorType::q8_0, true, 21));
+  for (const int32_t threads : {1, 3}) {
+    const auto runner = load(file, threads);
+    TestBlocks pool(runner->info().blocks_total, 3);
+    std::vector<TestSequence> sequences(3);
+    for (size_t i = 0; i < sequences.size(); ++i) sequences[i].tokens = random_ids(90 + i, static_cast<uint32_t>(i));
+    // Prompts without logits, which leave the last layer early; then some with; then one row beside a chunk.
+    for (const std::vector<int32_t>& rows : std::vector<std::vector<int32_t>>{{40, 33, 50}, {49, 57, 42}, {1, 1}}) {
+      Snapshots watch(runner->kv());
+      std::vector<size_t> which(rows.size());
+      std::iota(which.begin(), which.end(), size_t{0});
+      step(*runner, pool, sequences, which, rows, &watch);
+      ASSERT_EQ(watch.told.size(), 5u);
+      for (int32_t layer = 0; layer < 5; ++layer)
+        EXPECT_EQ(watch.told[static_cast<size_t>(layer)], watch.layer(layer)) << "layer " << layer;
+      // One that is complete goes on with a token.
+      for (TestSequence& sequence : sequences)
+        if (sequence.computed == static_cast<int32_t>(sequence.tokens.size())) sequence.tokens.push_back(7);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace penstock

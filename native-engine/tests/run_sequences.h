@@ -37,7 +37,7 @@ struct TestSequence {
 
 // One step: sequences[which[i]] advances by rows[i] tokens. Fills logits of those that have caught up.
 inline void step(Runner& runner, TestBlocks& pool, std::vector<TestSequence>& sequences,
-                 const std::vector<size_t>& which, const std::vector<int32_t>& rows) {
+                 const std::vector<size_t>& which, const std::vector<int32_t>& rows, StepWatch* watch = nullptr) {
   std::vector<int32_t> ids;
   std::vector<int32_t> positions;
   std::vector<StepSequence> shares;
@@ -57,7 +57,7 @@ inline void step(Runner& runner, TestBlocks& pool, std::vector<TestSequence>& se
   const auto wanting =
       std::count_if(shares.begin(), shares.end(), [](const StepSequence& s) { return s.wants_logits; });
   std::vector<float> logits(static_cast<size_t>(wanting) * vocab);
-  runner.forward({ids, positions, shares}, logits);
+  runner.forward({ids, positions, shares, watch}, logits);
   auto next = logits.begin();
   for (size_t i = 0; i < which.size(); ++i) {
     if (!shares[i].wants_logits) continue;

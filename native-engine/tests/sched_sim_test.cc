@@ -83,6 +83,9 @@ class Simulation {
   uint64_t cached_tokens() const { return scheduler_.stats().cached_tokens; }
   uint64_t commits() const { return commits_; }
   uint64_t handed_over() const { return handed_over_; }
+  // Steps in which blocks could be read as they were filled, and could not be because of an equal.
+  uint64_t early() const { return early_; }
+  uint64_t withheld() const { return withheld_; }
   // Every end with its reason, hits and time: equal for equal seeds.
   const std::vector<std::vector<uint64_t>>& log() const { return log_; }
 
@@ -200,6 +203,20 @@ class Simulation {
     }
     collect();
   }
+  // Blocks that their reader may read while the step is computed.
+  std::map<uint64_t, std::vector<int32_t>> early_blocks(const StepPlan& plan) {
+    std::map<uint64_t, std::vector<int32_t>> early;
+    for (size_t i = 0; i < plan.owners.size(); ++i) {
+      const Sequence& sequence = *plan.owners[i];
+      if (!sequence.hands_over()) continue;
+      const int32_t settled = scheduler_.blocks_settled(i);
+      EXPECT_GE(settled, sequence.computed / kBlockTokens);
+      if (settled > sequence.computed / kBlockTokens) ++early_;
+      else if (plan.sequences[i].kv_tokens / kBlockTokens > settled) ++withheld_;
+      early[sequence.request.id].assign(sequence.blocks.begin(), sequence.blocks.begin() + settled);
+    }
+    return early;
+  }
   bool somebody_is_read() const {
     for (const auto& [id, e] : live_) {
       const Sequence* sequence = scheduler_.sequence(id);
@@ -300,6 +317,7 @@ class Simulation {
       share.pooled = live_.at(plan.owners[i]->request.id).accumulator;
       if (share.kv_tokens == share.rows) std::fill(share.pooled.begin(), share.pooled.end(), 0.0f);
     }
+    const auto early = early_blocks(plan);
     if (workload_.failures && chance(2)) {
       for (const Sequence* owner : plan.owners) live_.at(owner->request.id).failed = true;
       scheduler_.abandon_step();
@@ -325,6 +343,12 @@ class Simulation {
         unusable.push_back(sequence);
       }
       scheduler_.apply(sampled, unusable);
+      for (const auto& [id, blocks] : early) {
+        const Sequence* sequence = scheduler_.sequence(id);
+        const auto complete = static_cast<size_t>(sequence->computed / kBlockTokens);
+        EXPECT_LE(blocks.size(), sequence->remaining() == 0 ? sequence->blocks.size() : complete);
+        EXPECT_TRUE(std::equal(blocks.begin(), blocks.end(), sequence->blocks.begin())) << "what was being read is another's";
+      }
     }
     collect();
     scheduler_.check_integrity();
@@ -416,7 +440,7 @@ class Simulation {
   std::map<uint64_t, int64_t> ended_at_ms_;
   std::map<uint64_t, std::vector<int32_t>> reserved_;  // live reservations and their tokens
   std::set<uint64_t> committed_;                       // of all that ever were
-  uint64_t next_reservation_ = 0, commits_ = 0, handed_over_ = 0;
+  uint64_t next_reservation_ = 0, commits_ = 0, handed_over_ = 0, early_ = 0, withheld_ = 0;
   std::vector<std::vector<uint64_t>> log_;
   int64_t now_ms_ = 0;
   int submitted_ = 0;
@@ -429,7 +453,7 @@ TEST(SchedulerSimulation, EndsEveryRequestOnceWithTheWordsItWouldSayAlone) {
   const uint32_t first =
       one != nullptr ? static_cast<uint32_t>(std::strtoul(one, nullptr, 10)) : std::random_device{}();
   const int runs = one != nullptr ? 1 : many != nullptr ? std::atoi(many) : 2000;
-  uint64_t preemptions = 0, cached_tokens = 0, commits = 0, handed_over = 0;
+  uint64_t preemptions = 0, cached_tokens = 0, commits = 0, handed_over = 0, early = 0, withheld = 0;
   int64_t steps = 0;
   for (int i = 0; i < runs; ++i) {
     const uint32_t seed = first + static_cast<uint32_t>(i);
@@ -440,6 +464,8 @@ TEST(SchedulerSimulation, EndsEveryRequestOnceWithTheWordsItWouldSayAlone) {
       cached_tokens += simulation.cached_tokens();
       commits += simulation.commits();
       handed_over += simulation.handed_over();
+      early += simulation.early();
+      withheld += simulation.withheld();
     } catch (const std::exception& error) {
       ADD_FAILURE() << error.what();
     }
@@ -454,6 +480,8 @@ TEST(SchedulerSimulation, EndsEveryRequestOnceWithTheWordsItWouldSayAlone) {
     EXPECT_GT(cached_tokens, 16u * static_cast<uint64_t>(runs));
     EXPECT_GT(commits, static_cast<uint64_t>(runs));
     EXPECT_GT(handed_over, static_cast<uint64_t>(runs) / 4);
+    EXPECT_GT(early, static_cast<uint64_t>(runs) / 4);
+    EXPECT_GT(withheld, static_cast<uint64_t>(runs) / 100);
   }
 }
 

@@ -12,9 +12,13 @@ namespace {
 
 using namespace penstock::testing;
 
-using HandoffFaults = HandoffServing;
+// Halfway is before any layer of a step, between two groups of its layers, and when all of them are told.
+class HandoffFaults : public HandoffServing, public ::testing::WithParamInterface<int32_t> {
+ protected:
+  HandoffFaults() { layers_held = GetParam(); }
+};
 
-TEST_F(HandoffFaults, APushIsCancelledInTheQueueWhileItIsComputedAndWhenItIsOver) {
+TEST_P(HandoffFaults, APushIsCancelledInTheQueueWhileItIsComputedAndWhenItIsOver) {
   start("", {.sequences_max = 1, .step_tokens_max = kStepTokens});
   const auto prompt = prompt_of(1, 128);
   const frame::Reserved reserved = hold_halfway(prompt);
@@ -38,11 +42,11 @@ TEST_F(HandoffFaults, APushIsCancelledInTheQueueWhileItIsComputedAndWhenItIsOver
   expect_nothing_held();
 }
 
-TEST_F(HandoffFaults, APushEndsAtItsDeadline) {
+TEST_P(HandoffFaults, APushEndsAtItsDeadline) {
   start("", {.sequences_max = 1, .step_tokens_max = kStepTokens});
   const auto prompt = prompt_of(1, 128);
   const frame::Reserved reserved = reserve(7, prompt);
-  prefill->fake().hold(1);
+  prefill->fake().hold(1, layers_held);
   frame::Push push = push_frame(1, prompt, reserved, address);
   push.deadline_ms = 1'500;  // it has to be held by then
   p->send(push);
@@ -54,7 +58,7 @@ TEST_F(HandoffFaults, APushEndsAtItsDeadline) {
   expect_nothing_held();
 }
 
-TEST_F(HandoffFaults, AReservationIsReleasedInEachPhase) {
+TEST_P(HandoffFaults, AReservationIsReleasedInEachPhase) {
   start();
   const auto prompt = prompt_of(1, 128);
   // Before anybody writes.
@@ -81,7 +85,7 @@ TEST_F(HandoffFaults, AReservationIsReleasedInEachPhase) {
   EXPECT_EQ(cached_tokens, 112u) << "what was released is in the cache nevertheless";
 }
 
-TEST_F(HandoffFaults, ALeaseThatNobodyRenewsEnds) {
+TEST_P(HandoffFaults, ALeaseThatNobodyRenewsEnds) {
   start();
   const auto prompt = prompt_of(1, 128);
   reserve(5, prompt_of(5, 64), 40);
@@ -109,7 +113,7 @@ TEST_F(HandoffFaults, ALeaseThatNobodyRenewsEnds) {
   expect_right_answer(prompt, 7);
 }
 
-TEST_F(HandoffFaults, TheAgentOfDGoesInEachPhase) {
+TEST_P(HandoffFaults, TheAgentOfDGoesInEachPhase) {
   start();
   const auto prompt = prompt_of(1, 128);
   for (const int phase : {0, 1, 2}) {
@@ -136,14 +140,14 @@ TEST_F(HandoffFaults, TheAgentOfDGoesInEachPhase) {
   expect_nothing_held();
 }
 
-TEST_F(HandoffFaults, TheAgentOfPGoesInEachPhaseAndTheNextOneHearsOnlyOfItsOwn) {
+TEST_P(HandoffFaults, TheAgentOfPGoesInEachPhaseAndTheNextOneHearsOnlyOfItsOwn) {
   start();
   for (const int phase : {0, 1}) {
     SCOPED_TRACE("phase " + std::to_string(phase));
     const auto prompt = prompt_of(20 + static_cast<uint64_t>(phase), 128);
     const frame::Reserved reserved = reserve(7, prompt, 3'000);
-    if (phase == 0) prefill->fake().hold();
-    if (phase == 1) prefill->fake().hold(1);
+    if (phase == 0) prefill->fake().hold(0, layers_held);
+    if (phase == 1) prefill->fake().hold(1, layers_held);
     p->send(push_frame(1, prompt, reserved, address));
     prefill->fake().wait_until_held();
     p->hang_up();
@@ -161,7 +165,7 @@ TEST_F(HandoffFaults, TheAgentOfPGoesInEachPhaseAndTheNextOneHearsOnlyOfItsOwn) 
   expect_nothing_held();
 }
 
-TEST_F(HandoffFaults, PDiesInTheMiddleAndDComputesItself) {
+TEST_P(HandoffFaults, PDiesInTheMiddleAndDComputesItself) {
   start();
   const auto prompt = prompt_of(1, 128);
   hold_halfway(prompt);
@@ -175,7 +179,7 @@ TEST_F(HandoffFaults, PDiesInTheMiddleAndDComputesItself) {
   d->settled(holds_nothing);
 }
 
-TEST_F(HandoffFaults, PDiesBetweenTheLastBlockAndTheEndAndNothingOfItCounts) {
+TEST_P(HandoffFaults, PDiesBetweenTheLastBlockAndTheEndAndNothingOfItCounts) {
   start();
   // A sender of its own, which has told all blocks and never says that this is all.
   const auto prompt = prompt_of(1, 32);
@@ -203,7 +207,7 @@ TEST_F(HandoffFaults, PDiesBetweenTheLastBlockAndTheEndAndNothingOfItCounts) {
   expect_nothing_held();
 }
 
-TEST_F(HandoffFaults, DDiesInTheMiddleAndPLetsGo) {
+TEST_P(HandoffFaults, DDiesInTheMiddleAndPLetsGo) {
   start();
   const auto prompt = prompt_of(1, 128);
   hold_halfway(prompt);
@@ -213,7 +217,7 @@ TEST_F(HandoffFaults, DDiesInTheMiddleAndPLetsGo) {
   p->settled(holds_nothing);
 }
 
-TEST_F(HandoffFaults, APeerThatSaysNothingIsGivenUp) {
+TEST_P(HandoffFaults, APeerThatSaysNothingIsGivenUp) {
   start("", {.sequences_max = 4, .step_tokens_max = kStepTokens, .kv_silence_max = std::chrono::milliseconds(800)});
   const auto prompt = prompt_of(1, 64);
   // A receiver that is there and does not answer.
@@ -225,7 +229,7 @@ TEST_F(HandoffFaults, APeerThatSaysNothingIsGivenUp) {
   EXPECT_EQ(p->finish_of(1).reason, FinishReason::Transfer);
   // A computing engine is no silent one.
   push = push_frame(2, prompt, reserved, address);
-  prefill->fake().hold();
+  prefill->fake().hold(0, layers_held);
   p->send(push);
   prefill->fake().wait_until_held();
   std::this_thread::sleep_for(std::chrono::milliseconds(2'000));
@@ -234,6 +238,30 @@ TEST_F(HandoffFaults, APeerThatSaysNothingIsGivenUp) {
   expect_right_answer(prompt, 7);
   expect_nothing_held();
 }
+
+TEST_P(HandoffFaults, AStepThatFailsLeavesNothingThatCounts) {
+  start();
+  const auto prompt = prompt_of(1, 128);
+  hold_halfway(prompt);
+  prefill->fake().fail_next();
+  prefill->fake().go();
+  EXPECT_EQ(p->finish_of(1).reason, FinishReason::Internal);
+  EXPECT_FALSE(d->expect<frame::Transferred>().complete);
+  expect_right_answer(prompt, 7);
+  EXPECT_EQ(cached_tokens, 0u);
+  expect_nothing_held();
+  // What it had computed before is as good as it was, and the rest is computed again.
+  const auto other = prompt_of(2, 128);
+  p->finished.clear();
+  p->send(push_frame(1, other, reserve(8, other), address));
+  EXPECT_TRUE(d->expect<frame::Transferred>().complete);
+  EXPECT_EQ(p->finish_of(1).reason, FinishReason::Stop);
+  expect_right_answer(other, 8, 51);
+  expect_nothing_held();
+}
+
+INSTANTIATE_TEST_SUITE_P(Held, HandoffFaults, ::testing::Values(0, 1, kFakeLayers),
+                         [](const auto& which) { return "After" + std::to_string(which.param) + "Layers"; });
 
 }  // namespace
 }  // namespace penstock

@@ -1,10 +1,16 @@
 // Hand-overs between two serving engines. Goal: a prompt that is handed over gives exactly the tokens that one engine alone
 // gives, in any schedule, and both engines hold no block in the end. What breaks on the way is serve_handoff_faults_test.
 #include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/time.h>
 
 #include <random>
+#include <set>
 
 #include "handoff_serving.h"
+#include "kv/endpoint.h"
+#include "kv/transfer_wire.h"
 #include "model/load.h"
 #include "model_fixtures.h"
 
@@ -199,11 +205,87 @@ TEST_F(HandoffServing, WhatIsCommittedGivesWayUnderPressureAndIsSaidToBeGone) {
   expect_nothing_held();
 }
 
+// A receiver that takes note of which layers of which blocks have come.
+class Listening {
+ public:
+  explicit Listening(std::string at) : address(std::move(at)), listener_(listen_at(address)) {}
+  ~Listening() { stop_listening(address); }
+  // Lets the sender in.
+  void accept() {
+    pollfd polled{listener_.get(), POLLIN, 0};
+    if (poll(&polled, 1, 20'000) != 1) throw std::runtime_error("nobody came");
+    socket_ = Descriptor(::accept(listener_.get(), nullptr, nullptr));
+    const timeval limit{.tv_sec = 20, .tv_usec = 0};
+    setsockopt(socket_.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    take(wire::read<wire::OfferHead>(take(sizeof(wire::OfferHead))).fingerprint_bytes);
+    answer();
+  }
+  void answer() {
+    const wire::Answer answer{};
+    if (send(socket_.get(), &answer, sizeof answer, MSG_NOSIGNAL) != sizeof answer) throw std::runtime_error("the sender is gone");
+  }
+  // The head of the next message, whose payload is taken too.
+  wire::PieceHead next(int64_t block_bytes) {
+    const auto head = wire::read<wire::PieceHead>(take(sizeof(wire::PieceHead)));
+    if (head.magic != wire::kBlocks) return head;
+    take(static_cast<size_t>(head.count * head.layers * block_bytes) + sizeof(uint64_t));
+    for (uint32_t block = head.first; block < head.first + head.count; ++block)
+      for (uint32_t layer = head.layer; layer < head.layer + head.layers; ++layer) there.insert({block, layer});
+    return head;
+  }
+
+  std::string address;
+  std::set<std::pair<uint32_t, uint32_t>> there;
+
+ private:
+  std::vector<std::byte> take(size_t count) {
+    std::vector<std::byte> bytes(count);
+    for (size_t at = 0; at < count;) {
+      const ssize_t got = recv(socket_.get(), bytes.data() + at, count - at, 0);
+      if (got <= 0) throw std::runtime_error("nothing more came");
+      at += static_cast<size_t>(got);
+    }
+    return bytes;
+  }
+  Descriptor listener_;
+  Descriptor socket_;
+};
+
+TEST_F(HandoffServing, LayersTravelWhileTheOthersAreComputed) {
+  start();
+  const int64_t block_bytes = prefill->fake().kv().block_bytes;
+  const auto prompt = prompt_of(1, 64);  // two steps of two blocks
+  for (int32_t told = 1; told <= kFakeLayers; ++told) {
+    SCOPED_TRACE(std::to_string(told) + " layers of the second step");
+    Listening receiver("unix:" + (folder / "receiver.sock"));
+    const auto id = static_cast<uint64_t>(told);
+    frame::Push push = push_frame(id, prompt, {.id = id, .grant = {}, .blocks = 4}, receiver.address);
+    push.salt = id;  // nothing is cached
+    prefill->fake().hold(1, told);
+    p->send(push);
+    receiver.accept();
+    prefill->fake().wait_until_held();
+    const auto whole = static_cast<size_t>(2 * kFakeLayers);
+    while (receiver.there.size() < whole + 2 * static_cast<size_t>(told)) receiver.next(block_bytes);
+    for (uint32_t layer = 0; layer < static_cast<uint32_t>(told); ++layer)
+      EXPECT_TRUE(receiver.there.contains({2, layer}) && receiver.there.contains({3, layer}));
+    EXPECT_EQ(receiver.there.size(), whole + 2 * static_cast<size_t>(told)) << "and no other ones";
+    prefill->fake().go();
+    while (receiver.next(block_bytes).magic != wire::kEnd) {
+    }
+    EXPECT_EQ(receiver.there.size(), 2 * whole);
+    receiver.answer();
+    EXPECT_EQ(p->finish_of(id).reason, FinishReason::Stop);
+  }
+  p->settled(holds_nothing);
+}
+
 // --- Any schedule
 
 struct Job {
   frame::Submit submit;
   bool handed_over = false, draws = false, cancelled_push = false, released = false;
+  bool rival = false;  // P computes the same prompt for somebody else at the same time, from its first row on
 };
 
 // Runs everything on one engine, and returns what each said.
@@ -239,6 +321,7 @@ std::vector<Job> random_jobs(std::mt19937& random, int count, int32_t vocab, siz
     job.draws = random() % 4 != 0;
     job.cancelled_push = random() % 6 == 0;
     job.released = random() % 8 == 0;
+    job.rival = random() % 4 == 0;
     jobs.push_back(std::move(job));
   }
   return jobs;
@@ -280,7 +363,14 @@ std::map<uint64_t, std::vector<int32_t>> handed_over(Engine& prefill, Engine& de
       }
       pushing[reserved->id] = &job;
       frame::Push push = push_frame(reserved->id, job.submit.prompt, *reserved, address);
-      if (job.draws) push.draw = draw_of(job.submit, {job.submit.seed});
+      // Where the rest of the prompt is not handed over, there is nothing to draw behind.
+      const bool whole = push.tokens.size() == job.submit.prompt.size();
+      if (job.draws && whole) push.draw = draw_of(job.submit, {job.submit.seed});
+      if (job.rival) {
+        frame::Submit rival = submit_frame(1000 + push.id, push.tokens, 1);
+        rival.pooling = Pooling::mean;
+        p.send(rival);
+      }
       p.send(push);
       if (job.cancelled_push) p.send(frame::Cancel{reserved->id});
       if (job.released) d.send(frame::Release{reserved->id});
@@ -310,6 +400,7 @@ TEST_F(HandoffServing, AnyScheduleSaysWhatOneEngineAloneSays) {
   std::mt19937 random(seed);
   uint64_t cached_tokens_in_all = 0;
   for (const int32_t blocks : {20, 40, 120}) {
+    layers_at_a_time = blocks == 40 ? 2 : 1;
     start("", {.sequences_max = 4, .step_tokens_max = kStepTokens}, blocks);
     p.reset();
     d.reset();
@@ -327,12 +418,13 @@ TEST_F(HandoffServing, AnyScheduleSaysWhatOneEngineAloneSays) {
 }
 
 TEST_F(HandoffServing, ARealModelSaysTheSameWhereverItsPromptsAreComputed) {
-  const TempFile file(random_model({64, 128, 2, 4, 2, 32, kVocab, kContext}, TensorType::q8_0, TensorType::q8_0, true, 5));
+  const TempFile file(random_model({64, 128, 3, 4, 2, 32, kVocab, kContext}, TensorType::q8_0, TensorType::q8_0, true, 5));
   const uint32_t seed = std::random_device{}();
   SCOPED_TRACE("seed " + std::to_string(seed));
   std::mt19937 random(seed);
   for (const KvType type : {KvType::f16, KvType::q8_0}) {
     ServerConfig config{.sequences_max = 4, .step_tokens_max = kStepTokens};
+    config.kv_layers_at_a_time = type == KvType::f16 ? 1 : 2;
     const auto load = [&] {
       LoadOptions options;
       options.path = file.path();

@@ -28,6 +28,7 @@ struct LayerSpan {
   int32_t first = 0;
   int32_t count = 0;
   int32_t end() const { return first + count; }
+  bool operator==(const LayerSpan&) const = default;
 };
 
 class Piece {

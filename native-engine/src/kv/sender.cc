@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <deque>
 #include <exception>
 #include <stdexcept>
 #include <utility>
@@ -101,9 +102,25 @@ class KvSender::Connection {
     moved_ = Clock::now();
   }
 
-  void extend(std::span<const int32_t> blocks) {
+  void extend(const Told& told) {
+    if (told.blocks.empty()) return;
     if (!wants_write()) moved_ = Clock::now();
-    blocks_.insert(blocks_.end(), blocks.begin(), blocks.end());
+    const size_t first = told.first.value_or(static_cast<uint32_t>(blocks_.size())), count = told.blocks.size();
+    blocks_.resize(std::max(blocks_.size(), first + count));
+    std::copy(told.blocks.begin(), told.blocks.end(), blocks_.begin() + static_cast<std::ptrdiff_t>(first));
+    // What waits together goes together, or a slow line would carry as many heads as a fast one.
+    if (!unsent_.empty()) {
+      Unsent& last = unsent_.back();
+      if (last.first + last.count == first && last.layers == told.layers) {
+        last.count += count;
+        return;
+      }
+      if (last.first == first && last.count == count && last.layers.end() == told.layers.first) {
+        last.layers.count += told.layers.count;
+        return;
+      }
+    }
+    unsent_.push_back({first, count, told.layers});
   }
   void finish(TransferNote note) {
     if (!wants_write()) moved_ = Clock::now();
@@ -143,9 +160,9 @@ class KvSender::Connection {
  private:
   enum class State { Offering, Sending, Waiting };
 
-  bool in_payload() const { return piece_end_ > next_; }
-  bool can_begin_piece() const { return state_ == State::Sending && next_ < blocks_.size(); }
-  bool can_end() const { return state_ == State::Sending && finished_ && next_ == blocks_.size(); }
+  bool in_payload() const { return !piece_blocks_.empty(); }
+  bool can_begin_piece() const { return state_ == State::Sending && !unsent_.empty(); }
+  bool can_end() const { return state_ == State::Sending && finished_ && unsent_.empty() && !in_payload(); }
 
   // Makes sure that there is something to write. False: there is nothing.
   bool prepare() {
@@ -155,15 +172,9 @@ class KvSender::Connection {
     if (in_payload()) {
       if (!piece_.done()) return true;
       wire::append(out_, piece_.sum().value());
-      next_ = piece_end_;
+      piece_blocks_.clear();
     } else if (can_begin_piece()) {
-      piece_end_ = std::min(blocks_.size(), next_ + kBlocksPerPiece);
-      piece_blocks_.assign(blocks_.begin() + static_cast<std::ptrdiff_t>(next_),
-                           blocks_.begin() + static_cast<std::ptrdiff_t>(piece_end_));
-      piece_ = Piece(kv_, piece_blocks_, {0, kv_.layers}, PieceWay::out, !transport_->reaches_device());
-      wire::append(out_, wire::PieceHead{.first = static_cast<uint32_t>(next_),
-                                         .count = static_cast<uint32_t>(piece_end_ - next_),
-                                         .layers = static_cast<uint32_t>(kv_.layers)});
+      begin_piece();
     } else if (can_end()) {
       wire::append(out_, wire::PieceHead{.magic = wire::kEnd,
                                          .count = static_cast<uint32_t>(blocks_.size()),
@@ -179,6 +190,21 @@ class KvSender::Connection {
       return false;
     }
     return true;
+  }
+
+  void begin_piece() {
+    Unsent& next = unsent_.front();
+    const size_t count = std::min(next.count, kBlocksPerPiece);
+    const auto from = blocks_.begin() + static_cast<std::ptrdiff_t>(next.first);
+    piece_blocks_.assign(from, from + static_cast<std::ptrdiff_t>(count));
+    piece_ = Piece(kv_, piece_blocks_, next.layers, PieceWay::out, !transport_->reaches_device());
+    wire::append(out_, wire::PieceHead{.first = static_cast<uint32_t>(next.first),
+                                       .count = static_cast<uint32_t>(count),
+                                       .layer = static_cast<uint32_t>(next.layers.first),
+                                       .layers = static_cast<uint32_t>(next.layers.count)});
+    next.first += count;
+    next.count -= count;
+    if (next.count == 0) unsent_.pop_front();
   }
 
   // What prepare() has made sure of.
@@ -274,12 +300,17 @@ class KvSender::Connection {
   size_t out_sent_ = 0;
   std::byte in_[sizeof(wire::Answer)] = {};
   size_t in_bytes_ = 0;
-  std::vector<int32_t> blocks_;  // complete ones
+  // Some layers of some of blocks_, complete.
+  struct Unsent {
+    size_t first;
+    size_t count;
+    LayerSpan layers;
+  };
+  std::vector<int32_t> blocks_;  // those of which anything was told
+  std::deque<Unsent> unsent_;    // in the order of telling; what is being sent is in none
   bool finished_ = false;
   TransferNote note_;
-  size_t next_ = 0;  // of blocks_: the one being sent, or to be sent next
-  size_t piece_end_ = 0;
-  std::vector<int32_t> piece_blocks_;  // those in between: blocks_ grows, and moves
+  std::vector<int32_t> piece_blocks_;  // being sent; a copy, since blocks_ grows and moves
   Piece piece_;
   bool over_ = false;
   bool arrived_ = false;
@@ -320,7 +351,13 @@ void KvSender::begin(Push push) {
 }
 
 void KvSender::extend(uint64_t id, std::span<const int32_t> blocks) {
-  tell(id, [&](News& news) { news.blocks.insert(news.blocks.end(), blocks.begin(), blocks.end()); });
+  tell(id, [&](News& news) {
+    news.told.push_back({std::nullopt, {blocks.begin(), blocks.end()}, {0, kv_.layers}});
+  });
+}
+
+void KvSender::extend(uint64_t id, uint32_t first, std::span<const int32_t> blocks, LayerSpan layers) {
+  tell(id, [&](News& news) { news.told.push_back({first, {blocks.begin(), blocks.end()}, layers}); });
 }
 
 void KvSender::finish(uint64_t id, TransferNote note) {
@@ -353,7 +390,7 @@ void KvSender::take_news() {
     const auto found = connections_.find(id);
     if (found == connections_.end()) continue;
     Connection& connection = *found->second;
-    connection.extend(news.blocks);
+    for (const Told& told : news.told) connection.extend(told);
     if (news.finished) connection.finish(std::move(news.note));
     if (news.stopped) connection.end("nobody wants it any more");
   }

@@ -8,11 +8,13 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "kv/piece.h"
 #include "kv/transfer_table.h"
 #include "kv/view.h"
 #include "serve/descriptor.h"
@@ -45,6 +47,9 @@ class KvSender {
   void begin(Push push);
   // These blocks are complete and stay as they are; in order, behind those that were told before.
   void extend(uint64_t id, std::span<const int32_t> blocks);
+  // Some layers of them are, from number `first` of the transfer's blocks on: each layer of each block is told once, in any order.
+  // Of blocks on a device, all layers.
+  void extend(uint64_t id, uint32_t first, std::span<const int32_t> blocks, LayerSpan layers);
   // Everything has been told. `note`: for the other engine, at most wire::kNoteBytesMax; it comes with the last answer.
   void finish(uint64_t id, TransferNote note = {});
   // Nobody wants it any more: ended() follows at once, with arrived false. Unknown ids are ignored.
@@ -52,10 +57,15 @@ class KvSender {
 
  private:
   class Connection;
+  struct Told {
+    std::optional<uint32_t> first;  // absent: behind all that were told
+    std::vector<int32_t> blocks;
+    LayerSpan layers;
+  };
   // What the step loop has said of one push and the sender's thread has not taken yet.
   struct News {
     std::unique_ptr<Push> begin;
-    std::vector<int32_t> blocks;
+    std::vector<Told> told;
     bool finished = false;
     TransferNote note;
     bool stopped = false;

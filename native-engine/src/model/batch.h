@@ -24,11 +24,22 @@ struct StepSequence {
   std::span<float> pooled = {};          // [dim] mean: they are added, in order of position; last: the last one replaces
 };
 
+// Hears in the middle of a step how far it is.
+class StepWatch {
+ public:
+  virtual ~StepWatch() = default;
+  // K and V of every row of the batch are in the cache for the layers before `layers`, and nobody writes to them again in this
+  // step. Called on the thread of forward(); where it is called at all, the last call before forward() returns names all layers.
+  // Must not throw.
+  virtual void layers_stored(int32_t layers) = 0;
+};
+
 // A mixed batch: chunks of prompts and decode rows side by side.
 struct StepBatch {
   std::span<const int32_t> token_ids;  // [rows]
   std::span<const int32_t> positions;  // [rows] position in its sequence, = kv_tokens - rows + i
   std::span<const StepSequence> sequences;
+  StepWatch* watch = nullptr;  // a runner whose steps are one piece tells it nothing
 };
 
 }  // namespace penstock

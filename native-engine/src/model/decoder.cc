@@ -81,6 +81,8 @@ void Decoder::forward(const StepBatch& batch, std::span<float> logits) {
     });
     multiply({{w.q, q_.data()}, {w.k, k_.data()}, {w.v, v_.data()}}, normed_.view(rows, c.dim));
     finish_qkv(batch, layer);
+    // Before the rest of the layer: what is sent has its time too.
+    if (batch.watch != nullptr) batch.watch->layers_stored(layer + 1);
     if (layer + 1 == c.layers && rows_read(batch) < rows) {
       live = keep_rows_read(batch);
       rows = static_cast<int32_t>(live.token_ids.size());

@@ -48,8 +48,8 @@ class Runner {
   // What the memory of weights, K and V gives, measured. nullopt: it is the processor's.
   virtual std::optional<uint64_t> memory_bytes_per_second_max() { return std::nullopt; }
 
-  // The paged cache as memory, for whoever moves whole blocks between engines. Blocks that forward() writes to or reads in
-  // a step must not be touched meanwhile.
+  // The paged cache as memory, for whoever moves whole blocks between engines. Blocks that forward() writes to in a step must not
+  // be touched meanwhile, but for reading the layers that its watch was told; those that it reads must not be written to.
   virtual KvView kv() = 0;
 
   // Threads of parallel(), the caller included.

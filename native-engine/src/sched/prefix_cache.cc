@@ -110,6 +110,11 @@ void PrefixCache::store(const BlockChain& chain, int32_t index, std::span<int32_
   note({BlockEventKind::Stored, hash, parent_hash(e)});
 }
 
+bool PrefixCache::has_equal(const BlockChain& chain, int32_t index, std::span<const int32_t> blocks) const {
+  const int32_t parent = index == 0 ? kNone : blocks[static_cast<size_t>(index) - 1];
+  return find(chain.hashes[static_cast<size_t>(index)], parent, chain.salt, block_of(chain.tokens, index)) != kNone;
+}
+
 void PrefixCache::allocate(int32_t count, std::vector<int32_t>& blocks) {
   if (count > blocks_available()) throw std::logic_error("allocate() of more blocks than are available");
   while (!pool_.can_allocate(count)) {

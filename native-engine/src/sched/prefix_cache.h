@@ -54,6 +54,8 @@ class PrefixCache {
   // blocks[index] has been computed, and everything before it is cached: makes it an entry, or replaces it by the entry
   // that says the same and lets go of the double.
   void store(const BlockChain& chain, int32_t index, std::span<int32_t> blocks);
+  // Whether store() would replace it.
+  bool has_equal(const BlockChain& chain, int32_t index, std::span<const int32_t> blocks) const;
 
   // Free blocks and those that can be made free: kept ones without a holder.
   int32_t blocks_available() const { return pool_.blocks_free() + pool_.blocks_idle(); }

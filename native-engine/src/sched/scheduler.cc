@@ -225,18 +225,34 @@ bool Scheduler::admit_next(Sequence& sequence) {
   return true;
 }
 
-// Whether this step, as planned so far, completes the block at `index` of the sequence's tokens.
+// Whether another sequence of this step, as planned so far, completes the block at `index` of the sequence's tokens.
 bool Scheduler::is_being_computed(const Sequence& sequence, int32_t index) const {
   const auto at = static_cast<size_t>(index);
   const auto tokens = std::span(sequence.tokens).first((at + 1) * kBlockTokens);
   for (size_t i = 0; i < plan_.sequences.size(); ++i) {
     const Sequence& other = *plan_.owners[i];
+    if (&other == &sequence) continue;
     if (other.computed / kBlockTokens > index || plan_.sequences[i].kv_tokens / kBlockTokens <= index) continue;
     if (other.request.salt == sequence.request.salt && other.block_hashes[at] == sequence.block_hashes[at] &&
         std::equal(tokens.begin(), tokens.end(), other.tokens.begin()))
       return true;
   }
   return false;
+}
+
+// apply() replaces a block that it finds in the cache, where it was before the step or another sequence of the step has put it.
+// The first block that the step fills speaks for those behind it: where it has no equal in the cache, they have none, for
+// what is in the cache has everything before it there; and another sequence that fills a later one of them either fills the
+// first one too, or has it from the cache.
+int32_t Scheduler::blocks_settled(size_t index) const {
+  const Sequence& sequence = *plan_.owners[index];
+  const int32_t kv_tokens = plan_.sequences[index].kv_tokens;
+  const int32_t before = sequence.computed / kBlockTokens, full = kv_tokens / kBlockTokens;
+  if (full > before &&
+      (cache_.has_equal(chain_of(sequence), before, sequence.blocks) || is_being_computed(sequence, before)))
+    return before;
+  // What fills no block is in no cache. Behind the last token nobody writes to it any more.
+  return kv_tokens == sequence.total() ? blocks_for(kv_tokens) : full;
 }
 
 // Blocks that would become available if every committed reservation were given up and, `from_paused`, every paused sequence

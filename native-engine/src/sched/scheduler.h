@@ -136,6 +136,9 @@ class Scheduler {
   // Of a sequence that hands over: nobody reads its blocks any more, because everything has arrived or nothing will.
   void hand_over_ended(uint64_t id, bool arrived);
   const Sequence* sequence(uint64_t id) const;
+  // Of the sequence at `index` of the plan, how many of its first blocks hold all that they ever will as soon as the step is
+  // computed, and stay its own in apply(): they may be read while it is computed, layer by layer as they are filled.
+  int32_t blocks_settled(size_t index) const;
   // Moves the ids of sequences that hand over and are to end since the last call to `out`, which is cleared first: their
   // blocks must not be read any more, and hand_over_ended() is to follow.
   void take_ending(std::vector<uint64_t>& out);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "kv/checksum.h"
+#include "kv/layer_groups.h"
 #include "serve/log.h"
 
 namespace penstock {
@@ -30,6 +31,8 @@ uint64_t content_of(std::span<const int32_t> tokens, uint32_t first_block) {
 HandoffDesk::HandoffDesk(Runner& runner, Scheduler& scheduler, Inbox& inbox, HandoffOptions options)
     : scheduler_(scheduler),
       vocab_size_(runner.info().vocab_size),
+      kv_(runner.kv()),
+      layers_at_a_time_(options.layers_at_a_time),
       table_([&inbox](uint64_t id, uint64_t generation, bool complete, TransferNote note) {
         inbox.post(event::TransferEnded{id, generation, complete, std::move(note)});
       }),
@@ -200,7 +203,7 @@ std::variant<Request, frame::Rejected> HandoffDesk::push(const frame::Push& push
   const auto blocks = static_cast<uint32_t>(blocks_of(push.tokens.size())) - push.first_block;
   Outgoing& outgoing = pushes_[push.id];
   outgoing.push = {push.id, push.address, push.grant, content_of(request.prompt, push.first_block), blocks};
-  outgoing.told = first;
+  outgoing.first_block = outgoing.told = first;
   if (push.draw.has_value()) {
     const frame::Draw& draw = *push.draw;
     request.sampling = sampling_of(draw, 0, vocab_size_);
@@ -251,6 +254,38 @@ void HandoffDesk::follow(const StepPlan* plan) {
       sender_.finish(id, std::move(outgoing.note));
       outgoing.finished = true;
     }
+  }
+}
+
+StepWatch* HandoffDesk::watch(const StepPlan& plan) {
+  early_.clear();
+  // Blocks on a device travel with all their layers, and its steps are one piece.
+  if (pushes_.empty() || kv_.access != nullptr) return nullptr;
+  for (size_t i = 0; i < plan.owners.size(); ++i) {
+    const Sequence& sequence = *plan.owners[i];
+    if (!sequence.hands_over()) continue;
+    const auto found = pushes_.find(sequence.request.id);
+    if (found == pushes_.end() || !found->second.begun) continue;
+    const int32_t told = found->second.told, count = scheduler_.blocks_settled(i) - told;
+    if (count <= 0) continue;
+    const auto from = sequence.blocks.begin() + told;
+    early_.push_back({.id = sequence.request.id,
+                      .first = told,
+                      .blocks = {from, from + count},
+                      .layers_at_a_time = layers_at_a_time_.value_or(layers_per_group(count * kv_.bytes_per_block(), kv_.layers))});
+  }
+  return early_.empty() ? nullptr : this;
+}
+
+void HandoffDesk::layers_stored(int32_t layers) {
+  for (Early& early : early_) {
+    const int32_t count = layers - early.layers_told;
+    const bool all = layers == kv_.layers;
+    if (count < early.layers_at_a_time && !all) continue;
+    Outgoing& outgoing = pushes_.at(early.id);
+    sender_.extend(early.id, static_cast<uint32_t>(early.first - outgoing.first_block), early.blocks, {early.layers_told, count});
+    early.layers_told = layers;
+    if (all) outgoing.told = early.first + static_cast<int32_t>(early.blocks.size());
   }
 }
 

@@ -35,12 +35,14 @@ struct HandoffOptions {
   std::optional<std::string> listen;
   // A writer or receiver that says nothing for so long is given up.
   std::chrono::milliseconds silence_max{10'000};
+  // Layers of blocks that are told at a time while their step goes on. Absent: by their size, see kv/layer_groups.h.
+  std::optional<int32_t> layers_at_a_time = std::nullopt;
 };
 
 // A lease that is asked for longer than this is cut: what the agent forgets must come back.
 inline constexpr uint32_t kLeaseMsMax = 120'000;
 
-class HandoffDesk {
+class HandoffDesk : private StepWatch {
  public:
   // Throws as listen_at(). `inbox` is told from the transport's threads.
   HandoffDesk(Runner& runner, Scheduler& scheduler, Inbox& inbox, HandoffOptions options);
@@ -81,6 +83,10 @@ class HandoffDesk {
   void forget_push(uint64_t id) { pushes_.erase(id); }
   // After each plan and each step: begins pushes of admitted sequences, tells what is complete, stops what is to end.
   void follow(const StepPlan* plan);
+  // Of a step that is about to be computed: who tells its layers to the sender, as far as they may be told; nullptr: nothing may.
+  // Told is only what apply() leaves where it is (Scheduler::blocks_settled). A step that fails ends its sequences, so that the end
+  // of the transfer never comes, and without that nothing counts at the other engine.
+  StepWatch* watch(const StepPlan& plan);
   // Ends the sequence. Whether its FINISHED is for the agent of now: see take_orphan().
   void ended(const event::PushEnded& end);
   // True, once, where a sequence of this id was left behind by an agent that is gone.
@@ -98,7 +104,8 @@ class HandoffDesk {
   };
   struct Outgoing {
     Push push = {};
-    int32_t told = 0;  // blocks of the sequence that the sender knows of or that the receiver had before
+    int32_t first_block = 0;  // of the sequence: the first of the transfer
+    int32_t told = 0;  // blocks of the sequence of which the sender knows all layers, or that the receiver had before
     bool begun = false;
     bool finished = false;
     std::vector<uint64_t> draw_keys = {};
@@ -110,11 +117,23 @@ class HandoffDesk {
     int64_t until_ms;
   };
 
+  // Blocks that the step under way fills.
+  struct Early {
+    uint64_t id;  // of the sequence
+    int32_t first;  // of its blocks
+    std::vector<int32_t> blocks;
+    int32_t layers_at_a_time;
+    int32_t layers_told = 0;
+  };
+
+  void layers_stored(int32_t layers) override;
   TransferSecret new_secret();
   void let_go(uint64_t id);
 
   Scheduler& scheduler_;
   int32_t vocab_size_;
+  KvView kv_;
+  std::optional<int32_t> layers_at_a_time_;
   TransferTable table_;
   std::unique_ptr<KvReceiver> receiver_;
   KvSender sender_;
@@ -123,6 +142,7 @@ class HandoffDesk {
   std::map<uint64_t, Lease> leases_;      // by reservation
   std::map<uint64_t, FirstTokens> firsts_;  // by reservation
   std::map<uint64_t, Outgoing> pushes_;   // by sequence
+  std::vector<Early> early_;              // of the step under way
   std::set<uint64_t> orphans_;            // sequences
   std::vector<uint64_t> ids_;             // scratch
 };

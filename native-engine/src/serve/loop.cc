@@ -306,7 +306,9 @@ void StepLoop::step(StepPlan& plan) {
   bool computed = false;
   try {
     // Where tokens are drawn on a device, logits come here only for rows that need more than a token.
-    runner_.forward(plan.batch(), runner_.device_sampler() == nullptr ? logits : std::span<float>());
+    StepBatch batch = plan.batch();
+    batch.watch = handoff_.watch(plan);
+    runner_.forward(batch, runner_.device_sampler() == nullptr ? logits : std::span<float>());
     sample(plan);
     computed = true;
   } catch (const DeviceFailure&) {

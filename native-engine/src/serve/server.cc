@@ -48,7 +48,9 @@ void run_server(Listener& listener, Runner& runner, const ServerConfig& config, 
                  .prefill_tokens_max = config.prefill_tokens_max.value_or((config.step_tokens_max + 1) / 2),
                  .queue_max = config.queue_max,
                  .hash_seed = config.epoch},
-                inbox, outbox, {.listen = config.kv_listen, .silence_max = config.kv_silence_max});
+                inbox, outbox, {.listen = config.kv_listen,
+                                .silence_max = config.kv_silence_max,
+                                .layers_at_a_time = config.kv_layers_at_a_time});
   frame::Ready ready = describe(info, config, loop.sequence_tokens_max());
   ready.kv_address = loop.kv_address();
   SocketServer socket(listener, ready, inbox, outbox, wake, stop);

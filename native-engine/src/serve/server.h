@@ -23,8 +23,9 @@ struct ServerConfig {
   // comes about 3 % later beside one decoding sequence and 10 % beside eight, and their tokens come twice as often.
   std::optional<int32_t> prefill_tokens_max = std::nullopt;
   int32_t queue_max = kQueueMax;
-  std::optional<std::string> kv_listen = std::nullopt;  // these two: see HandoffOptions
+  std::optional<std::string> kv_listen = std::nullopt;  // these three: see HandoffOptions
   std::chrono::milliseconds kv_silence_max{10'000};
+  std::optional<int32_t> kv_layers_at_a_time = std::nullopt;
   int32_t threads = 1;                       // announced, not used here
   uint64_t epoch = 0;                        // random per process; also the seed of the block hashes
   uint64_t memory_bytes_per_second_max = 0;  // measured; 0 = not measured
