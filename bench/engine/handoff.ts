@@ -9,6 +9,7 @@ export type Sample = {
   /** Of one block of one layer. */
   blockBytes: number
   way: string
+  /** Of "end": groups of layers. */
   streams: number
   round: number
   bytes: number
@@ -69,9 +70,10 @@ function bandwidthRows(samples: Sample[]): string[][] {
 
 function latencyRows(samples: Sample[]): string[][] {
   const small = samples.filter(({ what, bytes }) => what === 'end' || (what === 'latency' && bytes <= SMALL_BYTES_MAX))
-  return groups(small, ({ what, bytes }) => `${what} ${bytes}`).map((group) => {
-    const { what, bytes } = group[0] as Sample
-    const name = what === 'end' ? `the last ${mib(bytes)} of a transfer under way` : mib(bytes)
+  return groups(small, ({ what, bytes, streams }) => `${what} ${bytes} ${streams}`).map((group) => {
+    const { what, bytes, streams } = group[0] as Sample
+    const parts = streams > 1 ? `, of ${streams} groups of layers the last one` : ''
+    const name = what === 'end' ? `the last ${mib(bytes)} of a transfer under way${parts}` : mib(bytes)
     const of = (way: string) => quantile(waySeconds(group, way), 0.5) * 1000
     return [name, ...['shared', 'unix', 'tcp'].map((way) => of(way).toFixed(2))]
   })

@@ -8,7 +8,9 @@
 // stream      a transport alone, no checksum: one thread writes, one reads
 // transfer    KvSender to KvReceiver, as the engine does it: connection, grant, checksums on both sides, last answer. Several
 //             streams are as many transfers beside each other, each with its part of the blocks
-// end         a transfer whose blocks have arrived but for its last ones: from telling of those to the last answer
+// end         a transfer whose blocks have arrived but for its last ones: from telling of those to the last answer. Several
+//             streams are as many groups of layers, told while others are computed: from telling of the last group; the time of the
+//             cores is that of all groups
 #include <poll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -161,6 +163,12 @@ Taken stream(const Pool& from, const Pool& to, int32_t blocks, std::string addre
   return taken;
 }
 
+// One of several groups of all layers.
+LayerSpan group_of(const KvView& kv, int32_t group, int32_t groups) {
+  const int32_t first = kv.layers * group / groups;
+  return {first, kv.layers * (group + 1) / groups - first};
+}
+
 // Both ends of transfers, and when they are over.
 class Engines {
  public:
@@ -180,6 +188,9 @@ class Engines {
     sender_.begin({id, receiver_.address(), grant, 0, shares ? 0u : 1u});
   }
   void tell(uint64_t id, int32_t first, int32_t blocks) { sender_.extend(id, ids(first, blocks)); }
+  void tell_layers(uint64_t id, int32_t first, int32_t blocks, LayerSpan layers) {
+    sender_.extend(id, static_cast<uint32_t>(first), ids(first, blocks), layers);
+  }
   void finish(uint64_t id) { sender_.finish(id); }
   void wait(int32_t transfers) {
     std::unique_lock lock(mutex_);
@@ -212,16 +223,24 @@ Taken transfer(Engines& engines, int32_t blocks, int32_t streams, bool shares) {
   });
 }
 
-// The last blocks of a transfer whose others have arrived.
-Taken end(Engines& engines, int32_t blocks, int32_t last, bool shares) {
+// The last blocks of a transfer whose others have arrived, told in groups of layers.
+Taken end(Engines& engines, const KvView& kv, int32_t blocks, int32_t last, int32_t groups, bool shares) {
+  constexpr auto kPause = std::chrono::milliseconds(4);  // what the layers of a group may take to compute
   engines.begin(1, 0, blocks, shares);
   engines.tell(1, 0, blocks - last);
   std::this_thread::sleep_for(std::chrono::milliseconds(40));
-  return timed([&] {
-    engines.tell(1, blocks - last, last);
+  const double cpu = cpu_seconds();
+  for (int32_t group = 0; group + 1 < groups; ++group) {
+    engines.tell_layers(1, blocks - last, last, group_of(kv, group, groups));
+    std::this_thread::sleep_for(kPause);
+  }
+  Taken taken = timed([&] {
+    engines.tell_layers(1, blocks - last, last, group_of(kv, groups - 1, groups));
     engines.finish(1);
     engines.wait(1);
   });
+  taken.cpu_seconds = cpu_seconds() - cpu;
+  return taken;
 }
 
 void print(const char* what, const Layout& layout, const char* way, int32_t streams, int32_t blocks, int32_t round,
@@ -262,8 +281,11 @@ void measure(const Layout& layout, const std::vector<Way>& ways, int32_t rounds,
         print("latency", layout, way.name, 1, blocks, round, transfer(engines, blocks, 1, way.shares));
     }
     constexpr int32_t kLastBlocks = 8;  // of a prompt that is computed 128 tokens at a time
-    for (int32_t round = 0; round < latencies; ++round)
-      print("end", layout, way.name, 1, kLastBlocks, round, end(engines, 2 * kLastBlocks, kLastBlocks, way.shares));
+    for (int32_t round = 0; round < latencies; ++round) {
+      for (const int32_t groups : {1, 2, 5, 10, layout.layers})
+        print("end", layout, way.name, groups, kLastBlocks, round,
+              end(engines, from.view, 2 * kLastBlocks, kLastBlocks, groups, way.shares));
+    }
   }
 }
 

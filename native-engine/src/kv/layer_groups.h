@@ -2,10 +2,10 @@
 //
 // A step leaves `bytes` of K and V for a transfer. In n groups, bytes / n of them are left when the step has stored its last
 // layer: that is what the transfer takes longer than the step, where the line is faster than the model. Each group costs its
-// telling too: two threads are woken and a head, a payload and a checksum pass two sockets, a fixed time in which some bytes
-// could have passed instead, `c`. Left in all is bytes / n + n * c, which is least for n = sqrt(bytes / c). On a slower line a group
-// costs fewer bytes, and more of them would be better; but there the groups wait for each other in the sender, which puts them
-// together again, and what is left is the line's own time.
+// telling too: two threads are woken, and a head, a payload and a checksum pass two sockets, on cores that compute meanwhile: a fixed
+// time in which c bytes could have passed instead. In all, bytes / n + n * c, which is least for n = sqrt(bytes / c). On a slower
+// line c is less and more groups would be better; but there groups wait for each other in the sender, which puts them together
+// again, and what is left is the line's own time.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +14,7 @@
 
 namespace penstock {
 
-// Measured with kv-transfer-bench, "groups": a group more takes as long as this much more to send.
+// Measured with kv-transfer-bench: a group takes both engines together 0.12 to 0.2 ms of their cores, at 1.5 to 2 GB/s.
 inline constexpr int64_t kGroupCostBytes = 128 * 1024;
 
 // At least 1, at most `layers`. `bytes`: of all layers.
