@@ -6,8 +6,9 @@
 //
 // copy        memcpy, block of a layer by block of a layer, on one thread
 // stream      a transport alone, no checksum: one thread writes, one reads
-// transfer    KvSender to KvReceiver, as the engine does it: connection, grant, checksums on both sides, last answer. Several
-//             streams are as many transfers beside each other, each with its part of the blocks
+// transfer    KvSender to KvReceiver, as the engine does it: connection, grant, checksums on both sides, last answer; in several
+//             streams, and "zerocopy" without a copy on the sender's side
+// beside      as many transfers beside each other, each with its part of the blocks
 // end         a transfer whose blocks have arrived but for its last ones: from telling of those to the last answer. Several
 //             streams are as many groups of layers, told while others are computed: from telling of the last group; the time of the
 //             cores is that of all groups
@@ -141,7 +142,7 @@ void pump(Transport& transport, std::vector<iovec> parts, bool writes) {
 
 Taken stream(const Pool& from, const Pool& to, int32_t blocks, std::string address, bool shares) {
   const Descriptor listener = listen_at(address);
-  const std::unique_ptr<Transport> source = open_transport(address, shares);
+  const std::unique_ptr<Transport> source = open_transport(address, {.shares = shares});
   pollfd polled{listener.get(), POLLIN, 0};
   poll(&polled, 1, 10'000);
   Descriptor socket(accept(listener.get(), nullptr, nullptr));
@@ -172,7 +173,7 @@ LayerSpan group_of(const KvView& kv, int32_t group, int32_t groups) {
 // Both ends of transfers, and when they are over.
 class Engines {
  public:
-  Engines(const Pool& from, const Pool& to, const std::string& address)
+  Engines(const Pool& from, const Pool& to, const std::string& address, SenderOptions options = {})
       : table_([](uint64_t, uint64_t, bool, TransferNote) {}),
         receiver_(to.view, "layout", table_, address),
         sender_(from.view, "layout", [this](uint64_t, bool arrived, const std::string& error) {
@@ -180,12 +181,14 @@ class Engines {
           if (!arrived) error_ = error;
           ++ended_;
           changed_.notify_all();
-        }) {}
+        }, options) {}
 
   void begin(uint64_t id, int32_t first, int32_t blocks, bool shares) {
     const TransferGrant grant{id, ++generation_, {}};
     table_.open(grant, 0, ids(first, blocks));
-    sender_.begin({id, receiver_.address(), grant, 0, shares ? 0u : 1u});
+    // Of an unknown number, the sender asks for shared memory; of one block, for nothing.
+    const bool streams = receiver_.address().starts_with("tcp:");
+    sender_.begin({id, receiver_.address(), grant, 0, shares ? 0u : streams ? static_cast<uint32_t>(blocks) : 1u});
   }
   void tell(uint64_t id, int32_t first, int32_t blocks) { sender_.extend(id, ids(first, blocks)); }
   void tell_layers(uint64_t id, int32_t first, int32_t blocks, LayerSpan layers) {
@@ -210,16 +213,16 @@ class Engines {
   KvSender sender_;
 };
 
-Taken transfer(Engines& engines, int32_t blocks, int32_t streams, bool shares) {
+Taken transfer(Engines& engines, int32_t blocks, int32_t transfers, bool shares) {
   return timed([&] {
-    for (int32_t i = 0; i < streams; ++i) {
-      const int32_t first = blocks * i / streams, count = blocks * (i + 1) / streams - first;
+    for (int32_t i = 0; i < transfers; ++i) {
+      const int32_t first = blocks * i / transfers, count = blocks * (i + 1) / transfers - first;
       const auto id = static_cast<uint64_t>(i + 1);
       engines.begin(id, first, count, shares);
       engines.tell(id, first, count);
       engines.finish(id);
     }
-    engines.wait(streams);
+    engines.wait(transfers);
   });
 }
 
@@ -269,9 +272,15 @@ void measure(const Layout& layout, const std::vector<Way>& ways, int32_t rounds,
     for (const Way& way : ways) {
       say("stream", way.name, 1, layout.blocks, stream(from, to, layout.blocks, way.address, way.shares));
       Engines engines(from, to, way.address);
-      const int32_t streams_max = way.address.starts_with("tcp:") ? kStreamsMax : 1;
-      for (int32_t streams = 1; streams <= streams_max; ++streams)
-        say("transfer", way.name, streams, layout.blocks, transfer(engines, layout.blocks, streams, way.shares));
+      say("transfer", way.name, 1, layout.blocks, transfer(engines, layout.blocks, 1, way.shares));
+      if (!way.address.starts_with("tcp:")) continue;
+      say("beside", way.name, kStreamsMax, layout.blocks, transfer(engines, layout.blocks, kStreamsMax, way.shares));
+      for (int32_t streams = 2; streams <= kStreamsMax; streams *= 2) {
+        Engines several(from, to, way.address, {.streams_max = streams, .stream_bytes_min = 1, .several_on_loopback = true});
+        say("transfer", way.name, streams, layout.blocks, transfer(several, layout.blocks, 1, way.shares));
+      }
+      Engines uncopied(from, to, way.address, {.zero_copy = ZeroCopy::always});
+      say("zerocopy", way.name, 1, layout.blocks, transfer(uncopied, layout.blocks, 1, way.shares));
     }
   }
   for (const Way& way : ways) {

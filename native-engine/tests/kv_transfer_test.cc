@@ -46,7 +46,8 @@ class Transfer : public ::testing::TestWithParam<const char*> {
   void send_as(const std::string& fingerprint, std::chrono::milliseconds silence_max = kPatient) {
     sender = std::make_unique<KvSender>(
         source.view, fingerprint,
-        [this](uint64_t id, bool arrived, const std::string& error) { sent.note(id, {arrived, error}); }, silence_max);
+        [this](uint64_t id, bool arrived, const std::string& error) { sent.note(id, {arrived, error}); },
+        SenderOptions{.silence_max = silence_max});
   }
   Push push(uint64_t id, const TransferGrant& grant) { return {id, receiver->address(), grant, kContent}; }
   // Everything of one transfer as bytes, and where messages end.

@@ -20,7 +20,7 @@ namespace penstock::testing {
 
 class TransportPeer {
  public:
-  TransportPeer(const std::string& address, bool shares) : transport_(open_transport(address, shares)) {}
+  TransportPeer(const std::string& address, bool shares) : transport_(open_transport(address, {.shares = shares})) {}
 
   // With what this transport asks for.
   TransferBytes offer(const TransferGrant& grant, uint64_t content = kContent) const {
@@ -123,7 +123,8 @@ class TransportTest : public ::testing::TestWithParam<TransportKind> {
   void send_as(const std::string& fingerprint, std::chrono::milliseconds silence_max = std::chrono::seconds(20)) {
     sender = std::make_unique<KvSender>(
         source.view, fingerprint,
-        [this](uint64_t id, bool arrived, const std::string& error) { sent.note(id, {arrived, error}); }, silence_max);
+        [this](uint64_t id, bool arrived, const std::string& error) { sent.note(id, {arrived, error}); },
+        SenderOptions{.silence_max = silence_max});
   }
   // Whether the sender takes shared memory is decided by how much it is told to come.
   Push push_to(const std::string& address, uint64_t id, const TransferGrant& grant) const {

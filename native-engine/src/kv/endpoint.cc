@@ -118,6 +118,8 @@ std::vector<std::string> addresses_in(std::string_view text) {
 
 bool is_local(std::string_view address) { return address.starts_with("unix:"); }
 
+bool is_loopback(std::string_view address) { return address.starts_with("tcp:127.") || address.starts_with("tcp:[::1]:"); }
+
 Descriptor listen_at(std::string& address) {
   const Place place = place_of(address, true);
   Descriptor made = socket_for(place);

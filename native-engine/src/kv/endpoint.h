@@ -14,6 +14,8 @@ namespace penstock {
 std::vector<std::string> addresses_in(std::string_view text);
 // Whether only processes of this host can be there.
 bool is_local(std::string_view address);
+// Whether it names this host's loopback device.
+bool is_loopback(std::string_view address);
 
 // Listens at `unix:PATH` or `tcp:HOST:PORT` (port 0: any), non-blocking. HOST is a number, since asking a resolver would
 // keep every other transfer waiting; IPv6 stands in brackets. A Unix socket is its owner's alone, and takes the place of one

@@ -32,10 +32,24 @@ bool would_block() { return errno == EAGAIN || errno == EWOULDBLOCK || errno == 
 
 }  // namespace
 
+// What the connections of one transfer have in common; all of them are served by one thread.
+struct KvReceiver::Transfer {
+  TransferGrant grant;
+  uint64_t content = 0;
+  std::vector<int32_t> blocks;
+  std::vector<bool> there;  // [blocks][layers] has arrived
+  size_t missing = 0;       // of there
+  int32_t joined = 0;       // connections beside the first
+  Clock::time_point heard;  // of any of them
+  bool over = false;        // the first has left: nobody writes any more
+  bool broken = false;      // another one has
+};
+
 //   Offer ─▶ Fingerprint ──attached──▶ Piece ─▶ Payload ─▶ Sum ─┐        Any fault, the peer's end, silence, or a transfer
 //                                       ▲ ▲ │└─ END ─▶ Note     │        that is closed: Over, and what was attached is
-//                                       │ └─┘ ALIVE     └▶ Over │        detached as incomplete.
-//                                       └───────────────────────┘
+//                                       │ └─┘ ALIVE     └▶ Ended│        detached as incomplete.
+//                                       └───────────────────────┘        Ended: over as soon as the others have brought the rest.
+//   Offer ──JOIN, of a transfer that is attached──▶ Piece, without END: it is over with the first, and the first with it.
 class KvReceiver::Connection {
  public:
   Connection(KvReceiver& receiver, std::unique_ptr<Transport> transport)
@@ -53,10 +67,18 @@ class KvReceiver::Connection {
   void give_up() { leave(false); }
   // When it is given up unless something comes until then.
   Clock::time_point patience(std::chrono::milliseconds silence_max) const {
-    return (attached_ ? heard_ : accepted_) + silence_max;
+    if (transfer_ == nullptr) return accepted_ + silence_max;
+    return (state_ == State::Ended ? transfer_->heard : heard_) + silence_max;
   }
   // Nobody wants what it writes any more.
-  bool closed() const { return attached_ && !receiver_.table_.may_write(offer_.id, offer_.generation); }
+  bool closed() const {
+    return transfer_ != nullptr && (transfer_->over || transfer_->broken ||
+                                    !receiver_.table_.may_write(transfer_->grant.id, transfer_->grant.generation));
+  }
+  // Whether another connection has brought what the end waited for.
+  void look_around() {
+    if (state_ == State::Ended && transfer_->missing == 0) leave(true, std::move(note_));
+  }
 
   // Reads what is there, up to its share.
   void read() {
@@ -82,11 +104,12 @@ class KvReceiver::Connection {
       if (moved.over) return leave(false);
       if (moved.bytes == 0) return;
       heard_ = Clock::now();
+      if (transfer_ != nullptr) transfer_->heard = heard_;
       taken += moved.bytes;
     }
   }
 
-  enum class State { Offer, Fingerprint, Piece, Payload, Sum, Note, Over };
+  enum class State { Offer, Fingerprint, Piece, Payload, Sum, Note, Ended, Over };
 
   void expect(State state, size_t bytes) {
     state_ = state;
@@ -114,10 +137,11 @@ class KvReceiver::Connection {
     switch (state_) {
       case State::Offer: {
         offer_ = wire::read<wire::OfferHead>(buffer_);
-        if (offer_.magic != wire::kOffer) return refuse(TransferRefusal::Malformed);
+        if (offer_.magic != wire::kOffer && offer_.magic != wire::kJoin) return refuse(TransferRefusal::Malformed);
         if (offer_.version != wire::kVersion) return refuse(TransferRefusal::Version);
         if ((offer_.features & ~transport_->features()) != 0 || offer_.fingerprint_bytes > wire::kFingerprintBytesMax)
           return refuse(TransferRefusal::Malformed);
+        if (offer_.magic == wire::kJoin) return join();
         return expect(State::Fingerprint, offer_.fingerprint_bytes);
       }
       case State::Fingerprint:
@@ -133,6 +157,8 @@ class KvReceiver::Connection {
         return expect(State::Piece, sizeof(wire::PieceHead));
       case State::Note:
         return end_with_note();
+      case State::Ended:  // it goes on after its end
+        return refuse(TransferRefusal::Malformed);
       case State::Over:
         return;
     }
@@ -147,10 +173,31 @@ class KvReceiver::Connection {
     attached_ = true;
     // After the grant: who has none learns nothing of what is computed here.
     if (theirs != receiver_.fingerprint_) return refuse(TransferRefusal::Layout);
-    blocks_ = std::move(writer.blocks);
-    there_.assign(blocks_.size() * static_cast<size_t>(receiver_.kv_.layers), false);
-    missing_ = there_.size();
+    transfer_ = std::make_shared<Transfer>();
+    transfer_->grant = grant;
+    transfer_->content = offer_.content;
+    transfer_->blocks = std::move(writer.blocks);
+    transfer_->there.assign(transfer_->blocks.size() * static_cast<size_t>(receiver_.kv_.layers), false);
+    transfer_->missing = transfer_->there.size();
+    transfer_->heard = Clock::now();
+    receiver_.transfers_[grant.id] = transfer_;
     transport_->grant(offer_.features);
+    answer(0);
+    expect(State::Piece, sizeof(wire::PieceHead));
+  }
+
+  // The secret counts as for the first.
+  void join() {
+    if (offer_.features != 0 || offer_.fingerprint_bytes != 0) return refuse(TransferRefusal::Malformed);
+    const auto found = receiver_.transfers_.find(offer_.id);
+    if (found == receiver_.transfers_.end()) return refuse(TransferRefusal::Unknown);
+    Transfer& transfer = *found->second;
+    if (transfer.grant.generation != offer_.generation) return refuse(TransferRefusal::Stale);
+    if (!equal_secrets(transfer.grant.secret, offer_.secret)) return refuse(TransferRefusal::Forbidden);
+    if (transfer.content != offer_.content) return refuse(TransferRefusal::Content);
+    if (transfer.joined + 1 >= wire::kStreamsMax) return refuse(TransferRefusal::Busy);
+    ++transfer.joined;
+    transfer_ = found->second;
     answer(0);
     expect(State::Piece, sizeof(wire::PieceHead));
   }
@@ -162,14 +209,16 @@ class KvReceiver::Connection {
       return refuse(TransferRefusal::Malformed);
     if (head.magic == wire::kAlive) return expect(State::Piece, sizeof(wire::PieceHead));
     if (is_end) {
-      if (head.note_bytes > wire::kNoteBytesMax) return refuse(TransferRefusal::Malformed);
-      if (head.count != blocks_.size() || missing_ > 0) return refuse(TransferRefusal::Incomplete);
-      if (head.note_bytes == 0) return leave(true);
+      if (head.note_bytes > wire::kNoteBytesMax || !attached_) return refuse(TransferRefusal::Malformed);
+      // The others may be on their way with the rest.
+      const bool whole = transfer_->missing == 0 || transfer_->joined > 0;
+      if (head.count != transfer_->blocks.size() || !whole) return refuse(TransferRefusal::Incomplete);
+      if (head.note_bytes == 0) return end();
       return expect(State::Note, head.note_bytes + sizeof(uint64_t));
     }
     if (!is_blocks || !is_missing(head)) return refuse(TransferRefusal::Malformed);
     piece_head_ = head;
-    piece_ = Piece(receiver_.kv_, std::span(blocks_).subspan(head.first, head.count),
+    piece_ = Piece(receiver_.kv_, std::span(transfer_->blocks).subspan(head.first, head.count),
                    {static_cast<int32_t>(head.layer), static_cast<int32_t>(head.layers)}, PieceWay::in,
                    !transport_->reaches_device());
     expect(State::Payload, 0);
@@ -178,11 +227,12 @@ class KvReceiver::Connection {
   // All of it is of this transfer and none of it has come before. What lies on a device is written with all its layers at once.
   bool is_missing(const wire::PieceHead& head) const {
     const auto layers = static_cast<size_t>(receiver_.kv_.layers);
-    if (head.count == 0 || head.first >= blocks_.size() || head.count > blocks_.size() - head.first) return false;
+    const size_t blocks = transfer_->blocks.size();
+    if (head.count == 0 || head.first >= blocks || head.count > blocks - head.first) return false;
     if (head.layers == 0 || head.layer >= layers || head.layers > layers - head.layer) return false;
     if (receiver_.kv_.access != nullptr && head.layers != layers) return false;
     for (size_t block = head.first; block < size_t{head.first} + head.count; ++block) {
-      const auto from = there_.begin() + static_cast<std::ptrdiff_t>(block * layers + head.layer);
+      const auto from = transfer_->there.begin() + static_cast<std::ptrdiff_t>(block * layers + head.layer);
       if (std::find(from, from + head.layers, true) != from + head.layers) return false;
     }
     return true;
@@ -191,8 +241,9 @@ class KvReceiver::Connection {
   void keep_account() {
     const auto layers = static_cast<size_t>(receiver_.kv_.layers);
     for (size_t block = piece_head_.first; block < size_t{piece_head_.first} + piece_head_.count; ++block)
-      std::fill_n(there_.begin() + static_cast<std::ptrdiff_t>(block * layers + piece_head_.layer), piece_head_.layers, true);
-    missing_ -= size_t{piece_head_.count} * piece_head_.layers;
+      std::fill_n(transfer_->there.begin() + static_cast<std::ptrdiff_t>(block * layers + piece_head_.layer), piece_head_.layers,
+                  true);
+    transfer_->missing -= size_t{piece_head_.count} * piece_head_.layers;
   }
 
   void end_with_note() {
@@ -201,7 +252,13 @@ class KvReceiver::Connection {
     sum.update(note);
     if (wire::read<uint64_t>(std::span(buffer_).last(sizeof(uint64_t))) != sum.value())
       return refuse(TransferRefusal::Checksum);
-    leave(true, {note.begin(), note.end()});
+    note_.assign(note.begin(), note.end());
+    end();
+  }
+
+  void end() {
+    if (transfer_->missing == 0) return leave(true, std::move(note_));
+    expect(State::Ended, 1);
   }
 
   void refuse(TransferRefusal refusal) {
@@ -219,6 +276,12 @@ class KvReceiver::Connection {
   void leave(bool complete, TransferNote note = {}) {
     if (state_ == State::Over) return;
     state_ = State::Over;
+    if (transfer_ != nullptr && attached_) {
+      transfer_->over = true;
+      receiver_.transfers_.erase(offer_.id);
+    } else if (transfer_ != nullptr) {
+      transfer_->broken = true;
+    }
     // Told first: whoever is told that everything is there finds it so.
     const bool wanted =
         std::exchange(attached_, false) &&
@@ -235,10 +298,9 @@ class KvReceiver::Connection {
   std::vector<std::byte> buffer_;
   size_t filled_ = 0;  // of the buffer
   wire::OfferHead offer_;
-  bool attached_ = false;
-  std::vector<int32_t> blocks_;
-  std::vector<bool> there_;  // [blocks][layers] has arrived
-  size_t missing_ = 0;       // of there_
+  bool attached_ = false;  // as the first of its transfer
+  std::shared_ptr<Transfer> transfer_;
+  TransferNote note_;      // of the end, which waits for the rest
   wire::PieceHead piece_head_;
   Piece piece_;
 };
@@ -287,8 +349,11 @@ void KvReceiver::run() {
     wake_.drain();
     for (size_t i = 0; i < connections.size(); ++i) {
       if (polled[first + i].revents != 0 || connections[i]->has_bytes()) connections[i]->read();
-      if (connections[i]->closed() || Clock::now() > connections[i]->patience(options_.silence_max))
-        connections[i]->give_up();
+    }
+    // Behind the reading of all: what one has brought, or broken off, another one waits for.
+    for (const auto& connection : connections) {
+      connection->look_around();
+      if (connection->closed() || Clock::now() > connection->patience(options_.silence_max)) connection->give_up();
     }
     std::erase_if(connections, [](const auto& connection) { return connection->over(); });
     for (size_t i = 0; i < listeners_.size() && connections.size() < options_.connections_max; ++i) {

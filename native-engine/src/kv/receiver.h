@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <map>
 #include <memory>
 #include <string>
 #include <thread>
@@ -42,6 +43,7 @@ class KvReceiver {
 
  private:
   class Connection;
+  struct Transfer;
 
   void run();
 
@@ -60,6 +62,7 @@ class KvReceiver {
   std::vector<std::unique_ptr<Listening>> listeners_;
   std::string address_;
   WakePipe wake_;
+  std::map<uint64_t, std::shared_ptr<Transfer>> transfers_;  // the thread's own: those that are attached
   std::atomic<bool> stop_{false};
   std::thread thread_;
 };

@@ -11,7 +11,7 @@
 #include <utility>
 
 #include "kv/endpoint.h"
-#include "kv/piece.h"
+#include "kv/sender_stream.h"
 #include "kv/shared_memory.h"
 #include "kv/transfer_wire.h"
 #include "kv/transport.h"
@@ -73,38 +73,55 @@ bool is_final(uint32_t refusal) {
 //      │   └───┘
 //   Offering ──ANSWER 0──▶ Sending ──everything sent, finish()──▶ Waiting ──ANSWER 0──▶ Over (arrived)
 //       any refusal, fault, silence, stop() ─────────────────────────────────────────▶ Over
+//
+// The first stream is the transfer: it offers and ends. The others join it once it is let in, and take pieces as they have room for
+// them; one that is not let in is done without, and one that breaks ends the transfer.
 class KvSender::Connection {
  public:
   // Throws as connect_to() where no address can be tried.
-  Connection(const KvView& kv, const std::string& fingerprint, const Push& push)
-      : kv_(kv), fingerprint_(fingerprint), push_(push), addresses_(addresses_in(push.address)) {
+  Connection(const KvView& kv, const std::string& fingerprint, const Push& push, const SenderOptions& options)
+      : kv_(kv), fingerprint_(fingerprint), options_(options), push_(push), addresses_(addresses_in(push.address)) {
     if (addresses_.empty()) throw std::invalid_argument("no address to send to");
     open_next();
   }
 
-  // For poll().
-  int fd() const { return transport_->fd(); }
-  short events() const { return transport_->events(wants_write()); }
-  bool over() const { return over_; }
+  // For poll(): adds one for each stream.
+  void add_to(std::vector<pollfd>& polled) const {
+    for (const auto& stream : streams_) polled.push_back({stream->fd(), stream->events(wants_write(*stream)), 0});
+  }
+  size_t streams() const { return streams_.size(); }
+  // Nobody reads the blocks any more. Where the system does not say so in time, nobody waits for it for ever.
+  bool over() const { return over_ && (streams_.empty() || Clock::now() > ended_ + options_.silence_max); }
   bool arrived() const { return arrived_; }
   const std::string& error() const { return error_; }
-  // Who waits for blocks to be computed waits for nobody else.
-  bool awaits_peer() const { return state_ != State::Sending || wants_write(); }
-  bool wants_write() const { return out_sent_ < out_.size() || in_payload() || can_begin_piece() || can_end(); }
 
   // When something is to be done unless something moves until then: give up, or say that we are still there.
-  Clock::time_point patience(std::chrono::milliseconds silence_max) const {
-    return moved_ + (awaits_peer() ? silence_max : silence_max / kAlivesPerSilence);
+  Clock::time_point patience() const {
+    if (over_) return ended_ + options_.silence_max;
+    auto until = Clock::time_point::max();
+    for (const auto& stream : streams_) until = std::min(until, patience_of(*stream));
+    return until;
   }
-  void lose_patience() {
-    if (awaits_peer()) return fail("the receiver is silent");
-    wire::append(out_, wire::PieceHead{.magic = wire::kAlive});
-    moved_ = Clock::now();
+  void look_at_clock() {
+    const auto now = Clock::now();
+    for (size_t i = 0; i < streams_.size() && !over_; ++i) {
+      SenderStream& stream = *streams_[i];
+      if (now <= patience_of(stream)) continue;
+      if (!awaits_peer(stream)) {
+        stream.say(wire::PieceHead{.magic = wire::kAlive});
+        stream.touch();
+      } else if (i == 0) {
+        return fail("the receiver is silent");
+      } else {
+        lose(stream, "the receiver is silent");
+      }
+    }
+    drop_closed();
   }
 
   void extend(const Told& told) {
     if (told.blocks.empty()) return;
-    if (!wants_write()) moved_ = Clock::now();
+    touch_idle();
     const size_t first = told.first.value_or(static_cast<uint32_t>(blocks_.size())), count = told.blocks.size();
     blocks_.resize(std::max(blocks_.size(), first + count));
     std::copy(told.blocks.begin(), told.blocks.end(), blocks_.begin() + static_cast<std::ptrdiff_t>(first));
@@ -123,7 +140,7 @@ class KvSender::Connection {
     unsent_.push_back({first, count, told.layers});
   }
   void finish(TransferNote note) {
-    if (!wants_write()) moved_ = Clock::now();
+    touch_idle();
     finished_ = true;
     note_ = std::move(note);
   }
@@ -132,127 +149,160 @@ class KvSender::Connection {
     if (over_) return;
     over_ = true;
     error_ = error;
-    transport_.reset();
+    ended_ = Clock::now();
+    for (const auto& stream : streams_) stream->close(!arrived_);
+    drop_closed();
   }
 
-  void read() {
-    while (!over_) {
-      const iovec part{in_ + in_bytes_, sizeof in_ - in_bytes_};
-      const Moved moved = transport_->read({&part, 1});
-      if (moved.over) return fail(moved.error == 0 ? "the receiver closed the connection" : std::strerror(moved.error));
-      if (moved.bytes == 0) return;
-      moved_ = Clock::now();
-      in_bytes_ += moved.bytes;
-      if (in_bytes_ == sizeof in_ && answered()) return;
+  // Of add_to().
+  void react(std::span<const pollfd> polled) {
+    const size_t attempt = attempts_;
+    for (size_t i = 0; i < polled.size() && i < streams_.size() && attempts_ == attempt; ++i) {
+      SenderStream& stream = *streams_[i];
+      const short events = polled[i].revents;
+      if (over_ && events != 0) stream.settle();
+      if (!over_ && (events & (POLLIN | POLLERR | POLLHUP)) != 0) read(stream);
+      // Not on another connection to which it has gone over meanwhile.
+      if (!over_ && attempts_ == attempt && !stream.closed() && (events & POLLOUT) != 0) write(stream);
     }
-  }
-
-  void write() {
-    if (transport_->has_unsent() && lost(transport_->write({}))) return;
-    for (size_t taken = 0; prepare() && taken < kBytesPerTurn;) {
-      const Moved moved = write_some();
-      if (lost(moved) || moved.bytes == 0) return;
-      moved_ = Clock::now();
-      taken += moved.bytes;
-    }
+    drop_closed();
   }
 
  private:
   enum class State { Offering, Sending, Waiting };
+  // Some layers of some of blocks_, complete.
+  struct Unsent {
+    size_t first;
+    size_t count;
+    LayerSpan layers;
+  };
 
-  bool in_payload() const { return !piece_blocks_.empty(); }
+  bool is_first(const SenderStream& stream) const { return &stream == streams_.front().get(); }
   bool can_begin_piece() const { return state_ == State::Sending && !unsent_.empty(); }
-  bool can_end() const { return state_ == State::Sending && finished_ && unsent_.empty() && !in_payload(); }
+  bool can_end() const {
+    return state_ == State::Sending && finished_ && unsent_.empty() &&
+           std::none_of(streams_.begin(), streams_.end(), [](const auto& stream) { return stream->let_in && stream->has_output(); });
+  }
+  bool wants_write(const SenderStream& stream) const {
+    return stream.has_output() || (stream.let_in && can_begin_piece()) || (is_first(stream) && can_end());
+  }
+  // Who waits for blocks to be computed waits for nobody else.
+  bool awaits_peer(const SenderStream& stream) const {
+    return !stream.let_in || wants_write(stream) || (is_first(stream) && state_ == State::Waiting);
+  }
+  Clock::time_point patience_of(const SenderStream& stream) const {
+    return stream.moved() + (awaits_peer(stream) ? options_.silence_max : options_.silence_max / kAlivesPerSilence);
+  }
+  void touch_idle() {
+    for (const auto& stream : streams_)
+      if (!wants_write(*stream)) stream->touch();
+  }
+  void drop_closed() {
+    std::erase_if(streams_, [](const auto& stream) { return stream->closed(); });
+  }
+
+  void read(SenderStream& stream) {
+    const size_t attempt = attempts_;
+    while (!over_ && attempts_ == attempt && !stream.closed()) {
+      std::optional<wire::Answer> answer;
+      const Moved moved = stream.read(answer);
+      if (moved.over) return lose(stream, moved.error == 0 ? "the receiver closed the connection" : std::strerror(moved.error));
+      if (moved.bytes == 0) return;
+      if (answer.has_value()) answered(stream, *answer);
+    }
+  }
+
+  void write(SenderStream& stream) {
+    for (size_t taken = 0; taken < kBytesPerTurn;) {
+      const bool more = prepare(stream);
+      const Moved moved = stream.write();
+      if (moved.over) {
+        const size_t attempt = attempts_;
+        read(stream);  // what the receiver said before it went says more
+        if (!over_ && attempt == attempts_ && !stream.closed()) lose(stream, std::strerror(moved.error));
+        return;
+      }
+      if (!more || moved.bytes == 0) return;
+      taken += moved.bytes;
+    }
+  }
 
   // Makes sure that there is something to write. False: there is nothing.
-  bool prepare() {
-    if (out_sent_ < out_.size()) return true;
-    out_.clear();
-    out_sent_ = 0;
-    if (in_payload()) {
-      if (!piece_.done()) return true;
-      wire::append(out_, piece_.sum().value());
-      piece_blocks_.clear();
-    } else if (can_begin_piece()) {
-      begin_piece();
-    } else if (can_end()) {
-      wire::append(out_, wire::PieceHead{.magic = wire::kEnd,
-                                         .count = static_cast<uint32_t>(blocks_.size()),
-                                         .note_bytes = static_cast<uint32_t>(note_.size())});
-      if (!note_.empty()) {
-        Checksum sum;
-        sum.update(note_);
-        out_.insert(out_.end(), note_.begin(), note_.end());
-        wire::append(out_, sum.value());
-      }
-      state_ = State::Waiting;
-    } else {
-      return false;
+  bool prepare(SenderStream& stream) {
+    if (stream.has_output()) return true;
+    if (stream.let_in && can_begin_piece()) {
+      Unsent& next = unsent_.front();
+      const size_t count = std::min(next.count, kBlocksPerPiece);
+      stream.begin_piece(static_cast<uint32_t>(next.first), std::span(blocks_).subspan(next.first, count), next.layers);
+      next.first += count;
+      next.count -= count;
+      if (next.count == 0) unsent_.pop_front();
+      return true;
     }
-    return true;
-  }
-
-  void begin_piece() {
-    Unsent& next = unsent_.front();
-    const size_t count = std::min(next.count, kBlocksPerPiece);
-    const auto from = blocks_.begin() + static_cast<std::ptrdiff_t>(next.first);
-    piece_blocks_.assign(from, from + static_cast<std::ptrdiff_t>(count));
-    piece_ = Piece(kv_, piece_blocks_, next.layers, PieceWay::out, !transport_->reaches_device());
-    wire::append(out_, wire::PieceHead{.first = static_cast<uint32_t>(next.first),
-                                       .count = static_cast<uint32_t>(count),
-                                       .layer = static_cast<uint32_t>(next.layers.first),
-                                       .layers = static_cast<uint32_t>(next.layers.count)});
-    next.first += count;
-    next.count -= count;
-    if (next.count == 0) unsent_.pop_front();
-  }
-
-  // What prepare() has made sure of.
-  Moved write_some() {
-    if (out_sent_ < out_.size()) {
-      const iovec part{out_.data() + out_sent_, out_.size() - out_sent_};
-      const Moved moved = transport_->write({&part, 1});
-      out_sent_ += moved.bytes;
-      return moved;
+    if (!is_first(stream) || !can_end()) return false;
+    stream.say(wire::PieceHead{.magic = wire::kEnd,
+                               .count = static_cast<uint32_t>(blocks_.size()),
+                               .note_bytes = static_cast<uint32_t>(note_.size())});
+    if (!note_.empty()) {
+      Checksum sum;
+      sum.update(note_);
+      stream.say_bytes(note_);
+      stream.say(sum.value());
     }
-    const Moved moved = transport_->write(piece_.parts(), &piece_.sum());
-    piece_.advance(moved.bytes);
-    return moved;
-  }
-
-  // True: the connection is over.
-  bool lost(const Moved& moved) {
-    if (!moved.over) return false;
-    const size_t attempt = attempts_;
-    read();  // what the receiver said before it went says more
-    if (!over_ && attempt == attempts_) fail(std::strerror(moved.error));
+    state_ = State::Waiting;
     return true;
   }
 
   // Connects to the next address that can be tried.
   void open_next() {
+    streams_.clear();
     for (;;) {
       try {
         const int64_t bytes = static_cast<int64_t>(push_.blocks) * kv_.bytes_per_block();
         // From a device the way over a socket is the longest, whatever there is to send.
         const bool shares = push_.blocks == 0 || bytes >= kSharedBytesMin || kv_.access != nullptr;
-        transport_ = open_transport(addresses_[attempts_++], shares, kv_.access);
+        const std::string& address = addresses_[attempts_++];
+        streams_.push_back(std::make_unique<SenderStream>(
+            kv_, open_transport(address, {.shares = shares, .zero_copy = options_.zero_copy}, kv_.access)));
         break;
       } catch (const std::exception&) {
         if (attempts_ == addresses_.size()) throw;
       }
     }
-    moved_ = Clock::now();
-    in_bytes_ = 0;
-    out_.clear();
-    out_sent_ = 0;
-    wire::append(out_, wire::OfferHead{.id = push_.grant.id,
-                                       .generation = push_.grant.generation,
-                                       .secret = push_.grant.secret,
-                                       .content = push_.content,
-                                       .fingerprint_bytes = static_cast<uint32_t>(fingerprint_.size()),
-                                       .features = transport_->features()});
-    for (const char letter : fingerprint_) out_.push_back(static_cast<std::byte>(letter));
+    SenderStream& stream = *streams_.front();
+    stream.say(wire::OfferHead{.id = push_.grant.id,
+                               .generation = push_.grant.generation,
+                               .secret = push_.grant.secret,
+                               .content = push_.content,
+                               .fingerprint_bytes = static_cast<uint32_t>(fingerprint_.size()),
+                               .features = stream.features()});
+    stream.say_bytes(std::as_bytes(std::span(fingerprint_)));
+  }
+
+  // More streams to where the first one is.
+  void open_others() {
+    const std::string& address = addresses_[attempts_ - 1];
+    if (is_local(address) || kv_.access != nullptr || (is_loopback(address) && !options_.several_on_loopback)) return;
+    const int32_t wanted = streams_for(static_cast<int64_t>(push_.blocks) * kv_.bytes_per_block(), options_);
+    while (streams_.size() < static_cast<size_t>(wanted)) {
+      try {
+        streams_.push_back(
+            std::make_unique<SenderStream>(kv_, open_transport(address, {.zero_copy = options_.zero_copy}, kv_.access)));
+      } catch (const std::exception&) {
+        return;  // it goes with fewer
+      }
+      streams_.back()->say(wire::OfferHead{.magic = wire::kJoin,
+                                           .id = push_.grant.id,
+                                           .generation = push_.grant.generation,
+                                           .secret = push_.grant.secret,
+                                           .content = push_.content});
+    }
+  }
+
+  void lose(SenderStream& stream, const std::string& error) {
+    if (is_first(stream)) return fail(error);
+    if (stream.let_in) return end(error);
+    stream.close(true);
   }
 
   // Over, unless another address can be tried.
@@ -268,60 +318,53 @@ class KvSender::Connection {
     end(error);
   }
 
-  // True: nothing more is to be read on this connection.
-  bool answered() {
-    const auto answer = wire::read<wire::Answer>(in_);
-    in_bytes_ = 0;
-    if (answer.magic != wire::kAnswer) {
-      fail("the receiver says something else");
-    } else if (answer.refusal != 0) {
-      is_final(answer.refusal) ? end(words(answer.refusal)) : fail(words(answer.refusal));
-    } else if (state_ == State::Offering) {
-      state_ = State::Sending;
-      return false;
-    } else if (state_ == State::Waiting) {
-      over_ = arrived_ = true;
-      transport_.reset();
-    } else {
-      fail("the receiver answers what was not asked");
+  void answered(SenderStream& stream, const wire::Answer& answer) {
+    if (answer.magic != wire::kAnswer) return lose(stream, "the receiver says something else");
+    if (answer.refusal != 0) {
+      const char* why = words(answer.refusal);
+      return is_first(stream) && is_final(answer.refusal) ? end(why) : lose(stream, why);
     }
-    return true;
+    if (!stream.let_in) {
+      stream.let_in = true;
+      if (!is_first(stream)) return;
+      state_ = State::Sending;
+      open_others();
+    } else if (is_first(stream) && state_ == State::Waiting) {
+      arrived_ = true;
+      end("");
+    } else {
+      lose(stream, "the receiver answers what was not asked");
+    }
   }
 
   const KvView& kv_;
   const std::string& fingerprint_;
+  const SenderOptions& options_;
   const Push push_;
   const std::vector<std::string> addresses_;
   size_t attempts_ = 0;  // addresses that were tried
-  std::unique_ptr<Transport> transport_;
-  Clock::time_point moved_;
+  std::vector<std::unique_ptr<SenderStream>> streams_;
   State state_ = State::Offering;
-  std::vector<std::byte> out_;  // heads and sums
-  size_t out_sent_ = 0;
-  std::byte in_[sizeof(wire::Answer)] = {};
-  size_t in_bytes_ = 0;
-  // Some layers of some of blocks_, complete.
-  struct Unsent {
-    size_t first;
-    size_t count;
-    LayerSpan layers;
-  };
   std::vector<int32_t> blocks_;  // those of which anything was told
   std::deque<Unsent> unsent_;    // in the order of telling; what is being sent is in none
   bool finished_ = false;
   TransferNote note_;
-  std::vector<int32_t> piece_blocks_;  // being sent; a copy, since blocks_ grows and moves
-  Piece piece_;
   bool over_ = false;
   bool arrived_ = false;
   std::string error_;
+  Clock::time_point ended_;
 };
 
-KvSender::KvSender(const KvView& kv, std::string fingerprint, Ended ended, std::chrono::milliseconds silence_max)
+int32_t streams_for(int64_t bytes, const SenderOptions& options) {
+  const int64_t worth = bytes / options.stream_bytes_min;
+  return static_cast<int32_t>(std::clamp<int64_t>(worth, 1, std::clamp(options.streams_max, 1, wire::kStreamsMax)));
+}
+
+KvSender::KvSender(const KvView& kv, std::string fingerprint, Ended ended, SenderOptions options)
     : kv_(kv),
       fingerprint_(std::move(fingerprint)),
       ended_(std::move(ended)),
-      silence_max_(silence_max),
+      options_(options),
       thread_([this] { run(); }) {}
 
 KvSender::~KvSender() {
@@ -380,7 +423,7 @@ void KvSender::take_news() {
   for (auto& [id, news] : all) {
     if (news.begin != nullptr) {
       try {
-        connections_[id] = std::make_unique<Connection>(kv_, fingerprint_, *news.begin);
+        connections_[id] = std::make_unique<Connection>(kv_, fingerprint_, *news.begin, options_);
       } catch (const std::exception& error) {
         connections_.erase(id);
         ended_(id, false, error.what());
@@ -400,9 +443,16 @@ void KvSender::run() {
   std::vector<pollfd> polled;
   for (;;) {
     take_news();
+    bool leaves = false, more = false;
+    {
+      std::lock_guard lock(mutex_);
+      leaves = leave_;
+      more = !news_.empty();
+    }
     for (auto at = connections_.begin(); at != connections_.end();) {
       Connection& connection = *at->second;
-      if (!connection.over() && Clock::now() > connection.patience(silence_max_)) connection.lose_patience();
+      if (leaves) connection.end("the engine stops");
+      connection.look_at_clock();
       if (!connection.over()) {
         ++at;
         continue;
@@ -414,16 +464,13 @@ void KvSender::run() {
       at = connections_.erase(at);
       ended_(id, arrived, error);
     }
-    {
-      std::lock_guard lock(mutex_);
-      if (leave_) break;
-      if (!news_.empty()) continue;
-    }
+    if (leaves && connections_.empty()) return;
+    if (more && !leaves) continue;
     polled.assign(1, {wake_.fd(), POLLIN, 0});
     auto until = Clock::time_point::max();
     for (const auto& [id, connection] : connections_) {
-      polled.push_back({connection->fd(), connection->events(), 0});
-      until = std::min(until, connection->patience(silence_max_));
+      connection->add_to(polled);
+      until = std::min(until, connection->patience());
     }
     int timeout_ms = -1;
     if (until != Clock::time_point::max()) {
@@ -432,25 +479,19 @@ void KvSender::run() {
     }
     poll(polled.data(), static_cast<nfds_t>(polled.size()), timeout_ms);
     wake_.drain();
-    size_t i = 1;
+    size_t next = 1;
     for (auto& [id, connection] : connections_) {
-      const short events = polled[i++].revents;
-      const int polled_fd = polled[i - 1].fd;
+      const size_t count = connection->streams();
+      const auto seen = std::span<const pollfd>(polled).subspan(next, count);
+      next += count;
       try {
-        if ((events & (POLLIN | POLLERR | POLLHUP)) != 0) connection->read();
-        // Not on another connection to which it has gone over meanwhile.
-        if (!connection->over() && connection->fd() == polled_fd && (events & POLLOUT) != 0) connection->write();
+        connection->react(seen);
       } catch (const std::exception& error) {
         // Blocks on a device that cannot be read: the step loop learns of it with its next step.
         connection->end(error.what());
       }
     }
   }
-  for (auto& [id, connection] : connections_) {
-    connection->end("the engine stops");
-    ended_(id, false, connection->error());
-  }
-  connections_.clear();
 }
 
 }  // namespace penstock

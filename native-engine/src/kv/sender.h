@@ -16,6 +16,7 @@
 
 #include "kv/piece.h"
 #include "kv/transfer_table.h"
+#include "kv/transport.h"
 #include "kv/view.h"
 #include "serve/descriptor.h"
 
@@ -29,16 +30,29 @@ struct Push {
   uint32_t blocks = 0;   // that will follow; 0: not known. Few of them are not worth an arena.
 };
 
+struct SenderOptions {
+  // A receiver from which nothing comes, or that takes nothing, for so long is given up.
+  std::chrono::milliseconds silence_max{10'000};
+  // Connections of a transfer over TCP, at most, and how many bytes are worth each of them. Blocks on a device have one: they pass
+  // memory of which there is little.
+  int32_t streams_max = 4;
+  int64_t stream_bytes_min = 16 * 1024 * 1024;
+  // Over the loopback device several carry what one does, see docs/engine.md.
+  bool several_on_loopback = false;
+  ZeroCopy zero_copy = ZeroCopy::automatic;
+};
+
+// For a transfer of so many bytes.
+int32_t streams_for(int64_t bytes, const SenderOptions& options);
+
 class KvSender {
  public:
-  // A receiver from which nothing comes, or that takes nothing, for so long is given up.
-  static constexpr std::chrono::milliseconds kSilenceMax{10'000};
   // `ended` is called from the sender's thread, once for each push: its blocks are not read any more. `arrived`: the
   // receiver has everything. `error` says why not.
   using Ended = std::function<void(uint64_t id, bool arrived, const std::string& error)>;
 
   // `kv` must outlive it.
-  KvSender(const KvView& kv, std::string fingerprint, Ended ended, std::chrono::milliseconds silence_max = kSilenceMax);
+  KvSender(const KvView& kv, std::string fingerprint, Ended ended, SenderOptions options = {});
   ~KvSender();
   KvSender(const KvSender&) = delete;
   KvSender& operator=(const KvSender&) = delete;
@@ -78,7 +92,7 @@ class KvSender {
   KvView kv_;
   std::string fingerprint_;
   Ended ended_;
-  std::chrono::milliseconds silence_max_;
+  SenderOptions options_;
   WakePipe wake_;
   std::mutex mutex_;
   std::map<uint64_t, News> news_;

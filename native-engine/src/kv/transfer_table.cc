@@ -5,16 +5,11 @@
 #include <utility>
 
 namespace penstock {
-namespace {
-
-// In a time that does not depend on where the first difference is.
-bool equal(const TransferSecret& a, const TransferSecret& b) {
+bool equal_secrets(const TransferSecret& a, const TransferSecret& b) {
   uint8_t difference = 0;
   for (size_t i = 0; i < a.size(); ++i) difference |= static_cast<uint8_t>(a[i] ^ b[i]);
   return difference == 0;
 }
-
-}  // namespace
 
 void TransferTable::open(const TransferGrant& grant, uint64_t content, std::vector<int32_t> blocks) {
   std::lock_guard lock(mutex_);
@@ -41,7 +36,7 @@ std::optional<TransferRefusal> TransferTable::attach(const TransferGrant& grant,
   if (found == entries_.end()) return TransferRefusal::Unknown;
   Entry& entry = found->second;
   if (entry.grant.generation != grant.generation) return TransferRefusal::Stale;
-  if (!equal(entry.grant.secret, grant.secret)) return TransferRefusal::Forbidden;
+  if (!equal_secrets(entry.grant.secret, grant.secret)) return TransferRefusal::Forbidden;
   if (entry.content != content) return TransferRefusal::Content;
   if (entry.writing) return TransferRefusal::Busy;
   entry.writing = true;

@@ -25,6 +25,8 @@
 namespace penstock {
 
 using TransferSecret = std::array<uint8_t, 16>;
+// In a time that does not depend on where the first difference is.
+bool equal_secrets(const TransferSecret& a, const TransferSecret& b);
 
 // Names one transfer and proves the right to write.
 struct TransferGrant {

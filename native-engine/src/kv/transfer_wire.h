@@ -1,5 +1,5 @@
 // The bytes between two engines: how K and V are offered, sent and acknowledged. Owns their layout; little endian
-// throughout. One connection carries one transfer.
+// throughout. One connection carries one transfer, or, over TCP, some of its blocks.
 //
 //   sender                                   receiver
 //   OFFER  magic, version, id, generation,
@@ -13,6 +13,13 @@
 //   END    count of all blocks, note,
 //          checksum of the note       ─────▶
 //                                     ◀───── ANSWER  0: everything is there and as it was sent
+//
+//   JOIN   as OFFER, no fingerprint,
+//          no features                ─────▶         on another connection, once the OFFER was answered
+//                                     ◀───── ANSWER  0: it takes BLOCKS and ALIVE of the same transfer
+//
+// Where a connection that was let in ends before the last ANSWER, the whole transfer does; END may be heard before the last BLOCKS
+// of the others.
 //
 // The content is a checksum of the tokens and of the number of the first block: a grant that an agent pairs with another
 // prompt writes nothing. A payload holds, for each block, the block of each of its layers: a sender may say the first layers of
@@ -37,12 +44,15 @@
 namespace penstock::wire {
 
 inline constexpr uint32_t kOffer = 0x4f564b50;   // "PKVO"
+inline constexpr uint32_t kJoin = 0x4a564b50;    // "PKVJ"
 inline constexpr uint32_t kBlocks = 0x42564b50;  // "PKVB"
 inline constexpr uint32_t kAlive = 0x4c564b50;   // "PKVL"
 inline constexpr uint32_t kEnd = 0x45564b50;     // "PKVE"
 inline constexpr uint32_t kAnswer = 0x41564b50;  // "PKVA"
 // Part of the fingerprint that engines are paired by: those of another version compute for themselves.
-inline constexpr uint32_t kVersion = 3;
+inline constexpr uint32_t kVersion = 4;
+// Connections of one transfer.
+inline constexpr int32_t kStreamsMax = 8;
 // Bits of OfferHead::features.
 inline constexpr uint32_t kFeatureSharedMemory = 1;
 inline constexpr uint32_t kFeatureDeviceMemory = 2;
@@ -98,6 +108,7 @@ Head read(std::span<const std::byte> bytes) {
 
 template <typename Head>
 void append(std::vector<std::byte>& out, const Head& head) {
+  static_assert(std::is_trivially_copyable_v<Head>);
   const size_t at = out.size();
   out.resize(at + sizeof head);
   std::memcpy(out.data() + at, &head, sizeof head);

@@ -9,6 +9,7 @@
 
 #include "kv/endpoint.h"
 #include "kv/shared_memory.h"
+#include "kv/zero_copy.h"
 
 namespace penstock {
 namespace {
@@ -46,10 +47,12 @@ Moved SocketStream::moved_by(ssize_t count) {
   return {.over = true, .error = errno};
 }
 
-Moved SocketStream::write(std::span<const iovec> parts, Checksum* sum) {
+Moved SocketStream::write(std::span<const iovec> parts, Checksum* sum) { return send(parts, sum, 0); }
+
+Moved SocketStream::send(std::span<const iovec> parts, Checksum* sum, int flags) {
   if (parts.empty()) return {};
   const msghdr message = message_of(parts);
-  const Moved moved = moved_by(sendmsg(socket_.get(), &message, kSendFlags));
+  const Moved moved = moved_by(sendmsg(socket_.get(), &message, kSendFlags | flags));
   take_in(parts, moved.bytes, sum);
   return moved;
 }
@@ -63,9 +66,13 @@ Moved SocketStream::read(std::span<const iovec> parts, Checksum* sum) {
   return moved;
 }
 
-std::unique_ptr<Transport> open_transport(const std::string& address, bool shares, KvAccess* access) {
+std::unique_ptr<Transport> open_transport(const std::string& address, TransportWish wish, KvAccess* access) {
   Descriptor socket = connect_to(address);
-  if (is_local(address) && shares) return std::make_unique<SharedSource>(std::move(socket), access);
+  if (is_local(address) && wish.shares) return std::make_unique<SharedSource>(std::move(socket), access);
+  // Blocks on a device pass memory that is used again at once.
+  const bool zero_copy = wish.zero_copy == ZeroCopy::always || (wish.zero_copy == ZeroCopy::automatic && !is_loopback(address));
+  if (!is_local(address) && zero_copy && access == nullptr)
+    return std::make_unique<ZeroCopyStream>(std::move(socket), wish.zero_copy == ZeroCopy::always);
   return std::make_unique<SocketStream>(std::move(socket));
 }
 

@@ -3,16 +3,13 @@
 // ever waits.
 //
 //   address         sender         receiver        bytes of K and V
-//   tcp:HOST:PORT   SocketStream   SocketStream    through the socket
+//   tcp:HOST:PORT   SocketStream   SocketStream    through the socket, perhaps several (sender.h), perhaps without a copy on the
+//                                                  sender's side (zero_copy.h)
 //   unix:PATH       SharedSource   SharedTarget    through shared memory (shared_memory.h), a GPU's where both sides have one,
 //                                                  or through the socket where that is not to be had
 //
 // Room for more: a kind of transport is an address (endpoint.h) and a class for each side. UCX is a stream whose fd() is its
 // worker's. A sender skips addresses that it does not know.
-//
-// Not here, since it was slower or no faster over the loopback device of two cores: MSG_ZEROCOPY, which carried 0.6 of the bytes
-// per second, for the kernel copies there all the same; and several connections for one transfer, of which four carried what
-// one did (`npm run bench:handoff` says what they do today). Transfers beside each other have a connection each anyway.
 #pragma once
 
 #include <sys/uio.h>
@@ -52,10 +49,17 @@ class Transport {
   // Bytes were taken that the other side does not know of yet: write() again, of nothing, when poll() says so.
   virtual bool has_unsent() const { return false; }
 
-  // Gathers, in order, as much as there is room for. `sum` takes in what has moved.
+  // Gathers, in order, as much as there is room for. `sum` takes in what has moved. With a sum, parts are blocks, which stay as they
+  // are until is_settled().
   virtual Moved write(std::span<const iovec> parts, Checksum* sum = nullptr) = 0;
   // Straight into place, as much as there is. `sum` takes in what lies there now.
   virtual Moved read(std::span<const iovec> parts, Checksum* sum = nullptr) = 0;
+
+  // Whether the system is done with the memory of the blocks that were written. settle() looks; poll() says when to.
+  virtual bool is_settled() const { return true; }
+  virtual void settle() {}
+  // What was written and has not gone yet is not to go any more, so that it is settled soon. Nothing can be written or read after it.
+  virtual void abandon() {}
 
   // Parts may be in the memory of a device; heads never are.
   virtual bool reaches_device() const { return false; }
@@ -79,14 +83,27 @@ class SocketStream : public Transport {
  protected:
   // Of a call that has returned `count`, with its errno.
   static Moved moved_by(ssize_t count);
+  // One call, with flags besides those that every call has.
+  Moved send(std::span<const iovec> parts, Checksum* sum, int flags);
 
  private:
   Descriptor socket_;
 };
 
-// Towards `address`, perhaps still on its way. `shares`: asks for shared memory where the address is on this host. `access`: of
-// blocks that lie on a device, or nullptr. Throws as connect_to().
-std::unique_ptr<Transport> open_transport(const std::string& address, bool shares, KvAccess* access = nullptr);
+// Sending from where the blocks lie, without a copy into the socket's memory.
+enum class ZeroCopy : uint8_t {
+  off,
+  automatic,  // over TCP to another host, as long as the system does not copy all the same
+  always,     // whatever it does; for measurements
+};
+
+struct TransportWish {
+  bool shares = false;  // shared memory, where the address is on this host
+  ZeroCopy zero_copy = ZeroCopy::off;
+};
+
+// Towards `address`, perhaps still on its way. `access`: of blocks that lie on a device, or nullptr. Throws as connect_to().
+std::unique_ptr<Transport> open_transport(const std::string& address, TransportWish wish, KvAccess* access = nullptr);
 // What a socket of listen_at(`address`) has accepted.
 std::unique_ptr<Transport> accepted_transport(Descriptor socket, const std::string& address, KvAccess* access = nullptr);
 

@@ -41,7 +41,7 @@ HandoffDesk::HandoffDesk(Runner& runner, Scheduler& scheduler, Inbox& inbox, Han
           [&inbox](uint64_t id, bool arrived, const std::string& error) {
             inbox.post(event::PushEnded{id, arrived, error});
           },
-          options.silence_max) {
+          {.silence_max = options.silence_max}) {
   if (options.listen.has_value())
     receiver_ = std::make_unique<KvReceiver>(runner.kv(), runner.info().kv_fingerprint, table_, *options.listen,
                                              ReceiverOptions{.silence_max = options.silence_max});

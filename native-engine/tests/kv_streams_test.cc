@@ -1,0 +1,347 @@
+// A transfer over several connections, and sending without a copy. Goal: what has arrived is what was sent, whichever connection carried
+// it; one of them that breaks, lies or falls silent ends the transfer, and nothing of it counts; nobody joins without the secret;
+// no memory is given back that the system still reads.
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <random>
+
+#include "kv/zero_copy.h"
+#include "kv_transport.h"
+
+namespace penstock {
+namespace {
+
+using namespace penstock::testing;
+using namespace std::chrono_literals;
+
+constexpr SenderOptions kFourStreams{.silence_max = 20s, .streams_max = 4, .stream_bytes_min = 1, .several_on_loopback = true};
+
+class Streams : public TransportTest {
+ protected:
+  void send_with(SenderOptions options) {
+    sender = std::make_unique<KvSender>(
+        source.view, kFingerprint,
+        [this](uint64_t id, bool arrived, const std::string& error) { sent.note(id, {arrived, error}); }, options);
+  }
+  Push large(uint64_t id, const TransferGrant& grant) const { return {id, receiver->address(), grant, kContent, 20}; }
+  static TransferBytes join_bytes(const TransferGrant& grant, uint64_t content = kContent) {
+    TransferBytes out;
+    wire::append(out, wire::OfferHead{.magic = wire::kJoin, .id = grant.id, .generation = grant.generation,
+                                      .secret = grant.secret, .content = content});
+    return out;
+  }
+  // A transfer of three blocks, whose first connection is let in.
+  TransferGrant let_in(TransferPeer& first) {
+    const TransferGrant grant = grant_of(1, ++generation_);
+    table.open(grant, kContent, {1, 2, 3});
+    first.send(offer_bytes(grant, kContent, kFingerprint));
+    EXPECT_EQ(first.answer(), 0u);
+    return grant;
+  }
+  std::optional<TransferRefusal> refusal_of(const TransferBytes& bytes) {
+    TransferPeer peer(receiver->address());
+    peer.send(bytes);
+    const auto answer = peer.answer();
+    return answer.has_value() ? std::optional(static_cast<TransferRefusal>(*answer)) : std::nullopt;
+  }
+
+  uint64_t generation_ = 0;
+};
+
+TEST_P(Streams, BringEveryBlockWhicheverCarriesIt) {
+  receive();
+  for (const ZeroCopy zero_copy : {ZeroCopy::off, ZeroCopy::always, ZeroCopy::automatic}) {
+    send_with({.silence_max = 20s, .streams_max = 4, .stream_bytes_min = 1, .several_on_loopback = true, .zero_copy = zero_copy});
+    std::mt19937 random(5);
+    for (int round = 0; round < 6; ++round) {
+      for (int32_t id = 0; id < 24; ++id) target.fill(id, std::byte{0});
+      const TransferGrant grant = grant_of(1, ++generation_);
+      std::vector<int32_t> from(20), to(20);
+      for (int32_t i = 0; i < 20; ++i) from[static_cast<size_t>(i)] = i, to[static_cast<size_t>(i)] = 23 - i;
+      std::shuffle(from.begin(), from.end(), random);
+      table.open(grant, kContent, to);
+      sender->begin(large(1, grant));
+      for (size_t told = 0; told < from.size();) {
+        const size_t here = std::min(from.size() - told, size_t{1} + random() % 4);
+        const auto blocks = std::span(from).subspan(told, here);
+        sender->extend(1, static_cast<uint32_t>(told), blocks, {0, 2});
+        if (round % 2 == 0) std::this_thread::sleep_for(500us);
+        sender->extend(1, static_cast<uint32_t>(told), blocks, {2, 3});
+        told += here;
+      }
+      sender->finish(1);
+      EXPECT_TRUE(sent.wait(1).good);
+      EXPECT_TRUE(received.wait(1).good);
+      for (size_t i = 0; i < from.size(); ++i) ASSERT_EQ(target.block(to[i]), source.block(from[i])) << i;
+    }
+  }
+}
+
+TEST_P(Streams, TakeTheEndForTheEndOnlyWhenTheOthersHaveBroughtTheRest) {
+  receive();
+  for (const bool note : {false, true}) {
+    TransferPeer first(receiver->address());
+    const TransferGrant grant = let_in(first);
+    TransferPeer second(receiver->address());
+    second.send(join_bytes(grant));
+    EXPECT_EQ(second.answer(), 0u);
+    first.send(piece_bytes(source, 0, {0}));
+    first.send(end_bytes(3, note ? TransferBytes(30) : TransferBytes()));
+    std::this_thread::sleep_for(5ms);
+    EXPECT_TRUE(received.none());
+    second.send(piece_bytes(source, 2, {2}));
+    second.send(piece_bytes(source, 1, {1}));
+    EXPECT_EQ(first.answer(), 0u);
+    EXPECT_TRUE(received.wait(1).good);
+    EXPECT_TRUE(has_first_blocks());
+    EXPECT_EQ(second.answer(), std::nullopt) << "it is over with the first";
+  }
+}
+
+TEST_P(Streams, EndTheTransferWhereOneOfThemBreaksOrLies) {
+  receive(300ms);
+  enum class Fault { GoneIdle, GoneInPiece, GoneAfterEnd, Damaged, Twice, SaysEnd, Silent, FirstGone, Closed, MoreAfterEnd };
+  for (const Fault fault : {Fault::GoneIdle, Fault::GoneInPiece, Fault::GoneAfterEnd, Fault::Damaged, Fault::Twice, Fault::SaysEnd,
+                            Fault::Silent, Fault::FirstGone, Fault::Closed, Fault::MoreAfterEnd}) {
+    SCOPED_TRACE(static_cast<int>(fault));
+    TransferPeer first(receiver->address());
+    const TransferGrant grant = let_in(first);
+    TransferPeer second(receiver->address());
+    second.send(join_bytes(grant));
+    EXPECT_EQ(second.answer(), 0u);
+    first.send(piece_bytes(source, 0, {0}));
+    TransferBytes piece = piece_bytes(source, 1, {1, 2});
+    switch (fault) {
+      case Fault::GoneIdle:
+        second.hang_up();
+        break;
+      case Fault::GoneInPiece:
+        second.send(first_of(piece, piece.size() - 1));
+        second.hang_up();
+        break;
+      case Fault::GoneAfterEnd:
+        first.send(end_bytes(3));
+        second.send(first_of(piece, 100));
+        second.hang_up();
+        break;
+      case Fault::Damaged:
+        piece[5'000] ^= std::byte{1};
+        second.send(piece);
+        EXPECT_EQ(second.answer(), static_cast<uint32_t>(TransferRefusal::Checksum));
+        break;
+      case Fault::Twice:
+        first.send(piece_bytes(source, 1, {1}));
+        std::this_thread::sleep_for(20ms);
+        second.send(piece);
+        break;
+      case Fault::SaysEnd:
+        second.send(piece);
+        second.send(end_bytes(3));
+        break;
+      case Fault::Silent:
+        first.send(end_bytes(3));
+        break;
+      case Fault::FirstGone:
+        first.hang_up();
+        break;
+      case Fault::Closed:
+        EXPECT_FALSE(table.close(1));
+        receiver->look();
+        break;
+      case Fault::MoreAfterEnd:
+        first.send(end_bytes(3));
+        first.send(piece);
+        break;
+    }
+    EXPECT_FALSE(received.wait(1).good);
+    for (const int32_t block : {1, 2, 3}) target.fill(block, std::byte{42});
+    second.send(piece_bytes(source, 1, {1, 2}));
+    std::this_thread::sleep_for(5ms);
+    for (const int32_t block : {1, 2, 3})
+      for (const std::byte byte : target.block(block)) ASSERT_EQ(byte, std::byte{42}) << "nobody writes any more";
+  }
+}
+
+TEST_P(Streams, NobodyJoinsWithoutTheSecretOrBeforeTheFirst) {
+  receive();
+  const TransferGrant early = grant_of(9);
+  table.open(early, kContent, {7});
+  EXPECT_EQ(refusal_of(join_bytes(early)), TransferRefusal::Unknown) << "nobody is let in yet";
+  EXPECT_TRUE(table.close(9));
+  TransferPeer first(receiver->address());
+  const TransferGrant grant = let_in(first);
+  TransferGrant wrong = grant;
+  wrong.secret[15] ^= 1;
+  EXPECT_EQ(refusal_of(join_bytes(wrong)), TransferRefusal::Forbidden);
+  wrong = grant;
+  --wrong.generation;
+  EXPECT_EQ(refusal_of(join_bytes(wrong)), TransferRefusal::Stale);
+  EXPECT_EQ(refusal_of(join_bytes(grant, kContent + 1)), TransferRefusal::Content);
+  TransferBytes bytes = join_bytes(grant);
+  auto head = wire::read<wire::OfferHead>(bytes);
+  head.version = wire::kVersion - 1;
+  std::memcpy(bytes.data(), &head, sizeof head);
+  EXPECT_EQ(refusal_of(bytes), TransferRefusal::Version);
+  head = {.magic = wire::kJoin, .id = grant.id, .generation = grant.generation, .secret = grant.secret, .content = kContent,
+          .fingerprint_bytes = 4};
+  std::memcpy(bytes.data(), &head, sizeof head);
+  EXPECT_EQ(refusal_of(bytes), TransferRefusal::Malformed);
+  // As many as there may be, and no more.
+  std::vector<std::unique_ptr<TransferPeer>> others;
+  for (int32_t i = 1; i < wire::kStreamsMax; ++i) {
+    others.push_back(std::make_unique<TransferPeer>(receiver->address()));
+    others.back()->send(join_bytes(grant));
+    EXPECT_EQ(others.back()->answer(), 0u);
+  }
+  EXPECT_EQ(refusal_of(join_bytes(grant)), TransferRefusal::Busy);
+  first.send(piece_bytes(source, 0, {0, 1, 2}));
+  first.send(end_bytes(3));
+  EXPECT_EQ(first.answer(), 0u) << "none of it has touched the transfer";
+  EXPECT_TRUE(received.wait(1).good);
+}
+
+TEST_P(Streams, StopInEachPhase) {
+  receive();
+  for (const ZeroCopy zero_copy : {ZeroCopy::off, ZeroCopy::always}) {
+    for (int phase = 0; phase < 12; ++phase) {
+      SCOPED_TRACE("phase " + std::to_string(phase));
+      SenderOptions options = kFourStreams;
+      options.zero_copy = zero_copy;
+      send_with(options);
+      const TransferGrant grant = grant_of(1, ++generation_);
+      std::vector<int32_t> blocks(20);
+      for (int32_t i = 0; i < 20; ++i) blocks[static_cast<size_t>(i)] = i;
+      table.open(grant, kContent, blocks);
+      sender->begin(large(1, grant));
+      for (const int32_t block : blocks) sender->extend(1, std::span(&block, 1));
+      std::this_thread::sleep_for(std::chrono::microseconds(150 * phase));
+      if (phase % 2 == 0) sender->stop(1);
+      else sender.reset();
+      EXPECT_FALSE(sent.wait(1).good);
+      if (!table.close(1)) {
+        receiver->look();
+        EXPECT_FALSE(received.wait(1).good);
+      } else if (received.now(1).has_value()) {
+        EXPECT_FALSE(received.wait(1).good);
+      }
+    }
+  }
+}
+
+TEST_P(Streams, GoWithFewerWhereTheReceiverTakesNoMoreConnections) {
+  receiver = std::make_unique<KvReceiver>(target.view, kFingerprint, table, listen_address(), ReceiverOptions{.connections_max = 2});
+  send_with(kFourStreams);
+  for (uint64_t id = 1; id <= 3; ++id) {
+    table.open(grant_of(id), kContent, {static_cast<int32_t>(id), static_cast<int32_t>(id + 3)});
+    sender->begin(large(id, grant_of(id)));
+    sender->extend(id, std::vector<int32_t>{0, 1});
+    sender->finish(id);
+  }
+  for (uint64_t id = 1; id <= 3; ++id) {
+    EXPECT_TRUE(sent.wait(id).good);
+    EXPECT_TRUE(received.wait(id).good);
+    EXPECT_EQ(target.block(static_cast<int32_t>(id + 3)), source.block(1));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Over, Streams, ::testing::Values(TransportKind{"tcp", false, false}),
+                         [](const auto& which) { return std::string(which.param.name); });
+
+TEST(StreamsFor, AreAsManyAsTheBytesAreWorth) {
+  const SenderOptions options{.streams_max = 4, .stream_bytes_min = 1000};
+  EXPECT_EQ(streams_for(0, options), 1);
+  EXPECT_EQ(streams_for(1999, options), 1);
+  EXPECT_EQ(streams_for(2000, options), 2);
+  EXPECT_EQ(streams_for(1'000'000, options), 4);
+  EXPECT_EQ(streams_for(1'000'000, {.streams_max = 1000, .stream_bytes_min = 1}), wire::kStreamsMax);
+}
+
+// Both ends of a connection over the loopback device, where the system copies what it was asked not to copy, and says so.
+class ZeroCopying : public ::testing::Test {
+ protected:
+  void connect(bool keeps) {
+    std::string address = "tcp:127.0.0.1:0";
+    const Descriptor listener = listen_at(address);
+    stream = std::make_unique<ZeroCopyStream>(connect_to(address), keeps);
+    pollfd polled{listener.get(), POLLIN, 0};
+    ASSERT_EQ(poll(&polled, 1, 20'000), 1);
+    other = Descriptor(accept(listener.get(), nullptr, nullptr));
+  }
+  size_t send(Checksum* sum) {
+    iovec part{bytes.data(), bytes.size()};
+    pollfd polled{stream->fd(), POLLOUT, 0};
+    EXPECT_EQ(poll(&polled, 1, 20'000), 1);
+    return stream->write({&part, 1}, sum).bytes;
+  }
+  void take(size_t count) {
+    std::vector<std::byte> got(count);
+    for (size_t at = 0; at < count;) {
+      const ssize_t here = recv(other.get(), got.data() + at, count - at, 0);
+      ASSERT_GT(here, 0);
+      ASSERT_TRUE(std::equal(got.begin() + static_cast<std::ptrdiff_t>(at), got.begin() + static_cast<std::ptrdiff_t>(at) + here,
+                             bytes.begin() + static_cast<std::ptrdiff_t>(at)));
+      at += static_cast<size_t>(here);
+    }
+  }
+  void wait_until_settled() {
+    for (int i = 0; i < 2000 && !stream->is_settled(); ++i) {
+      pollfd polled{stream->fd(), 0, 0};
+      poll(&polled, 1, 10);
+      stream->settle();
+    }
+    EXPECT_TRUE(stream->is_settled());
+  }
+
+  std::vector<std::byte> bytes = TransferPool(1, 1, 100'000, 9).bytes;
+  std::unique_ptr<ZeroCopyStream> stream;
+  Descriptor other;
+};
+
+TEST_F(ZeroCopying, IsSettledWhenTheSystemSaysSoAndGivesUpWhereItCopiesAllTheSame) {
+  for (const bool keeps : {false, true}) {
+    connect(keeps);
+    if (!stream->is_on()) GTEST_SKIP() << "this system sends nothing without a copy";
+    Checksum sum, right;
+    const size_t count = send(&sum);
+    EXPECT_EQ(stream->sent(), 1u);
+    take(count);
+    right.update(std::span(bytes).first(count));
+    EXPECT_EQ(sum.value(), right.value());
+    wait_until_settled();
+    EXPECT_EQ(stream->is_on(), keeps);
+    take(send(&sum));
+    EXPECT_EQ(stream->sent(), keeps ? 2u : 1u);
+    wait_until_settled();
+  }
+}
+
+TEST_F(ZeroCopying, CopiesWhatIsNoBlock) {
+  connect(true);
+  take(send(nullptr));
+  EXPECT_EQ(stream->sent(), 0u) << "heads and notes are written over at once";
+  bytes.resize(kZeroCopyBytesMin - 1);
+  Checksum sum;
+  take(send(&sum));
+  EXPECT_EQ(stream->sent(), 0u);
+  EXPECT_TRUE(stream->is_settled());
+}
+
+TEST_F(ZeroCopying, IsSettledSoonAfterItIsAbandonedAlthoughNobodyReads) {
+  connect(true);
+  if (!stream->is_on()) GTEST_SKIP() << "this system sends nothing without a copy";
+  Checksum sum;
+  // Until the socket takes no more.
+  for (size_t sent_bytes = 1; sent_bytes > 0;) {
+    iovec part{bytes.data(), bytes.size()};
+    sent_bytes = stream->write({&part, 1}, &sum).bytes;
+  }
+  EXPECT_GT(stream->sent(), 0u);
+  stream->settle();
+  stream->abandon();
+  wait_until_settled();
+}
+
+}  // namespace
+}  // namespace penstock
