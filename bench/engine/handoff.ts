@@ -4,7 +4,7 @@ import { figure, quantile, spreadOf, spreadText } from '../gateway/statistics.ts
 
 /** One line of the bench. */
 export type Sample = {
-  what: 'copy' | 'stream' | 'transfer' | 'latency' | 'end'
+  what: 'copy' | 'stream' | 'transfer' | 'beside' | 'zerocopy' | 'latency' | 'end'
   layout: string
   /** Of one block of one layer. */
   blockBytes: number
@@ -53,7 +53,7 @@ export function markdownOf(run: HandoffRun): string {
 /** Rates are those of the best round, since a shared machine only ever slows one down; ratios are taken within a round. */
 function bandwidthRows(samples: Sample[]): string[][] {
   const copies = new Map(samples.filter(({ what }) => what === 'copy').map((copy) => [copy.round, copy.seconds]))
-  const moved = samples.filter(({ what }) => what === 'copy' || what === 'stream' || what === 'transfer')
+  const moved = samples.filter(({ what }) => what !== 'latency' && what !== 'end')
   return groups(moved, ({ what, way, streams }) => `${way} ${streams} ${what}`).map((group) => {
     const { what, way, streams, bytes } = group[0] as Sample
     const least = Math.min(...group.map(({ seconds }) => seconds))
@@ -62,7 +62,8 @@ function bandwidthRows(samples: Sample[]): string[][] {
       group.map(({ cpuSeconds }) => (1000 * cpuSeconds) / (bytes / 1e9)),
       0.5,
     )
-    const name = `${WAYS[way] ?? way}${streams > 1 ? `, ${streams} transfers at once` : ''}`
+    const several = what === 'beside' ? `, ${streams} transfers at once` : streams > 1 ? `, ${streams} connections` : ''
+    const name = `${WAYS[way] ?? way}${several}${what === 'zerocopy' ? ', MSG_ZEROCOPY' : ''}`
     const sum = what === 'copy' ? '' : what === 'stream' ? 'no' : 'yes'
     return [name, sum, figure(bytes / least / 1e9), what === 'copy' ? '' : spreadText(spreadOf(ratios)), figure(cpu)]
   })
