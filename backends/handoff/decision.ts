@@ -44,8 +44,8 @@ export type Facts = {
 }
 
 export type Decision =
-  /** Helpers that pay, the best first. */
-  | { place: 'remote'; helpers: number[]; expectedMs: number; localMs: number }
+  /** Helpers that pay, the best first; the milliseconds are of that one: all, and of them before the prompt's turn comes. */
+  | { place: 'remote'; helpers: number[]; expectedMs: number; queueMs: number; localMs: number }
   /**
    * `short`: too little is missing. `cheaper`: computing it here costs less. `no_time`: a hand-over that fails would leave no
    * time for computing. `nobody`: it would have paid, and there is no helper.
@@ -89,6 +89,7 @@ export function decide(facts: Facts): Decision {
     place: 'remote',
     helpers: costs.map(({ index }) => index),
     expectedMs: best.tookMs,
+    queueMs: best.queueMs,
     localMs: ownMs,
   }
 }
@@ -102,8 +103,8 @@ export function tokenMs(engine: Pick<Computer, 'model' | 'prefillTokensPerSecond
   return rate !== undefined && rate > 0 ? 1000 / rate : TOKEN_MS_UNKNOWN
 }
 
-/** From now to the last token of the prompt, after those that wait already. */
-function promptMs(engine: Computer, tokens: number): number {
+/** From now to the last token of the prompt, after those that wait already; of no tokens, until its turn comes. */
+export function promptMs(engine: Computer, tokens: number): number {
   const all = engine.prefillTokensQueued + tokens
   const decodes = engine.decodingSequences > 0
   const steps = Math.ceil(all / Math.max(1, decodes ? engine.stepTokens.mixed : engine.stepTokens.alone))
@@ -115,7 +116,7 @@ function promptMs(engine: Computer, tokens: number): number {
 /** What each decoding sequence loses: its steps last longer by the prompt tokens in them. */
 const disturbanceMs = (engine: Computer, tokens: number) => tokens * tokenMs(engine)
 
-function remoteCost(helper: Helper, facts: Facts): { cost: number; tookMs: number } {
+function remoteCost(helper: Helper, facts: Facts): { cost: number; tookMs: number; queueMs: number } {
   const { own } = facts
   const rate = helper.bytesPerSecond ?? (helper.load === undefined ? REMOTE_BYTES_PER_SECOND : LOCAL_BYTES_PER_SECOND)
   // Of a stranger nothing is known but that the gateway found it fit: it is taken to be as fast as this engine, and idle.
@@ -130,5 +131,5 @@ function remoteCost(helper: Helper, facts: Facts): { cost: number; tookMs: numbe
   const tokens = Math.max(0, facts.wholeTokens - helper.heldTokens)
   const tookMs = promptMs(load, tokens) + (facts.missingBytes / Math.max(1, rate)) * 1000 + helper.overheadMs
   const cost = tookMs + load.decodingSequences * disturbanceMs(load, tokens)
-  return { cost, tookMs }
+  return { cost, tookMs, queueMs: promptMs(load, 0) }
 }

@@ -1,6 +1,8 @@
-// Everything that moves prompts between engines, for one agent. Owns who may help which engine, the desk for prompts of others,
-// and the counts; one hand-over is handover.ts, the sequences of a dispatch sequences.ts.
+// Everything that moves prompts between engines, for one agent. Owns which engine a prompt gets, who may help which engine, the desk
+// for prompts of others, and the counts; one hand-over is handover.ts, the sequences of a dispatch sequences.ts.
 import type { DispatchRequest, PrefillPlace } from '../../protocol/dispatch.ts'
+import type { SequenceParameters } from '../engine/client.ts'
+import { chooseEngine } from '../engine-choice.ts'
 import type { EngineUnit } from '../engine-unit.ts'
 import type { Engines } from '../engines.ts'
 import type { Identity } from '../identity.ts'
@@ -9,7 +11,7 @@ import { LOCAL_OVERHEAD_MS, REMOTE_OVERHEAD_MS, tokenMs } from './decision.ts'
 import { HANDOVER_OUTCOMES, type HandoverOutcome, type HelperPort } from './handover.ts'
 import { pushByWorker } from './prefill-client.ts'
 import { PrefillDesk } from './prefill-desk.ts'
-import { DispatchSequences, type SequencesOptions } from './sequences.ts'
+import { DispatchSequences, type Picked, type SequencesOptions } from './sequences.ts'
 
 /** Since the agent started. */
 export type HandoffCounters = {
@@ -29,9 +31,13 @@ export type HandoffsOptions = {
   model: string
   /** Monotonic milliseconds. */
   nowMs: () => number
+  /** In [0, 1), a new one each time. */
+  random: () => number
   /** Settings that only tests change. */
   timing?: SequencesOptions['timing']
 }
+
+type Asked = Pick<DispatchRequest, 'requestId' | 'tenant' | 'n' | 'prefill'>
 
 export class Handoffs {
   readonly #options: HandoffsOptions
@@ -58,11 +64,15 @@ export class Handoffs {
   }
 
   /** For the sequences of one dispatch; `close` it when they are over. */
-  open(request: Pick<DispatchRequest, 'requestId' | 'tenant' | 'prefill'>, deadlineAtMs: number): DispatchSequences {
-    const { engines, nowMs, timing } = this.#options
+  open(request: Asked, deadlineAtMs: number): DispatchSequences {
+    const { nowMs, timing } = this.#options
+    const helpers = (unit: EngineUnit, chunks: readonly ChunkEnd[]) => [
+      ...this.#near(unit, chunks),
+      ...this.#far(unit, request),
+    ]
     return new DispatchSequences({
-      pick: () => engines.pick(),
-      helpers: (unit, chunks) => [...this.#near(unit, chunks), ...this.#far(unit, request)],
+      pick: (parameters) => this.#pick(parameters, request, deadlineAtMs, helpers),
+      helpers,
       tenant: request.tenant,
       deadlineAtMs,
       nowMs,
@@ -76,6 +86,29 @@ export class Handoffs {
     this.counters.tokens += tokens
     this.counters.bytes += bytes
     if (place === 'degraded') this.counters.degraded++
+  }
+
+  /** The engine that is predicted to finish it soonest; absent: none is up. */
+  #pick(
+    { prompt, output, chunks = [], pooling, maxNewTokens }: SequenceParameters,
+    { n }: Asked,
+    deadlineAtMs: number,
+    helpers: (unit: EngineUnit, chunks: readonly ChunkEnd[]) => HelperPort[],
+  ): Picked | undefined {
+    const { engines, nowMs, random } = this.#options
+    const { serving } = engines
+    const asked = {
+      tokens: prompt.length + (output?.length ?? 0),
+      // What goes on, goes on one by one.
+      sequences: output === undefined ? n : 1,
+      outputTokensMax: pooling === undefined ? maxNewTokens : 0,
+      leftMs: deadlineAtMs - nowMs(),
+    }
+    const candidates = serving.map((unit) => unit.candidate(chunks, pooling === undefined ? helpers(unit, chunks) : []))
+    const choice = chooseEngine(asked, candidates, random())
+    const unit = choice === undefined ? undefined : serving[choice.index]
+    if (choice === undefined || unit === undefined) return undefined
+    return { unit, promptTokens: choice.promptTokens, heldTokens: candidates[choice.index]?.heldTokens ?? 0 }
   }
 
   /** Another engine of this agent: the desk picks it, the estimate is for the one that it would pick now. */
@@ -98,7 +131,7 @@ export class Handoffs {
     ]
   }
 
-  #far(unit: EngineUnit, request: Pick<DispatchRequest, 'requestId' | 'prefill'>): HelperPort[] {
+  #far(unit: EngineUnit, request: Asked): HelperPort[] {
     const address = unit.publicAddress
     if (address === undefined) return []
     const { identity, model, nowMs } = this.#options

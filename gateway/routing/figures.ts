@@ -2,15 +2,10 @@
 // defaults for what nobody has measured, and that they are made once per snapshot instead of once per decision. What the
 // numbers predict is predict.ts; who is chosen by them, pick.ts.
 import type { CapacityFrame, StepModel } from '../../protocol/capacity.ts'
+import { UNMEASURED_STEP } from '../../protocol/prediction.ts'
 import type { Load } from './ledger.ts'
 import type { BackendView, FleetSnapshot } from './snapshot.ts'
 
-/**
- * Where nothing was measured anywhere: a small model on an old GPU. Only their order of size matters, since they are the same
- * for everyone then; with measured peers an unmeasured engine is taken for an ordinary one of them, and so gets traffic.
- */
-const PREFILL_MS_PER_TOKEN = 0.5
-const STEP: StepModel = { baseMs: 20, prefillTokenMs: PREFILL_MS_PER_TOKEN, decodeSequenceMs: 0.25, kvTokenMs: 0.0002 }
 /** Hand-overs that nobody has measured: through the memory of one host, and over a network of 10 Gbit/s. */
 const LOCAL_BYTES_PER_MS = 4e6
 const REMOTE_BYTES_PER_MS = 1e6
@@ -441,9 +436,9 @@ function usual(backends: readonly BackendView[], model: string): Usual {
       if (frame.stepModel !== undefined) steps.push(frame.stepModel)
     }
   }
-  const ofSteps = (part: keyof StepModel) => median(steps.map((step) => step[part])) ?? STEP[part]
+  const ofSteps = (part: keyof StepModel) => median(steps.map((step) => step[part])) ?? UNMEASURED_STEP[part]
   return {
-    msPerToken: median(rates) ?? PREFILL_MS_PER_TOKEN,
+    msPerToken: median(rates) ?? UNMEASURED_STEP.prefillTokenMs,
     step: {
       baseMs: ofSteps('baseMs'),
       prefillTokenMs: ofSteps('prefillTokenMs'),

@@ -4,10 +4,9 @@
 //   first token = way there and back + wait + the prompt's uncached tokens at the measured rate [+ handing their K and V over]
 //   wait        = the longest of: prompt tokens ahead, a sequence to become free, K and V to become free
 //   next token  = the step model with one sequence and its K and V more
+import { lackingShare, roomMs as roomMsOf } from '../../protocol/prediction.ts'
 import { type Figures, HOT, type PrefillRow } from './figures.ts'
 
-/** An answer of ordinary length: how long a sequence stays. */
-export const USUAL_OUTPUT_TOKENS = 256
 /** Below it a hand-over costs more than it spares, whatever the queues are. */
 export const REMOTE_TOKENS_MIN = 512
 
@@ -67,13 +66,10 @@ export function predict(
   const ownMs = sequenceMs * size.sequences + kvTokenMs * size.kvTokens
   const itlMs = baseMs + (sequenceMs * Math.min(busy, slots) + kvTokenMs * kvTokens) / engines + ownMs
 
-  const stayMs = USUAL_OUTPUT_TOKENS * itlMs
-  // Of a request that is larger than all there is the rest waits for itself, behind its own first token: that is no queue.
-  const slotsMissing = Math.max(0, busy + Math.min(size.sequences, slots) - slots)
-  const kvTotal = figures.kvTotalTokens[row] ?? 0
   const kvUsed = (isBlind ? 0 : (figures.kvUsedTokens[row] ?? 0)) + aheadKvTokens
-  const kvMissing = kvTotal === 0 ? 0 : Math.max(0, kvUsed + Math.min(size.kvTokens, kvTotal) - kvTotal) / kvTotal
-  const roomMs = stayMs * Math.max(slotsMissing / slots, kvMissing)
+  const slotsShare = lackingShare(busy, size.sequences, slots)
+  const kvShare = lackingShare(kvUsed, size.kvTokens, figures.kvTotalTokens[row] ?? 0)
+  const roomMs = roomMsOf(itlMs, Math.max(slotsShare, kvShare))
 
   const queued = isBlind ? 0 : (figures.queuedTokens[row] ?? 0) + usualTokens * (figures.requestsQueued[row] ?? 0)
   let waitMs = Math.max(roomMs, (queued + aheadPromptTokens) * (figures.waitMsPerToken[row] ?? 0))
@@ -128,7 +124,7 @@ export function predictAlone(into: Prediction, hot: Float64Array, row: number, g
   let roomMs = 0
   if (slotsMissing > 0 || (kvMissing > 0 && kvTotal > 0)) {
     const share = Math.max(slotsMissing / slots, kvTotal > 0 ? kvMissing / kvTotal : 0)
-    roomMs = USUAL_OUTPUT_TOKENS * itlMs * share
+    roomMs = roomMsOf(itlMs, share)
   }
   const queued = (hot[at + HOT.queuedTokens] as number) + given.usualTokens * (hot[at + HOT.requestsQueued] as number)
   into.waitMs = Math.max(roomMs, queued * (hot[at + HOT.waitMsPerToken] as number))
