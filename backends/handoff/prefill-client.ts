@@ -41,6 +41,7 @@ export async function pushByWorker(
     ...(ask.draw === undefined
       ? {}
       : { draw: { ...ask.draw, seeds: ask.draw.seeds.map((seed) => seed.toString(16)) } }),
+    ...(ask.chunks === undefined ? {} : { chunks: [...ask.chunks] }),
     firstBlock: ask.firstBlock,
     address,
     transfer: {

@@ -103,11 +103,12 @@ function drawOf({ seeds, logprobsTop, grammar, ...rest }: NonNullable<PrefillReq
 }
 
 function askOf(request: PrefillRequest, deadlineAtMs: number): PushAsk {
-  const { tokens, draw, firstBlock, address, fingerprint, priority, tenant, transfer } = request
+  const { tokens, draw, chunks, firstBlock, address, fingerprint, priority, tenant, transfer } = request
   const tenantNumber = createHash('sha256').update(tenant).digest().readBigUInt64LE()
   return {
     tokens,
     ...(draw === undefined ? {} : { draw: drawOf(draw) }),
+    ...(chunks === undefined ? {} : { chunks }),
     firstBlock,
     address,
     fingerprint,

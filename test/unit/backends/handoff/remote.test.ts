@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import { calculateJwkThumbprint, exportJWK, generateKeyPair, SignJWT } from 'jose'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { chunkHashes, promptPieces } from '../../../../protocol/prefix.ts'
 import { bodyDigest } from '../../../../protocol/signing.ts'
 import { freePort } from '../../../../scripts/postgres.ts'
 import {
@@ -106,6 +107,26 @@ test('a prompt is computed by the backend that the gateway names, over the netwo
   expect(events.at(-1)).toMatchObject({ usage: { inputTokens: 200, cachedInputTokens: 0, outputTokens: 6 } })
   expect(await metric(prefill, 'penstock_prompts_pushed_total')).toBe(1)
   await nothingHeld()
+})
+
+test('the backend that computed a prompt for another one tells that it has it', async () => {
+  const [prefill, decode] = await Promise.all([start('prefill'), start('decode')])
+  const told = (of: Harness) =>
+    gateway.reports
+      .filter(({ backendId }) => backendId === of.agent.backendId)
+      .flatMap(({ kv }) => kv?.stored ?? [])
+      .toSorted((one, other) => one - other)
+  const input = { kind: 'completion' as const, prompts: [{ tokenIds: PROMPT }], echo: false }
+  const chunks = chunkHashes(promptPieces({ input }), 'tenant-a', MODEL)
+  expect(chunks).toHaveLength(1)
+  expect(placeOf(await dispatch(decode, [await worker(prefill, decode)]))).toBe('handed_over')
+  await until(() => told(prefill).length > 0 && told(decode).length > 0)
+  expect([told(prefill), told(decode)]).toEqual([chunks, chunks])
+  // What another decode backend asks for, it finds there.
+  const second = await start('decode')
+  const events = await dispatch(second, [await worker(prefill, second)])
+  expect(events.at(-1)).toMatchObject({ usage: { inputTokens: 8, cachedInputTokens: 192 } })
+  expect(told(prefill)).toEqual(chunks)
 })
 
 test('an answer of one token waits until the other host has said what it had, and not for ever', async () => {
@@ -275,6 +296,8 @@ describe('a request for a prompt is refused', () => {
         'secret',
       ],
       [{ body: { tokens: [2 ** 32] } }, 400, 'tokens'],
+      [{ body: { chunks: [{ chunk: -1, tokens: 128 }] } }, 400, 'chunks'],
+      [{ body: { chunks: Array(513).fill({ chunk: 1, tokens: 128 }) } }, 400, 'chunks'],
     ]
     for (const [changes, status, text] of table) {
       const answer = await ask(prefill, changes)
