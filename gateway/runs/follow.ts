@@ -9,8 +9,7 @@ import { ClientStream } from '../stream/client.ts'
 import { SSE_HEADERS } from '../stream/sse.ts'
 import { Stop } from '../stream/stop.ts'
 import { reachRuns } from './reach.ts'
-import type { Followed } from './runs.ts'
-import type { Owner } from './stored-run.ts'
+import type { Followed, Owner } from './stored-run.ts'
 
 /** One call waits in the object at most this long; keep-alive comments go out meanwhile. */
 const WAIT_MS = 5_000
