@@ -89,5 +89,10 @@ export const PrefillReply = z.object({
   /** Prompt tokens computed for this, and those that were in the prefill engine's cache. */
   computedTokens: count,
   cachedTokens: count,
+  /**
+   * Beyond the computation: what moving the blocks took. Null: beside other prompts nobody can say. Absent: an older agent, and the asker
+   * goes by its own clock.
+   */
+  leftOverMs: z.number().nonnegative().nullable().optional(),
 })
 export type PrefillReply = z.infer<typeof PrefillReply>

@@ -21,8 +21,10 @@ export type Computer = {
   stepTokens: { mixed: number; alone: number }
 }
 
-/** Somebody that may be asked. Absent load: a backend of another host, which says itself when it is too busy. */
+/** Somebody that may be asked: an engine of this agent, or a backend of another host, which says itself when it is too busy. */
 export type Helper = {
+  way: 'near' | 'far'
+  /** Absent: of a backend of another host nothing is known but that the gateway found it fit. */
   load?: Computer
   bytesPerSecond?: number
   overheadMs: number
@@ -78,6 +80,7 @@ export function decide(facts: Facts): Decision {
     if (helpers.length > 0 || own.role !== 'decode') return { place: 'local', reason: 'cheaper' }
     // Nobody to ask: would an idle engine like this one have paid?
     const idle: Helper = {
+      way: 'near',
       heldTokens: 0,
       load: { ...own, role: 'prefill', prefillTokensQueued: 0, decodingSequences: 0, decodeKvTokens: 0 },
       overheadMs: LOCAL_OVERHEAD_MS,
@@ -118,8 +121,8 @@ const disturbanceMs = (engine: Computer, tokens: number) => tokens * tokenMs(eng
 
 function remoteCost(helper: Helper, facts: Facts): { cost: number; tookMs: number; queueMs: number } {
   const { own } = facts
-  const rate = helper.bytesPerSecond ?? (helper.load === undefined ? REMOTE_BYTES_PER_SECOND : LOCAL_BYTES_PER_SECOND)
-  // Of a stranger nothing is known but that the gateway found it fit: it is taken to be as fast as this engine, and idle.
+  const rate = helper.bytesPerSecond ?? (helper.way === 'far' ? REMOTE_BYTES_PER_SECOND : LOCAL_BYTES_PER_SECOND)
+  // A stranger is taken to be as fast as this engine, and idle.
   const load = helper.load ?? {
     ...own,
     role: 'prefill' as const,

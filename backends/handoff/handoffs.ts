@@ -1,13 +1,13 @@
 // Everything that moves prompts between engines, for one agent. Owns which engine a prompt gets, who may help which engine, the desk
 // for prompts of others, and the counts; one hand-over is handover.ts, the sequences of a dispatch sequences.ts.
-import type { DispatchRequest, PrefillPlace } from '../../protocol/dispatch.ts'
+import type { DispatchRequest, PrefillLoad, PrefillPlace } from '../../protocol/dispatch.ts'
 import type { SequenceParameters } from '../engine/client.ts'
 import { chooseEngine } from '../engine-choice.ts'
 import type { EngineUnit } from '../engine-unit.ts'
 import type { Engines } from '../engines.ts'
 import type { Identity } from '../identity.ts'
 import type { ChunkEnd } from '../prompt-chunks.ts'
-import { LOCAL_OVERHEAD_MS, REMOTE_OVERHEAD_MS, tokenMs } from './decision.ts'
+import { type Computer, LOCAL_OVERHEAD_MS, REMOTE_OVERHEAD_MS, tokenMs } from './decision.ts'
 import { HANDOVER_OUTCOMES, type HandoverOutcome, type HelperPort } from './handover.ts'
 import { pushByWorker } from './prefill-client.ts'
 import { PrefillDesk } from './prefill-desk.ts'
@@ -37,7 +37,10 @@ export type HandoffsOptions = {
   timing?: SequencesOptions['timing']
 }
 
-type Asked = Pick<DispatchRequest, 'requestId' | 'tenant' | 'n' | 'prefill'>
+/** A dispatch may wait here for long: after it, of what the gateway said of other backends their speed alone counts. */
+const LOAD_OLD_MS = 5000
+
+type Asked = Pick<DispatchRequest, 'requestId' | 'tenant' | 'n' | 'deadlineInMs' | 'prefill'>
 
 export class Handoffs {
   readonly #options: HandoffsOptions
@@ -68,7 +71,7 @@ export class Handoffs {
     const { nowMs, timing } = this.#options
     const helpers = (unit: EngineUnit, chunks: readonly ChunkEnd[]) => [
       ...this.#near(unit, chunks),
-      ...this.#far(unit, request),
+      ...this.#far(unit, chunks, request, deadlineAtMs),
     ]
     return new DispatchSequences({
       pick: (parameters) => this.#pick(parameters, request, deadlineAtMs, helpers),
@@ -121,6 +124,7 @@ export class Handoffs {
     const held = chunks.filter(({ chunk }) => best.connection?.chunks.holds(chunk))
     return [
       {
+        way: 'near',
         heldTokens: Math.max(0, ...held.map(({ tokens }) => tokens)),
         load: best.computer(),
         overheadMs: LOCAL_OVERHEAD_MS,
@@ -131,29 +135,45 @@ export class Handoffs {
     ]
   }
 
-  #far(unit: EngineUnit, request: Asked): HelperPort[] {
+  #far(unit: EngineUnit, chunks: readonly ChunkEnd[], request: Asked, deadlineAtMs: number): HelperPort[] {
     const address = unit.publicAddress
     if (address === undefined) return []
     const { identity, model, nowMs } = this.#options
     const meter = unit.meter('far')
+    // What was known is old by now: a queue that was there then is gone, or another one.
+    const isOld = nowMs() - (deadlineAtMs - request.deadlineInMs) > LOAD_OLD_MS
     return (request.prefill ?? []).map((worker) => {
       const rate = meter.bytesPerSecond
+      const load = worker.load === undefined ? undefined : computerOf(worker.load, unit.computer(), isOld)
       const port: HelperPort = {
-        heldTokens: 0,
+        way: 'far',
+        heldTokens: chunks.find(({ chunk }) => chunk === worker.load?.heldChunk)?.tokens ?? 0,
         overheadMs: REMOTE_OVERHEAD_MS,
+        ...(load === undefined ? {} : { load }),
         ...(rate === undefined ? {} : { bytesPerSecond: rate }),
         push: async (ask, signal) => {
-          const beganMs = nowMs()
-          const options = { identity, model, requestId: request.requestId, address, nowMs }
-          const end = await pushByWorker(worker, ask, options, signal)
-          if (end.kind !== 'arrived') return end
-          // The other side's speed is not known here: it is taken to be this engine's.
-          const computeMs = end.computedTokens * tokenMs(unit.computer())
-          return { ...end, leftOverMs: Math.max(0, nowMs() - beganMs - REMOTE_OVERHEAD_MS - computeMs) }
+          const computeMs = (tokens: number) => tokens * tokenMs(load ?? unit.computer())
+          const options = { identity, model, requestId: request.requestId, address, computeMs, nowMs }
+          return await pushByWorker(worker, ask, options, signal)
         },
         measured: (bytes, leftOverMs) => meter.add(bytes, leftOverMs),
       }
       return port
     })
+  }
+}
+
+/** What the gateway says of a prefill backend, as its engine: what was not measured there is taken to be as here. */
+function computerOf(load: PrefillLoad, own: Computer, isOld: boolean): Computer {
+  const { prefillTokensQueued, stepModel, prefillTokensPerSecond: rate } = load
+  const model = stepModel ?? (rate === undefined ? own.model : undefined)
+  return {
+    role: 'prefill',
+    prefillTokensQueued: isOld ? 0 : prefillTokensQueued,
+    decodingSequences: 0,
+    decodeKvTokens: 0,
+    stepTokens: own.stepTokens,
+    ...(model === undefined ? {} : { model }),
+    ...(rate === undefined ? {} : { prefillTokensPerSecond: rate }),
   }
 }

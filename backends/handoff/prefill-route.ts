@@ -57,8 +57,8 @@ export async function handlePrefill(request: IncomingMessage, response: ServerRe
     const end = await route.desk.push(askOf(parsed.value, deadlineAtMs), gone.signal)
     switch (end.kind) {
       case 'arrived': {
-        const { computedTokens, cachedTokens } = end
-        return sendJson(response, 200, { computedTokens, cachedTokens } satisfies PrefillReply)
+        const { computedTokens, cachedTokens, leftOverMs = null } = end
+        return sendJson(response, 200, { computedTokens, cachedTokens, leftOverMs } satisfies PrefillReply)
       }
       case 'refused':
         return refuse({ status: end.failure.code === 'invalid_request' ? 400 : 429, failure: end.failure })

@@ -36,6 +36,10 @@ export type PrefillRow = {
   /** Of all of them together: how fast what is queued goes away. */
   waitMsPerToken: number
   contextTokensMax: number
+  /** Of those that have measured one; absent: none has. */
+  stepModel?: StepModel
+  /** Of any of them it was measured how fast it computes prompts. */
+  isMeasured: boolean
 }
 
 /**
@@ -285,8 +289,11 @@ export class Figures {
     if (fingerprint === undefined) return undefined
     const alike = frames.filter((frame) => frame.transfer?.fingerprint === fingerprint)
     const { prefillTokens, requestsQueued } = loadOf(alike)
+    const stepModel = meanStep(alike)
     return {
       row,
+      ...(stepModel === undefined ? {} : { stepModel }),
+      isMeasured: alike.some((frame) => measuredMsPerToken(frame) !== undefined),
       layout: this.#layoutOf(fingerprint),
       queuedTokens: prefillTokens,
       requestsQueued,
@@ -445,6 +452,18 @@ function usual(backends: readonly BackendView[], model: string): Usual {
       decodeSequenceMs: ofSteps('decodeSequenceMs'),
       kvTokenMs: ofSteps('kvTokenMs'),
     },
+  }
+}
+
+function meanStep(frames: readonly CapacityFrame[]): StepModel | undefined {
+  const steps = frames.flatMap(({ stepModel }) => stepModel ?? [])
+  if (steps.length === 0) return undefined
+  const mean = (part: keyof StepModel) => steps.reduce((sum, step) => sum + step[part], 0) / steps.length
+  return {
+    baseMs: mean('baseMs'),
+    prefillTokenMs: mean('prefillTokenMs'),
+    decodeSequenceMs: mean('decodeSequenceMs'),
+    kvTokenMs: mean('kvTokenMs'),
   }
 }
 

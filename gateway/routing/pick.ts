@@ -143,7 +143,7 @@ export function pick(
   }
   const row = amongBest(columns.score, tieBound(best, bestMs), random)
   const expected = row === undefined ? undefined : expectedAt(row, figures, columns, given, bestOffers)
-  return new Decision(figures, columns, { expected, promptTokens, offers })
+  return new Decision(figures, columns, { expected, promptTokens, tokensPerChunk, offers })
 }
 
 function givenBy(ask: Ask, local: LocalKnowledge): Given {

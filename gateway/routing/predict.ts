@@ -33,7 +33,14 @@ export type Prediction = {
 }
 
 /** What a prefill backend of another host would take for this prompt. */
-export type Offer = { prefill: PrefillRow; uncachedTokens: number; waitMs: number; workMs: number }
+export type Offer = {
+  prefill: PrefillRow
+  uncachedTokens: number
+  /** Prompt tokens ahead, over all its engines. */
+  queuedTokens: number
+  waitMs: number
+  workMs: number
+}
 
 /** What a prediction is for, beside the backend. */
 export type Given = {
@@ -138,5 +145,6 @@ export function offerOf(figures: Figures, prefill: PrefillRow, uncachedTokens: n
   const { row, queuedTokens, requestsQueued, msPerToken, waitMsPerToken } = prefill
   const tokens = queuedTokens + usualTokens * requestsQueued + (figures.aheadPromptTokens[row] ?? 0)
   const wayMs = figures.wayMs[row] ?? 0
-  return { prefill, uncachedTokens, waitMs: wayMs + tokens * waitMsPerToken, workMs: uncachedTokens * msPerToken }
+  const waitMs = wayMs + tokens * waitMsPerToken
+  return { prefill, uncachedTokens, queuedTokens: tokens, waitMs, workMs: uncachedTokens * msPerToken }
 }

@@ -94,6 +94,7 @@ describe('of several engines', () => {
   test('a prompt that another engine computes costs the one that decodes it what the hand-over takes', () => {
     const decode = (over: Partial<Candidate> = {}) => engine(over, { role: 'decode', prefillTokensQueued: 3000 })
     const helper = (queued: number): Helper => ({
+      way: 'near',
       heldTokens: 0,
       load: { ...idle, role: 'prefill', prefillTokensQueued: queued },
       overheadMs: 4,
@@ -285,7 +286,10 @@ describe('an agent with two engines', () => {
     const harness = await start([0, 0.99, 0.99], { engine: { tokenIntervalMs: 100 } })
     const answers = [asked(1), asked(2), asked(1)].map((changes) => harness.dispatch(changes))
     const all = await Promise.all(answers.map(async (answer) => await eventsOf(await answer)))
-    expect(all.map(cachedOf)).toEqual([0, 0, 992])
+    const [one, other, alike] = all.map(cachedOf)
+    // Whichever of the two comes first.
+    expect([one, alike].toSorted()).toEqual([0, 992])
+    expect(other).toBe(0)
   })
 
   test('leaves the cache for the other engine where it has no room', async () => {
