@@ -16,7 +16,7 @@ export class LineTooLong extends Error {
  */
 export class LineSplitter {
   readonly #lineBytesMax: number
-  readonly #decoder = new TextDecoder('utf-8', { ignoreBOM: true })
+  readonly #decoder = new TextDecoder('utf-8', { fatal: false, ignoreBOM: true })
   /** The line that is not over. */
   #parts: Uint8Array[] = []
   #pendingBytes = 0
