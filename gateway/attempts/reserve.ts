@@ -63,12 +63,11 @@ export async function reserve(
     nowMs: ports.nowMs,
     appointments: job.appointments,
   })
-  const settlementOf = (hold: Hold) =>
+  const settlementOf = (hold: Pick<Hold, 'holdId'>) =>
     new Settlement(hold, job.requestId, { account, waitUntil: job.waitUntil, sleep: ports.sleep }, ports.nowMs())
   // Nothing will be sent: the hold is only to be ended, and may have been.
   if (kept?.attempt === attempt && kept.isWhole) {
-    const hold: Hold = { holdId: holdIdOf(ask), heldNanoUsd: 0n }
-    return ok({ settlement: settlementOf(hold), number: attempt })
+    return ok({ settlement: settlementOf({ holdId: holdIdOf(ask) }), number: attempt })
   }
   const reserving = account.reserve(ask)
   try {

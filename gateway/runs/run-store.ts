@@ -1,7 +1,7 @@
 // The SQLite of stored responses: the responses, the items of their conversations, their numbered events. Owns these tables and
 // every statement on them; what is written when is runs.ts.
 import type { JournalNews } from './run-journal.ts'
-import type { Owner } from './stored-run.ts'
+import { eventsOf, type Owner } from './stored-run.ts'
 
 const TABLES = [
   // One row: one response. `body` is a RunHead.
@@ -203,9 +203,6 @@ export class RunStore {
       .map(({ name }) => name)
   }
 }
-
-/** Each with its blank line: JSON has no raw line ends, so nothing else in an event looks like one. */
-const eventsOf = (text: string): string[] => text.split(/(?<=\n\n)/)
 
 function* piecesOf(text: string): Generator<[number, string]> {
   for (let at = 0, from = 0; from < text.length; at++) {

@@ -353,10 +353,9 @@ export class Runs extends DurableObject<Env> {
 
   /** Ends a stream that runs, for good; its client's going does not. */
   async cancelStream(name: string, asking: Owner): Promise<Result<'running' | 'ended', Failure>> {
-    const head = this.#find(name, asking, 'stream')
-    if (head === undefined) return err(notFound)
+    if (this.#find(name, asking, 'stream') === undefined) return err(notFound)
     this.#cancel(name)
-    return ok(head.state)
+    return ok(this.#store.head(name)?.state ?? 'ended')
   }
 
   #cancel(name: string): void {

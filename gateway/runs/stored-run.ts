@@ -64,6 +64,9 @@ export type Followed = {
   isOver: boolean
 }
 
+/** Each with its blank line: JSON has no raw line ends, so nothing else in an event looks like one. */
+export const eventsOf = (text: string): string[] => text.split(/(?<=\n\n)/)
+
 /** A response and what stands before its output. */
 export type Conversation = { response: string; items: string }
 
