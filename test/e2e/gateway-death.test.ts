@@ -2,6 +2,7 @@
 // token what an undisturbed system says, each event once, and one bill.
 import { readdirSync, readFileSync } from 'node:fs'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { Penstock } from '../../sdk/src/index.ts'
 import { System, TINY_MODEL } from './support/system.ts'
 
 const TOKENS = 4000
@@ -191,6 +192,54 @@ describe('the gateway is killed under streams that can be taken up again', { tim
     expect(events.map(({ id }) => Number(id))).toEqual(events.map((_, at) => at))
     expect(textOf(events)).toBe(choices[0]?.message.content)
     expect(await system.usage(requestId)).toMatchObject({ status: 'ok', attempts: 1, attemptTokens: TOKENS })
+    await system.untilIdle()
+  })
+})
+
+describe('the gateway is killed under the SDK', { timeout: TEST_MS }, () => {
+  it('that may take its streams up: the reader sees one answer, in each dialect, and one bill', async () => {
+    const penstock = new Penstock({ gateway: { baseUrl: system.baseUrl, apiKey: system.apiKey }, resume: true })
+    const model = TINY_MODEL
+    const content = 'Of boats: on and on.'
+    const messages = [{ role: 'user' as const, content }]
+    const drawn = { temperature: 1, seed: 7 }
+    const chatAsked = { model, max_tokens: TOKENS, messages, ...drawn }
+    const messagesAsked = { model, max_tokens: TOKENS, messages, temperature: 0 }
+    const responsesAsked = { model, max_output_tokens: TOKENS, input: content, temperature: 0 }
+    const whole = await penstock.chat.completions.create(chatAsked)
+    const wholeMessage = await penstock.messages.create(messagesAsked)
+    const wholeResponse = await penstock.responses.create(responsesAsked)
+    const texts = [
+      whole.choices[0]?.message.content,
+      wholeMessage.content[0]?.text,
+      (wholeResponse.output[0] as { content?: { text: string }[] } | undefined)?.content?.[0]?.text,
+    ]
+    const streams = await Promise.all([
+      penstock.chat.completions.create({ ...chatAsked, stream: true }),
+      penstock.messages.create({ ...messagesAsked, stream: true }),
+      penstock.responses.create({ ...responsesAsked, stream: true }),
+    ])
+    const begun = streams.map(() => Promise.withResolvers<void>())
+    const reading = streams.map(async (stream: AsyncIterable<object>, index) => {
+      let text = ''
+      let pieces = 0
+      for await (const event of stream) {
+        const { choices, delta, type } = event as {
+          choices?: { delta: { content?: string } }[]
+          delta?: string | { text?: string }
+          type?: string
+        }
+        if (choices !== undefined) text += choices[0]?.delta.content ?? ''
+        else if (typeof delta === 'object') text += delta.text ?? ''
+        else if (type === 'response.output_text.delta') text += delta ?? ''
+        if (++pieces === BEGUN) begun[index]?.resolve()
+      }
+      return text
+    })
+    await Promise.all(begun.map(({ promise }) => promise))
+    killGateway()
+    expect(await Promise.all(reading)).toEqual(texts)
+    for (const { requestId } of streams) await expectOneBill(requestId ?? '')
     await system.untilIdle()
   })
 })
