@@ -21,16 +21,16 @@ export type Computer = {
   stepTokens: { mixed: number; alone: number }
 }
 
+/** What the gateway says of a backend of another host; as which engine it computes is not known here. */
+export type FarLoad = Pick<Computer, 'prefillTokensQueued' | 'model' | 'prefillTokensPerSecond'>
+
 /** Somebody that may be asked: an engine of this agent, or a backend of another host, which says itself when it is too busy. */
 export type Helper = {
-  way: 'near' | 'far'
-  /** Absent: of a backend of another host nothing is known but that the gateway found it fit. */
-  load?: Computer
   bytesPerSecond?: number
   overheadMs: number
   /** Of the prompt, from its beginning: what its cache is known to have. */
   heldTokens: number
-}
+} & ({ way: 'near'; load: Computer } | { way: 'far'; load?: FarLoad })
 
 export type Facts = {
   /** Whole blocks of the prompt, in tokens: whoever computes the end needs the beginning. */
@@ -122,17 +122,30 @@ const disturbanceMs = (engine: Computer, tokens: number) => tokens * tokenMs(eng
 function remoteCost(helper: Helper, facts: Facts): { cost: number; tookMs: number; queueMs: number } {
   const { own } = facts
   const rate = helper.bytesPerSecond ?? (helper.way === 'far' ? REMOTE_BYTES_PER_SECOND : LOCAL_BYTES_PER_SECOND)
-  // A stranger is taken to be as fast as this engine, and idle.
-  const load = helper.load ?? {
-    ...own,
-    role: 'prefill' as const,
-    prefillTokensQueued: 0,
-    decodingSequences: 0,
-    decodeKvTokens: 0,
-  }
+  const load = computerOf(helper, own)
   // What the decode engine has does not help another one: that computes from where its own cache ends.
   const tokens = Math.max(0, facts.wholeTokens - helper.heldTokens)
   const tookMs = promptMs(load, tokens) + (facts.missingBytes / Math.max(1, rate)) * 1000 + helper.overheadMs
   const cost = tookMs + load.decodingSequences * disturbanceMs(load, tokens)
   return { cost, tookMs, queueMs: promptMs(load, 0) }
+}
+
+type Speed = Pick<Computer, 'model' | 'prefillTokensPerSecond'>
+
+/** How fast the other one is. Where nobody has measured it: as this engine, or nobody would ever ask it and find out. */
+export function speedOf(other: Speed | undefined, own: Speed): Speed {
+  const isMeasured = other?.model !== undefined || other?.prefillTokensPerSecond !== undefined
+  const { model, prefillTokensPerSecond } = isMeasured ? other : own
+  return {
+    ...(model === undefined ? {} : { model }),
+    ...(prefillTokensPerSecond === undefined ? {} : { prefillTokensPerSecond }),
+  }
+}
+
+/** A backend of another host of which nothing is known is taken to be idle, and to compute in steps as this engine's. */
+function computerOf(helper: Helper, own: Computer): Computer {
+  const { prefillTokensQueued = 0, decodingSequences = 0, decodeKvTokens = 0 }: Partial<Computer> = helper.load ?? {}
+  const { role, stepTokens } =
+    helper.way === 'near' ? helper.load : { role: 'prefill' as const, stepTokens: own.stepTokens }
+  return { role, stepTokens, prefillTokensQueued, decodingSequences, decodeKvTokens, ...speedOf(helper.load, own) }
 }

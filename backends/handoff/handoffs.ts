@@ -7,7 +7,7 @@ import type { EngineUnit } from '../engine-unit.ts'
 import type { Engines } from '../engines.ts'
 import type { Identity } from '../identity.ts'
 import type { ChunkEnd } from '../prompt-chunks.ts'
-import { type Computer, LOCAL_OVERHEAD_MS, REMOTE_OVERHEAD_MS, tokenMs } from './decision.ts'
+import { type FarLoad, LOCAL_OVERHEAD_MS, REMOTE_OVERHEAD_MS, speedOf, tokenMs } from './decision.ts'
 import { HANDOVER_OUTCOMES, type HandoverOutcome, type HelperPort } from './handover.ts'
 import { pushByWorker } from './prefill-client.ts'
 import { PrefillDesk } from './prefill-desk.ts'
@@ -144,7 +144,7 @@ export class Handoffs {
     const isOld = nowMs() - (deadlineAtMs - request.deadlineInMs) > LOAD_OLD_MS
     return (request.prefill ?? []).map((worker) => {
       const rate = meter.bytesPerSecond
-      const load = worker.load === undefined ? undefined : computerOf(worker.load, unit.computer(), isOld)
+      const load = worker.load === undefined ? undefined : loadOf(worker.load, isOld)
       const port: HelperPort = {
         way: 'far',
         heldTokens: chunks.find(({ chunk }) => chunk === worker.load?.heldChunk)?.tokens ?? 0,
@@ -152,7 +152,7 @@ export class Handoffs {
         ...(load === undefined ? {} : { load }),
         ...(rate === undefined ? {} : { bytesPerSecond: rate }),
         push: async (ask, signal) => {
-          const computeMs = (tokens: number) => tokens * tokenMs(load ?? unit.computer())
+          const computeMs = (tokens: number) => tokens * tokenMs(speedOf(load, unit.computer()))
           const options = { identity, model, requestId: request.requestId, address, computeMs, nowMs }
           return await pushByWorker(worker, ask, options, signal)
         },
@@ -163,17 +163,13 @@ export class Handoffs {
   }
 }
 
-/** What the gateway says of a prefill backend, as its engine: what was not measured there is taken to be as here. */
-function computerOf(load: PrefillLoad, own: Computer, isOld: boolean): Computer {
-  const { prefillTokensQueued, stepModel, prefillTokensPerSecond: rate } = load
-  const model = stepModel ?? (rate === undefined ? own.model : undefined)
+function loadOf(
+  { prefillTokensQueued, stepModel, prefillTokensPerSecond: rate }: PrefillLoad,
+  isOld: boolean,
+): FarLoad {
   return {
-    role: 'prefill',
     prefillTokensQueued: isOld ? 0 : prefillTokensQueued,
-    decodingSequences: 0,
-    decodeKvTokens: 0,
-    stepTokens: own.stepTokens,
-    ...(model === undefined ? {} : { model }),
+    ...(stepModel === undefined ? {} : { model: stepModel }),
     ...(rate === undefined ? {} : { prefillTokensPerSecond: rate }),
   }
 }

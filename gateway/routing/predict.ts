@@ -4,6 +4,8 @@
 //   first token = way there and back + wait + the prompt's uncached tokens at the measured rate [+ handing their K and V over]
 //   wait        = the longest of: prompt tokens ahead, a sequence to become free, K and V to become free
 //   next token  = the step model with one sequence and its K and V more
+//
+// A prompt goes to a prefill engine where all lose less time by it, as the agent decides (backends/handoff/decision.ts).
 import { lackingShare, roomMs as roomMsOf } from '../../protocol/prediction.ts'
 import { type Figures, HOT, type PrefillRow } from './figures.ts'
 
@@ -82,24 +84,29 @@ export function predict(
   let waitMs = Math.max(roomMs, (queued + aheadPromptTokens) * (figures.waitMsPerToken[row] ?? 0))
   let workMs = uncachedTokens * (figures.prefillMsPerToken[row] ?? 0)
   let place: Place = 'here'
+  // As the agent counts: a prompt in their engine delays those that decode there, and one whose role it is to decode is kept free.
+  const isDecodeOnly = figures.isDecodeOnly[row] === 1
+  const keptWaiting = Math.min(busy, slots) / engines + (isDecodeOnly ? 1 : 0)
+  let lossMs = waitMs + workMs * (1 + keptWaiting)
 
   const beside = figures.own[row]
   if (beside !== undefined && uncachedTokens >= REMOTE_TOKENS_MIN) {
     const queuedBeside = isBlind ? 0 : beside.queuedTokens + usualTokens * beside.requestsQueued
     const besideWaitMs = Math.max(roomMs, (queuedBeside + aheadPromptTokens) * beside.waitMsPerToken)
     const besideWorkMs = uncachedTokens * (beside.msPerToken + (figures.ownTransferMsPerToken[row] ?? 0))
-    if (besideWaitMs + besideWorkMs < waitMs + workMs) {
+    if (besideWaitMs + besideWorkMs < lossMs) {
+      lossMs = besideWaitMs + besideWorkMs
       waitMs = besideWaitMs
       workMs = besideWorkMs
       place = 'beside'
     }
   }
   // A backend with prefill engines is not thought better of for what others might do for it when it is overloaded.
-  const isLent = offer !== undefined && beside === undefined && figures.isDecodeOnly[row] === 1
+  const isLent = offer !== undefined && beside === undefined && isDecodeOnly
   if (isLent && uncachedTokens >= REMOTE_TOKENS_MIN) {
     const awayWaitMs = Math.max(roomMs, offer.waitMs)
     const awayWorkMs = offer.workMs + uncachedTokens * (figures.transferMsPerToken[row] ?? 0)
-    if (awayWaitMs + awayWorkMs < waitMs + workMs) {
+    if (awayWaitMs + awayWorkMs < lossMs) {
       waitMs = awayWaitMs
       workMs = awayWorkMs
       place = 'away'

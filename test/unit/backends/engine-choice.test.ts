@@ -283,7 +283,9 @@ describe('an agent with two engines', () => {
   })
 
   test('sends what begins alike and comes together to one, and what has nothing in common to both', async () => {
-    const harness = await start([0, 0.99, 0.99], { engine: { tokenIntervalMs: 100 } })
+    // Nobody who would compute it sooner for another one.
+    const config: HarnessOptions['config'] = { engines: ['decode', 'decode'] }
+    const harness = await start([0, 0.99, 0.99], { config, engine: { tokenIntervalMs: 100 } })
     const answers = [asked(1), asked(2), asked(1)].map((changes) => harness.dispatch(changes))
     const all = await Promise.all(answers.map(async (answer) => await eventsOf(await answer)))
     const [one, other, alike] = all.map(cachedOf)

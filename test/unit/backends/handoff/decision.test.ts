@@ -1,6 +1,13 @@
 import { describe, expect, test } from 'vitest'
 import { isRemoteAddress, remoteAddress } from '../../../../backends/handoff/addresses.ts'
-import { type Computer, decide, type Facts, type Helper, tokenMs } from '../../../../backends/handoff/decision.ts'
+import {
+  type Computer,
+  decide,
+  type Facts,
+  type FarLoad,
+  type Helper,
+  tokenMs,
+} from '../../../../backends/handoff/decision.ts'
 import { bytesPerToken } from '../../../../backends/handoff/layout.ts'
 import { MEASURED_FOR_MS, TransferMeter } from '../../../../backends/handoff/transfer-meter.ts'
 import type { EngineRole } from '../../../../protocol/capacity.ts'
@@ -15,7 +22,8 @@ const engine = (role: EngineRole, changes: Partial<Computer> = {}): Computer => 
   stepTokens: { mixed: 64, alone: 128 },
   ...changes,
 })
-const near = (changes: Partial<Computer> = {}, rest: Partial<Helper> = {}): Helper => ({
+type Rest = { bytesPerSecond?: number; heldTokens?: number }
+const near = (changes: Partial<Computer> = {}, rest: Rest & { load?: Computer } = {}): Helper => ({
   way: 'near',
   load: engine('prefill', changes),
   overheadMs: 4,
@@ -23,9 +31,9 @@ const near = (changes: Partial<Computer> = {}, rest: Partial<Helper> = {}): Help
   ...rest,
 })
 /** Of another host; what the gateway knows of it, or nothing. */
-const far = (changes?: Partial<Computer>, rest: Partial<Helper> = {}): Helper => ({
+const far = (load?: Partial<FarLoad>, rest: Rest = {}): Helper => ({
   way: 'far',
-  ...(changes === undefined ? {} : { load: engine('prefill', changes) }),
+  ...(load === undefined ? {} : { load: { prefillTokensQueued: 0, model: MODEL, ...load } }),
   overheadMs: 25,
   heldTokens: 0,
   ...rest,
@@ -113,6 +121,16 @@ describe('a prompt', () => {
   test('is offered to those who pay, the cheapest first', () => {
     const helpers = [near({ prefillTokensQueued: 200 }), near({ prefillTokensQueued: 50_000 }), near(), near()]
     expect(decide(facts({ helpers }))).toMatchObject({ place: 'remote', helpers: [2, 3, 0] })
+  })
+
+  test('goes to one that nobody has measured yet, as if it were as fast as this engine', () => {
+    const { model: _, ...unknown } = engine('prefill')
+    const quick = engine('decode', { model: { ...MODEL, prefillTokenMs: 0.1 } })
+    const idle: Helper = { way: 'far', load: { prefillTokensQueued: 0 }, overheadMs: 25, heldTokens: 0 }
+    for (const helper of [near({}, { load: unknown }), idle, far()])
+      expect(decide(facts({ own: quick, missingBytes: 1e5, helpers: [helper] })).place).toBe('remote')
+    const busy = near({}, { load: { ...unknown, prefillTokensQueued: 5000 } })
+    expect(decide(facts({ own: quick, missingBytes: 1e5, helpers: [busy] })).place).toBe('local')
   })
 
   test('is offered to hosts by their queues and speeds as the gateway knows them, and to unknown ones as if they were idle', () => {

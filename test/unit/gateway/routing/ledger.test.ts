@@ -6,6 +6,7 @@ import { FleetLedger, INHIBIT_MS, type Open } from '../../../../gateway/routing/
 import { PromptSizes } from '../../../../gateway/routing/prompt-size.ts'
 import { FleetRouter } from '../../../../gateway/routing/router.ts'
 import { SENT_MS, SentChunks } from '../../../../gateway/routing/sent.ts'
+import type { BackendView } from '../../../../gateway/routing/snapshot.ts'
 import { PrefillLoad } from '../../../../protocol/dispatch.ts'
 import { ask, backend, frame, transfer } from './fleet-support.ts'
 
@@ -268,6 +269,25 @@ describe('a router', () => {
     expect(names()).toEqual(['busy', 'free', 'slow'])
     open.end()
     expect(names()).toEqual(['free', 'busy', 'slow'])
+  })
+
+  test('lends to a backend that only decodes also where computing the prompt there would take no longer', () => {
+    const kv = transfer()
+    const { measuredPrefillTokensPerSecond: _, stepModel: __, ...unmeasured } = frame({ role: 'prefill', ...kv })
+    const lentBy = (prefill: BackendView, decode: Parameters<typeof backend>[1] = {}) => {
+      const backends = [backend('d', { role: 'decode', ...kv, ...decode }), prefill]
+      return new FleetRouter().decide(ask(), { staleAfterMs: 3500, backends }, new Map(), new Set(), 1000, 0)
+    }
+    for (const prefill of [backend('p', { role: 'prefill', ...kv }), backend('p', {}, { frames: [unmeasured] })]) {
+      const { decision, prefill: lent } = lentBy(prefill)
+      expect(lent.map(({ backend: { backendId } }) => backendId)).toEqual(['p'])
+      expect(decision.expected?.prediction.place).toBe('away')
+    }
+    // Twice its own time is what keeping a decode engine free is worth, and more where others decode there.
+    const queue = (prefillTokensQueued: number) => backend('p', { role: 'prefill', ...kv, prefillTokensQueued })
+    expect(lentBy(queue(3500)).prefill).toHaveLength(1)
+    expect(lentBy(queue(4500)).prefill).toEqual([])
+    expect(lentBy(queue(4500), { sequencesRunning: 1 }).prefill).toHaveLength(1)
   })
 
   test('says of each prefill backend what is ahead there for one of its engines, how fast it is and what it has', () => {
