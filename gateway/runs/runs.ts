@@ -62,7 +62,7 @@ const SWEEP_ROWS_MAX = 200
 const notFound: Failure = { code: 'not_found', message: 'There is no such response.' }
 const full: Failure = {
   code: 'overloaded',
-  message: 'No more background responses can be taken on right now.',
+  message: 'No more background responses and kept streams can be taken on right now.',
   retryAfterMs: 5_000,
 }
 
@@ -147,6 +147,8 @@ export class Runs extends DurableObject<Env> {
     const { runner } = made
     const expiresAtMs = receivedAtMs + RESPONSE_KEPT_MS
     const response = runner.response()
+    // What runs here ends here; this process has to wait for it before it can be replaced. Whoever reads a stream waits for no process.
+    const isDeferred = life.defersRuns && stream === undefined
     this.ctx.storage.transactionSync(() => {
       const bodyHash = idempotency === undefined ? {} : { bodyHash: idempotency.bodyHash }
       const isKept = echo?.store === true
@@ -157,10 +159,9 @@ export class Runs extends DurableObject<Env> {
       this.#store.putText(name, 'response', response)
       const first = runner.begin()
       if (first !== '') this.#store.append(name, first)
-      this.#store.putText(name, 'job', packed({ job, isDeferred: life.defersRuns } satisfies Undone))
+      this.#store.putText(name, 'job', packed({ job, isDeferred } satisfies Undone))
     })
-    // What runs here ends here; this process has to wait for it before it can be replaced.
-    if (life.defersRuns) this.#wakeAt(this.now() + WAITING_LOOK_MS)
+    if (isDeferred) this.#wakeAt(this.now() + WAITING_LOOK_MS)
     else this.#run(name, made)
     return ok(response)
   }
@@ -176,8 +177,16 @@ export class Runs extends DurableObject<Env> {
       } catch (error) {
         // Of another release, perhaps: the other responses that are kept here must not be lost with it.
         log('error', 'run_not_begun', { run: name, error: errorText(error) })
-        this.#interrupted(name, undefined, INTERRUPTED)
+        this.#interrupted(name, this.#jobOf(name), INTERRUPTED)
       }
+    }
+  }
+
+  #jobOf(name: string): RunJob | undefined {
+    try {
+      return (unpacked(this.#store.text(name, 'job')) as Undone).job
+    } catch {
+      return undefined
     }
   }
 
