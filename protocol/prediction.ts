@@ -5,6 +5,8 @@ import type { StepModel } from './capacity.ts'
 
 /** An answer of ordinary length: how long a sequence stays. */
 export const USUAL_OUTPUT_TOKENS = 256
+/** Of a shorter prompt moving K and V between hosts costs more than it spares, whatever the queues are. */
+export const REMOTE_TOKENS_MIN = 512
 /**
  * Where nothing was measured anywhere: a small model on an old GPU. Only their order of size matters, since they are the same
  * for everyone then; with measured peers an unmeasured engine is taken for an ordinary one of them, and so gets traffic.

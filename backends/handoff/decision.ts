@@ -5,6 +5,7 @@
 // of each sequence that decodes on the engine that computes the prompt. A decode engine counts one more than it has: its
 // role says that it is kept free for those that come.
 import type { EngineRole, StepModel } from '../../protocol/capacity.ts'
+import { REMOTE_TOKENS_MIN } from '../../protocol/prediction.ts'
 
 /** An engine as the one that would compute the prompt. */
 export type Computer = {
@@ -43,6 +44,8 @@ export type Facts = {
   leftMs: number
   own: Computer
   helpers: readonly Helper[]
+  /** Where there is nobody to ask: who is missing, an engine of this agent (the default) or backends of other hosts alone. */
+  missed?: Helper['way']
 }
 
 export type Decision =
@@ -78,13 +81,17 @@ export function decide(facts: Facts): Decision {
   const best = costs[0]
   if (best === undefined) {
     if (helpers.length > 0 || own.role !== 'decode') return { place: 'local', reason: 'cheaper' }
-    // Nobody to ask: would an idle engine like this one have paid?
-    const idle: Helper = {
-      way: 'near',
-      heldTokens: 0,
-      load: { ...own, role: 'prefill', prefillTokensQueued: 0, decodingSequences: 0, decodeKvTokens: 0 },
-      overheadMs: LOCAL_OVERHEAD_MS,
-    }
+    // Nobody to ask: would an idle engine like this one have paid? Of other hosts the gateway names none for a short prompt.
+    if (facts.missed === 'far' && missingTokens < REMOTE_TOKENS_MIN) return { place: 'local', reason: 'cheaper' }
+    const idle: Helper =
+      facts.missed === 'far'
+        ? { way: 'far', heldTokens: 0, overheadMs: REMOTE_OVERHEAD_MS }
+        : {
+            way: 'near',
+            heldTokens: 0,
+            load: { ...own, role: 'prefill', prefillTokensQueued: 0, decodingSequences: 0, decodeKvTokens: 0 },
+            overheadMs: LOCAL_OVERHEAD_MS,
+          }
     return { place: 'local', reason: remoteCost(idle, facts).cost < localCost ? 'nobody' : 'cheaper' }
   }
   if (best.tookMs + ownMs > facts.leftMs) return { place: 'local', reason: 'no_time' }

@@ -68,7 +68,7 @@ export class Handoffs {
 
   /** For the sequences of one dispatch; `close` it when they are over. */
   open(request: Asked, deadlineAtMs: number): DispatchSequences {
-    const { nowMs, timing } = this.#options
+    const { engines, nowMs, timing } = this.#options
     const helpers = (unit: EngineUnit, chunks: readonly ChunkEnd[]) => [
       ...this.#near(unit, chunks),
       ...this.#far(unit, chunks, request, deadlineAtMs),
@@ -76,6 +76,7 @@ export class Handoffs {
     return new DispatchSequences({
       pick: (parameters) => this.#pick(parameters, request, deadlineAtMs, helpers),
       helpers,
+      missed: (unit) => (engines.units.some((one) => one !== unit && one.role !== 'decode') ? 'near' : 'far'),
       tenant: request.tenant,
       deadlineAtMs,
       nowMs,

@@ -37,6 +37,8 @@ export type SequencesOptions = {
   pick: (parameters: SequenceParameters) => Picked | undefined
   /** Who may compute a prompt for this engine. */
   helpers: (unit: EngineUnit, chunks: readonly ChunkEnd[]) => HelperPort[]
+  /** Where nobody may: whether an engine of this agent is missed, or backends of other hosts alone. */
+  missed: (unit: EngineUnit) => HandoverAsk['missed']
   /** For fair sharing on the way. */
   tenant: string
   /** On the clock that `nowMs` reads. */
@@ -310,6 +312,7 @@ export class DispatchSequences {
       chunks: parameters.chunks ?? [],
       own: () => unit.computer(group.given.promptTokens()),
       helpers,
+      missed: this.#options.missed(unit),
       bytesPerToken: unit.bytesPerToken,
       priority: parameters.priority,
       tenant,

@@ -9,20 +9,20 @@
 //
 // What a score is made of is protocol/prediction.ts. What (nearly) all candidates hold decides nothing, and neither does a beginning
 // that is a small part.
-import { amongBest, NEARLY_ALL, outputTokensOf, scoreOf, tieBound, worthwhile } from '../../protocol/prediction.ts'
+import {
+  amongBest,
+  NEARLY_ALL,
+  outputTokensOf,
+  REMOTE_TOKENS_MIN,
+  scoreOf,
+  tieBound,
+  worthwhile,
+} from '../../protocol/prediction.ts'
 import { CHUNK_CHARS, CHUNKS_MAX } from '../../protocol/prefix.ts'
 import { type Columns, Decision, type Expected, INHIBITED, newColumns, TOO_LONG, TRIED } from './decision.ts'
 import { CANDIDATE, type Figures, FULL, HOT, STALE } from './figures.ts'
 import type { Load } from './ledger.ts'
-import {
-  type Given,
-  type Offer,
-  offerOf,
-  type Prediction,
-  predict,
-  predictAlone,
-  REMOTE_TOKENS_MIN,
-} from './predict.ts'
+import { type Given, type Offer, offerOf, type Prediction, predict, predictAlone } from './predict.ts'
 
 import { MATCHES_MAX } from './snapshot.ts'
 

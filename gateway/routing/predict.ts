@@ -6,11 +6,8 @@
 //   next token  = the step model with one sequence and its K and V more
 //
 // A prompt goes to a prefill engine where all lose less time by it, as the agent decides (backends/handoff/decision.ts).
-import { lackingShare, roomMs as roomMsOf } from '../../protocol/prediction.ts'
+import { lackingShare, REMOTE_TOKENS_MIN, roomMs as roomMsOf } from '../../protocol/prediction.ts'
 import { type Figures, HOT, type PrefillRow } from './figures.ts'
-
-/** Below it a hand-over costs more than it spares, whatever the queues are. */
-export const REMOTE_TOKENS_MIN = 512
 
 /** The request, in what it takes. */
 export type Size = {

@@ -1,9 +1,10 @@
 // Which backends may compute a prompt for the one that decodes it ○. Owns whether any is named, their order, and what is told of each; the
 // grants are fleet/prefill-grant.ts, whether one is asked is the agent's own decision (it knows the tokens).
 import { PREFILL_WORKERS_MAX, type PrefillLoad } from '../../protocol/dispatch.ts'
+import { REMOTE_TOKENS_MIN } from '../../protocol/prediction.ts'
 import type { Decision } from './decision.ts'
 import type { Figures } from './figures.ts'
-import { type Offer, REMOTE_TOKENS_MIN } from './predict.ts'
+import type { Offer } from './predict.ts'
 import type { BackendView } from './snapshot.ts'
 
 /** A backend with prefill engines of its own is helped only where they keep a prompt waiting this long, ... */

@@ -90,6 +90,12 @@ describe('a prompt', () => {
     ],
     ['stays where its deadline leaves no time for a second try', { leftMs: 1500 }, 'no_time'],
     ['that would pay misses a prefill engine where there is none', { helpers: [] }, 'nobody'],
+    ['misses one of another host too', { helpers: [], missed: 'far' }, 'nobody'],
+    [
+      'that is short misses nobody of another host',
+      { helpers: [], missed: 'far', missingTokens: 496, missingBytes: 0 },
+      'cheaper',
+    ],
     ['misses nothing on an engine that does both', { own: engine('both', busy), helpers: [] }, 'cheaper'],
     ['goes to another host that the gateway names', { helpers: [far()] }, 'remote'],
     [

@@ -255,11 +255,16 @@ test('a reservation is renewed for as long as the prompt takes', async () => {
   await nothingHeld(harness)
 })
 
-test('a decode engine without a prefill engine says that one is missing, unless its cache has the prompt', async () => {
+test('a decode engine without a prefill engine says that one is missing, unless its cache has the prompt or that is a short one', async () => {
   const harness = await start({ config: { engines: ['decode'] } })
-  expect(placesOf(await eventsOf(await harness.dispatch(prompt())))).toEqual(['degraded'])
-  expect(placesOf(await eventsOf(await harness.dispatch(prompt())))).toEqual(['local'])
+  const long = Array.from({ length: 600 }, (_, at) => at % 256)
+  expect(placesOf(await eventsOf(await harness.dispatch(prompt(long))))).toEqual(['degraded'])
+  expect(placesOf(await eventsOf(await harness.dispatch(prompt(long))))).toEqual(['local'])
   expect(await outcomes(harness, 'nobody')).toBe(2)
+  // For so few tokens the gateway names nobody on another host.
+  expect(placesOf(await eventsOf(await harness.dispatch(prompt(PROMPT.toReversed()))))).toEqual(['local'])
+  expect(await outcomes(harness, 'cheaper')).toBe(1)
+  expect(await metric(harness, 'penstock_prefill_degraded_total')).toEqual([1])
 })
 
 test('many prompts at once are all answered, each prefill engine with no more at once than it may have', async () => {
