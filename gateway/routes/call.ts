@@ -14,6 +14,7 @@ import type { AnswerEncoder, AnswerMeta } from './answer.ts'
 import { parseJson, readBody } from './body.ts'
 import type { AppEnv } from './context.ts'
 import { idempotencyOf } from './idempotency.ts'
+import { oneWait } from './one-wait.ts'
 import type { ParsedRequest } from './parsed-request.ts'
 import { parseTags } from './tags.ts'
 
@@ -93,7 +94,7 @@ export async function readCall(
   }
   return ok({
     env: c.env,
-    waitUntil: (work) => c.executionCtx.waitUntil(work),
+    waitUntil: oneWait(c.executionCtx),
     requestId,
     receivedAtMs,
     deadlineAtMs: receivedAtMs + deadline.value.ms,

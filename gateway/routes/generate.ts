@@ -84,7 +84,7 @@ async function generate(c: Context<AppEnv>, dialect: Dialect, ports: Ports): Pro
   }
   const serving = serve(prepared.value)
   // A client that leaves ends this handler; what was begun must still be settled.
-  c.executionCtx.waitUntil(serving.catch(() => {}))
+  prepared.value.waitUntil(serving.catch(() => {}))
   return serving
 }
 
