@@ -46,7 +46,7 @@ const MODULE_KINDS: Record<string, string> = {
  * Room for what is young from the beginning on, in MiB: V8 gets there by itself under load, and until then it collects what dies
  * anyway many times, at a cold start too.
  */
-const V8_FLAGS = ['--min-semi-space-size=16']
+export const V8_FLAGS = ['--min-semi-space-size=16']
 
 /** By which the command line names the socket that callers come in by. */
 export const SOCKET_NAME = 'http'
