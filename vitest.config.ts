@@ -14,8 +14,8 @@ const PATIENCE = { setupFiles: ['test/support/patience.ts'], expect: { poll: { t
 /** On two cores one worker would leave a core idle. */
 const WORKERS = 2
 
-/** Ends its objects in the middle of their work, which other files in the same runtime would feel. */
-const ALONE = 'test/worker/responses-background.test.ts'
+/** They end their objects in the middle of their work, which other files in the same runtime would feel. */
+const ALONE = ['test/worker/responses-background.test.ts', 'test/worker/run-*.test.ts']
 
 /** Inside workerd. Loading the whole gateway anew for each file takes longer than its tests, so files share a runtime where they can. */
 const worker = (name: string, files: { include: string[]; exclude?: string[]; isolate?: boolean }) => ({
@@ -67,8 +67,8 @@ export default defineConfig({
           hookTimeout: 1_800_000,
         },
       },
-      worker('worker', { include: ['test/worker/**/*.test.ts'], exclude: [ALONE], isolate: false }),
-      worker('worker-alone', { include: [ALONE] }),
+      worker('worker', { include: ['test/worker/**/*.test.ts'], exclude: ALONE, isolate: false }),
+      worker('worker-alone', { include: ALONE }),
       ...[
         // The published SDK in the runtimes that it promises; `runtimes` has those besides that are large to install.
         { name: 'sdk', include: ['test/runtimes/runtimes.test.ts'] },

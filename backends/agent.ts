@@ -55,6 +55,7 @@ export type AgentOverrides = {
   engine?: Pick<EngineOptions, 'env' | 'timing'>
   handoff?: SequencesOptions['timing']
   canary?: Partial<CanaryTiming>
+  random?: () => number
 }
 
 export class Agent {
@@ -119,6 +120,7 @@ export class Agent {
       identity: this.#identity,
       model: config.modelName,
       nowMs,
+      random: overrides.random ?? Math.random,
       ...(overrides.handoff === undefined ? {} : { timing: overrides.handoff }),
     })
     const keys = gatewayKeys(config.gatewayUrl)

@@ -13,11 +13,14 @@ import type { CanaryReference } from './canary-reference.ts'
 import { CapacityTracker } from './capacity.ts'
 import type { EngineConnection } from './engine/client.ts'
 import type { EngineState, EngineSupervisor } from './engine/spawn.ts'
-import type { Computer } from './handoff/decision.ts'
+import type { Candidate } from './engine-choice.ts'
+import { EngineWork } from './engine-work.ts'
+import type { Computer, Helper } from './handoff/decision.ts'
 import { bytesPerToken } from './handoff/layout.ts'
 import { StepFit } from './handoff/step-model.ts'
 import { TransferMeter } from './handoff/transfer-meter.ts'
 import type { Log } from './log.ts'
+import type { ChunkEnd } from './prompt-chunks.ts'
 
 /** The engine's own default: half of a step is left to those that decode. */
 const MIXED_SHARE = 1 / 2
@@ -61,11 +64,14 @@ export class EngineUnit {
   readonly #meters = { near: new TransferMeter(monotonicMs), far: new TransferMeter(monotonicMs) }
   #fit = new StepFit()
   #step: bigint | undefined
+  #statsAtMs = Number.NEGATIVE_INFINITY
   #role: EngineRole
   #leaving = false
   #switching: AbortController | undefined
   #moving = new AbortController()
   #ready: Ready | undefined
+  /** Requests that it was given. */
+  readonly work = new EngineWork()
   /** Tokens of pushes to others that have not ended. */
   pushTokens = 0
   /** Sequences whose prompt is being handed over. */
@@ -157,14 +163,19 @@ export class EngineUnit {
     return this.#tracker.fingerprint()
   }
 
-  /** Its load as the one that would compute a prompt. */
-  computer(): Computer {
+  /** Its load as the one that would compute a prompt. @param exceptTokens what it was given of this very prompt. */
+  computer(exceptTokens = 0): Computer {
     const stats = this.connection?.stats
     const isIdle = stats === undefined || stats.running === 0
+    const shownTokens = Number(stats?.prefillTokensQueued ?? 0n)
+    const shown = stats === undefined ? undefined : { prefillTokensQueued: shownTokens, atMs: this.#statsAtMs }
+    const givenTokens = this.work.queuedTokens(shown, exceptTokens)
+    // Of pushes the statistics alone know how far they are.
+    const pushedTokens = this.pushTokens > 0 ? Math.max(shownTokens, this.pushTokens) : 0
     const alone = this.#ready?.stepTokensMax ?? 1
     const computer: Computer = {
       role: this.#role,
-      prefillTokensQueued: Math.max(Number(stats?.prefillTokensQueued ?? 0n), this.pushTokens),
+      prefillTokensQueued: Math.max(givenTokens, pushedTokens),
       decodingSequences: isIdle ? 0 : stats.stepDecodeTokens,
       decodeKvTokens: isIdle ? 0 : Number(stats.decodeKvTokens),
       stepTokens: { alone, mixed: this.#options.prefillTokens ?? Math.max(1, Math.floor(alone * MIXED_SHARE)) },
@@ -174,6 +185,26 @@ export class EngineUnit {
     const rate = stats?.prefillTokensPerSecond ?? 0
     if (rate > 0) computer.prefillTokensPerSecond = rate
     return computer
+  }
+
+  /** As one of those that may finish a request. */
+  candidate(chunks: readonly ChunkEnd[], helpers: readonly Helper[]): Candidate {
+    const { blockTokens = 1, blocksTotal = 0 } = this.#ready ?? {}
+    const table = this.connection?.chunks
+    const isHeld = ({ chunk }: ChunkEnd) => table?.holds(chunk) === true || this.work.awaits(chunk)
+    const own = this.computer()
+    const { kvTokens } = this.work.pending
+    return {
+      own: { ...own, decodeKvTokens: own.decodeKvTokens + kvTokens },
+      helpers,
+      heldTokens: chunks.findLast(isHeld)?.tokens ?? 0,
+      blockTokens,
+      bytesPerToken: this.bytesPerToken,
+      busy: this.openSequences,
+      slots: Math.max(1, this.sequencesMax),
+      kvUsedTokens: (this.connection?.stats?.blocksUsed ?? 0) * blockTokens + kvTokens,
+      kvTotalTokens: blocksTotal * blockTokens,
+    }
   }
 
   /** What moving blocks to this engine took. @param from an engine of the same agent, or one of another host. */
@@ -236,6 +267,7 @@ export class EngineUnit {
 
   #learn(stats: Stats): void {
     this.#tracker.engineStats(stats)
+    this.#statsAtMs = monotonicMs()
     // Told every second, also where nothing was computed since.
     if (stats.step === this.#step) return
     this.#step = stats.step

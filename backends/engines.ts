@@ -166,12 +166,6 @@ export class Engines extends EventEmitter<Events> {
     }
   }
 
-  /** The one with the most room. */
-  pick(): EngineUnit | undefined {
-    const load = (unit: EngineUnit) => unit.openSequences / Math.max(1, unit.sequencesMax)
-    return this.serving.sort((a, b) => load(a) - load(b))[0]
-  }
-
   frames(): CapacityFrame[] {
     return this.units.flatMap((unit) => unit.frame() ?? [])
   }

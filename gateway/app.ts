@@ -3,7 +3,7 @@
 import { Hono } from 'hono'
 import { HTTPException } from 'hono/http-exception'
 import { matchedRoutes } from 'hono/route'
-import { adminApp } from './admin/index.ts'
+import { TrieRouter } from 'hono/router/trie-router'
 import type { Ports } from './attempts.ts'
 import { DASHBOARD_PATH } from './dashboard/browser.ts'
 import { dashboardRoutes } from './dashboard/routes.ts'
@@ -16,13 +16,20 @@ import { generateRoutes, systemPorts } from './routes/generate.ts'
 import { modelRoutes } from './routes/models.ts'
 import { publicRoutes } from './routes/public.ts'
 import { responsesRoutes } from './routes/responses.ts'
+import { streamRoutes } from './routes/streams.ts'
 import { usageImportRoutes } from './routes/usage-import.ts'
 
 const METHODS = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE']
 
 /** Builds the application. Tests give other ports; the Worker has one app with the system's. */
 export function createApp(ports: Ports = systemPorts()) {
-  const app = new Hono<AppEnv>()
+  // Hono's own choice tries a faster one first, for milliseconds of each cold start, and finds that it cannot have these routes.
+  const app = new Hono<AppEnv>({ router: new TrieRouter() })
+
+  /** Loaded for the first who asks: a cold start that serves inference does without what it takes to make. */
+  let adminLoaded: ReturnType<typeof loadAdmin> | undefined
+  const loadAdmin = async () => (await import('./admin/mounted.ts')).mountedAdmin(ports)
+  const admin = () => (adminLoaded ??= loadAdmin())
 
   /** Methods some route answers on this path; the guards in front, which match every method, do not count. */
   const methodsOf = (path: string): string[] =>
@@ -66,12 +73,9 @@ export function createApp(ports: Ports = systemPorts()) {
   app.route('/', modelRoutes)
   app.route('/', generateRoutes(ports))
   app.route('/', responsesRoutes(ports))
+  app.route('/', streamRoutes(ports))
   app.route('/', usageImportRoutes(ports))
-  app.use(`${ADMIN_PREFIX}/*`, async (c, next) => {
-    c.set('health', ports.health)
-    await next()
-  })
-  app.route(ADMIN_PREFIX, adminApp)
+  app.all(`${ADMIN_PREFIX}/*`, async (c) => (await admin()).fetch(c.req.raw, c.env, c.executionCtx))
   app.route('/', dashboardRoutes())
 
   app.notFound((c) => failureResponse({ code: 'not_found', message: 'There is no such route.' }, c.get('requestId')))

@@ -45,7 +45,12 @@ export async function firstToAnswer<T>(
   const decision = order(job, plan)
   if (!decision.ok) return decision
   const itinerary = new Itinerary(job, plan, decision.value.places, progress)
-  const begin = await itinerary.first()
+  const { kept } = job
+  if (kept !== undefined) {
+    progress.attempts = kept.attempt - 1
+    progress.numbered = kept.attempt - 1
+  }
+  const begin = await (kept === undefined ? itinerary.first() : itinerary.again(kept.target))
   if (!begin.ok) return begin
   return new Journey(job, plan, stop, progress, itinerary, taker).from(begin.value)
 }
@@ -115,7 +120,8 @@ class Journey<T> {
       if (stopped !== undefined) return this.#giveUp(stopped)
       const held = await this.#held(candidate)
       if (!held.ok) return this.#giveUp(held.error)
-      if (candidate.step.role === 'primary') castShadow(this.#job, this.#plan, this.#progress)
+      if (candidate.step.role === 'primary' && this.#job.kept === undefined)
+        castShadow(this.#job, this.#plan, this.#progress)
       const { attempt, outcome } = await this.#fly(held.value)
       this.#previous = attempt.settlement
       if (attempt.reader !== undefined) this.#progress.label = attempt.reader.label

@@ -86,9 +86,10 @@ export const failureStatus = (code: ErrorCode, dialect: ErrorDialect = 'openai')
 
 const isBelow = (path: string, route: string): boolean => path === route || path.startsWith(`${route}/`)
 
-/** By what a client called, whether it exists or not. The models are listed in the words of whoever asks. */
+/** By what a client called, whether it exists or not. Models are listed, and streams read again, in the words of whoever asks. */
 export function errorDialectOf(path: string, headers: Headers): ErrorDialect {
-  const isMessages = isBelow(path, '/v1/messages') || (isBelow(path, '/v1/models') && headers.has(VERSION_HEADER))
+  const isShared = isBelow(path, '/v1/models') || isBelow(path, '/v1/streams')
+  const isMessages = isBelow(path, '/v1/messages') || (isShared && headers.has(VERSION_HEADER))
   return isMessages ? 'messages' : 'openai'
 }
 

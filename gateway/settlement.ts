@@ -23,14 +23,14 @@ export type SettlementPorts = {
 
 /** One hold on its way to its end. */
 export class Settlement {
-  readonly hold: Hold
+  readonly hold: Pick<Hold, 'holdId'>
   readonly #ports: SettlementPorts
   readonly #requestId: string
   #ended: Promise<void> | undefined
   #end: SettleEnd | undefined
   #checkpointAtMs: number
 
-  constructor(hold: Hold, requestId: string, ports: SettlementPorts, nowMs: number) {
+  constructor(hold: Pick<Hold, 'holdId'>, requestId: string, ports: SettlementPorts, nowMs: number) {
     this.hold = hold
     this.#requestId = requestId
     this.#ports = ports

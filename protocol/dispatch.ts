@@ -13,7 +13,7 @@
 //
 // A body that ends without `usage` or `error` means the agent died: the last counts seen are the usage.
 import * as z from 'zod'
-import { CapacityFrame } from './capacity.ts'
+import { CapacityFrame, StepModel } from './capacity.ts'
 import { ERROR_CODES } from './errors.ts'
 import { MAX_GRAMMAR_BYTES } from './output-format.ts'
 import { KvNews, KvSeen } from './report.ts'
@@ -91,12 +91,29 @@ export const MAX_RESUMED_TOKENS = 65_536
 /** Prefill workers named per dispatch: the agent asks the next where one refuses. */
 export const PREFILL_WORKERS_MAX = 4
 
+/**
+ * What the gateway knows of a prefill backend when it sends the dispatch, for the one of its engines that would get the prompt. Figures
+ * to choose by, up to a second old: an agent that does not know them takes the backend for idle and as fast as its own engine, and so
+ * does one that gets none from an older gateway.
+ */
+export const PrefillLoad = z.object({
+  /** Prompt tokens that are computed before this prompt. */
+  prefillTokensQueued: z.number().int().nonnegative(),
+  /** Absent: not measured. The first of them says more. */
+  stepModel: StepModel.optional(),
+  prefillTokensPerSecond: z.number().positive().optional(),
+  /** The last of a prompt's chunks (prefix.ts) that its cache has, or is about to have; absent: none is known. */
+  heldChunk: z.number().int().nonnegative().max(Number.MAX_SAFE_INTEGER).optional(),
+})
+export type PrefillLoad = z.infer<typeof PrefillLoad>
+
 /** Another backend whose prefill engines may compute the prompt, and the right to ask it. */
 export const PrefillWorker = z.object({
   backendId: z.uuid(),
   url: z.url().max(500),
   /** A token of the gateway for that backend, bound to the key of the one that asks (see signing.ts); single use. */
   grant: z.string().min(1).max(2000),
+  load: PrefillLoad.optional(),
 })
 export type PrefillWorker = z.infer<typeof PrefillWorker>
 

@@ -7,6 +7,7 @@
 // prefill backend, header `jwk`). A grant counts once.
 import * as z from 'zod'
 import { GRAMMAR_KINDS } from './engine-sampling.ts'
+import { CHUNKS_MAX } from './prefix.ts'
 
 export const PREFILL_PATH = '/prefill'
 export const PREFILL_PROOF_HEADER = 'x-penstock-proof'
@@ -54,6 +55,15 @@ const Draw = z.object({
   grammar: z.object({ kind: z.enum(GRAMMAR_KINDS), text: z.string().max(256 * 1024) }).optional(),
 })
 
+/**
+ * Which chunks (prefix.ts) the tokens are known to cover, so that the prefill backend can tell the fleet what its cache has from then on.
+ * They are the asker's word, as what it reports of itself is: hints for routing, never proof. An agent that does not know them tells
+ * nothing.
+ */
+const ChunkEnds = z
+  .array(z.object({ chunk: z.number().int().nonnegative().max(Number.MAX_SAFE_INTEGER), tokens: U32 }))
+  .max(CHUNKS_MAX)
+
 export const PrefillRequest = z.object({
   version: z.literal(1),
   requestId: z.string().min(1).max(100),
@@ -62,6 +72,7 @@ export const PrefillRequest = z.object({
   fingerprint: z.string().min(1).max(200),
   tokens: z.array(U32).min(1).max(4_000_000),
   draw: Draw.optional(),
+  chunks: ChunkEnds.optional(),
   /** The first that is missing there. */
   firstBlock: U32,
   /** Where to push, and the right to. */
@@ -78,5 +89,10 @@ export const PrefillReply = z.object({
   /** Prompt tokens computed for this, and those that were in the prefill engine's cache. */
   computedTokens: count,
   cachedTokens: count,
+  /**
+   * Beyond the computation: what moving the blocks took. Null: beside other prompts nobody can say. Absent: an older agent, and the asker
+   * goes by its own clock.
+   */
+  leftOverMs: z.number().nonnegative().nullable().optional(),
 })
 export type PrefillReply = z.infer<typeof PrefillReply>

@@ -46,6 +46,8 @@ export type HandoverAsk = {
   chunks: readonly ChunkEnd[]
   own: () => Computer
   helpers: readonly HelperPort[]
+  /** As in Facts. */
+  missed: Helper['way']
   bytesPerToken: number
   priority: number
   tenant: string
@@ -152,6 +154,7 @@ export function decideFor(ask: HandoverAsk, cachedTokens: number): Decision {
     leftMs: ask.deadlineAtMs - ask.nowMs(),
     own: ask.own(),
     helpers: ask.helpers,
+    missed: ask.missed,
   }
   return decide(facts)
 }

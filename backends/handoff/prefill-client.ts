@@ -5,6 +5,7 @@ import { DispatchRefusal, type PrefillWorker } from '../../protocol/dispatch.ts'
 import { PREFILL_PATH, PREFILL_PROOF_HEADER, PrefillReply, type PrefillRequest } from '../../protocol/prefill.ts'
 import type { Identity } from '../identity.ts'
 import { messageOf } from '../log.ts'
+import { REMOTE_OVERHEAD_MS } from './decision.ts'
 import type { PushAsk, PushEnd } from './prefill-desk.ts'
 
 const REPLY_CHARS_MAX = 64 * 1024
@@ -20,6 +21,8 @@ export type PrefillClientOptions = {
   requestId: string
   /** Where the engine that gets K and V is reached from other hosts. */
   address: string
+  /** What so many tokens take there, as far as that is known here. */
+  computeMs: (tokens: number) => number
   nowMs: () => number
 }
 
@@ -30,7 +33,8 @@ export async function pushByWorker(
   options: PrefillClientOptions,
   signal: AbortSignal,
 ): Promise<PushEnd> {
-  const { identity, model, requestId, address, nowMs } = options
+  const { identity, model, requestId, address, computeMs, nowMs } = options
+  const beganMs = nowMs()
   const leftMs = Math.min(TIMER_MS_MAX, Math.max(DEADLINE_MIN_MS, Math.floor(ask.deadlineAtMs - nowMs())))
   const body: PrefillRequest = {
     version: 1,
@@ -41,6 +45,7 @@ export async function pushByWorker(
     ...(ask.draw === undefined
       ? {}
       : { draw: { ...ask.draw, seeds: ask.draw.seeds.map((seed) => seed.toString(16)) } }),
+    ...(ask.chunks === undefined ? {} : { chunks: [...ask.chunks] }),
     firstBlock: ask.firstBlock,
     address,
     transfer: {
@@ -68,8 +73,10 @@ export async function pushByWorker(
     })
     const value = z.json().parse(JSON.parse(await boundedText(response)))
     if (response.ok) {
-      const { computedTokens, cachedTokens } = PrefillReply.parse(value)
-      return { kind: 'arrived', computedTokens, cachedTokens }
+      const { computedTokens, cachedTokens, leftOverMs = undefined } = PrefillReply.parse(value)
+      if (leftOverMs === null) return { kind: 'arrived', computedTokens, cachedTokens }
+      const ownMs = Math.max(0, nowMs() - beganMs - REMOTE_OVERHEAD_MS - computeMs(computedTokens))
+      return { kind: 'arrived', computedTokens, cachedTokens, leftOverMs: leftOverMs ?? ownMs }
     }
     const { code, message } = DispatchRefusal.parse(value)
     // With this one alone something may have been sent.

@@ -57,8 +57,8 @@ export async function handlePrefill(request: IncomingMessage, response: ServerRe
     const end = await route.desk.push(askOf(parsed.value, deadlineAtMs), gone.signal)
     switch (end.kind) {
       case 'arrived': {
-        const { computedTokens, cachedTokens } = end
-        return sendJson(response, 200, { computedTokens, cachedTokens } satisfies PrefillReply)
+        const { computedTokens, cachedTokens, leftOverMs = null } = end
+        return sendJson(response, 200, { computedTokens, cachedTokens, leftOverMs } satisfies PrefillReply)
       }
       case 'refused':
         return refuse({ status: end.failure.code === 'invalid_request' ? 400 : 429, failure: end.failure })
@@ -103,11 +103,12 @@ function drawOf({ seeds, logprobsTop, grammar, ...rest }: NonNullable<PrefillReq
 }
 
 function askOf(request: PrefillRequest, deadlineAtMs: number): PushAsk {
-  const { tokens, draw, firstBlock, address, fingerprint, priority, tenant, transfer } = request
+  const { tokens, draw, chunks, firstBlock, address, fingerprint, priority, tenant, transfer } = request
   const tenantNumber = createHash('sha256').update(tenant).digest().readBigUInt64LE()
   return {
     tokens,
     ...(draw === undefined ? {} : { draw: drawOf(draw) }),
+    ...(chunks === undefined ? {} : { chunks }),
     firstBlock,
     address,
     fingerprint,

@@ -1,4 +1,4 @@
-// The sequences of one dispatch, as session.ts submits them: each at once, to an engine that is chosen here, after its prompt
+// The sequences of one dispatch, as session.ts submits them: each at once, to an engine that is asked for here, after its prompt
 // was handed over where that pays. Owns which sequences share a prompt, cancelling one that was not submitted yet, and what of
 // a prompt counts as cached; how a prompt is handed over is handover.ts.
 //
@@ -10,6 +10,7 @@ import type { PrefillPlace } from '../../protocol/dispatch.ts'
 import type { Draw } from '../../protocol/engine-handoff.ts'
 import type { Sequence, SequenceEnd, SequenceHandlers, SequenceParameters } from '../engine/client.ts'
 import type { EngineUnit } from '../engine-unit.ts'
+import type { Given } from '../engine-work.ts'
 import type { ChunkEnd } from '../prompt-chunks.ts'
 import {
   decideFor,
@@ -23,11 +24,21 @@ import {
   placeOf,
 } from './handover.ts'
 
+export type Picked = {
+  unit: EngineUnit
+  /** To be computed there, by prediction; 0: elsewhere. */
+  promptTokens: number
+  /** Of the prompt, in its cache or about to be. */
+  heldTokens: number
+}
+
 export type SequencesOptions = {
-  /** An engine that finishes requests; absent: none is up. */
-  pick: () => EngineUnit | undefined
+  /** An engine to finish it; absent: none is up. */
+  pick: (parameters: SequenceParameters) => Picked | undefined
   /** Who may compute a prompt for this engine. */
   helpers: (unit: EngineUnit, chunks: readonly ChunkEnd[]) => HelperPort[]
+  /** Where nobody may: whether an engine of this agent is missed, or backends of other hosts alone. */
+  missed: (unit: EngineUnit) => HandoverAsk['missed']
   /** For fair sharing on the way. */
   tenant: string
   /** On the clock that `nowMs` reads. */
@@ -41,6 +52,7 @@ export type SequencesOptions = {
 type Waiting = {
   parameters: SequenceParameters
   handlers: SequenceHandlers
+  group: Group
   submittedMs: number
   grantedTokens: number
   /** Set where it is in an engine, or over. */
@@ -53,6 +65,12 @@ type Waiting = {
 /** A prompt and the sequences that begin with it. */
 type Group = {
   unit: EngineUnit
+  /** What the unit is told that it has with this. */
+  given: Given
+  /** Of the prompt, without what its cache has. */
+  missingTokens: number
+  /** Sequences that have not ended. */
+  open: number
   /** Where its blocks and first tokens are. */
   reserved?: { id: bigint; connection: EngineUnit['connection'] }
   waiting: Waiting[]
@@ -83,6 +101,11 @@ function drawOf(waiting: readonly Waiting[]): Draw | undefined {
     ...(grammar === undefined ? {} : { grammar }),
   }
 }
+
+const lengthOf = ({ prompt, output }: SequenceParameters): number => prompt.length + (output?.length ?? 0)
+
+/** Nothing of the prompt is left to compute but its last tokens. */
+const isThere = (outcome: HandoverOutcome): boolean => outcome === 'arrived' || outcome === 'present'
 
 const NOTHING: Sequence = { cancel: () => {}, grant: () => {} }
 
@@ -123,14 +146,15 @@ export class DispatchSequences {
   submit(parameters: SequenceParameters, handlers: SequenceHandlers): Sequence {
     const known = parameters.output === undefined ? this.#groups.get(parameters.prompt) : undefined
     if (known !== undefined) return this.#join(known, parameters, handlers)
-    const unit = this.#options.pick()
-    if (unit === undefined) {
+    const picked = this.#options.pick(parameters)
+    if (picked === undefined) {
       queueMicrotask(() => handlers.end({ kind: 'lost', message: 'no engine is running' }))
       return NOTHING
     }
+    const { unit } = picked
     this.#use(unit)
     const helpers = parameters.pooling === undefined ? this.#options.helpers(unit, parameters.chunks ?? []) : []
-    const group: Group = { unit, waiting: [], abort: new AbortController() }
+    const group = this.#group(picked, parameters)
     // No choice, and nothing to be told about it.
     const isPlain = parameters.pooling !== undefined || (helpers.length === 0 && unit.role !== 'decode')
     if (isPlain) group.handover = { outcome: 'cheaper', transferredTokens: 0 }
@@ -140,16 +164,46 @@ export class DispatchSequences {
     return sequence
   }
 
+  #group(picked: Picked, parameters: SequenceParameters): Group {
+    const { unit } = picked
+    const missingTokens = Math.max(1, lengthOf(parameters) - picked.heldTokens)
+    return {
+      unit,
+      given: this.#give(picked, parameters),
+      missingTokens,
+      open: 0,
+      waiting: [],
+      abort: new AbortController(),
+    }
+  }
+
+  #give({ unit, promptTokens }: Picked, parameters: SequenceParameters): Given {
+    const kvTokens = lengthOf(parameters)
+    return unit.work.begin({ promptTokens, kvTokens }, parameters.chunks ?? [], this.#options.nowMs)
+  }
+
   #join(group: Group, parameters: SequenceParameters, handlers: SequenceHandlers): Sequence {
     const submittedMs = this.#options.nowMs()
     const waiting: Waiting = {
       parameters,
-      handlers,
+      handlers: {
+        ...handlers,
+        token: (token) => {
+          waiting.group.given.firstToken()
+          handlers.token(token)
+        },
+        end: (end) => {
+          if (--waiting.group.open === 0) waiting.group.given.end()
+          handlers.end(end)
+        },
+      },
+      group,
       submittedMs,
       grantedTokens: 0,
       isCancelled: false,
       hasMoved: false,
     }
+    group.open++
     if (group.handover !== undefined) waiting.sequence = this.#submit(group, waiting, undefined)
     else {
       group.waiting.push(waiting)
@@ -192,10 +246,12 @@ export class DispatchSequences {
   async #run(group: Group, parameters: SequenceParameters, helpers: HelperPort[]): Promise<void> {
     const { connection } = group.unit
     const ask = connection === undefined ? undefined : this.#ask(group, connection, parameters, helpers)
+    const before = ask?.own()
     const handover: Handover =
       ask === undefined ? { outcome: 'lost', transferredTokens: 0 } : await handOver(ask, group.abort.signal)
     group.handover = handover
     if (handover.outcome === 'lost') this.#moveOn(group)
+    else group.given.compute(isThere(handover.outcome) ? 0 : group.missingTokens)
     let { lease } = handover
     if (lease !== undefined) group.reserved = { id: lease.reservation.id, connection }
     const place = placeOf(handover.outcome)
@@ -207,7 +263,9 @@ export class DispatchSequences {
       if (place === undefined) this.#tell(group, 'local', handover)
     }
     for (const waiting of live) {
-      const judged = place === undefined && ask !== undefined && waiting === live[0] ? ask : undefined
+      const isJudge = place === undefined && waiting === live[0]
+      // As it was without this prompt.
+      const judged = isJudge && ask !== undefined && before !== undefined ? { ...ask, own: () => before } : undefined
       waiting.sequence = this.#submit(group, waiting, lease, judged)
       // The others find in the cache what the first one holds, and their first tokens by the reservation's name.
       lease = undefined
@@ -216,8 +274,15 @@ export class DispatchSequences {
 
   /** The engine died before it had any of the sequences: another one can have them. */
   #moveOn(group: Group): void {
-    const other = this.#options.pick()
-    if (other === undefined || other === group.unit) return
+    const [first] = group.waiting
+    const picked = first === undefined ? undefined : this.#options.pick(first.parameters)
+    if (first === undefined || picked === undefined || picked.unit === group.unit) return
+    const other = picked.unit
+    group.given.end()
+    group.given = this.#give(
+      { ...picked, promptTokens: lengthOf(first.parameters) - picked.heldTokens },
+      first.parameters,
+    )
     for (const waiting of group.waiting) waiting.hasMoved = true
     group.unit.pendingSequences -= group.waiting.length
     other.pendingSequences += group.waiting.length
@@ -245,8 +310,9 @@ export class DispatchSequences {
       draw: () => drawOf(group.waiting),
       tokens: parameters.output === undefined ? parameters.prompt : [...parameters.prompt, ...parameters.output],
       chunks: parameters.chunks ?? [],
-      own: () => unit.computer(),
+      own: () => unit.computer(group.given.promptTokens()),
       helpers,
+      missed: this.#options.missed(unit),
       bytesPerToken: unit.bytesPerToken,
       priority: parameters.priority,
       tenant,
@@ -315,12 +381,17 @@ export class DispatchSequences {
 
   /** Whether another engine has it now: the one that it was given to is gone, and had not begun. */
   #begunElsewhere(group: Group, waiting: Waiting): boolean {
-    const unit = this.#options.pick()
-    if (waiting.hasMoved || unit === undefined || unit === group.unit) return false
+    const picked = this.#options.pick(waiting.parameters)
+    if (waiting.hasMoved || picked === undefined || picked.unit === group.unit) return false
     waiting.hasMoved = true
-    this.#use(unit)
-    const handover: Handover = { outcome: 'lost', transferredTokens: 0 }
-    waiting.sequence = this.#submit({ unit, waiting: [], abort: group.abort, handover }, waiting, undefined)
+    this.#use(picked.unit)
+    if (--group.open === 0) group.given.end()
+    const own = this.#group(picked, waiting.parameters)
+    own.given.compute(own.missingTokens)
+    own.open = 1
+    own.handover = { outcome: 'lost', transferredTokens: 0 }
+    waiting.group = own
+    waiting.sequence = this.#submit(own, waiting, undefined)
     return true
   }
 

@@ -10,6 +10,7 @@ import { runCommand } from '../../scripts/commands.ts'
 import { workerdBinary } from '../../scripts/gateway-process.ts'
 import { LOOPBACK } from '../../scripts/options.ts'
 import { freePort } from '../../scripts/postgres.ts'
+import { V8_FLAGS } from '../../scripts/workerd-config.ts'
 
 const ROOT = join(import.meta.dirname, '..', '..')
 const PEER_DIR = join(ROOT, 'bench', 'peer')
@@ -132,6 +133,7 @@ const config :Workerd.Config = (
     (name = "objects", disk = (path = "objects", writable = true)),
   ],
   sockets = [(name = "http", address = "${LOOPBACK}:${port}", http = (), service = "proxy")],
+  v8Flags = [${V8_FLAGS.map((flag) => JSON.stringify(flag)).join(', ')}],
 );
 const proxy :Workerd.Worker = (
   modules = [(name = "${script}", esModule = embed "${script}")],

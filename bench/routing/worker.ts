@@ -6,7 +6,7 @@ import type { KvChanges } from '../../protocol/report.ts'
 import { BLOCK_TOKENS, type TraceRow } from './trace.ts'
 
 /** A model of some 8 billion parameters on one good GPU. */
-export const STEP: StepModel = { baseMs: 12, prefillTokenMs: 0.1, decodeSequenceMs: 0.15, kvTokenMs: 0.00006 }
+const STEP: StepModel = { baseMs: 12, prefillTokenMs: 0.1, decodeSequenceMs: 0.15, kvTokenMs: 0.00006 }
 
 export type WorkerOptions = {
   prefillTokensPerSecond: number

@@ -63,6 +63,20 @@ export class Itinerary {
     return this.#next('primary')
   }
 
+  /** The target that an earlier life of this request was at. */
+  async again(target: Target): Promise<Result<Candidate, Failure>> {
+    const found = this.#ahead.find(({ place }) => targetName(place.target) === targetName(target))
+    if (found === undefined) {
+      const message = `Model '${this.#plan.model}' is not served any more by the target that had begun to answer.`
+      return err({ code: 'no_target', message })
+    }
+    this.#ahead = this.#ahead.filter((one) => one !== found)
+    // As it was: its hold was taken at that price.
+    const turn = { ...found, place: { ...found.place, target } }
+    const way = await this.#way(target, turn.place)
+    return 'provider' in way ? ok(this.#candidate(turn, 'primary', way, 0)) : err(way.failure)
+  }
+
   /** A second target beside one that is silent; it will not be asked again in its turn. */
   async beside(): Promise<Candidate | undefined> {
     if (!this.#hasAttempts) return undefined

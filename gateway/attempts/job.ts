@@ -9,6 +9,7 @@ import type { Principal } from '../auth/principal.ts'
 import type { Env } from '../env.ts'
 import type { ErrorDialect } from '../errors.ts'
 import type { CutoffPolicy, ProviderKey, Target } from '../policy/plan.ts'
+import type { AnswerJournal, KeptAnswer } from '../providers/answer-journal.ts'
 import type { Provider } from '../providers/provider.ts'
 import type { Health } from '../routing/health.ts'
 import type { Hints } from '../routing/hints.ts'
@@ -101,6 +102,10 @@ export type Job = {
   onVerdict?: (refusal: Failure | undefined) => void
   /** Added to the response, whatever it says. */
   answerHeaders?: Readonly<Record<string, string>>
+  /** Keeps what the answer's next life would need. Default: it has none. */
+  journal?: AnswerJournal
+  /** An earlier life of this request: its last attempt goes on, under the hold that it had. */
+  kept?: KeptAnswer
 }
 
 /** What became known on the way; headers and logs read it. */

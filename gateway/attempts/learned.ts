@@ -28,7 +28,8 @@ export function noteSuccess(job: Job, { candidate, target }: Attempt): void {
 
 /** The rate of a complete answer. */
 export function noteRate(job: Job, { candidate, target, tally, firstTokenAtMs, clientWaitMs }: Attempt): void {
-  if (firstTokenAtMs === undefined || !isTarget(candidate)) return
+  // In the middle of an answer that another process began nobody computed for a while.
+  if (firstTokenAtMs === undefined || !isTarget(candidate) || job.kept !== undefined) return
   const nowMs = job.ports.nowMs()
   const tookMs = nowMs - firstTokenAtMs
   const tokens = outputTokens(tally.counted().usage)

@@ -3,6 +3,7 @@
 import type { Failure } from '../../protocol/errors.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
 import type { Denial, Hold, LimitState, ReserveAsk } from '../account/contract.ts'
+import { holdIdOf } from '../account/holds.ts'
 import { denialToFailure } from '../errors.ts'
 import { errorText, log } from '../observe/log.ts'
 import type { Target } from '../policy/plan.ts'
@@ -28,8 +29,10 @@ export async function reserve(
   stop: Stop,
   trial?: { deadlineAtMs: number },
 ): Promise<Result<Held, Failure>> {
-  const { principal, ports } = job
+  const { principal, ports, kept } = job
   const attempt = ++progress.numbered
+  if (kept !== undefined) progress.numbered = Math.max(attempt, kept.numbered)
+  job.journal?.began(attempt, trial === undefined ? target : undefined)
   const ask: ReserveAsk = {
     requestId: job.requestId,
     attempt,
@@ -60,8 +63,12 @@ export async function reserve(
     nowMs: ports.nowMs,
     appointments: job.appointments,
   })
-  const settlementOf = (hold: Hold) =>
+  const settlementOf = (hold: Pick<Hold, 'holdId'>) =>
     new Settlement(hold, job.requestId, { account, waitUntil: job.waitUntil, sleep: ports.sleep }, ports.nowMs())
+  // Nothing will be sent: the hold is only to be ended, and may have been.
+  if (kept?.attempt === attempt && kept.isWhole) {
+    return ok({ settlement: settlementOf({ holdId: holdIdOf(ask) }), number: attempt })
+  }
   const reserving = account.reserve(ask)
   try {
     const reserved = await stop.race(reserving)

@@ -27,6 +27,7 @@ export function newAttempt(job: Job, candidate: Candidate, { settlement, number 
   const attemptStop = stop.child()
   const isKnown = step.role !== 'cache'
   const nowMs = job.ports.nowMs()
+  const keptAtMs = job.kept?.attempt === number ? job.kept.firstTokenAtMs : undefined
   return {
     number,
     candidate,
@@ -38,7 +39,7 @@ export function newAttempt(job: Job, candidate: Candidate, { settlement, number 
     reader: undefined,
     tally: new Tally(),
     sentAtMs: nowMs,
-    firstTokenAtMs: undefined,
+    firstTokenAtMs: keptAtMs,
     clientWaitMs: 0,
     onFirstContent: () => {},
     release: isKnown ? job.ports.health.began(target, key, step.role === 'retry', nowMs) : () => {},
@@ -70,6 +71,8 @@ export function openContext(job: Job, attempt: Attempt, backendsTried: Set<strin
       const { step } = attempt.candidate
       step.moves = [...(step.moves ?? []), move]
     },
+    ...(job.journal === undefined ? {} : { journal: job.journal }),
+    ...(job.kept?.attempt === attempt.number ? { kept: job.kept } : {}),
   }
 }
 

@@ -65,7 +65,8 @@ async function trial(job: Job, plan: Plan, progress: Progress, place: NonNullabl
     return
   }
   const attempt: Attempt = newAttempt(job, candidate, held.value, stop)
-  const context = openContext({ ...job, deadlineAtMs }, attempt, new Set())
+  const { journal: _journal, ...unkept } = job
+  const context = openContext({ ...unkept, deadlineAtMs }, attempt, new Set())
   const outcome = await runAttempt(job, plan, attempt, context, takeWhole)
   const failure = stop.reason === 'unwanted' ? TOO_LONG : outcome.ok ? undefined : outcome.error
   if (failure !== undefined) noteFailure(job, plan, attempt, failure)

@@ -11,6 +11,7 @@ const WITHOUT_EFFECT: ReadonlySet<string> = new Set([
   'x-penstock-cache',
   'x-penstock-cache-ttl-s',
   'x-penstock-deadline-ms',
+  'x-penstock-resumable',
   'x-penstock-tags',
 ])
 const OWN_HEADER = 'x-penstock-'

@@ -4,7 +4,7 @@
 import { getTableColumns, getTableName } from 'drizzle-orm'
 import type { PgTable } from 'drizzle-orm/pg-core'
 import { utcDay } from '../account/windows.ts'
-import type { Database, SqlValue, Statement } from '../db/port.ts'
+import type { Database, Statement } from '../db/port.ts'
 import { ledgerAccounts } from '../db/schema/ledger.ts'
 import { limitEvents } from '../db/schema/limits.ts'
 import { usageAttempts, usageRequests } from '../db/schema/usage.ts'
@@ -16,9 +16,6 @@ import { type AttemptRow, encodeText, type LimitEvent, type OutboxEntry, type Re
 import { assertBalanced, type LedgerAccount } from './postings.ts'
 import { attemptIdentity, type Conflict } from './record.ts'
 import { dirtyBuckets } from './rollups.ts'
-
-/** Rows per statement, largest first: a batch is cut into powers of two, so few distinct statements get prepared. */
-const CHUNK_ROWS_MAX = 64
 
 type AttemptInsert = typeof usageAttempts.$inferInsert
 type RequestInsert = typeof usageRequests.$inferInsert
@@ -33,27 +30,28 @@ export async function writeEntries(database: Database, entries: OutboxEntry[]): 
   const attempts = entries.flatMap((entry) => entry.attempts).map(attemptInsert)
   const requests = entries.flatMap(requestsOf).map(requestInsert)
   const ledger = ledgerRows(entries, attempts)
+  const events = entries.flatMap((entry) => entry.events ?? []).map(eventInsert)
+  const facts: { text: string; rows: object[] }[] = [
+    { text: ATTEMPTS, rows: attempts },
+    { text: REQUESTS, rows: requests },
+    { text: ACCOUNTS, rows: ledger.accounts },
+    { text: LEDGER_ENTRIES, rows: ledger.entries },
+    { text: EVENTS, rows: events },
+  ].filter(({ rows }) => rows.length > 0)
   const statements: Statement[] = [
-    ...chunks(attempts).map((rows) => insertStatement(ATTEMPTS, rows)),
-    ...chunks(requests).map((rows) => insertStatement(REQUESTS, rows)),
-    ...chunks(ledger.accounts).map((rows) => insertStatement(ACCOUNTS, rows)),
-    ...chunks(ledger.entries).map(entriesStatement),
-    ...chunks(entries.flatMap((entry) => entry.events ?? []).map(eventInsert)).map((rows) =>
-      insertStatement(EVENTS, rows),
-    ),
+    ...facts.map(({ text, rows }) => ({ text, params: [rowsText(rows)] })),
     ...dirtyBuckets(entries),
     ...openDays(entries),
   ]
   if (statements.length === 0) return []
   const results = await database.batch(statements)
-  const attemptsEnd = chunks(attempts).length
-  const written = (from: number, to: number) => results.slice(from, to).reduce((sum, result) => sum + result.count, 0)
+  const written = (text: string) => results[facts.findIndex((one) => one.text === text)]?.count ?? 0
   const conflicts: Conflict[] = []
-  if (written(0, attemptsEnd) < attempts.length)
+  if (written(ATTEMPTS) < attempts.length)
     conflicts.push(
       ...(await conflictsIn(database, 'usage_attempts', ['request_id', 'attempt', 'kind'], attempts, attemptIdentity)),
     )
-  if (written(attemptsEnd, attemptsEnd + chunks(requests).length) < requests.length)
+  if (written(REQUESTS) < requests.length)
     conflicts.push(
       ...(await conflictsIn(database, 'usage_requests', ['request_id'], requests, ({ requestId }) => requestId)),
     )
@@ -62,57 +60,66 @@ export async function writeEntries(database: Database, entries: OutboxEntry[]): 
 
 const requestsOf = (entry: OutboxEntry): RequestRow[] => (entry.request === undefined ? [] : [entry.request])
 
-/** A list in pieces of 64, 32, 16, … rows. */
-export function chunks<T>(rows: T[]): T[][] {
-  const pieces: T[][] = []
-  let from = 0
-  for (let size = CHUNK_ROWS_MAX; size >= 1; size /= 2) {
-    while (rows.length - from >= size) {
-      pieces.push(rows.slice(from, from + size))
-      from += size
-    }
-  }
-  return pieces
-}
-
-type Target = { name: string; columns: { field: string; column: string }[]; texts: Map<number, string> }
-
-const target = (table: PgTable): Target => ({
-  name: getTableName(table),
-  columns: Object.entries(getTableColumns(table)).map(([field, { name }]) => ({ field, column: name })),
-  texts: new Map(),
-})
-
-const ATTEMPTS = target(usageAttempts)
-const REQUESTS = target(usageRequests)
-const ACCOUNTS = target(ledgerAccounts)
-const EVENTS = target(limitEvents)
+type Column = { field: string; column: string; type: string }
 
 /**
- * Rows into a table, known ones skipped. Written out here, because the query builder takes milliseconds for a batch of
- * this width; the text depends on the number of rows alone and is made once per size.
+ * Rows as one parameter, an array of JSON objects: a value of its own for each column of each row takes many times as long to send,
+ * and the text of the statement is the same for any number of rows, so it is prepared once. Written out here, because the query
+ * builder takes milliseconds for a batch of this width.
  */
-function insertStatement(into: Target, rows: object[]): Statement {
-  const params: SqlValue[] = []
-  for (const row of rows) {
-    const values: Readonly<Record<string, unknown>> = { ...row }
-    for (const { field } of into.columns) params.push(sqlValue(values[field]))
-  }
-  const known = into.texts.get(rows.length)
-  if (known !== undefined) return { text: known, params }
-  const width = into.columns.length
-  const tuples = rows.map((_, row) => `(${into.columns.map((_, index) => `$${row * width + index + 1}`).join(', ')})`)
-  const columns = into.columns.map(({ column }) => column).join(', ')
-  const text = `INSERT INTO ${into.name} (${columns}) VALUES ${tuples.join(', ')} ON CONFLICT DO NOTHING`
-  into.texts.set(rows.length, text)
-  return { text, params }
+function insertInto(table: string, columns: Column[], others: Column[] = [], where = ''): string {
+  const fields = columns.map(({ field }) => `v."${field}"`).join(', ')
+  const types = [...columns, ...others].map(({ field, type }) => `"${field}" ${type}`).join(', ')
+  return `INSERT INTO ${table} (${columns.map(({ column }) => column).join(', ')}) SELECT ${fields}
+    FROM json_to_recordset($1::text::json) AS v(${types}) ${where}ON CONFLICT DO NOTHING`
 }
 
-function sqlValue(value: unknown): SqlValue {
-  if (value === undefined || value === null) return null
-  if (typeof value === 'bigint') return value.toString()
-  if (typeof value === 'string' || typeof value === 'number' || typeof value === 'boolean') return value
-  throw new TypeError(`a ${typeof value} has no column type`)
+const columnsOf = (table: PgTable): Column[] =>
+  Object.entries(getTableColumns(table)).map(([field, column]) => ({
+    field,
+    column: column.name,
+    type: column.getSQLType(),
+  }))
+
+const insertAll = (table: PgTable): string => insertInto(getTableName(table), columnsOf(table))
+
+const ATTEMPTS = insertAll(usageAttempts)
+const REQUESTS = insertAll(usageRequests)
+const ACCOUNTS = insertAll(ledgerAccounts)
+const EVENTS = insertAll(limitEvents)
+/** Only beside an attempt that stands there with exactly the contents that they were made of. */
+const LEDGER_ENTRIES = insertInto(
+  'ledger_entries',
+  [
+    { field: 'orgId', column: 'org_id', type: 'uuid' },
+    { field: 'transferId', column: 'transfer_id', type: 'uuid' },
+    { field: 'accountId', column: 'account_id', type: 'uuid' },
+    { field: 'amountNanoUsd', column: 'amount_nanousd', type: 'bigint' },
+    { field: 'purpose', column: 'purpose', type: 'text' },
+    { field: 'requestId', column: 'request_id', type: 'uuid' },
+    { field: 'attempt', column: 'attempt', type: 'integer' },
+    { field: 'kind', column: 'kind', type: 'text' },
+    { field: 'occurredAt', column: 'occurred_at', type: 'timestamptz' },
+  ],
+  [{ field: 'payloadHash', column: 'payload_hash', type: 'text' }],
+  `WHERE EXISTS (SELECT 1 FROM usage_attempts u WHERE u.org_id = v."orgId" AND u.request_id = v."requestId"
+      AND u.attempt = v.attempt AND u.kind = v.kind AND u.payload_hash = v."payloadHash")
+    `,
+)
+
+/** JSON for Postgres, which reads no half of a surrogate pair and no number that it cannot hold exactly. */
+const rowsText = (rows: readonly object[]): string => JSON.stringify(rows.map(jsonRow))
+
+function jsonRow(row: object): Record<string, string | number | boolean> {
+  const values: Record<string, string | number | boolean> = {}
+  for (const [field, value] of Object.entries(row) as [string, unknown][]) {
+    if (value === undefined || value === null) continue
+    if (typeof value === 'bigint') values[field] = value.toString()
+    else if (typeof value === 'string') values[field] = value.toWellFormed()
+    else if (typeof value === 'number' || typeof value === 'boolean') values[field] = value
+    else throw new TypeError(`a ${typeof value} has no column type`)
+  }
+  return values
 }
 
 const iso = (atMs: number): string => new Date(atMs).toISOString()
@@ -188,8 +195,23 @@ function eventInsert(event: LimitEvent): typeof limitEvents.$inferInsert {
 
 /** The hash covers every column in the order of their names, so that it does not depend on how the row was built. */
 function withHash<T extends object>(row: T): T & { payloadHash: string } {
-  const columns = Object.entries(row).sort(([a], [b]) => (a < b ? -1 : 1))
-  return { ...row, payloadHash: sha256Hex(encodeText(columns)) }
+  const values = row as Record<string, unknown>
+  const columns = namesInOrder(row).map((name) => {
+    const value = values[name]
+    return [name, typeof value === 'bigint' ? value.toString() : value]
+  })
+  return { ...row, payloadHash: sha256Hex(JSON.stringify(columns)) }
+}
+
+/** Sorting some forty names takes longer than the rest of a row, and rows have few sets of them. */
+const ordersKnown = new Map<string, readonly string[]>()
+
+function namesInOrder(row: object): readonly string[] {
+  const names = Object.keys(row)
+  const shape = names.join()
+  const known = ordersKnown.get(shape) ?? names.toSorted()
+  ordersKnown.set(shape, known)
+  return known
 }
 
 type EntryRow = {
@@ -224,24 +246,6 @@ function ledgerRows(entries: OutboxEntry[], attempts: AttemptInsert[]) {
     }
   }
   return { accounts: [...accounts.values()], entries: rows }
-}
-
-function entriesStatement(rows: EntryRow[]): Statement {
-  const params: Statement['params'] = []
-  const tuples = rows.map((row) => {
-    const at = params.length
-    params.push(row.orgId, row.transferId, row.accountId, row.amountNanoUsd.toString(), row.purpose)
-    params.push(row.requestId, row.attempt, row.kind, row.occurredAt, row.payloadHash)
-    const types = ['uuid', 'uuid', 'uuid', 'bigint', 'text', 'uuid', 'int', 'text', 'timestamptz', 'text']
-    return `(${types.map((type, index) => `$${at + index + 1}::${type}`).join(', ')})`
-  })
-  const columns = 'org_id, transfer_id, account_id, amount_nanousd, purpose, request_id, attempt, kind, occurred_at'
-  const text = `INSERT INTO ledger_entries (${columns}) SELECT ${columns}
-    FROM (VALUES ${tuples.join(', ')}) AS v (${columns}, payload_hash)
-    WHERE EXISTS (SELECT 1 FROM usage_attempts u WHERE u.org_id = v.org_id AND u.request_id = v.request_id
-      AND u.attempt = v.attempt AND u.kind = v.kind AND u.payload_hash = v.payload_hash)
-    ON CONFLICT DO NOTHING`
-  return { text, params }
 }
 
 /** Compares hashes of all rows with what stands in Postgres; runs only after a row was not new. */

@@ -5,6 +5,8 @@
 //      ├─ body broken off, backend silent and gone, `moved`, engine lost
 //      ▼
 //   waiting ──another backend takes it──▶ reading     (nothing had begun, or none takes it in time: the failure, over)
+//
+// Where the gateway's process died and another one goes on, what was kept of the answer is read first, in place of a backend's.
 import type { CapacityFrame } from '../../protocol/capacity.ts'
 import type { DispatchEvent, DispatchRequest, DispatchUsage } from '../../protocol/dispatch.ts'
 import type { Failure } from '../../protocol/errors.ts'
@@ -12,6 +14,7 @@ import type { KvNews } from '../../protocol/report.ts'
 import type { Result } from '../../protocol/result.ts'
 import { errorText, log } from '../observe/log.ts'
 import type { FleetSnapshot } from '../routing/snapshot.ts'
+import { type KeptAnswer, newsOf } from './answer-journal.ts'
 import type { Broken, Continuation } from './continuation.ts'
 import { DispatchDecoder } from './dispatch-decoder.ts'
 import type { ProviderEvent } from './event.ts'
@@ -65,6 +68,8 @@ type NotTaken = { backendId: string; failure: Failure } | undefined
 /** The fleet, as the stream needs it. */
 export type StreamFleet = {
   model: string
+  /** Of the first dispatch. */
+  seed: number
   snapshot: () => Promise<FleetSnapshot>
   observe: (backendId: string, frame: CapacityFrame) => void
   hear: (backendId: string, news: KvNews) => void
@@ -82,14 +87,26 @@ export class FleetStream {
   readonly #context: OpenContext
   readonly #deadlineAtMs: number
   readonly #failed = new FailedBackends()
-  #leg: Leg
+  readonly #kept: KeptAnswer | undefined
+  /** Undefined while what was kept is read. */
+  #leg: Leg | undefined
   #isClosed = false
   #moves = 0
   #fruitless = 0
   #tokensAtMove = 0
 
-  constructor(first: Leg, fleet: StreamFleet, continuation: Continuation, context: OpenContext, deadlineAtMs: number) {
-    this.#leg = first
+  constructor(
+    first: Leg | KeptAnswer,
+    fleet: StreamFleet,
+    continuation: Continuation,
+    context: OpenContext,
+    deadlineAtMs: number,
+  ) {
+    if ('entries' in first) this.#kept = first
+    else {
+      this.#leg = first
+      context.journal?.leg(context.attempt, { leg: first.backendId, seed: fleet.seed }, true)
+    }
     this.#fleet = fleet
     this.#continuation = continuation
     this.#context = context
@@ -98,17 +115,21 @@ export class FleetStream {
 
   /** Who answers now. */
   get label(): string {
-    return `fleet/${this.#leg.backendId}`
+    return `fleet/${this.#backendId}`
+  }
+
+  get #backendId(): string {
+    return this.#leg?.backendId ?? lastLegOf(this.#kept)
   }
 
   close(): void {
     this.#isClosed = true
-    this.#leg.end()
+    this.#leg?.end()
   }
 
   async *events(): AsyncGenerator<ProviderEvent[]> {
     for (;;) {
-      const broken = yield* this.#read()
+      const broken = yield* this.#leg === undefined ? this.#readKept() : this.#read(this.#leg)
       if (broken === undefined) return
       const failure = yield* this.#move(broken)
       if (failure === undefined) continue
@@ -117,10 +138,30 @@ export class FleetStream {
     }
   }
 
+  /** What the process before this one heard, taken as if it came now. @returns as `#read`. */
+  async *#readKept(): AsyncGenerator<ProviderEvent[], Broken | undefined> {
+    const continuation = this.#continuation
+    let broken: Broken | undefined
+    for (const [at, entry] of (this.#kept?.entries ?? []).entries()) {
+      if ('leg' in entry) {
+        if (at > 0) continuation.resume()
+        continue
+      }
+      const taken = continuation.take(entry.told)
+      broken = taken.broken
+      yield providerEvents(taken.events)
+      if (taken.isOver) return undefined
+    }
+    if (broken?.reason === 'diverged') return broken
+    const lost = continuation.lost()
+    if (lost.events.length > 0) yield providerEvents(lost.events)
+    return lost.broken === undefined ? undefined : { ...lost.broken, reason: 'gateway_lost' }
+  }
+
   /** The running dispatch's events. @returns what broke it off; undefined where the answer is over. */
-  async *#read(): AsyncGenerator<ProviderEvent[], Broken | undefined> {
-    const { backendId, body, abandon, firstToken } = this.#leg
-    const { signal } = this.#context
+  async *#read(leg: Leg): AsyncGenerator<ProviderEvent[], Broken | undefined> {
+    const { backendId, body, abandon, firstToken } = leg
+    const { signal, journal, attempt } = this.#context
     const reader = body.getReader()
     const decoder = new DispatchDecoder()
     const silence = this.#watch(backendId, abandon)
@@ -133,7 +174,8 @@ export class FleetStream {
         const decoded = done ? decoder.end() : decoder.push(value)
         for (const frame of decoded.frames) this.#fleet.observe(backendId, frame)
         for (const news of decoded.kv) this.#fleet.hear(backendId, news)
-        for (const event of decoded.events) if (event.type === 'usage') this.#leg.counted?.(event.usage)
+        for (const event of decoded.events) if (event.type === 'usage') leg.counted?.(event.usage)
+        if (journal !== undefined) journal.told(attempt, newsOf(decoded.events))
         if (!isComputing && decoded.events.some(isComputed)) {
           isComputing = true
           firstToken()
@@ -183,27 +225,32 @@ export class FleetStream {
   async *#move(broken: Broken): AsyncGenerator<ProviderEvent[], ErrorEvent | undefined> {
     const context = this.#context
     const leg = this.#leg
+    const from = this.#backendId
     const { nowMs, requestId } = context
     const { reason, failure } = broken
-    leg.end()
-    if (reason === 'engine_lost') this.#fleet.distrust(leg.backendId)
+    leg?.end()
+    if (reason === 'engine_lost') this.#fleet.distrust(from)
     if (!this.#mayMove(broken)) return failure
     const brokeAtMs = nowMs()
-    this.#failed.note(leg.backendId, leg.engines, brokeAtMs, restAfter(broken))
+    // Where the gateway died its backend is as good as any.
+    if (leg !== undefined) this.#failed.note(from, leg.engines, brokeAtMs, restAfter(broken))
     this.#tokensAtMove = this.#continuation.tokensSampled
     const resume = this.#continuation.resume()
-    // Before its first content the answer can still begin elsewhere, at a vendor too: nobody waits for an own backend then.
-    const untilMs = brokeAtMs + (this.#continuation.hasPassed ? context.resumeWaitMs : 0)
+    // Before its first content the answer can still begin elsewhere, at a vendor too: nobody waits for an own backend then. A gateway
+    // that is new has yet to hear from its backends.
+    const mayWait = this.#continuation.hasPassed || reason === 'gateway_lost'
+    const untilMs = brokeAtMs + (mayWait ? context.resumeWaitMs : 0)
     for (;;) {
       const next = await this.#look(resume)
       if (next !== undefined) {
         this.#moves++
         this.#leg = next
+        context.journal?.leg(context.attempt, { leg: next.backendId, seed: this.#fleet.seed }, false)
         if (this.#isClosed) next.end()
         const waitedMs = nowMs() - brokeAtMs
-        const fields = { from: leg.backendId, to: next.backendId, reason, tokens: this.#tokensAtMove, waitedMs }
+        const fields = { from, to: next.backendId, reason, tokens: this.#tokensAtMove, waitedMs }
         log('warn', 'stream_moved', { requestId, ...fields })
-        context.onMove?.({ from: leg.backendId, reason })
+        context.onMove?.({ from, reason })
         return undefined
       }
       if (nowMs() >= this.#deadlineAtMs) return late(failure)
@@ -214,7 +261,7 @@ export class FleetStream {
       const waitMs = Math.min(LOOK_MS * (1 + context.random() / 2), this.#deadlineAtMs - nowMs())
       await pause(waitMs, context.signal)
     }
-    log('warn', 'stream_not_moved', { requestId, from: leg.backendId, reason, waitedMs: nowMs() - brokeAtMs })
+    log('warn', 'stream_not_moved', { requestId, from, reason, waitedMs: nowMs() - brokeAtMs })
     return failure
   }
 
@@ -229,7 +276,7 @@ export class FleetStream {
 
   #mayMove({ reason }: Broken): boolean {
     if (reason === 'diverged') {
-      log('error', 'stream_diverged', { requestId: this.#context.requestId, backendId: this.#leg.backendId })
+      log('error', 'stream_diverged', { requestId: this.#context.requestId, backendId: this.#backendId })
       return false
     }
     const hasComeFurther = this.#continuation.tokensSampled - this.#tokensAtMove >= FRUITFUL_TOKENS
@@ -259,6 +306,12 @@ export class FleetStream {
 }
 
 type ErrorEvent = Extract<DispatchEvent, { type: 'error' }>
+
+/** Who told the end of what was kept. */
+function lastLegOf(kept: KeptAnswer | undefined): string {
+  const last = kept?.entries.findLast((entry) => 'leg' in entry)
+  return last !== undefined && 'leg' in last ? last.leg : ''
+}
 
 const isComputed = ({ type }: DispatchEvent): boolean =>
   type === 'tokens' || type === 'delta' || type === 'thought' || type === 'tool_call' || type === 'finish'

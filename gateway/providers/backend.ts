@@ -15,6 +15,7 @@ import { turnedAway } from '../routing/door.ts'
 import type { Ask } from '../routing/pick.ts'
 import { FleetRouter, type Routed } from '../routing/router.ts'
 import { FleetView } from '../routing/snapshot.ts'
+import { type KeptAnswer, measured } from './answer-journal.ts'
 import { FleetStream, type Leg, type StreamFleet } from './backend-resume.ts'
 import { readLimited } from './bounded-body.ts'
 import { Continuation } from './continuation.ts'
@@ -31,6 +32,8 @@ const BACKENDS_PER_ATTEMPT_MAX = 3
 const LIVENESS_CHECK_MS = 1000
 /** A backend that has left may still be at work on what it has. */
 const ABSENT_MS = 10_000
+/** Between two looks whether a model is served yet. */
+const SERVED_LOOK_MS = 200
 /** A refusal is one short JSON object. */
 const REFUSAL_BYTES_MAX = 16 * 1024
 
@@ -63,11 +66,24 @@ export class BackendProvider implements Provider {
     if (!wire.ok) return wire
     const { grammarParam } = wire.value
     const deadlineAtMs = context.nowMs() + context.deadlineInMs
+    const { kept } = context
+    const begun = kept?.entries[0]
     // Chosen here, so that every backend that computes a part of the answer draws alike.
-    const seed = Math.floor(context.random() * Number.MAX_SAFE_INTEGER)
+    const seed =
+      begun !== undefined && 'leg' in begun ? begun.seed : Math.floor(context.random() * Number.MAX_SAFE_INTEGER)
     const dispatch = (deadlineInMs: number, resume?: DispatchRequest['resume']): DispatchRequest =>
       dispatchOf(request, wire.value, target, { ...context, seed, deadlineInMs, resume })
     let ask = fleetAsk(request, wire.value, target, context)
+    const stream = (first: Leg | KeptAnswer): Upstream => {
+      const choices = choiceCount(request)
+      const continuation = new Continuation({ choices, withLogprobs: request.logprobs !== undefined })
+      const fleet = this.#streamFleet(ask, context, seed, dispatch)
+      return upstream(new FleetStream(first, fleet, continuation, context, deadlineAtMs))
+    }
+    if (kept !== undefined) {
+      if (kept.isWhole || measured(kept.entries, request).hasBegun) return ok(stream(kept))
+      await this.#untilServed(target.model, context)
+    }
     let refusal: Failure | undefined
     /** Of those that refused for other reasons. */
     let widestAsked = 0
@@ -108,14 +124,7 @@ export class BackendProvider implements Provider {
       }
       context.backendsTried.add(chosen.backendId)
       const answer = await this.#dispatch(chosen, { ask, routed }, dispatch(leftMs), context)
-      if (answer.ok) {
-        const continuation = new Continuation({
-          choices: choiceCount(request),
-          withLogprobs: request.logprobs !== undefined,
-        })
-        const fleet = this.#streamFleet(ask, context, dispatch)
-        return ok(upstream(new FleetStream(answer.value, fleet, continuation, context, deadlineAtMs)))
-      }
+      if (answer.ok) return ok(stream(answer.value))
       const { contextTokensMax } = expected
       if (answer.error.code === 'context_length_exceeded') {
         // It has counted; a larger window of the same model may hold the prompt all the same.
@@ -140,14 +149,27 @@ export class BackendProvider implements Provider {
     return routed.decision.chosen === undefined && this.#view.renew(context.nowMs()) ? await decide() : routed
   }
 
+  /** Backends join a gateway that is new within a second or two: one that goes on with another's requests does not refuse them for that. */
+  async #untilServed(model: string, { env, nowMs, resumeWaitMs, signal }: OpenContext): Promise<void> {
+    const untilMs = nowMs() + resumeWaitMs
+    for (;;) {
+      const snapshot = await this.#view.read(env, nowMs).catch(() => undefined)
+      const isServed = snapshot?.backends.some(({ frames }) => frames.some((frame) => frame.model === model))
+      if (isServed === true || nowMs() >= untilMs || signal.aborted) return
+      await new Promise((resolve) => setTimeout(resolve, SERVED_LOOK_MS))
+    }
+  }
+
   /** How a stream of this request that breaks off finds its next backend. */
   #streamFleet(
     ask: Ask,
     context: OpenContext,
+    seed: number,
     dispatch: (deadlineInMs: number, resume: DispatchRequest['resume']) => DispatchRequest,
   ): StreamFleet {
     return {
       model: ask.model,
+      seed,
       snapshot: () => this.#view.read(context.env, context.nowMs),
       observe: (backendId, frame) => this.#view.observe(backendId, frame),
       hear: (backendId, news) => {
@@ -221,9 +243,10 @@ export class BackendProvider implements Provider {
     const { env, nowMs, newId, deadlineInMs } = context
     const shared = { key: await signingKey(env), keyThumbprint, model, requestId, tenant, nowMs: nowMs(), deadlineInMs }
     return await Promise.all(
-      prefill.map(async ({ backend: { backendId, url } }) => ({
+      prefill.map(async ({ backend: { backendId, url }, load }) => ({
         backendId,
         url,
+        load,
         grant: await signPrefillGrant({ ...shared, prefillBackendId: backendId, jti: newId() }),
       })),
     )

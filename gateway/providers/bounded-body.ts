@@ -5,6 +5,7 @@ export async function readLimited(response: Response, bytesMax: number): Promise
   if (response.body === null) return ''
   const reader = response.body.getReader()
   const decoder = new TextDecoder()
+  const length = lengthOf(response.headers)
   let text = ''
   let left = bytesMax
   try {
@@ -13,9 +14,17 @@ export async function readLimited(response: Response, bytesMax: number): Promise
       if (done) break
       text += decoder.decode(value.subarray(0, left), { stream: true })
       left -= value.byteLength
+      // Nothing can follow, and being told so takes another turn of the event loop.
+      if (bytesMax - left === length) break
     }
     return text + decoder.decode()
   } finally {
     await reader.cancel().catch(() => {})
   }
+}
+
+/** As its sender said, where what arrives is as it was sent. */
+function lengthOf(headers: Headers): number | undefined {
+  const declared = headers.get('content-length')
+  return declared === null || headers.has('content-encoding') ? undefined : Number(declared)
 }

@@ -18,9 +18,16 @@ type Spoken = EventOf<'delta' | 'thought' | 'tool_call'>
 
 /**
  * `refused`: a backend cannot go on with what another one began. `diverged`: it says something else than the first one did, which
- * ends the answer; the others may not.
+ * ends the answer; the others may not. `gateway_lost`: the process that held the stream died, the backend did not.
  */
-export type BreakReason = 'draining' | 'engine_lost' | 'backend_lost' | 'overloaded' | 'refused' | 'diverged'
+export type BreakReason =
+  | 'draining'
+  | 'engine_lost'
+  | 'backend_lost'
+  | 'overloaded'
+  | 'refused'
+  | 'diverged'
+  | 'gateway_lost'
 
 /** An answer that broke off. `failure` is what the caller is told where nobody goes on with it. */
 export type Broken = { reason: BreakReason; failure: EventOf<'error'> }

@@ -7,6 +7,7 @@ import type { Env } from '../env.ts'
 import type { CutoffPolicy, Target } from '../policy/plan.ts'
 import type { RouteFacts } from '../routing/decision.ts'
 import type { Service } from '../routing/door.ts'
+import type { AnswerJournal, KeptAnswer } from './answer-journal.ts'
 import type { ProviderEvent } from './event.ts'
 
 export type OpenContext = {
@@ -36,6 +37,10 @@ export type OpenContext = {
   resumeWaitMs: number
   /** Own fleet only: told each time that the answer goes on at another backend. */
   onMove?: (move: Move) => void
+  /** Own fleet only: is told all that a backend says; absent: nobody goes on with the answer after this process. */
+  journal?: AnswerJournal
+  /** Own fleet only: what this very attempt had come to when the process before this one died. */
+  kept?: KeptAnswer
 }
 
 /** An answer left a backend in its middle. */

@@ -53,6 +53,9 @@ export const UNMETERED_ROUTES: ReadonlyMap<string, RouteScope | AnyOf> = new Map
   ['DELETE /v1/responses/:id', 'responses'],
   ['POST /v1/responses/:id/cancel', 'responses'],
   ['GET /v1/responses/:id/input_items', 'responses'],
+  // The rest of what a call of these scopes began; its credential is told it alone.
+  ['GET /v1/streams/:id', ['chat', 'completions', 'responses']],
+  ['POST /v1/streams/:id/cancel', ['chat', 'completions', 'responses']],
   // Whoever may ask models here may say which ones it asked elsewhere.
   [`POST ${USAGE_IMPORT_PATH}`, ['chat', 'completions', 'responses', 'embeddings']],
 ])

@@ -72,9 +72,10 @@ async function readAll(
     message: `The request body is over the limit of ${bytesMax} bytes.`,
   }
   const declared = headers.get('content-length')
+  const length = declared === null ? undefined : Number(declared)
   const chunks: Uint8Array[] = []
   let total = 0
-  if (declared !== null && Number(declared) > bytesMax) {
+  if (length !== undefined && length > bytesMax) {
     await discard(reader)
     return err(tooLarge)
   }
@@ -89,6 +90,8 @@ async function readAll(
         return err(tooLarge)
       }
       chunks.push(value)
+      // Nothing can follow, and being told so takes another turn of the event loop.
+      if (total === length) break
     }
   } catch {
     return err(invalid('The request body broke off before its end.'))

@@ -14,6 +14,7 @@ import type { AnswerEncoder, AnswerMeta } from './answer.ts'
 import { parseJson, readBody } from './body.ts'
 import type { AppEnv } from './context.ts'
 import { idempotencyOf } from './idempotency.ts'
+import { oneWait } from './one-wait.ts'
 import type { ParsedRequest } from './parsed-request.ts'
 import { parseTags } from './tags.ts'
 
@@ -26,6 +27,8 @@ export type Dialect = {
   valuesMax: number
   parse: (body: unknown, headers: Headers) => Result<ParsedRequest, Failure>
   encoder: (meta: AnswerMeta, parsed: ParsedRequest) => AnswerEncoder
+  /** By what name its streams are kept for clients that come back. Absent: it has none. */
+  stream?: 'chat' | 'completions' | 'messages'
 }
 
 /** Time the caller gives, where it does; never more than the gateway's own bound. */
@@ -53,8 +56,15 @@ export async function readJson(
   return json.ok ? ok({ json: json.value, bytes: body.value }) : json
 }
 
+/** A call with what its answer is made of beside its events. */
+export type ReadCall = Call & { meta: AnswerMeta }
+
 /** Reads the request in its dialect. `err` is the response to answer with. */
-export async function readCall(c: Context<AppEnv>, dialect: Dialect, ports: Ports): Promise<Result<Call, Response>> {
+export async function readCall(
+  c: Context<AppEnv>,
+  dialect: Dialect,
+  ports: Ports,
+): Promise<Result<ReadCall, Response>> {
   const requestId = c.get('requestId')
   const receivedAtMs = c.get('receivedAtMs')
   const raw = c.req.raw
@@ -84,7 +94,7 @@ export async function readCall(c: Context<AppEnv>, dialect: Dialect, ports: Port
   }
   return ok({
     env: c.env,
-    waitUntil: (work) => c.executionCtx.waitUntil(work),
+    waitUntil: oneWait(c.executionCtx),
     requestId,
     receivedAtMs,
     deadlineAtMs: receivedAtMs + deadline.value.ms,
@@ -99,6 +109,7 @@ export async function readCall(c: Context<AppEnv>, dialect: Dialect, ports: Port
     tags: tags.value,
     errorDialect: dialect.errors,
     encoder: dialect.encoder(meta, parsed.value),
+    meta,
     clientGone: raw.signal,
     appointments,
   })

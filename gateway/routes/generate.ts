@@ -1,6 +1,8 @@
 // The routes that compute, each with its dialect. Owns the table; reading a request is call.ts, the rest of its life
 // lifecycle.ts.
 import { type Context, Hono } from 'hono'
+import type { Failure } from '../../protocol/errors.ts'
+import { ok } from '../../protocol/result.ts'
 import { Lanes } from '../account/lane.ts'
 import { DEFAULT_TIMINGS, type Ports, type Timings } from '../attempts.ts'
 import { failureResponse } from '../errors.ts'
@@ -18,11 +20,13 @@ import { MessagesAnswer } from './messages-answer.ts'
 import { parseMessages } from './messages-requests.ts'
 import { parseChat, parseCompletion, parseEmbedding } from './openai-requests.ts'
 import { prepare } from './preparation.ts'
+import { nameOfRun, resumableStream, wantsResumable } from './streams.ts'
 
 const chat: Dialect = {
   errors: 'openai',
   valuesMax: MAX_JSON_VALUES,
   parse: parseChat,
+  stream: 'chat',
   encoder: (meta) => new ChatAnswer(meta),
 }
 
@@ -30,6 +34,7 @@ const completion: Dialect = {
   errors: 'openai',
   valuesMax: MAX_JSON_TOKEN_VALUES,
   parse: parseCompletion,
+  stream: 'completions',
   encoder: (meta) => new CompletionAnswer(meta),
 }
 
@@ -44,6 +49,7 @@ const messages: Dialect = {
   errors: 'messages',
   valuesMax: MAX_JSON_VALUES,
   parse: parseMessages,
+  stream: 'messages',
   encoder: (meta) => new MessagesAnswer(meta),
 }
 
@@ -65,11 +71,20 @@ export function systemPorts(timings: Partial<Timings> = {}): Ports {
 async function generate(c: Context<AppEnv>, dialect: Dialect, ports: Ports): Promise<Response> {
   const call = await readCall(c, dialect, ports)
   if (!call.ok) return call.error
-  const prepared = await prepare(call.value, c.req.raw.headers)
-  if (!prepared.ok) return failureResponse(prepared.error, call.value.requestId, { dialect: dialect.errors })
+  const { requestId, isStream, meta } = call.value
+  const { headers } = c.req.raw
+  const refused = (failure: Failure) => failureResponse(failure, requestId, { dialect: dialect.errors })
+  const resumable = isStream && dialect.stream !== undefined ? wantsResumable(headers) : ok(false)
+  if (!resumable.ok) return refused(resumable.error)
+  const prepared = await prepare(call.value, headers, { mayCache: !resumable.value })
+  if (!prepared.ok) return refused(prepared.error)
+  if (resumable.value && dialect.stream !== undefined) {
+    const stream = { dialect: dialect.stream, meta }
+    return resumableStream(c, prepared.value, { name: nameOfRun(prepared.value), stream, items: '' })
+  }
   const serving = serve(prepared.value)
   // A client that leaves ends this handler; what was begun must still be settled.
-  c.executionCtx.waitUntil(serving.catch(() => {}))
+  prepared.value.waitUntil(serving.catch(() => {}))
   return serving
 }
 

@@ -26,6 +26,7 @@ import { prepare } from './preparation.ts'
 import { ResponseAnswer, responseId } from './responses-answer.ts'
 import { echoOf, parseResponse, requestOf } from './responses-requests.ts'
 import { invalid } from './schema-fault.ts'
+import { carriedOf, nameOfRun, resumableStream, wantsResumable } from './streams.ts'
 import { parseTags } from './tags.ts'
 
 /** A response that cannot be kept in this time is given to the caller all the same: it has been paid for. */
@@ -43,6 +44,8 @@ type Ready = {
   name: string
   echo: ResponseEcho
   isStream: boolean
+  /** Its client may come back to its stream. */
+  isResumable: boolean
   /** The items before the answer, as JSON. */
   conversation: string
   call: Omit<Call, 'encoder'>
@@ -67,9 +70,12 @@ async function readRequest(c: Ctx, ports: Ports): Promise<Result<Ready, Failure>
   if (!idempotency.ok) return idempotency
   const { asked, items } = parsed.value
   const echo = echoOf(parsed.value)
-  // Under an idempotency key a background response is found again by it.
-  const keyHash = echo.background ? idempotency.value?.keyHash : undefined
-  const name = keyHash === undefined ? requestId.replaceAll('-', '') : keyHash.slice(0, 32)
+  // Under an idempotency key what outlasts its client is found again by it.
+  const isStream = asked.stream === true
+  const resumable = isStream && !echo.background ? wantsResumable(raw.headers) : ok(false)
+  if (!resumable.ok) return resumable
+  const isRun = echo.background || resumable.value
+  const name = nameOfRun({ requestId, idempotency: isRun ? idempotency.value : undefined })
   const continued = await continueConversation(
     items,
     asked.previous_response_id ?? undefined,
@@ -80,11 +86,11 @@ async function readRequest(c: Ctx, ports: Ports): Promise<Result<Ready, Failure>
   if (!continued.ok) return continued
   const request = requestOf(parsed.value, continued.value.items, continued.value.own)
   if (!request.ok) return request
-  const isStream = asked.stream === true
   return ok({
     name,
     echo,
     isStream,
+    isResumable: resumable.value,
     conversation: continued.value.text,
     call: {
       env: c.env,
@@ -109,11 +115,15 @@ async function readRequest(c: Ctx, ports: Ports): Promise<Result<Ready, Failure>
 async function create(c: Ctx, ports: Ports): Promise<Response> {
   const read = await readRequest(c, ports)
   if (!read.ok) return refuse(c, read.error)
-  const { echo } = read.value
-  const prepared = await prepare(read.value.call, c.req.raw.headers, { mayCache: !echo.store })
+  const { echo, isResumable } = read.value
+  const prepared = await prepare(read.value.call, c.req.raw.headers, { mayCache: !echo.store && !isResumable })
   if (!prepared.ok) return refuse(c, prepared.error)
   const ready = withCall(read.value, prepared.value)
   if (echo.background) return background(c, ready, ports)
+  if (isResumable) {
+    const { name, call, conversation: items } = ready
+    return resumableStream(c, call, { name, stream: { dialect: 'responses' }, echo: ready.echo, items })
+  }
   const serving = foreground(ready)
   // A client that leaves ends this handler; what was begun must still be settled.
   c.executionCtx.waitUntil(serving.catch(() => {}))
@@ -179,40 +189,12 @@ async function background(
   { name, echo, isStream, conversation, call }: Ready,
   ports: Ports,
 ): Promise<Response> {
-  const {
-    principal,
-    requestId,
-    receivedAtMs,
-    deadlineAtMs,
-    deadlineIsCallers,
-    request,
-    tenant,
-    idempotency,
-    hints,
-    tags,
-  } = call
+  const { principal, request } = call
   // A model that does not exist is told at once, not by a response that fails later.
   const plan = await findPlan(principal, request.model, c.env, ports.nowMs())
   if (!plan.ok) return refuse(c, plan.error)
   const owner = ownerOf(principal)
-  const job: RunJob = {
-    name,
-    owner,
-    echo,
-    items: conversation,
-    carried: {
-      requestId,
-      receivedAtMs,
-      deadlineAtMs,
-      deadlineIsCallers,
-      principal,
-      request,
-      tenant,
-      idempotency,
-      hints,
-      tags,
-    },
-  }
+  const job: RunJob = { name, owner, echo, items: conversation, carried: carriedOf(call) }
   const started = await reachRuns(c.env, owner, name, (runs) => runs.start(job))
   if (!started.ok) return refuse(c, started.error)
   return isStream ? follow(c, name, -1, ports) : json(c, started.value, call.answerHeaders)

@@ -76,6 +76,7 @@ export class Decision {
   readonly expected: Expected | undefined
   /** The prompt's tokens, as far as they are known. */
   readonly promptTokens: number
+  readonly tokensPerChunk: number
   /** Prefill backends, in no order. */
   readonly offers: readonly Offer[]
   readonly #figures: Figures
@@ -84,13 +85,14 @@ export class Decision {
   constructor(
     figures: Figures,
     columns: Columns,
-    made: { expected: Expected | undefined; promptTokens: number; offers: readonly Offer[] },
+    made: { expected: Expected | undefined; promptTokens: number; tokensPerChunk: number; offers: readonly Offer[] },
   ) {
     const backend = made.expected === undefined ? undefined : figures.backends[made.expected.row]
     this.chosen = backend && { backendId: backend.backendId, url: backend.url }
     this.keyThumbprint = backend?.keyThumbprint
     this.expected = made.expected
     this.promptTokens = made.promptTokens
+    this.tokensPerChunk = made.tokensPerChunk
     this.offers = made.offers
     this.#figures = figures
     this.#columns = columns

@@ -4,9 +4,9 @@
 //
 // Only a queue turns anybody away: an idle fleet takes what it can, however slow it is, and so does one that nobody has measured.
 import type { Failure } from '../../protocol/errors.ts'
+import { USUAL_OUTPUT_TOKENS } from '../../protocol/prediction.ts'
 import type { ModelPolicy } from '../policy/model-policy.ts'
 import type { Expected } from './decision.ts'
-import { USUAL_OUTPUT_TOKENS } from './predict.ts'
 
 /** What an operator has promised for a model. */
 export type Service = {

@@ -2,15 +2,10 @@
 // defaults for what nobody has measured, and that they are made once per snapshot instead of once per decision. What the
 // numbers predict is predict.ts; who is chosen by them, pick.ts.
 import type { CapacityFrame, StepModel } from '../../protocol/capacity.ts'
+import { UNMEASURED_STEP } from '../../protocol/prediction.ts'
 import type { Load } from './ledger.ts'
 import type { BackendView, FleetSnapshot } from './snapshot.ts'
 
-/**
- * Where nothing was measured anywhere: a small model on an old GPU. Only their order of size matters, since they are the same
- * for everyone then; with measured peers an unmeasured engine is taken for an ordinary one of them, and so gets traffic.
- */
-const PREFILL_MS_PER_TOKEN = 0.5
-const STEP: StepModel = { baseMs: 20, prefillTokenMs: PREFILL_MS_PER_TOKEN, decodeSequenceMs: 0.25, kvTokenMs: 0.0002 }
 /** Hand-overs that nobody has measured: through the memory of one host, and over a network of 10 Gbit/s. */
 const LOCAL_BYTES_PER_MS = 4e6
 const REMOTE_BYTES_PER_MS = 1e6
@@ -41,6 +36,10 @@ export type PrefillRow = {
   /** Of all of them together: how fast what is queued goes away. */
   waitMsPerToken: number
   contextTokensMax: number
+  /** Of those that have measured one; absent: none has. */
+  stepModel?: StepModel
+  /** Of any of them it was measured how fast it computes prompts. */
+  isMeasured: boolean
 }
 
 /**
@@ -290,8 +289,11 @@ export class Figures {
     if (fingerprint === undefined) return undefined
     const alike = frames.filter((frame) => frame.transfer?.fingerprint === fingerprint)
     const { prefillTokens, requestsQueued } = loadOf(alike)
+    const stepModel = meanStep(alike)
     return {
       row,
+      ...(stepModel === undefined ? {} : { stepModel }),
+      isMeasured: alike.some((frame) => measuredMsPerToken(frame) !== undefined),
       layout: this.#layoutOf(fingerprint),
       queuedTokens: prefillTokens,
       requestsQueued,
@@ -441,15 +443,27 @@ function usual(backends: readonly BackendView[], model: string): Usual {
       if (frame.stepModel !== undefined) steps.push(frame.stepModel)
     }
   }
-  const ofSteps = (part: keyof StepModel) => median(steps.map((step) => step[part])) ?? STEP[part]
+  const ofSteps = (part: keyof StepModel) => median(steps.map((step) => step[part])) ?? UNMEASURED_STEP[part]
   return {
-    msPerToken: median(rates) ?? PREFILL_MS_PER_TOKEN,
+    msPerToken: median(rates) ?? UNMEASURED_STEP.prefillTokenMs,
     step: {
       baseMs: ofSteps('baseMs'),
       prefillTokenMs: ofSteps('prefillTokenMs'),
       decodeSequenceMs: ofSteps('decodeSequenceMs'),
       kvTokenMs: ofSteps('kvTokenMs'),
     },
+  }
+}
+
+function meanStep(frames: readonly CapacityFrame[]): StepModel | undefined {
+  const steps = frames.flatMap(({ stepModel }) => stepModel ?? [])
+  if (steps.length === 0) return undefined
+  const mean = (part: keyof StepModel) => steps.reduce((sum, step) => sum + step[part], 0) / steps.length
+  return {
+    baseMs: mean('baseMs'),
+    prefillTokenMs: mean('prefillTokenMs'),
+    decodeSequenceMs: mean('decodeSequenceMs'),
+    kvTokenMs: mean('kvTokenMs'),
   }
 }
 

@@ -1,64 +1,39 @@
 // This isolate's own dispatches ○. Owns the ledger of what is in flight per backend (prompt tokens to be computed, sequences, K
 // and V), which part of it no capacity frame shows yet, the short memory of failures, and the way to each backend in
-// milliseconds. What a backend is worth by it is predict.ts.
+// milliseconds. What a backend is worth by it is predict.ts, how the sums are kept protocol/load.ts.
 //
-//   begun ──frame made later──▶ framed      counted by the frame from there on; only a ledger without frames counts it too
-//     └─first token─▶ its prompt part is over ─end─▶ nothing is left of it      (each once, in any order)
+//   begun ─first token─▶ its prompt part is over ─end─▶ nothing is left of it      (each once, in any order)
+import { type Entry, LoadSums, type Sums } from '../../protocol/load.ts'
 
 /** A backend that just failed is left alone this long: long enough for its report to go stale or its agent to recover. */
 export const INHIBIT_MS = 5000
 /** Bounds the memory of failures and of ways; the oldest is forgotten. Fleets are smaller than this. */
 const REMEMBERED_MAX = 10_000
-/**
- * From sending a dispatch until the engine's statistics show it: the network twice, the tokenizer, a step. Within it a dispatch
- * may be counted twice, which only sends the next one elsewhere; a later one would be counted by nobody.
- */
-const ARRIVAL_MS = 250
 /** Of the way to a backend, how fast a longer one is believed: queues in front of it pass, distances stay. */
 const WAY_SHARE = 0.05
 /** Or nobody is sent where the way once seemed long, and so nobody finds out that it is not. */
 const WAY_FORGET_MS = 60_000
 
-/** What one dispatch asks of one backend. */
-export type Work = {
-  backendId: string
-  model: string
-  /** Prompt tokens that are not in its cache: to be computed before the first token. */
-  promptTokens: number
-  sequences: number
-  kvTokens: number
-}
-
-export type Sums = Pick<Work, 'promptTokens' | 'sequences' | 'kvTokens'>
+/** What one dispatch asks of one backend; of its prompt, what is not in the backend's cache. */
+export type Work = Sums & { backendId: string; model: string }
 
 /** One dispatch that is open; both calls count once, whatever order they come in. */
 export type Open = { firstToken: () => void; end: () => void }
 
-type Entry = Sums & { beganAtMs: number; isFramed: boolean; isOver: boolean; load: Load }
+type Begun = Entry & { load: Load }
 
 /** Dispatches of one model that are open at one backend. */
-export class Load {
+export class Load extends LoadSums<Begun> {
   readonly backendId: string
   readonly model: string
-  /** Of all that are open. */
-  readonly open: Sums = { promptTokens: 0, sequences: 0, kvTokens: 0 }
-  /** Of those that no frame shows. */
-  readonly pending: Sums = { promptTokens: 0, sequences: 0, kvTokens: 0 }
   /** Where it stands in the snapshot that was looked at last: looked up once per snapshot instead of once per decision. */
   #rows: ReadonlyMap<string, number> | undefined
   #row: number | undefined
-  /** In the order they began; those that are framed or over leave from the front. */
-  readonly #unframed: Entry[] = []
-  #isOrdered = true
-  #framedAtMs = Number.NEGATIVE_INFINITY
 
   constructor(backendId: string, model: string) {
+    super()
     this.backendId = backendId
     this.model = model
-  }
-
-  get isEmpty(): boolean {
-    return this.#unframed.length === 0 && this.open.sequences === 0 && this.open.promptTokens === 0
   }
 
   rowIn(rows: ReadonlyMap<string, number>): number | undefined {
@@ -69,8 +44,8 @@ export class Load {
     return this.#row
   }
 
-  begin({ promptTokens, sequences, kvTokens }: Sums, nowMs: number): Entry {
-    const entry: Entry = {
+  begin({ promptTokens, sequences, kvTokens }: Sums, nowMs: number): Begun {
+    return this.take({
       promptTokens,
       sequences,
       kvTokens,
@@ -78,46 +53,7 @@ export class Load {
       isFramed: false,
       isOver: false,
       load: this,
-    }
-    const last = this.#unframed.at(-1)
-    if (last !== undefined && last.beganAtMs > nowMs) this.#isOrdered = false
-    this.#unframed.push(entry)
-    add(this.open, entry, 1)
-    add(this.pending, entry, 1)
-    return entry
-  }
-
-  /** What began long enough before a frame is in it. */
-  framed(frameAtMs: number): void {
-    if (frameAtMs <= this.#framedAtMs) return
-    this.#framedAtMs = frameAtMs
-    const entries = this.#unframed
-    if (!this.#isOrdered) {
-      entries.sort((one, other) => one.beganAtMs - other.beganAtMs)
-      this.#isOrdered = true
-    }
-    let gone = 0
-    for (const entry of entries) {
-      if (!entry.isOver && entry.beganAtMs + ARRIVAL_MS > frameAtMs) break
-      gone++
-      if (entry.isOver) continue
-      entry.isFramed = true
-      add(this.pending, entry, -1)
-    }
-    if (gone > 0) entries.splice(0, gone)
-  }
-
-  /** Takes away what is over of an entry, in every sum that it counts in. */
-  release(entry: Entry, part: Sums): void {
-    add(this.open, part, -1)
-    if (!entry.isFramed) add(this.pending, part, -1)
-    entry.promptTokens -= part.promptTokens
-    entry.sequences -= part.sequences
-    entry.kvTokens -= part.kvTokens
-    if (entry.sequences > 0 || entry.promptTokens > 0) return
-    entry.isOver = true
-    // The others leave with the next frame; without frames none may stay for ever.
-    while (this.#unframed[0]?.isOver === true) this.#unframed.shift()
+    })
   }
 }
 
@@ -164,7 +100,7 @@ export class FleetLedger {
     return made
   }
 
-  #release(entry: Entry, part: Sums): void {
+  #release(entry: Begun, part: Sums): void {
     if (entry.isOver) return
     const { load } = entry
     load.release(entry, part)
@@ -211,12 +147,6 @@ export class FleetLedger {
     }
     return new Set(this.#inhibitedUntilMs.keys())
   }
-}
-
-function add(sums: Sums, part: Sums, sign: 1 | -1): void {
-  sums.promptTokens += sign * part.promptTokens
-  sums.sequences += sign * part.sequences
-  sums.kvTokens += sign * part.kvTokens
 }
 
 function forgetOldest(memory: Map<string, number>): void {

@@ -7,22 +7,22 @@
 //            + penalties in steps: late, perhaps too long, full, just failed           last resorts, in that order
 //   pick     at random among the best and what is as good within a tolerance
 //
-// A prefix counts as the work that it spares and as nothing else, so it never outweighs more load than it saves time, and
-// AFFINITY_MS_MAX. What (nearly) all candidates hold decides nothing, and neither does a beginning that is a small part.
+// What a score is made of is protocol/prediction.ts. What (nearly) all candidates hold decides nothing, and neither does a beginning
+// that is a small part.
+import {
+  amongBest,
+  NEARLY_ALL,
+  outputTokensOf,
+  REMOTE_TOKENS_MIN,
+  scoreOf,
+  tieBound,
+  worthwhile,
+} from '../../protocol/prediction.ts'
 import { CHUNK_CHARS, CHUNKS_MAX } from '../../protocol/prefix.ts'
 import { type Columns, Decision, type Expected, INHIBITED, newColumns, TOO_LONG, TRIED } from './decision.ts'
 import { CANDIDATE, type Figures, FULL, HOT, STALE } from './figures.ts'
 import type { Load } from './ledger.ts'
-import {
-  type Given,
-  type Offer,
-  offerOf,
-  type Prediction,
-  predict,
-  predictAlone,
-  REMOTE_TOKENS_MIN,
-  USUAL_OUTPUT_TOKENS,
-} from './predict.ts'
+import { type Given, type Offer, offerOf, type Prediction, predict, predictAlone } from './predict.ts'
 
 import { MATCHES_MAX } from './snapshot.ts'
 
@@ -62,18 +62,6 @@ export type LocalKnowledge = {
   sent: ReadonlyMap<string, number>
 }
 
-/** Of the work on its uncached prompt, what a request is charged beyond waiting for it itself. */
-const WORK_SHARE = 3
-/** At most: what a prefix may count for beyond the time that it saves. */
-export const AFFINITY_MS_MAX = 20_000
-/** Scores this close are equal: the figures are up to a second old, and ties are spread at random. */
-export const TIE_MS = 5
-export const TIE_SHARE = 0.02
-/** So many of the candidates hold a beginning: then it is taken to be everywhere. */
-const NEARLY_ALL = 0.75
-/** A match below both is not worth a detour: most often it is what every request begins with. */
-const SMALL_MATCH_TOKENS = 1024
-const SMALL_MATCH_SHARE = 0.1
 /** Steps that no number of milliseconds reaches: a day and more. */
 const LATE_PENALTY = 1e8
 /** An estimate of the prompt that is over the window may be wrong: asked after those that have room. */
@@ -116,8 +104,7 @@ export function pick(
   )
   const offers = offersTo(figures, columns.matched, given, local.inhibited)
   const bestOffers = bestByLayout(offers)
-  const usualOutput =
-    ask.isEmbedding === true ? 0 : Math.min(ask.outputTokensMax ?? USUAL_OUTPUT_TOKENS, USUAL_OUTPUT_TOKENS)
+  const usualOutput = ask.isEmbedding === true ? 0 : outputTokensOf(ask.outputTokensMax)
 
   const now: Prediction = { ttftMs: 0, waitMs: 0, workMs: 0, itlMs: 0, itlAloneMs: 0, place: 'here' }
   let best = Number.POSITIVE_INFINITY
@@ -141,7 +128,7 @@ export function pick(
       load[row] = (hot[at + HOT.busy] ?? 0) / (hot[at + HOT.slots] ?? 1)
     }
     const ms = now.ttftMs + usualOutput * now.itlMs
-    let score = ms + Math.min(AFFINITY_MS_MAX, WORK_SHARE * now.workMs)
+    let score = scoreOf(ms, now.workMs)
     if (ask.targets !== undefined && isLate(ask, now)) score += LATE_PENALTY
     if (longestTokens >= (hot[at + HOT.contextTokensMax] ?? 0)) score += LONG_PENALTY
     if (verdict === FULL) score += FULL_PENALTY
@@ -154,15 +141,14 @@ export function pick(
     best = score
     bestMs = ms
   }
-  const row = amongBest(columns.score, best + TIE_MS + TIE_SHARE * bestMs, random)
+  const row = amongBest(columns.score, tieBound(best, bestMs), random)
   const expected = row === undefined ? undefined : expectedAt(row, figures, columns, given, bestOffers)
-  return new Decision(figures, columns, { expected, promptTokens, offers })
+  return new Decision(figures, columns, { expected, promptTokens, tokensPerChunk, offers })
 }
 
 function givenBy(ask: Ask, local: LocalKnowledge): Given {
   const promptTokens = Math.max(1, Math.round(ask.promptTokens ?? ask.promptChars * local.tokensPerChar))
-  const output =
-    ask.isEmbedding === true ? 0 : Math.min(ask.outputTokensMax ?? USUAL_OUTPUT_TOKENS, USUAL_OUTPUT_TOKENS)
+  const output = ask.isEmbedding === true ? 0 : outputTokensOf(ask.outputTokensMax)
   const size = { promptTokens, sequences: ask.sequences, kvTokens: promptTokens + ask.sequences * output }
   return { size, uncachedTokens: promptTokens, usualTokens: local.usualUncachedTokens, offer: undefined }
 }
@@ -240,9 +226,6 @@ function takeMatches(
   }
 }
 
-const worthwhile = (held: number, promptTokens: number): number =>
-  held < SMALL_MATCH_TOKENS && held < SMALL_MATCH_SHARE * promptTokens ? 0 : held
-
 /** Tokens of the beginning that nearly all candidates hold: the few that do not are not held back for it, and soon do too. */
 function heldEverywhere(
   { matched, verdict }: Columns,
@@ -311,18 +294,6 @@ function isLate({ targets }: Ask, { ttftMs, itlMs }: Prediction): boolean {
 const loadOf = (figures: Figures, row: number): number =>
   ((figures.isBlind ? 0 : (figures.busy[row] ?? 0)) + (figures.aheadSequences[row] ?? 0)) /
   Math.max(1, figures.slots[row] ?? 1)
-
-/** One of those within the bound, each as likely as the others. */
-function amongBest(scores: Float64Array, bound: number, random: number): number | undefined {
-  let ties = 0
-  for (const score of scores) if (score <= bound) ties++
-  if (ties === 0) return undefined
-  let left = Math.min(ties - 1, Math.floor(random * ties))
-  for (let row = 0; row < scores.length; row++) {
-    if ((scores[row] ?? Number.NaN) <= bound && left-- === 0) return row
-  }
-  return undefined
-}
 
 /** The prediction without any favour: what is not held will be computed. */
 function expectedAt(

@@ -4,12 +4,10 @@
 //   first token = way there and back + wait + the prompt's uncached tokens at the measured rate [+ handing their K and V over]
 //   wait        = the longest of: prompt tokens ahead, a sequence to become free, K and V to become free
 //   next token  = the step model with one sequence and its K and V more
+//
+// A prompt goes to a prefill engine where all lose less time by it, as the agent decides (backends/handoff/decision.ts).
+import { lackingShare, REMOTE_TOKENS_MIN, roomMs as roomMsOf } from '../../protocol/prediction.ts'
 import { type Figures, HOT, type PrefillRow } from './figures.ts'
-
-/** An answer of ordinary length: how long a sequence stays. */
-export const USUAL_OUTPUT_TOKENS = 256
-/** Below it a hand-over costs more than it spares, whatever the queues are. */
-export const REMOTE_TOKENS_MIN = 512
 
 /** The request, in what it takes. */
 export type Size = {
@@ -34,7 +32,14 @@ export type Prediction = {
 }
 
 /** What a prefill backend of another host would take for this prompt. */
-export type Offer = { prefill: PrefillRow; uncachedTokens: number; waitMs: number; workMs: number }
+export type Offer = {
+  prefill: PrefillRow
+  uncachedTokens: number
+  /** Prompt tokens ahead, over all its engines. */
+  queuedTokens: number
+  waitMs: number
+  workMs: number
+}
 
 /** What a prediction is for, beside the backend. */
 export type Given = {
@@ -67,36 +72,38 @@ export function predict(
   const ownMs = sequenceMs * size.sequences + kvTokenMs * size.kvTokens
   const itlMs = baseMs + (sequenceMs * Math.min(busy, slots) + kvTokenMs * kvTokens) / engines + ownMs
 
-  const stayMs = USUAL_OUTPUT_TOKENS * itlMs
-  // Of a request that is larger than all there is the rest waits for itself, behind its own first token: that is no queue.
-  const slotsMissing = Math.max(0, busy + Math.min(size.sequences, slots) - slots)
-  const kvTotal = figures.kvTotalTokens[row] ?? 0
   const kvUsed = (isBlind ? 0 : (figures.kvUsedTokens[row] ?? 0)) + aheadKvTokens
-  const kvMissing = kvTotal === 0 ? 0 : Math.max(0, kvUsed + Math.min(size.kvTokens, kvTotal) - kvTotal) / kvTotal
-  const roomMs = stayMs * Math.max(slotsMissing / slots, kvMissing)
+  const slotsShare = lackingShare(busy, size.sequences, slots)
+  const kvShare = lackingShare(kvUsed, size.kvTokens, figures.kvTotalTokens[row] ?? 0)
+  const roomMs = roomMsOf(itlMs, Math.max(slotsShare, kvShare))
 
   const queued = isBlind ? 0 : (figures.queuedTokens[row] ?? 0) + usualTokens * (figures.requestsQueued[row] ?? 0)
   let waitMs = Math.max(roomMs, (queued + aheadPromptTokens) * (figures.waitMsPerToken[row] ?? 0))
   let workMs = uncachedTokens * (figures.prefillMsPerToken[row] ?? 0)
   let place: Place = 'here'
+  // As the agent counts: a prompt in their engine delays those that decode there, and one whose role it is to decode is kept free.
+  const isDecodeOnly = figures.isDecodeOnly[row] === 1
+  const keptWaiting = Math.min(busy, slots) / engines + (isDecodeOnly ? 1 : 0)
+  let lossMs = waitMs + workMs * (1 + keptWaiting)
 
   const beside = figures.own[row]
   if (beside !== undefined && uncachedTokens >= REMOTE_TOKENS_MIN) {
     const queuedBeside = isBlind ? 0 : beside.queuedTokens + usualTokens * beside.requestsQueued
     const besideWaitMs = Math.max(roomMs, (queuedBeside + aheadPromptTokens) * beside.waitMsPerToken)
     const besideWorkMs = uncachedTokens * (beside.msPerToken + (figures.ownTransferMsPerToken[row] ?? 0))
-    if (besideWaitMs + besideWorkMs < waitMs + workMs) {
+    if (besideWaitMs + besideWorkMs < lossMs) {
+      lossMs = besideWaitMs + besideWorkMs
       waitMs = besideWaitMs
       workMs = besideWorkMs
       place = 'beside'
     }
   }
   // A backend with prefill engines is not thought better of for what others might do for it when it is overloaded.
-  const isLent = offer !== undefined && beside === undefined && figures.isDecodeOnly[row] === 1
+  const isLent = offer !== undefined && beside === undefined && isDecodeOnly
   if (isLent && uncachedTokens >= REMOTE_TOKENS_MIN) {
     const awayWaitMs = Math.max(roomMs, offer.waitMs)
     const awayWorkMs = offer.workMs + uncachedTokens * (figures.transferMsPerToken[row] ?? 0)
-    if (awayWaitMs + awayWorkMs < waitMs + workMs) {
+    if (awayWaitMs + awayWorkMs < lossMs) {
       waitMs = awayWaitMs
       workMs = awayWorkMs
       place = 'away'
@@ -128,7 +135,7 @@ export function predictAlone(into: Prediction, hot: Float64Array, row: number, g
   let roomMs = 0
   if (slotsMissing > 0 || (kvMissing > 0 && kvTotal > 0)) {
     const share = Math.max(slotsMissing / slots, kvTotal > 0 ? kvMissing / kvTotal : 0)
-    roomMs = USUAL_OUTPUT_TOKENS * itlMs * share
+    roomMs = roomMsOf(itlMs, share)
   }
   const queued = (hot[at + HOT.queuedTokens] as number) + given.usualTokens * (hot[at + HOT.requestsQueued] as number)
   into.waitMs = Math.max(roomMs, queued * (hot[at + HOT.waitMsPerToken] as number))
@@ -142,5 +149,6 @@ export function offerOf(figures: Figures, prefill: PrefillRow, uncachedTokens: n
   const { row, queuedTokens, requestsQueued, msPerToken, waitMsPerToken } = prefill
   const tokens = queuedTokens + usualTokens * requestsQueued + (figures.aheadPromptTokens[row] ?? 0)
   const wayMs = figures.wayMs[row] ?? 0
-  return { prefill, uncachedTokens, waitMs: wayMs + tokens * waitMsPerToken, workMs: uncachedTokens * msPerToken }
+  const waitMs = wayMs + tokens * waitMsPerToken
+  return { prefill, uncachedTokens, queuedTokens: tokens, waitMs, workMs: uncachedTokens * msPerToken }
 }

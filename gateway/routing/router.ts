@@ -43,7 +43,7 @@ export class FleetRouter {
       sent: this.#sent.matches(ask.chunks, nowMs),
     }
     const decision = pick(ask, figures, rows, local, random)
-    return { decision, prefill: choosePrefill(decision, figures) }
+    return { decision, prefill: choosePrefill(decision, figures, ask.chunks) }
   }
 
   /** A backend has let go of these beginnings of prompts: what was sent there is no guess any more. */

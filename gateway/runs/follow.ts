@@ -1,16 +1,15 @@
-// A client that reads a background response's events. Owns asking the object for them page by page, no faster than the client
+// A client that reads a run's events, while they come or again. Owns asking the object for them page by page, no faster than the client
 // reads; what there is to read is runs.ts.
 import type { Failure } from '../../protocol/errors.ts'
 import type { Result } from '../../protocol/result.ts'
 import type { Env } from '../env.ts'
-import { failureBody, failureResponse, requestIdHeaders } from '../errors.ts'
+import { type ErrorDialect, failureBody, failureResponse, requestIdHeaders } from '../errors.ts'
 import { errorText, log } from '../observe/log.ts'
 import { ClientStream } from '../stream/client.ts'
 import { SSE_HEADERS } from '../stream/sse.ts'
 import { Stop } from '../stream/stop.ts'
 import { reachRuns } from './reach.ts'
-import type { Followed } from './runs.ts'
-import type { Owner } from './stored-run.ts'
+import { eventsOf, type Followed, type Owner } from './stored-run.ts'
 
 /** One call waits in the object at most this long; keep-alive comments go out meanwhile. */
 const WAIT_MS = 5_000
@@ -30,52 +29,71 @@ export type Following = {
   keepAliveMs: number
   clientGone: AbortSignal
   waitUntil: (work: Promise<unknown>) => void
+  /** Each event goes out with its number as its id; what goes wrong on the way breaks the connection, and the client comes back. */
+  stream?: { dialect: ErrorDialect; headers: Record<string, string> }
 }
 
 /** The events after `after`, then those that come, up to the last one. */
 export async function followRun(following: Following): Promise<Response> {
   // What is wrong with the question is answered with a status, before there is a stream.
   const first = await ask(following, following.after, 0)
-  if (!first.ok) return failureResponse(first.error, following.requestId)
+  const { requestId, stream } = following
+  if (!first.ok) return failureResponse(first.error, requestId, stream === undefined ? {} : { dialect: stream.dialect })
   const stop = new Stop()
   stop.arm(FOLLOW_MAX_MS, 'deadline')
   if (following.clientGone.aborted) stop.stop('client_gone')
   else following.clientGone.addEventListener('abort', () => stop.stop('client_gone'), { once: true })
   const client = new ClientStream(stop, following.keepAliveMs)
   following.waitUntil(pump(following, first.value, client, stop))
-  const headers = { ...SSE_HEADERS, ...requestIdHeaders(following.requestId) }
+  const headers = { ...requestIdHeaders(requestId), ...stream?.headers, ...SSE_HEADERS }
   return new Response(client.readable, { headers })
 }
 
 async function pump(following: Following, first: Followed, client: ClientStream, stop: Stop): Promise<void> {
-  let words = ''
+  let words: string | undefined = ''
   let { text, last, isOver } = first
+  const isStream = following.stream !== undefined
   try {
     for (;;) {
-      if (text !== '') await client.send(text)
+      if (text !== '') await client.send(isStream ? withIds(text, last) : text)
       if (isOver || stop.reason !== undefined) break
       const next = await stop.race(ask(following, last, WAIT_MS))
       if (!next.ok) {
-        words = errorEvent(next.error, last + 1)
+        words = isStream ? undefined : errorEvent(next.error, last + 1)
         break
       }
       ;({ text, last, isOver } = next.value)
     }
   } catch (error) {
     // The client is gone; the run goes on without it.
-    if (stop.reason === 'deadline' || stop.reason === 'replaced') words = errorEvent(TOO_LONG, last + 1)
+    words = isStream ? undefined : ''
+    if (!isStream && (stop.reason === 'deadline' || stop.reason === 'replaced')) words = errorEvent(TOO_LONG, last + 1)
     if (stop.reason === undefined) log('error', 'follow_threw', { run: following.name, error: errorText(error) })
   }
-  await client.end(words)
+  if (words === undefined) client.breakOff()
+  else await client.end(words)
   stop.stop('done')
 }
 
-async function ask({ env, name, owner }: Following, after: number, waitMs: number): Promise<Result<Followed, Failure>> {
+async function ask(
+  { env, name, owner, stream }: Following,
+  after: number,
+  waitMs: number,
+): Promise<Result<Followed, Failure>> {
   for (let attempt = 1; ; attempt++) {
-    const found = await reachRuns(env, owner, name, (runs) => runs.follow(name, owner, after, waitMs))
+    const found = await reachRuns(env, owner, name, (runs) =>
+      runs.follow(name, owner, after, waitMs, stream === undefined ? 'response' : 'stream'),
+    )
     if (found.ok || found.error.code !== 'unavailable' || attempt >= TRIES_MAX) return found
     await new Promise((resolve) => setTimeout(resolve, RETRY_MS))
   }
+}
+
+/** @param last Number of the last of them. */
+function withIds(text: string, last: number): string {
+  const events = eventsOf(text).filter((event) => event !== '')
+  const first = last - events.length + 1
+  return events.map((event, at) => `id: ${first + at}\n${event}`).join('')
 }
 
 const TOO_LONG: Failure = {

@@ -1,6 +1,7 @@
 // The SQLite of stored responses: the responses, the items of their conversations, their numbered events. Owns these tables and
 // every statement on them; what is written when is runs.ts.
-import type { Owner } from './stored-run.ts'
+import type { JournalNews } from './run-journal.ts'
+import { eventsOf, type Owner } from './stored-run.ts'
 
 const TABLES = [
   // One row: one response. `body` is a RunHead.
@@ -15,6 +16,9 @@ const TABLES = [
   `CREATE TABLE IF NOT EXISTS events (
     run TEXT NOT NULL, first INTEGER NOT NULL, at INTEGER NOT NULL, last INTEGER NOT NULL, piece TEXT NOT NULL,
     PRIMARY KEY (run, first, at)) WITHOUT ROWID`,
+  // One row: lines of what the next life of a run goes on from.
+  `CREATE TABLE IF NOT EXISTS journal (
+    run TEXT NOT NULL, at INTEGER NOT NULL, piece TEXT NOT NULL, PRIMARY KEY (run, at)) WITHOUT ROWID`,
 ]
 
 /** Three bytes a character at most, below the 2 MB of a value. */
@@ -26,6 +30,8 @@ export type RunHead = {
   owner: Owner
   state: 'running' | 'ended'
   isBackground: boolean
+  /** It can be followed as a stream; `only`: it is nothing else, and goes with its events. */
+  stream?: 'only' | 'also'
   expiresAtMs: number
   /** When the events go; absent while they come, and where there are none. */
   eventsUntilMs?: number
@@ -36,8 +42,8 @@ export type RunHead = {
 }
 
 export type EventPage = { text: string; last: number }
-/** `job`: what is to be done, of one whose output nothing was told of. */
-type Kind = 'response' | 'items' | 'job'
+/** Of one that runs: `job`: what is to be done; `attempt`: what is being done; `lives`: how often it was begun. */
+type Kind = 'response' | 'items' | 'job' | 'attempt' | 'lives'
 
 export class RunStore {
   readonly #sql: SqlStorage
@@ -155,8 +161,37 @@ export class RunStore {
     this.#sql.exec('DELETE FROM events WHERE run = ?', name)
   }
 
+  /** All events, piece by piece. */
+  *pieces(name: string): Generator<string> {
+    const query = 'SELECT piece FROM events WHERE run = ? ORDER BY first, at'
+    for (const row of this.#sql.exec<{ piece: string }>(query, name)) yield row.piece
+  }
+
+  addToJournal(name: string, { head, entries, isAnew }: JournalNews): void {
+    if (isAnew) this.#sql.exec('DELETE FROM journal WHERE run = ?', name)
+    if (head !== undefined) this.putText(name, 'attempt', head)
+    const query = 'SELECT coalesce(max(at) + 1, 0) AS next FROM journal WHERE run = ?'
+    const { next } = this.#sql.exec<{ next: number }>(query, name).one()
+    for (const [at, piece] of piecesOf(entries))
+      this.#sql.exec('INSERT INTO journal (run, at, piece) VALUES (?, ?, ?)', name, next + at, piece)
+  }
+
+  journal(name: string): string {
+    const query = 'SELECT piece FROM journal WHERE run = ? ORDER BY at'
+    let text = ''
+    for (const row of this.#sql.exec<{ piece: string }>(query, name)) text += row.piece
+    return text
+  }
+
+  /** What only one that runs needs. */
+  dropWork(name: string): void {
+    for (const kind of ['job', 'attempt', 'lives'] as const) this.dropText(name, kind)
+    this.#sql.exec('DELETE FROM journal WHERE run = ?', name)
+  }
+
   remove(name: string): void {
     this.dropEvents(name)
+    this.#sql.exec('DELETE FROM journal WHERE run = ?', name)
     this.#sql.exec('DELETE FROM texts WHERE run = ?', name)
     this.#sql.exec('DELETE FROM runs WHERE name = ?', name)
   }
@@ -168,9 +203,6 @@ export class RunStore {
       .map(({ name }) => name)
   }
 }
-
-/** Each with its blank line: JSON has no raw line ends, so nothing else in an event looks like one. */
-const eventsOf = (text: string): string[] => text.split(/(?<=\n\n)/)
 
 function* piecesOf(text: string): Generator<[number, string]> {
   for (let at = 0, from = 0; from < text.length; at++) {

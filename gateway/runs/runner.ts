@@ -1,18 +1,20 @@
-// The work of one background response. Owns that it goes through the same life as every request (lifecycle.ts: plan, hold,
-// targets, settlement), with the run as its client, and that it ends exactly once. What becomes of its events is runs.ts.
-import * as z from 'zod'
-import type { ResponseEcho, ResponseErrorCode, ResponseObject } from '../../protocol/dialects/responses.ts'
+// The work of one run: a background response, or a stream that its client can come back to. Owns that it goes through the same life as
+// every request (lifecycle.ts: plan, hold, targets, settlement), with the run as its client, and that it ends exactly once. What
+// becomes of its events is runs.ts.
+import type { ResponseEcho } from '../../protocol/dialects/responses.ts'
 import type { Failure } from '../../protocol/errors.ts'
 import type { Job, Ports } from '../attempts.ts'
 import type { Env } from '../env.ts'
+import { failureBody, messagesFailureBody } from '../errors.ts'
 import { guardCall } from '../guard/guard.ts'
 import { type Call, serve } from '../lifecycle.ts'
 import { NO_USAGE } from '../meter/usage.ts'
 import { errorText, log } from '../observe/log.ts'
-import type { AnswerEncoder } from '../routes/answer.ts'
+import type { AnswerJournal, KeptAnswer } from '../providers/answer-journal.ts'
+import type { AnswerEncoder, AnswerMeta } from '../routes/answer.ts'
 import { inCallersWords } from '../routes/field-names.ts'
 import { systemPorts } from '../routes/generate.ts'
-import { ResponseAnswer } from '../routes/responses-answer.ts'
+import { answerOf, FAILED, type RunAnswer } from './run-answer.ts'
 import type { Owner } from './stored-run.ts'
 
 /** What is learned of targets in one run is known to the next: all runs of an isolate share their ports. */
@@ -23,12 +25,20 @@ function portsOfRuns(): Ports {
   return shared
 }
 
+/** A stream that its client can come back to. */
+export type StreamForm =
+  | { dialect: 'chat' | 'completions' | 'messages'; meta: AnswerMeta }
+  | { dialect: 'responses'; meta?: undefined }
+
 /** All that a run needs of the request that asked for it. */
 export type RunJob = {
   name: string
   owner: Owner
-  echo: ResponseEcho
-  /** The items of its conversation, as JSON. */
+  /** Of a response. */
+  echo?: ResponseEcho
+  /** Absent: a background response. */
+  stream?: StreamForm
+  /** The items of a response's conversation, as JSON. */
   items: string
   carried: Pick<
     Job,
@@ -45,6 +55,9 @@ export type RunJob = {
   >
 }
 
+/** What a caller who waits is answered first. `body`: of a refusal. */
+export type RunHead = { status: number; headers: [string, string][]; body?: string }
+
 export type RunnerPorts = {
   /** Takes events as they come. */
   append: (text: string) => void
@@ -55,33 +68,42 @@ export type RunnerPorts = {
    * @param wasRefused Nothing was ever begun for it.
    */
   ended: (response: string, wasRefused: boolean) => void
+  journal: AnswerJournal
 }
-
-/** The error of a request that produced nothing; what is cut or of another shape is told in general words. */
-const Refusal = z.object({ error: z.object({ message: z.string() }) })
 
 export class Runner {
   readonly #job: RunJob
   readonly #env: Env
   readonly #waitUntil: (work: Promise<unknown>) => void
   readonly #ports: RunnerPorts
-  readonly #answer: ResponseAnswer
+  readonly #kept: KeptAnswer | undefined
+  readonly #answer: RunAnswer
   readonly #gone = new AbortController()
   readonly #verdict = Promise.withResolvers<Failure | undefined>()
+  readonly #head = Promise.withResolvers<RunHead>()
   #refusal: Failure | undefined
   #isDecided = false
+  #wasRefused = false
   #hasEnded = false
 
-  constructor(job: RunJob, env: Env, waitUntil: (work: Promise<unknown>) => void, ports: RunnerPorts) {
+  /** @param kept Of an earlier life. */
+  constructor(
+    job: RunJob,
+    env: Env,
+    waitUntil: (work: Promise<unknown>) => void,
+    ports: RunnerPorts,
+    kept?: KeptAnswer,
+  ) {
     this.#job = job
     this.#env = env
     this.#waitUntil = waitUntil
     this.#ports = ports
-    const { name, echo, carried } = job
-    this.#answer = new ResponseAnswer({ name, echo, createdAtMs: carried.receivedAtMs, nowMs: () => Date.now() })
+    this.#kept = kept
+    this.#answer = answerOf(job)
   }
 
-  response(): ResponseObject {
+  /** As JSON. */
+  response(): string {
     return this.#answer.response()
   }
 
@@ -90,32 +112,40 @@ export class Runner {
     return this.#verdict.promise
   }
 
+  /** As soon as a caller would have been answered. */
+  get head(): Promise<RunHead> {
+    return this.#head.promise
+  }
+
   /** The first events. */
   begin(): string {
     return this.#answer.begin()
   }
 
-  /** Resolves when the response has ended and the request is settled. Never rejects. */
+  /** Resolves when the run has ended and the request is settled. Never rejects. */
   async run(): Promise<void> {
     this.#ports.append(this.#answer.start())
-    this.#ports.started(JSON.stringify(this.#answer.response()))
+    this.#ports.started(this.#answer.response())
     try {
       const call = await guardCall(this.#call(), { isChecked: true })
       if (!call.ok) {
         this.#decide(call.error)
-        this.#end(await this.#answer.failure(call.error, NO_USAGE))
+        this.#end(await this.#answer.encoder.failure(call.error, NO_USAGE))
         return
       }
       const response = await serve(call.value)
-      if (response.ok) await drained(response)
-      else if (!this.#hasEnded) await this.#refused(response)
-      // A stream that ended without its last word was ended by its client, and here that is the run itself.
-      if (!this.#hasEnded) this.#failed('server_error', 'The gateway failed to serve this request.')
+      const headers = [...response.headers]
+      if (response.ok) {
+        this.#head.resolve({ status: response.status, headers })
+        await drained(response)
+      } else if (!this.#hasEnded) this.#refused({ status: response.status, headers, body: await response.text() })
     } catch (error) {
       log('error', 'run_threw', { requestId: this.#job.carried.requestId, error: errorText(error) })
-      this.#failed('server_error', 'The gateway failed to serve this request.')
     } finally {
+      // A stream that ended without its last word was ended by its client, and here that is the run itself.
+      if (!this.#hasEnded) this.#refused({ status: 500, headers: [], body: this.#failureText() })
       this.#decide(undefined)
+      this.#head.resolve({ status: 200, headers: [] })
     }
   }
 
@@ -123,13 +153,25 @@ export class Runner {
   cancel(): void {
     if (this.#hasEnded) return
     this.#decide(undefined)
+    this.#head.resolve({ status: 200, headers: [] })
     this.#end(this.#answer.cancelled())
     this.#gone.abort()
   }
 
+  /** Says nothing more. */
+  stop(): void {
+    this.#hasEnded = true
+    this.#gone.abort()
+  }
+
   #call(): Call {
+    const { carried, stream } = this.#job
+    const kept = this.#kept
+    const { hedge: _, ...hints } = carried.hints
     return {
-      ...this.#job.carried,
+      ...carried,
+      // Its next life goes on with one answer, and not with two.
+      hints,
       env: this.#env,
       waitUntil: this.#waitUntil,
       isStream: true,
@@ -137,6 +179,9 @@ export class Runner {
       encoder: this.#encoder(),
       clientGone: this.#gone.signal,
       onVerdict: (refusal) => this.#decide(refusal),
+      journal: this.#ports.journal,
+      ...(kept === undefined ? {} : { kept }),
+      ...(stream?.dialect === 'messages' ? { errorDialect: 'messages' } : {}),
     }
   }
 
@@ -144,26 +189,26 @@ export class Runner {
   #decide(refusal: Failure | undefined): void {
     if (this.#isDecided) return
     this.#isDecided = true
-    this.#refusal = refusal === undefined ? undefined : inCallersWords(refusal, this.#answer.fieldNames)
+    this.#refusal = refusal === undefined ? undefined : inCallersWords(refusal, this.#answer.encoder.fieldNames)
     this.#verdict.resolve(this.#refusal)
   }
 
   /** Gives every event to the run and none to the response's own body. */
   #encoder(): AnswerEncoder {
-    const answer = this.#answer
+    const { encoder } = this.#answer
     return {
-      errorDialect: answer.errorDialect,
-      fieldNames: answer.fieldNames,
+      errorDialect: encoder.errorDialect,
+      ...(encoder.fieldNames === undefined ? {} : { fieldNames: encoder.fieldNames }),
       events: (batch) => {
-        if (!this.#hasEnded) this.#ports.append(answer.events(batch))
+        if (!this.#hasEnded) this.#ports.append(encoder.events(batch))
         return ''
       },
       end: async (usage) => {
-        this.#end(await answer.end(usage))
+        this.#end(await encoder.end(usage))
         return ''
       },
       failure: async (failure, usage) => {
-        this.#end(await answer.failure(failure, usage))
+        this.#end(await encoder.failure(failure, usage))
         return ''
       },
       whole: () => {
@@ -172,22 +217,24 @@ export class Runner {
     }
   }
 
-  async #refused(response: Response): Promise<void> {
-    const body = Refusal.safeParse(await response.json().catch(() => undefined))
-    const message = body.success ? body.data.error.message : 'The gateway failed to serve this request.'
-    if (response.status === 429) this.#failed('rate_limit_exceeded', message)
-    else this.#failed(response.status < 500 ? 'invalid_prompt' : 'server_error', message)
+  #refused(head: Required<RunHead>): void {
+    this.#head.resolve(head)
+    this.#wasRefused = true
+    this.#end(this.#answer.refused(head.status, head.body))
   }
 
-  #failed(code: ResponseErrorCode, message: string): void {
-    this.#end(this.#hasEnded ? '' : this.#answer.failed({ code, message }))
+  #failureText(): string {
+    const { errorDialect } = this.#answer.encoder
+    const { requestId } = this.#job.carried
+    return JSON.stringify(errorDialect === 'messages' ? messagesFailureBody(FAILED, requestId) : failureBody(FAILED))
   }
 
   #end(text: string): void {
     if (this.#hasEnded) return
     this.#hasEnded = true
     this.#ports.append(text)
-    this.#ports.ended(JSON.stringify(this.#answer.response()), this.#refusal !== undefined)
+    const wasRefused = this.#refusal !== undefined || (this.#wasRefused && this.#job.stream !== undefined)
+    this.#ports.ended(this.#answer.response(), wasRefused)
   }
 }
 

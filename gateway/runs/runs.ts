@@ -1,5 +1,5 @@
-// The Durable Object of stored responses. Owns who may touch one, its life and its end; the tables are run-store.ts, the work of
-// a background response runner.ts.
+// The Durable Object of stored responses, and of streams that their clients can come back to. Owns who may touch one, its life and its
+// end; the tables are run-store.ts, the work of a run runner.ts.
 //
 //   keep ───────────────────────────▶ ended ──30 days──▶ (nothing)
 //   start while this process is being replaced ─▶ waiting ─▶ begun by the next one: running
@@ -8,22 +8,38 @@
 //              └──refused before anything was begun────────┘
 //
 // One object has a share of an organisation's responses, not a single one: off Cloudflare each object that ever was leaves a
-// file behind, and nothing may grow with the number of requests for ever. An object that finds a response running without a
-// runner was restarted in the middle: where nothing of its output was told it is begun again, once, under the hold that it had; else the
-// response has failed, and its hold ends by the account's own clock.
+// file behind, and nothing may grow with the number of requests for ever. An object that finds a run without a runner was restarted in
+// the middle. Its next life goes on where own backends can go on from the journal, or nothing was told (lives.ts), under the hold that
+// it had: it says from the first event what the life before said, which is left out, and then more. Else the run has failed, and its
+// hold ends by the account's own clock. While anything runs an alarm stands seconds ahead: whoever dies is woken.
 import { DurableObject } from 'cloudflare:workers'
-import type { ResponseObject } from '../../protocol/dialects/responses.ts'
 import type { Failure } from '../../protocol/errors.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
 import type { Env } from '../env.ts'
 import { life } from '../handover/life.ts'
 import { packed, unpacked } from '../handover/packed.ts'
+import { TextDigest } from '../hash.ts'
 import { errorText, log } from '../observe/log.ts'
+import type { KeptAnswer } from '../providers/answer-journal.ts'
 import { within } from '../stream/within.ts'
-import { LiveRun } from './live-run.ts'
+import { type LivePorts, LiveRun, type Said } from './live-run.ts'
+import { DIVERGED, INTERRUPTED, type Lives, lastBeforeOutput, mayLiveAgain, NOT_CONTINUED } from './lives.ts'
+import { interruptedEvent, interruptedResponse } from './run-answer.ts'
+import { type JournalNews, keptOf, RunJournal } from './run-journal.ts'
 import { type RunHead, RunStore } from './run-store.ts'
-import { type RunJob, Runner } from './runner.ts'
-import { EVENTS_KEPT_MS, mayRead, type Owner, RESPONSE_KEPT_MS } from './stored-run.ts'
+import { type RunHead as AnswerHead, type RunJob, Runner } from './runner.ts'
+import {
+  type Conversation,
+  EVENTS_KEPT_MS,
+  type Followed,
+  type Kept,
+  mayFollow,
+  mayRead,
+  type Owner,
+  RESPONSE_KEPT_MS,
+  STREAM_KEPT_MS,
+  STREAM_UNATTENDED_MS,
+} from './stored-run.ts'
 
 /** A follower's longest wait in one call; then it asks again. */
 const WAIT_MAX_MS = 10_000
@@ -33,44 +49,28 @@ const VERDICT_WAIT_MS = 1_000
 const RUNNING_MAX = 64
 /** Of the 10 GB that an object may store. Past it nothing new is kept here until old responses go. */
 const STORED_BYTES_MAX = 8 * 1024 ** 3
-/** `response.created`, `response.queued`, `response.in_progress`. */
-const LAST_EVENT_BEFORE_OUTPUT = 2
+/** While something runs; after the process died the runtime wakes the object by then. */
+const BEAT_MS = 5_000
+/** Events that come within this travel together. Whoever reads along sees them that much later. */
+const BATCH_MS = 100
+const STREAM_BATCH_MS = 40
 /** Between two looks whether what waits can begin; whoever follows it waits as long. */
 const WAITING_LOOK_MS = 1_000
 /** Responses that one alarm clears; the next follows at once. */
 const SWEEP_ROWS_MAX = 200
 
-export type Kept = {
-  owner: Owner
-  createdAtMs: number
-  /** A ResponseObject as JSON. */
-  response: string
-  /** The items of its conversation up to its own output, as JSON. */
-  items: string
-}
-
-export type Followed = {
-  /** Events as they are sent, blank lines included; empty where none came in time. */
-  text: string
-  /** Number of the last of them; what was asked for where there is none. */
-  last: number
-  /** None will follow. */
-  isOver: boolean
-}
-
-/** A response and what stands before its output. */
-export type Conversation = { response: string; items: string }
-
 const notFound: Failure = { code: 'not_found', message: 'There is no such response.' }
 const full: Failure = {
   code: 'overloaded',
-  message: 'No more background responses can be taken on right now.',
+  message: 'No more background responses and kept streams can be taken on right now.',
   retryAfterMs: 5_000,
 }
 
 /** What is to be done. `isDeferred`: it was never begun; else its hold may be taken already, and is found again. */
 type Undone = { job: RunJob; isDeferred: boolean }
 type Made = { runner: Runner; live: LiveRun }
+/** As what it is asked for. */
+type Form = 'response' | 'stream'
 
 export class Runs extends DurableObject<Env> {
   /** Instance fields are out of reach for Workers RPC; the suites swap it. */
@@ -83,7 +83,7 @@ export class Runs extends DurableObject<Env> {
     super(ctx, env)
     this.#store = new RunStore(ctx.storage.sql)
     for (const name of this.#store.running()) {
-      if (!this.#isWaiting(name)) this.#interrupted(name)
+      if (!this.#isWaiting(name)) this.#interrupted(name, undefined, INTERRUPTED)
     }
     this.#beginWaiting()
   }
@@ -120,8 +120,19 @@ export class Runs extends DurableObject<Env> {
     return err(refusal)
   }
 
+  /**
+   * Begins a stream, or finds the one that the same call has begun, and answers what its caller is told first. One that is refused leaves
+   * nothing here.
+   */
+  async startStream(job: RunJob): Promise<Result<AnswerHead, Failure>> {
+    const begun = this.#begin(job)
+    if (!begun.ok) return begun
+    const runner = this.#live.get(job.name)?.runner
+    return ok(runner === undefined ? { status: 200, headers: [] } : await runner.head)
+  }
+
   #begin(job: RunJob): Result<string, Failure> {
-    const { name, owner } = job
+    const { name, owner, stream, echo } = job
     const { receivedAtMs, idempotency } = job.carried
     const known = this.#store.head(name)
     if (known !== undefined) {
@@ -135,17 +146,22 @@ export class Runs extends DurableObject<Env> {
     const made = this.#make(job)
     const { runner } = made
     const expiresAtMs = receivedAtMs + RESPONSE_KEPT_MS
-    const response = JSON.stringify(runner.response())
+    const response = runner.response()
+    // What runs here ends here; this process has to wait for it before it can be replaced. Whoever reads a stream waits for no process.
+    const isDeferred = life.defersRuns && stream === undefined
     this.ctx.storage.transactionSync(() => {
       const bodyHash = idempotency === undefined ? {} : { bodyHash: idempotency.bodyHash }
-      this.#store.putHead(name, { owner, state: 'running', isBackground: true, expiresAtMs, ...bodyHash })
+      const isKept = echo?.store === true
+      const form = stream === undefined ? {} : ({ stream: isKept ? 'also' : 'only' } as const)
+      const head = { owner, state: 'running', isBackground: stream === undefined, expiresAtMs } as const
+      this.#store.putHead(name, { ...head, ...form, ...bodyHash })
       this.#store.putText(name, 'items', job.items)
       this.#store.putText(name, 'response', response)
-      this.#store.append(name, runner.begin())
-      this.#store.putText(name, 'job', packed({ job, isDeferred: life.defersRuns } satisfies Undone))
+      const first = runner.begin()
+      if (first !== '') this.#store.append(name, first)
+      this.#store.putText(name, 'job', packed({ job, isDeferred } satisfies Undone))
     })
-    // What runs here ends here; this process has to wait for it before it can be replaced.
-    if (life.defersRuns) this.#wakeAt(this.now() + WAITING_LOOK_MS)
+    if (isDeferred) this.#wakeAt(this.now() + WAITING_LOOK_MS)
     else this.#run(name, made)
     return ok(response)
   }
@@ -161,9 +177,16 @@ export class Runs extends DurableObject<Env> {
       } catch (error) {
         // Of another release, perhaps: the other responses that are kept here must not be lost with it.
         log('error', 'run_not_begun', { run: name, error: errorText(error) })
-        this.#store.dropText(name, 'job')
-        this.#interrupted(name)
+        this.#interrupted(name, this.#jobOf(name), INTERRUPTED)
       }
+    }
+  }
+
+  #jobOf(name: string): RunJob | undefined {
+    try {
+      return (unpacked(this.#store.text(name, 'job')) as Undone).job
+    } catch {
+      return undefined
     }
   }
 
@@ -171,48 +194,89 @@ export class Runs extends DurableObject<Env> {
     return !this.#live.has(name) && this.#store.hasText(name, 'job')
   }
 
+  /** A further life of a run, or the first one of a run that was deferred. */
   #beginNow(name: string): void {
     // Written by this class alone.
     const { job, isDeferred } = unpacked(this.#store.text(name, 'job')) as Undone
-    const { receivedAtMs, deadlineAtMs, deadlineIsCallers } = job.carried
+    const { receivedAtMs, deadlineAtMs, deadlineIsCallers, request } = job.carried
+    const events = this.#store.lastEvent(name)
+    const found = keptOf(this.#store.text(name, 'attempt'), this.#store.journal(name), request)
+    const tokens = found?.tokens ?? 0
+    const told = this.#store.text(name, 'lives')
+    const before: Lives = told === '' ? { lives: isDeferred ? 0 : 1, events: -1, tokens: 0 } : JSON.parse(told)
+    const areLost = this.#store.head(name)?.areEventsLost === true
+    const hasOutput = areLost || events > lastBeforeOutput(job)
+    const failure = mayLiveAgain({ before, events, tokens, hasOutput, kept: found?.kept })
+    if (failure !== undefined) return this.#interrupted(name, job, failure)
     // The hold of one that was begun ends by its first deadline.
     const waitedMs = deadlineIsCallers || !isDeferred ? 0 : Math.max(0, this.now() - receivedAtMs)
-    const made = this.#make({ ...job, carried: { ...job.carried, deadlineAtMs: deadlineAtMs + waitedMs } })
+    const next: RunJob = { ...job, carried: { ...job.carried, deadlineAtMs: deadlineAtMs + waitedMs } }
+    const made = this.#make(next, { said: this.#said(name), ...found })
     this.ctx.storage.transactionSync(() => {
-      this.#store.dropEvents(name)
-      this.#store.append(name, made.runner.begin())
-      // Once: what ends the process that begins it must not end each that follows.
-      this.#store.dropText(name, 'job')
+      if (isDeferred) this.#store.putText(name, 'job', packed({ job: next, isDeferred: false } satisfies Undone))
+      const lives: Lives = { lives: before.lives + 1, events, tokens }
+      this.#store.putText(name, 'lives', JSON.stringify(lives))
     })
+    log('info', 'run_lives_again', { run: name, lives: before.lives + 1, events: events + 1, tokens })
+    if (areLost) made.live.loseEvents()
+    made.live.append(made.runner.begin())
     this.#run(name, made)
+  }
+
+  #said(name: string): Said {
+    const said = new TextDigest()
+    for (const piece of this.#store.pieces(name)) said.add(piece)
+    return { chars: said.chars, digest: said.hex() }
   }
 
   #run(name: string, { runner, live }: Made): void {
     this.#live.set(name, live)
+    this.#wakeAt(this.now() + BEAT_MS)
     life.runBegan()
     this.ctx.waitUntil(runner.run().finally(() => life.runEnded()))
   }
 
-  #make(job: RunJob): Made {
-    const { name } = job
+  #make(job: RunJob, { said, kept }: { said?: Said; kept?: KeptAnswer } = {}): Made {
+    const { name, stream } = job
     const isOurs = () => this.#live.get(name) === live
-    const live: LiveRun = new LiveRun({
-      write: (text) => {
-        if (isOurs()) this.#write(name, text)
+    const ports: LivePorts = {
+      write: (text, journal) => {
+        if (isOurs()) this.#write(name, text, journal)
       },
       lose: () => {
         if (isOurs()) this.#lose(name)
       },
-    })
-    const runner = new Runner(job, this.env, (work) => this.ctx.waitUntil(work), {
-      append: (text) => live.append(text),
-      started: (response) => this.#store.putText(name, 'response', response),
-      ended: (response, wasRefused) => {
-        if (isOurs()) this.#ended(name, live, response, wasRefused)
+      diverged: () => {
+        if (isOurs()) this.#giveUp(name, live, job, DIVERGED)
       },
-    })
+    }
+    const live = new LiveRun(ports, stream === undefined ? BATCH_MS : STREAM_BATCH_MS, this.now(), said)
+    const journal = new RunJournal(this.now, (isUrgent) => live.changed(isUrgent), kept)
+    live.journal = journal
+    const work = {
+      append: (text: string) => live.append(text),
+      started: (response: string) => {
+        if (isOurs()) this.#store.putText(name, 'response', response)
+      },
+      ended: (response: string, wasRefused: boolean) => {
+        if (!isOurs()) return
+        // What it says now is not what followers have by number.
+        if (live.isBehind) this.#giveUp(name, live, job, NOT_CONTINUED)
+        else this.#ended(name, live, { response, wasRefused, isFirstLife: said === undefined })
+      },
+      journal,
+    }
+    const runner = new Runner(job, this.env, (one) => this.ctx.waitUntil(one), work, kept)
     live.runner = runner
     return { runner, live }
+  }
+
+  /** Its next life cannot say what its last one said. */
+  #giveUp(name: string, live: LiveRun, job: RunJob, failure: Failure): void {
+    this.#live.delete(name)
+    this.#interrupted(name, job, failure)
+    live.runner?.stop()
+    live.wake()
   }
 
   /** The response as it stands, as JSON. */
@@ -244,26 +308,37 @@ export class Runs extends DurableObject<Env> {
    * Events after a number; waits for them where there are none yet.
    * @param after Number of an event, or -1.
    */
-  async follow(name: string, asking: Owner, after: number, waitMs: number): Promise<Result<Followed, Failure>> {
-    const before = this.#find(name, asking)
+  async follow(
+    name: string,
+    asking: Owner,
+    after: number,
+    waitMs: number,
+    form: Form = 'response',
+  ): Promise<Result<Followed, Failure>> {
+    const before = this.#find(name, asking, form)
     if (before === undefined) return err(notFound)
-    if (!before.isBackground) {
+    if (form === 'response' && !before.isBackground) {
       const message = 'Only a response that was created with "background": true can be streamed again.'
       return err({ code: 'invalid_request', message, param: 'stream' })
     }
     if (this.#isWaiting(name) && waitMs > 0) await new Promise((resolve) => setTimeout(resolve, WAITING_LOOK_MS))
     const live = this.#live.get(name)
+    if (live !== undefined) live.attendedAtMs = this.now()
     if (live !== undefined && waitMs > 0 && after >= this.#store.lastEvent(name)) {
       if (live.isCrowded) {
         const message = 'Too many clients follow this response already.'
         return err({ code: 'concurrency_limited', message, retryAfterMs: 1000 })
       }
       await live.news(Math.min(waitMs, WAIT_MAX_MS))
+      live.attendedAtMs = this.now()
     }
-    const head = this.#find(name, asking)
+    const head = this.#find(name, asking, form)
     if (head === undefined) return err(notFound)
     if (head.areEventsLost === true) {
-      const message = 'The events of this response are not kept any more; get it without "stream".'
+      const message =
+        form === 'stream'
+          ? 'This stream is longer than what is kept of one.'
+          : 'The events of this response are not kept any more; get it without "stream".'
       return err({ code: 'invalid_request', message, param: 'stream' })
     }
     const page = this.#store.page(name, after)
@@ -281,9 +356,20 @@ export class Runs extends DurableObject<Env> {
       const message = 'Only a response that was created with "background": true can be cancelled.'
       return err({ code: 'invalid_request', message })
     }
+    this.#cancel(name)
+    return ok(this.#store.text(name, 'response'))
+  }
+
+  /** Ends a stream that runs, for good; its client's going does not. */
+  async cancelStream(name: string, asking: Owner): Promise<Result<'running' | 'ended', Failure>> {
+    if (this.#find(name, asking, 'stream') === undefined) return err(notFound)
+    this.#cancel(name)
+    return ok(this.#store.head(name)?.state ?? 'ended')
+  }
+
+  #cancel(name: string): void {
     if (this.#isWaiting(name)) this.#beginNow(name)
     this.#live.get(name)?.runner?.cancel()
-    return ok(this.#store.text(name, 'response'))
   }
 
   /** Deletes the response and all that came with it; one that runs is cancelled first. */
@@ -298,6 +384,12 @@ export class Runs extends DurableObject<Env> {
     this.#alarmAtMs = Number.POSITIVE_INFINITY
     this.#beginWaiting()
     const nowMs = this.now()
+    for (const [name, { attendedAtMs, runner }] of this.#live) {
+      if (this.#store.head(name)?.stream === undefined || nowMs - attendedAtMs < STREAM_UNATTENDED_MS) continue
+      log('info', 'stream_unattended', { run: name })
+      runner?.cancel()
+    }
+    if (this.#live.size > 0) this.#wakeAt(nowMs + BEAT_MS)
     this.ctx.storage.transactionSync(() => {
       for (const name of this.#store.due(nowMs, SWEEP_ROWS_MAX)) this.#sweep(name, nowMs)
     })
@@ -313,24 +405,27 @@ export class Runs extends DurableObject<Env> {
     this.#store.putHead(name, { ...rest, areEventsLost: true })
   }
 
-  /** The response, for those who may know of it. */
-  #find(name: string, asking: Owner): RunHead | undefined {
+  /** The run, for those who may know of it. */
+  #find(name: string, asking: Owner, form: Form = 'response'): RunHead | undefined {
     const head = this.#store.head(name)
-    if (head === undefined || !mayRead(head.owner, asking) || this.now() >= head.expiresAtMs) return undefined
-    return head
+    if (head === undefined || this.now() >= head.expiresAtMs) return undefined
+    const isFound =
+      form === 'stream'
+        ? head.stream !== undefined && mayFollow(head.owner, asking)
+        : head.stream !== 'only' && mayRead(head.owner, asking)
+    return isFound ? head : undefined
   }
 
   #isFull(): boolean {
     return this.ctx.storage.sql.databaseSize > STORED_BYTES_MAX
   }
 
-  /** From a live run: a batch of events. */
-  #write(name: string, text: string): void {
+  /** From a live run: a batch of events, with what stands behind them. */
+  #write(name: string, text: string, journal: JournalNews | undefined): void {
     if (this.#store.head(name) === undefined) return
     this.ctx.storage.transactionSync(() => {
-      this.#store.append(name, text)
-      // What was told cannot be told again: another life would cut it into other events.
-      if (this.#store.lastEvent(name) > LAST_EVENT_BEFORE_OUTPUT) this.#store.dropText(name, 'job')
+      if (journal !== undefined) this.#store.addToJournal(name, journal)
+      if (text !== '') this.#store.append(name, text)
     })
   }
 
@@ -338,6 +433,8 @@ export class Runs extends DurableObject<Env> {
     const head = this.#store.head(name)
     if (head === undefined) return
     log('warn', 'run_events_lost', { run: name })
+    // Nobody can read the rest of it, and a response is more than its stream.
+    if (head.stream === 'only') queueMicrotask(() => this.#live.get(name)?.runner?.cancel())
     this.ctx.storage.transactionSync(() => {
       this.#store.dropEvents(name)
       this.#store.putHead(name, { ...head, areEventsLost: true })
@@ -345,40 +442,50 @@ export class Runs extends DurableObject<Env> {
   }
 
   /** From a runner, once. */
-  #ended(name: string, live: LiveRun, response: string, wasRefused: boolean): void {
+  #ended(
+    name: string,
+    live: LiveRun,
+    { response, wasRefused, isFirstLife }: { response: string; wasRefused: boolean; isFirstLife: boolean },
+  ): void {
     live.flush()
     this.#live.delete(name)
     const head = this.#store.head(name)
     if (head === undefined) return live.wake()
-    const eventsUntilMs = this.now() + EVENTS_KEPT_MS
+    // Its caller waits for the refusal, and has got nothing else.
+    const isNothing = wasRefused && isFirstLife && head.stream !== undefined
     this.ctx.storage.transactionSync(() => {
+      if (isNothing) return this.#store.remove(name)
       this.#store.putText(name, 'response', response)
-      this.#store.dropText(name, 'job')
       // Of what was refused only the refusal is kept, for as long as its caller may still look for it.
       if (wasRefused) this.#store.putText(name, 'items', '[]')
-      const expiresAtMs = wasRefused ? Math.min(head.expiresAtMs, eventsUntilMs) : head.expiresAtMs
-      this.#store.putHead(name, { ...head, state: 'ended', eventsUntilMs, expiresAtMs })
+      this.#putEnded(name, head, wasRefused)
     })
     live.wake()
+  }
+
+  /** In a transaction. */
+  #putEnded(name: string, head: RunHead, isShort: boolean): void {
+    const eventsUntilMs = this.now() + (head.stream === undefined ? EVENTS_KEPT_MS : STREAM_KEPT_MS)
+    const expiresAtMs = isShort || head.stream === 'only' ? Math.min(head.expiresAtMs, eventsUntilMs) : head.expiresAtMs
+    this.#store.dropWork(name)
+    this.#store.putHead(name, { ...head, state: 'ended', eventsUntilMs, expiresAtMs })
     this.#wakeAt(eventsUntilMs)
   }
 
-  /** Found without its runner. */
-  #interrupted(name: string): void {
+  /** It was found without its runner, and does not go on. @param job Absent: not known any more. */
+  #interrupted(name: string, job: RunJob | undefined, { message, ...failure }: Failure): void {
     const head = this.#store.head(name)
     if (head === undefined) return
-    const eventsUntilMs = this.now() + EVENTS_KEPT_MS
+    log('warn', 'run_interrupted', { run: name, message })
     this.ctx.storage.transactionSync(() => {
-      // Written by this class alone.
-      const stored = JSON.parse(this.#store.text(name, 'response')) as ResponseObject
-      const message = 'The response was interrupted by a restart of the gateway. Send it again.'
-      const response: ResponseObject = { ...stored, status: 'failed', error: { code: 'server_error', message } }
-      const event = { type: 'response.failed', sequence_number: this.#store.lastEvent(name) + 1, response }
-      this.#store.append(name, `event: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`)
-      this.#store.putText(name, 'response', JSON.stringify(response))
-      this.#store.putHead(name, { ...head, state: 'ended', eventsUntilMs })
+      const stored = this.#store.text(name, 'response')
+      if (stored !== '') {
+        const { event, text } = interruptedResponse(stored, this.#store.lastEvent(name) + 1, message)
+        this.#store.append(name, event)
+        this.#store.putText(name, 'response', text)
+      } else if (job !== undefined) this.#store.append(name, interruptedEvent(job, { ...failure, message }))
+      this.#putEnded(name, head, false)
     })
-    this.#wakeAt(eventsUntilMs)
   }
 
   /** The one alarm, for all of them: the earliest of their times. */

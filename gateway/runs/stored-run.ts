@@ -7,6 +7,10 @@ import type { Principal } from '../auth/principal.ts'
 export const RESPONSE_KEPT_MS = 30 * 24 * 3_600_000
 /** How long the events of a background response can be read again after its end: long enough for a client that reconnects. */
 export const EVENTS_KEPT_MS = 3_600_000
+/** How long a stream that its client can come back to can be read again after its end. */
+export const STREAM_KEPT_MS = 15 * 60_000
+/** Nobody has asked for a stream's events for so long: its client will not come back, and what goes on costs it. */
+export const STREAM_UNATTENDED_MS = 120_000
 /**
  * Characters of a whole conversation, as JSON, that is continued by reference: no longer than one that fits a request's body.
  * It travels to the object in one call, and a call carries 32 MiB.
@@ -32,11 +36,39 @@ export function ownerOf(principal: Principal): Owner {
   return { orgId, projectId, keyLineId, ...(endUser === undefined ? {} : { endUser }) }
 }
 
+/** A stream is its credential's alone, through all its rotations: whoever began it comes back to it. */
+export const mayFollow = (owner: Owner, asking: Owner): boolean =>
+  mayRead(owner, asking) && owner.keyLineId === asking.keyLineId
+
 /** A credential that is bound to a customer reads that customer's responses alone; one that is not reads all of the project's. */
 export const mayRead = (owner: Owner, asking: Owner): boolean =>
   owner.orgId === asking.orgId &&
   owner.projectId === asking.projectId &&
   (asking.endUser === undefined || asking.endUser === owner.endUser)
+
+export type Kept = {
+  owner: Owner
+  createdAtMs: number
+  /** A ResponseObject as JSON. */
+  response: string
+  /** The items of its conversation up to its own output, as JSON. */
+  items: string
+}
+
+export type Followed = {
+  /** Events as they are sent, blank lines included; empty where none came in time. */
+  text: string
+  /** Number of the last of them; what was asked for where there is none. */
+  last: number
+  /** None will follow. */
+  isOver: boolean
+}
+
+/** Each with its blank line: JSON has no raw line ends, so nothing else in an event looks like one. */
+export const eventsOf = (text: string): string[] => text.split(/(?<=\n\n)/)
+
+/** A response and what stands before its output. */
+export type Conversation = { response: string; items: string }
 
 /** 128 random bits in hex, or as many of the hash of an idempotency key. */
 const NAME = '[0-9a-f]{32}'
@@ -56,5 +88,9 @@ export const itemId = (type: ResponseInputItem['type'], name: string, index: num
 
 /** The name in a response's id; undefined where it is not one of ours. */
 export const nameOfResponse = (id: string): string | undefined => RESPONSE_ID.exec(id)?.[1]
+const STREAM_ID = new RegExp(`^stream_(${NAME})$`)
+export const streamId = (name: string): string => `stream_${name}`
+/** The name in a stream's id; undefined where it is not one of ours. */
+export const nameOfStream = (id: string): string | undefined => STREAM_ID.exec(id)?.[1]
 /** The name of the response that an item came with. */
 export const nameOfItem = (id: string): string | undefined => ITEM_ID.exec(id)?.[1]

@@ -79,6 +79,12 @@ export class ClientStream {
     this.#writer.abort().catch(() => {})
   }
 
+  /** Ends the connection so that its client sees it broken: there is more, to be asked for again. */
+  breakOff(): void {
+    this.#appointments.drop(this.#keepAlive)
+    this.#writer.abort().catch(() => {})
+  }
+
   /** Writes until nothing waits. Never rejects: a client that is gone is a reason to stop, not an error. */
   async #flush(): Promise<void> {
     try {

@@ -2,6 +2,7 @@
 
 const LF = 0x0a
 const CR = 0x0d
+const BYTE_ORDER_MARK = 0xfeff
 
 /** The peer sent a line longer than the bound: it is broken or hostile, and nothing after it can be trusted. */
 export class LineTooLong extends Error {
@@ -9,13 +10,14 @@ export class LineTooLong extends Error {
 }
 
 /**
- * Splits a UTF-8 byte stream at LF, CRLF or CR. Lines are cut as bytes and decoded whole, so a character that two
- * chunks share stays whole.
+ * Splits a UTF-8 byte stream at LF, CRLF or CR. Only whole lines are decoded, so a character that two chunks share stays whole, and
+ * all that a chunk completes is decoded at once: calling the runtime for each line costs more than everything else here.
  * @param lineBytesMax Longest line kept; a longer one throws LineTooLong, also before its end is seen.
  */
 export class LineSplitter {
   readonly #lineBytesMax: number
-  readonly #decoder = new TextDecoder()
+  readonly #decoder = new TextDecoder('utf-8', { fatal: false, ignoreBOM: true })
+  /** The line that is not over. */
   #parts: Uint8Array[] = []
   #pendingBytes = 0
   /** The last chunk ended in CR: an LF at the start of the next one belongs to it. */
@@ -26,52 +28,67 @@ export class LineSplitter {
   }
 
   push(chunk: Uint8Array): string[] {
-    const lines: string[] = []
-    let start = 0
-    for (let i = 0; i < chunk.length; i++) {
-      const byte = chunk[i]
-      if (this.#afterCr) {
-        this.#afterCr = false
-        if (byte === LF) {
-          start = i + 1
-          continue
-        }
-      }
-      if (byte !== LF && byte !== CR) continue
-      this.#keep(chunk.subarray(start, i))
-      lines.push(this.#take())
-      start = i + 1
-      this.#afterCr = byte === CR
+    const from = this.#afterCr && chunk[0] === LF ? 1 : 0
+    if (chunk.length > 0) this.#afterCr = chunk[chunk.length - 1] === CR
+    const end = this.#endOfLines(chunk, from)
+    if (end === from) {
+      this.#keep(chunk.subarray(from))
+      return []
     }
-    this.#keep(chunk.subarray(start))
-    return lines
+    const whole = this.#decoder.decode(this.#withPending(chunk.subarray(from, end)))
+    this.#keep(chunk.subarray(end))
+    const lines = whole.split(whole.includes('\r') ? /\r\n?|\n/ : '\n')
+    // What stands behind the last line end is empty.
+    lines.pop()
+    return lines.map(withoutMark)
   }
 
   /** What stands after the last line end, at the end of the stream; undefined where nothing does. */
   end(): string | undefined {
-    return this.#pendingBytes === 0 ? undefined : this.#take()
+    return this.#pendingBytes === 0
+      ? undefined
+      : withoutMark(this.#decoder.decode(this.#withPending(new Uint8Array(0))))
+  }
+
+  /** Where the last line that is over ends in a chunk. @throws LineTooLong */
+  #endOfLines(chunk: Uint8Array, from: number): number {
+    let start = from
+    let lineBytes = this.#pendingBytes
+    for (let i = from; i < chunk.length; i++) {
+      const byte = chunk[i]
+      if (byte !== LF && byte !== CR) continue
+      this.#check(lineBytes + i - start)
+      lineBytes = 0
+      start = i + 1
+    }
+    this.#check(lineBytes + chunk.length - start)
+    return start
+  }
+
+  #check(lineBytes: number): void {
+    if (lineBytes > this.#lineBytesMax) throw new LineTooLong(`a line is over ${this.#lineBytesMax} bytes`)
   }
 
   #keep(part: Uint8Array): void {
     if (part.length === 0) return
     this.#pendingBytes += part.length
-    if (this.#pendingBytes > this.#lineBytesMax) throw new LineTooLong(`a line is over ${this.#lineBytesMax} bytes`)
     this.#parts.push(part)
   }
 
-  #take(): string {
-    const [only] = this.#parts
-    let bytes = only ?? new Uint8Array(0)
-    if (this.#parts.length > 1) {
-      bytes = new Uint8Array(this.#pendingBytes)
-      let at = 0
-      for (const part of this.#parts) {
-        bytes.set(part, at)
-        at += part.length
-      }
+  /** The line that was not over and what completes it; nothing is pending afterwards. */
+  #withPending(rest: Uint8Array): Uint8Array {
+    if (this.#pendingBytes === 0) return rest
+    const bytes = new Uint8Array(this.#pendingBytes + rest.length)
+    let at = 0
+    for (const part of [...this.#parts, rest]) {
+      bytes.set(part, at)
+      at += part.length
     }
     this.#parts = []
     this.#pendingBytes = 0
-    return this.#decoder.decode(bytes)
+    return bytes
   }
 }
+
+/** Some servers put one at the beginning of what they send. */
+const withoutMark = (line: string): string => (line.charCodeAt(0) === BYTE_ORDER_MARK ? line.slice(1) : line)

@@ -178,10 +178,32 @@ TEST(CudaMatmul, ARowHasTheSameBitsAloneInABatchAndInAChunkOfAnySize) {
   }
 }
 
+// Stages of two and of four blocks, whose last one may have fewer; with rows of activations for each shape of a warp.
+TEST(CudaMatmul, StagesThatAreNotFullGiveEveryPathTheSameBits) {
+  for (TensorType type : kTypes) {
+    if (!is_quantized(type) || is_super(type)) continue;
+    for (int32_t cols : {32, 64, 96, 288, 352, 480}) {
+      const int32_t rows = 67, weight_rows = 37;
+      const Case c(type, weight_rows, cols, rows);
+      std::vector<float> expected;
+      for (int32_t row = 0; row < rows; ++row) {
+        for (int32_t w = 0; w < weight_rows; ++w) expected.push_back(scalar_product(type, c.file, w, c.x, row));
+      }
+      for (int32_t count : {6, 12, 31, 67}) {
+        const std::vector<float> want(expected.end() - count * weight_rows, expected.end());
+        for (MatmulPath path : {MatmulPath::split, MatmulPath::wide}) {
+          EXPECT_TRUE(same_bits(multiply(c.weights.matrix(), c.x.slice(rows - count, count), path), want))
+              << c.name(path) << ", the last " << count;
+        }
+      }
+    }
+  }
+}
+
 TEST(CudaMatmul, ResultsDoNotDependOnTheOrderOfThreads) {
   for (TensorType type : kTypes) {
     const int32_t cols = is_super(type) ? 512 : is_quantized(type) ? 288 : 300;
-    for (int32_t rows : {1, 8, 20}) {
+    for (int32_t rows : {1, 8, 20, 33}) {
       const Case c(type, 40, cols, rows);
       for (MatmulPath path : c.paths()) {
         EXPECT_TRUE(same_in_every_order([&] { return multiply(c.weights.matrix(), c.x, path); })) << c.name(path);
@@ -287,7 +309,9 @@ TEST(CudaMatmul, FewRowsTakeDotProductsAndManyTakeWideTiles) {
   EXPECT_EQ(choose_path(TensorType::q4_k, 4096, 8), MatmulPath::split);
   EXPECT_EQ(choose_path(TensorType::f16, 4096, 1), MatmulPath::split);
   EXPECT_EQ(choose_path(TensorType::q4_k, 4096, 32), MatmulPath::split);
-  EXPECT_EQ(choose_path(TensorType::q4_k, 14336, 32), MatmulPath::wide);
+  EXPECT_EQ(choose_path(TensorType::q4_k, 4096, 128), MatmulPath::split);
+  EXPECT_EQ(choose_path(TensorType::q4_k, 14336, 128), MatmulPath::wide);
+  EXPECT_EQ(choose_path(TensorType::q4_k, 4096, 512), MatmulPath::wide);
   EXPECT_EQ(choose_path(TensorType::f16, 1024, 512), MatmulPath::wide);
   EXPECT_EQ(choose_path(TensorType::f32, 4096, 512), MatmulPath::rows);
 }

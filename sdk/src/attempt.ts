@@ -53,7 +53,7 @@ export async function attempt(
       return await whole(target, request, response)
     }
     const reader = new EventReader(response.body, dialect, given.timeouts.idleTimeoutMs, scope)
-    const begun = await beginning(target, response, reader)
+    const begun = await beginning(target, response, reader, request.began !== undefined)
     isHandedOn = begun.kind === 'stream'
     return begun
   } catch (error) {
@@ -65,7 +65,13 @@ export async function attempt(
   }
 }
 
-async function beginning(target: Target, response: Response, reader: EventReader): Promise<Begun | Failed> {
+/** @param isRest Of a stream whose beginning was seen: an error is its end, and no reason to ask again. */
+async function beginning(
+  target: Target,
+  response: Response,
+  reader: EventReader,
+  isRest: boolean,
+): Promise<Begun | Failed> {
   const first: Begun['first'] = []
   for (;;) {
     const batch = await reader.next()
@@ -73,11 +79,11 @@ async function beginning(target: Target, response: Response, reader: EventReader
       return { kind: 'failed', verdict: unreachable('the stream ended before any content', target.isGateway) }
     }
     for (const one of batch) {
-      if (one.reading.isError === true)
+      if (one.reading.isError === true && !isRest)
         return { kind: 'failed', verdict: inBandVerdict(one.event.data, target.isGateway) }
       first.push(one)
     }
-    if (first.some(({ reading }) => reading.isContent === true || reading.isEnd === true)) {
+    if (first.some(({ reading }) => reading.isContent === true || reading.isEnd === true || reading.isError === true)) {
       return { kind: 'stream', status: response.status, headers: response.headers, first, reader }
     }
   }

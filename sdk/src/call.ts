@@ -116,7 +116,7 @@ async function mayRetry(core: Core, call: Call, verdict: Verdict | undefined, ma
   return true
 }
 
-type Outcome = Won | { kind: 'failed'; verdict: Verdict; target: Target }
+export type Outcome = Won | { kind: 'failed'; verdict: Verdict; target: Target }
 
 /** One try, or two at once where the caller asked for a hedge and the first one is slow. */
 async function hedged(core: Core, call: Call, target: Target, tries: Map<string, number>): Promise<Outcome> {
@@ -149,7 +149,13 @@ class Lost extends Error {
   override readonly name: string = 'Lost'
 }
 
-async function one(core: Core, call: Call, target: Target, signal = call.scope.signal): Promise<Outcome> {
+/** A single try. @throws only what `signal` was aborted with. */
+export async function one(
+  core: Core,
+  call: Call,
+  target: Target,
+  signal: AbortSignal = call.scope.signal,
+): Promise<Outcome> {
   const startedAtMs = core.nowMs()
   const breaker = core.breaker(target.name)
   const before = breaker.state(startedAtMs)
@@ -163,6 +169,7 @@ async function one(core: Core, call: Call, target: Target, signal = call.scope.s
     ...(target.isGateway
       ? {
           ...hintHeaders(call.options.hints),
+          ...resumeHeader(core, call),
           'x-penstock-deadline-ms': String(Math.max(1, Math.floor(call.deadlineAtMs - startedAtMs))),
         }
       : {}),
@@ -205,8 +212,14 @@ async function one(core: Core, call: Call, target: Target, signal = call.scope.s
   }
 }
 
+/** A background response is kept whatever is said. */
+function resumeHeader(core: Core, { request, options }: Call): Record<string, string> {
+  const isWanted = (options.resume ?? core.resume) && request.isStream && request.method === 'POST'
+  return isWanted && request.body?.background !== true ? { 'x-penstock-resumable': 'true' } : {}
+}
+
 export const modelOf = ({ request }: Call): string | undefined =>
-  typeof request.body?.model === 'string' ? request.body.model : undefined
+  typeof request.body?.model === 'string' ? request.body.model : request.began?.model
 
 /** The call's own end, as its error. */
 export function stopped(call: Call, error: unknown): unknown {

@@ -16,6 +16,7 @@ export type Core = Surroundings & {
   attemptsMax: number
   timeouts: { headTimeoutMs: number; idleTimeoutMs: number }
   afterContent: 'error' | 'restart'
+  resume: boolean
   hedgeAfterMs: number | undefined
   budget: RetryBudget
   fetch: typeof fetch
@@ -59,6 +60,7 @@ export function coreOf(options: ClientOptions, surroundings: Surroundings = REAL
       idleTimeoutMs: options.idleTimeoutMs ?? DEFAULTS.idleTimeoutMs,
     },
     afterContent: options.afterContent ?? 'error',
+    resume: options.resume ?? false,
     hedgeAfterMs: options.hedgeAfterMs,
     breaker: (target) => {
       const known = breakers.get(target) ?? new Breaker()

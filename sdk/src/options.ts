@@ -161,6 +161,8 @@ export type ClientOptions = {
   attemptsMax?: number
   /** See {@link CallOptions.afterContent}. Default: `error`. */
   afterContent?: AfterContent
+  /** See {@link CallOptions.resume}. Default: false. */
+  resume?: boolean
   /** See {@link CallOptions.hedgeAfterMs}. Default: never. */
   hedgeAfterMs?: number
   hooks?: Hooks
@@ -207,6 +209,11 @@ export type CallOptions = {
   headers?: Record<string, string>
   /** A background response is continued instead, at the event where it broke off. */
   afterContent?: AfterContent
+  /**
+   * The gateway keeps the stream, and one that breaks off is taken up behind its last event, also where the gateway itself died.
+   * Leaving the stream ends it by a call of its own. Default: the client's.
+   */
+  resume?: boolean
   /**
    * Asks the first direct provider too where the gateway has not begun to answer by then; the first content wins and the other is
    * stopped. Both may be charged. Not for calls with tools.

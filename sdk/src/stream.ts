@@ -1,12 +1,13 @@
 // The events of a call after its first content: passed on as they are, until the end mark. Owns what happens when they break off:
-// a background response is continued where it stopped, an answer is begun anew where the caller allows it, else the error says
-// what had come.
+// a background response and a stream that the gateway keeps are continued where they stopped, an answer is begun anew where the caller
+// allows it, else the error says what had come.
 import { answer, type Call, stopped, type Won } from './call.ts'
 import type { Core } from './core.ts'
 import { pause } from './deadline.ts'
 import { mergedUsage } from './dialect.ts'
 import { PenstockError, StreamInterruptedError, type Usage } from './errors.ts'
 import { tell } from './report.ts'
+import { cancelStream, streamIdOf, takenUp } from './resume.ts'
 import { pauseMs } from './retry-after.ts'
 import type { SseEvent } from './sse.ts'
 import { dialectFor } from './target.ts'
@@ -23,25 +24,33 @@ type Progress = {
   text: string
   usage: Usage | undefined
   hasEnded: boolean
+  /** An error of the answer itself has ended it. */
+  hasFailed: boolean
   responseId: string | undefined
   sequence: number | undefined
+  lastEventId: string | undefined
 }
 
 /** The answer that is passed on now, and how far it has come. */
-type Passing = { current: Won; progress: Progress }
+type Passing = { current: Won; progress: Progress; isLeft: boolean }
 
 /**
  * Everything of the answer, from its first event.
  * @throws StreamInterruptedError, or PenstockError `aborted` or `timeout`.
  */
 export function eventsOf(core: Core, call: Call, won: Won): AsyncGenerator<SseEvent, void, undefined> {
-  const passing: Passing = { current: won, progress: newProgress() }
+  const passing: Passing = { current: won, progress: newProgress(), isLeft: false }
   // A stream that nobody reads, or that is left in the middle, was computed all the same.
-  call.scope.signal.addEventListener('abort', () => report(core, call, passing), { once: true })
+  const onAbort = () => {
+    report(core, call, passing)
+    leave(core, passing)
+  }
+  call.scope.signal.addEventListener('abort', onAbort, { once: true })
   return passAll(core, call, passing)
 }
 
 async function* passAll(core: Core, call: Call, passing: Passing): AsyncGenerator<SseEvent, void, undefined> {
+  const asked = call.request
   let resumes = 0
   let restarts = 0
   try {
@@ -50,7 +59,17 @@ async function* passAll(core: Core, call: Call, passing: Passing): AsyncGenerato
       const broken = yield* passOn(current, progress)
       if (broken === undefined) return
       call.scope.signal.throwIfAborted()
-      const isBackground = call.request.body?.background === true || call.request.method === 'GET'
+      const streamId = streamIdOf(current)
+      if (streamId !== undefined && !progress.hasFailed && resumes < RESUMES_MAX) {
+        const next = await takenUp(core, call, { streamId, lastEventId: progress.lastEventId, resumes: resumes++ })
+        if (next !== undefined) {
+          passing.current = { ...next, requestId: current.requestId }
+          continue
+        }
+        call.request = asked
+      }
+      const isBackground =
+        call.request.body?.background === true || (call.request.method === 'GET' && call.request.began === undefined)
       if (isBackground && progress.responseId !== undefined && resumes < RESUMES_MAX) {
         passing.current = await resumed(core, call, progress.responseId, progress.sequence, resumes++)
         continue
@@ -70,6 +89,7 @@ async function* passAll(core: Core, call: Call, passing: Passing): AsyncGenerato
   } finally {
     if (passing.current.kind === 'stream') passing.current.reader.close()
     report(core, call, passing)
+    leave(core, passing)
     call.scope.abort(new Error('the call is over'))
   }
 }
@@ -79,8 +99,10 @@ const newProgress = (): Progress => ({
   text: '',
   usage: undefined,
   hasEnded: false,
+  hasFailed: false,
   responseId: undefined,
   sequence: undefined,
+  lastEventId: undefined,
 })
 
 /** @returns what broke it off; undefined at its proper end. */
@@ -90,11 +112,15 @@ async function* passOn(won: Won, progress: Progress): AsyncGenerator<SseEvent, u
   try {
     while (batch !== undefined) {
       for (const { event, reading } of batch) {
-        if (reading.isError === true) return new Error(`the stream ended with an error: ${event.data.slice(0, 500)}`)
+        if (reading.isError === true) {
+          progress.hasFailed = true
+          return new Error(`the stream ended with an error: ${event.data.slice(0, 500)}`)
+        }
         progress.text += reading.text ?? ''
         progress.usage = mergedUsage(progress.usage, reading.usage)
         progress.responseId = reading.responseId ?? progress.responseId
         progress.sequence = reading.sequence ?? progress.sequence
+        progress.lastEventId = event.id ?? progress.lastEventId
         if (reading.isEnd === true) progress.hasEnded = true
         yield event
       }
@@ -145,6 +171,15 @@ function interrupted(call: Call, won: Won, progress: Progress, cause: unknown): 
       resumeToken: isKept ? `${responseId}:${sequence ?? -1}` : undefined,
     },
   )
+}
+
+/** A stream that the gateway keeps would go on without us. */
+function leave(core: Core, passing: Passing): void {
+  const { current, progress } = passing
+  const streamId = streamIdOf(current)
+  if (streamId === undefined || passing.isLeft || progress.hasEnded || progress.hasFailed) return
+  passing.isLeft = true
+  cancelStream(core, streamId)
 }
 
 /** Each answer is told once. */

@@ -25,6 +25,8 @@ export type WireRequest = {
   body?: Record<string, unknown>
   headers: Record<string, string>
   isStream: boolean
+  /** Of a call that another one began: what its path does not tell. */
+  began?: { dialect: Dialect | undefined; model: string | undefined }
 }
 
 /** @throws PenstockError `invalid_request` for an address that is none, or a name that is taken. */
@@ -104,7 +106,8 @@ export async function requestFor(target: Target, request: WireRequest, own: Reco
   })
 }
 
-export const dialectFor = (request: WireRequest): Dialect | undefined => dialectOf(request.path.split('?')[0] ?? '')
+export const dialectFor = ({ path, began }: WireRequest): Dialect | undefined =>
+  began === undefined ? dialectOf(path.split('?')[0] ?? '') : began.dialect
 
 /** Whatever redirects a call is no gateway and no provider, but somebody who stands before it. */
 export const isRedirect = ({ type, status }: Response): boolean =>

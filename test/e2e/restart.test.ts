@@ -63,10 +63,10 @@ const finish = async (content: string) => (await asked(content))(' done.', true)
 
 type Stored = { id: string; status: string; output: { content: { text: string }[] }[] }
 
-const call = (path: string, body?: object) =>
+const call = (path: string, body?: object, more: Record<string, string> = {}) =>
   fetch(`${gateway.baseUrl}/v1${path}`, {
     method: body === undefined ? 'GET' : 'POST',
-    headers: { authorization: `Bearer ${gateway.apiKey}`, 'content-type': 'application/json' },
+    headers: { authorization: `Bearer ${gateway.apiKey}`, 'content-type': 'application/json', ...more },
     ...(body && { body: JSON.stringify(body) }),
   })
 
@@ -144,6 +144,39 @@ it('streams and background responses outlast a restart, and nobody waits for the
   for (const { requestId } of [long, running, waiting, other]) {
     expect(await rowOf(requestId)).toEqual({ status: 'ok', attempts: 1, output: 7 })
   }
+})
+
+it('a stream that its client can come back to ends before the objects go, and one that begins meanwhile is a plain one', {
+  timeout: TEST_MS,
+}, async () => {
+  const old = gateway.running
+  const openKept = async (content: string) => {
+    const body = { model: 'slow', stream: true, messages: [{ role: 'user', content }] }
+    const response = await call('/chat/completions', body, { 'x-penstock-resumable': 'true' })
+    return { response, id: response.headers.get('x-penstock-stream-id') }
+  }
+  const kept = await openKept('kept')
+  expect(kept.id).toMatch(/^stream_/)
+  await asked('kept')
+  const restarted = gateway.restart()
+  // The restart waits for it, and says so to those who come.
+  const plain = await System.until(async () => {
+    const content = `plain ${open.size}`
+    const made = await openKept(content)
+    await finish(content)
+    if (made.id === null) return made
+    await made.response.text()
+    return undefined
+  })
+  expect(await plain.response.text()).toContain('[DONE]')
+  expect(gateway.running.pid).toBe(old.pid)
+  await finish('kept')
+  const text = await kept.response.text()
+  expect(text.match(/^id: \d+$/gm)).toEqual(Array.from(text.match(/^data: /gm) ?? [], (_, at) => `id: ${at}`))
+  expect(text).toContain('[DONE]')
+  await restarted
+  expect(await (await call(`/streams/${kept.id}`)).text()).toBe(text)
+  await old.exited
 })
 
 it('a second restart finds the first one still at its streams, and each of three processes ends its own', async () => {

@@ -4,7 +4,7 @@ import { describe, expect, test } from 'vitest'
 import type { Account } from '../../gateway/account/account.ts'
 import { connect } from '../../gateway/db/connect.ts'
 import { type Database, DatabaseUnavailable, QueryFailed, type Statement } from '../../gateway/db/port.ts'
-import { chunks, writeEntries } from '../../gateway/ledger/flush.ts'
+import { writeEntries } from '../../gateway/ledger/flush.ts'
 import type { AttemptRow, OutboxEntry } from '../../gateway/ledger/outbox.ts'
 import { PostgresRecord } from '../../gateway/ledger/postgres-record.ts'
 import { transfersOf } from '../../gateway/ledger/postings.ts'
@@ -221,13 +221,33 @@ describe('writing entries', () => {
     expect(await account.balances()).toEqual({ customer_credit: -most, usage_revenue: most })
   })
 
-  test('cuts a batch into few sizes, so that few statements are prepared', () => {
-    const sizes = (rows: number) =>
-      chunks(Array.from({ length: rows }, (_, index) => index)).map((piece) => piece.length)
-    expect(sizes(0)).toEqual([])
-    expect(sizes(100)).toEqual([64, 32, 4])
-    expect(sizes(203)).toEqual([64, 64, 64, 8, 2, 1])
-    expect(chunks([1, 2, 3]).flat()).toEqual([1, 2, 3])
+  test('sends a batch of any size by the same few statements', async () => {
+    const account = newAccount()
+    const sent: string[][] = []
+    const watched: Database = {
+      ...connect(env),
+      batch: (statements) => {
+        sent.push(statements.map(({ text }) => text))
+        return connect(env).batch(statements)
+      },
+    }
+    for (const rows of [1, 150])
+      await writeEntries(
+        watched,
+        Array.from({ length: rows }, () => entry(account)),
+      )
+    expect(sent).toEqual([sent[0], sent[0]])
+    expect(await account.attempts()).toHaveLength(151)
+  })
+
+  test('writes text with half of a surrogate pair, which Postgres has no way to hold, as text with a mark in its place', async () => {
+    const account = newAccount()
+    expect(await writeEntries(connect(env), [entry(account, { endUser: 'a\ud83d"\\b\n' })])).toEqual([])
+    const { rows } = await connect(env).run({
+      text: 'SELECT end_user FROM usage_attempts WHERE org_id = $1',
+      params: [account.orgId],
+    })
+    expect(rows).toEqual([['a\ufffd"\\b\n']])
   })
 })
 

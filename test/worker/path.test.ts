@@ -1,7 +1,9 @@
 // The whole path in workerd: key → hold → own backend or provider → answer → usage in Postgres, exactly once.
 import { createExecutionContext, env } from 'cloudflare:test'
 import { describe, expect, test } from 'vitest'
+import { mountedAdmin } from '../../gateway/admin/mounted.ts'
 import { ADMIN_PREFIX, METERED_ROUTES, PUBLIC_ROUTES, UNMETERED_ROUTES } from '../../gateway/routes/access.ts'
+import { systemPorts } from '../../gateway/routes/generate.ts'
 import { MAX_BODY_BYTES } from '../../protocol/request.ts'
 import { admin, newTenant } from './support/admin.ts'
 import { answer, usage } from './support/fake-agent.ts'
@@ -261,7 +263,10 @@ describe('routes', () => {
   const concrete = (path: string) => path.replace(/:\w+(\{[^}]*\})?/g, 'x')
   const routes = [
     ...new Set(
-      world.app.routes.filter((route) => route.method !== 'ALL').map((route) => `${route.method} ${route.path}`),
+      // Those of the admin API are loaded by the first request for one.
+      [...world.app.routes, ...mountedAdmin(systemPorts()).routes]
+        .filter((route) => route.method !== 'ALL')
+        .map((route) => `${route.method} ${route.path}`),
     ),
   ]
 

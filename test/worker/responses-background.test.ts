@@ -172,51 +172,6 @@ describe('a background response', () => {
     })
     expect((await ask(world, 'GET', `/v1/responses/${body.id}`)).status).toBe(404)
   })
-
-  test('that was interrupted before anything was told is begun again, once, and billed once', async () => {
-    const stuck = gate()
-    let dispatches = 0
-    const world = await worldOf(() => {
-      dispatches++
-      return dispatches === 1 ? [accepted, { wait: stuck.opened }] : answer(['Hello', '.'])
-    })
-    const { body } = await create(world, { background: true })
-    const path = `/v1/responses/${body.id}`
-    const follower = await follow(world, `${path}?stream=true`)
-    await readUntil(follower.response, 'response.in_progress')
-    follower.leave()
-    await vi.waitUntil(() => dispatches === 1)
-    const { runs } = await storedAt(world, body.id)
-    await runInDurableObject(runs, (_, state) => state.abort('restart')).catch(() => {})
-    const done = await until(world, body.id, 'completed')
-    expect(done.output[0]).toMatchObject({ content: [{ text: 'Hello.' }] })
-    expect(dispatches).toBe(2)
-    const { events } = await ask(world, 'GET', `${path}?stream=true`)
-    expect(events.map(({ sequence_number }) => sequence_number)).toEqual(events.map((_, at) => at))
-    expect(events.filter(({ type }) => type === 'response.in_progress')).toHaveLength(1)
-    expect((await world.recorded()).attempts).toMatchObject([{ status: 'ok', charge: 'customer' }])
-    stuck.open()
-  })
-
-  test('that was interrupted by a restart has failed, and tells so at the end of its events', async () => {
-    const stuck = gate()
-    const world = await worldOf(() => [accepted, delta('Hel', 1), { wait: stuck.opened }])
-    const { body } = await create(world, { background: true })
-    const path = `/v1/responses/${body.id}`
-    const follower = await follow(world, `${path}?stream=true`)
-    await readUntil(follower.response, '"delta":"Hel"')
-    follower.leave()
-    // The runtime throws the object away and makes it anew over what is stored.
-    const { runs } = await storedAt(world, body.id)
-    await runInDurableObject(runs, (_, state) => state.abort('restart')).catch(() => {})
-    const failed = await until(world, body.id, 'failed')
-    expect(failed.error).toMatchObject({ code: 'server_error', message: expect.stringContaining('interrupted') })
-    const { events } = await ask(world, 'GET', `${path}?stream=true`)
-    expect(events.map(({ sequence_number }) => sequence_number)).toEqual(events.map((_, at) => at))
-    expect(events.at(-2)).toMatchObject({ type: 'response.output_text.delta', delta: 'Hel' })
-    expect(events.at(-1)).toMatchObject({ type: 'response.failed', response: failed })
-    stuck.open()
-  })
 })
 
 describe('content rules', () => {

@@ -37,6 +37,7 @@ struct PendingCopy {
   std::byte* target;
   const std::byte* source;  // nullptr: zeros
   uint32_t group;
+  size_t bytes;
 };
 
 struct Lane {

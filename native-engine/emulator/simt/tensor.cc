@@ -173,21 +173,21 @@ void ldmatrix(uint32_t* r, int count, const void* shared, bool transpose, Site s
   current_block->meet(WarpOp::ldmatrix, kAllLanes, &slot, &combine_ldmatrix, site);
 }
 
-void cp_async(void* shared, const void* global, bool valid, Site site) {
-  constexpr size_t kBytes = 16;
+void cp_async(void* shared, const void* global, int bytes, bool valid, Site site) {
+  const auto count = static_cast<size_t>(bytes);
   const unsigned line = static_cast<unsigned>(site.line());
-  if (reinterpret_cast<uintptr_t>(shared) % kBytes != 0 || (valid && reinterpret_cast<uintptr_t>(global) % kBytes != 0))
-    fail(Fault::misaligned, "cp.async at line %u copies from %p to %p: both must be multiples of 16", line, global, shared);
-  if (!current_block->shared.contains(shared, kBytes))
+  if (reinterpret_cast<uintptr_t>(shared) % count != 0 || (valid && reinterpret_cast<uintptr_t>(global) % count != 0))
+    fail(Fault::misaligned, "cp.async at line %u copies from %p to %p: both must be multiples of %d", line, global, shared, bytes);
+  if (!current_block->shared.contains(shared, count))
     fail(Fault::shared_out_of_bounds, "cp.async at line %u: the target %p is not within shared memory", line, shared);
-  if (valid && !is_device_memory(global, kBytes))
+  if (valid && !is_device_memory(global, count))
     fail(Fault::global_out_of_bounds, "cp.async at line %u: the source %p is not within device memory", line, global);
-  checked_write(shared, kBytes);
-  std::memset(shared, kSharedPoison, kBytes);
+  checked_write(shared, count);
+  std::memset(shared, kSharedPoison, count);
   Lane& lane = *current_lane;
   const Unobserved unobserved;
   lane.copies.push_back(
-      {static_cast<std::byte*>(shared), valid ? static_cast<const std::byte*>(global) : nullptr, lane.committed});
+      {static_cast<std::byte*>(shared), valid ? static_cast<const std::byte*>(global) : nullptr, lane.committed, count});
 }
 
 void cp_async_commit() { ++current_lane->committed; }
@@ -203,12 +203,12 @@ void cp_async_wait(int pending_groups) {
       lane.copies[kept++] = copy;
       continue;
     }
-    checked_write(copy.target, 16);
+    checked_write(copy.target, copy.bytes);
     if (copy.source == nullptr) {
-      std::memset(copy.target, 0, 16);
+      std::memset(copy.target, 0, copy.bytes);
     } else {
-      checked_read(copy.source, 16);
-      std::memcpy(copy.target, copy.source, 16);
+      checked_read(copy.source, copy.bytes);
+      std::memcpy(copy.target, copy.source, copy.bytes);
     }
   }
   lane.copies.resize(kept);

@@ -20,7 +20,8 @@ void mma_s8_k16(int32_t (&c)[4], const uint32_t (&a)[2], uint32_t b, Site site =
 // r: `count` registers, 1, 2 or 4.
 void ldmatrix(uint32_t* r, int count, const void* shared, bool transpose, Site site = Site::current());
 
-void cp_async(void* shared, const void* global, bool valid, Site site = Site::current());
+// bytes: 4, 8 or 16, of which both addresses are multiples.
+void cp_async(void* shared, const void* global, int bytes, bool valid, Site site = Site::current());
 void cp_async_commit();
 void cp_async_wait(int pending_groups);
 

@@ -78,7 +78,7 @@ __global__ void last_block_sums(int* parts, unsigned* counter, int* out, bool fe
 }
 __global__ void copy_then_read(const uint4* x, uint4* y, bool waits, bool meets) {
   SIMT_SHARED(uint4, rows, [64]);
-  simt::cp_async(&rows[threadIdx.x], x + threadIdx.x, true);
+  simt::cp_async(&rows[threadIdx.x], x + threadIdx.x, 16, true);
   simt::cp_async_commit();
   if (waits) simt::cp_async_wait(0);
   if (meets) __syncthreads();

@@ -177,7 +177,7 @@ TEST(Tensor, LdmatrixGivesEveryLaneItsElements) {
 __global__ void copy_groups(const uint4* x, uint4* y, int pending, bool last_valid) {
   SIMT_SHARED(uint4, rows, [4][32]);
   for (int group = 0; group < 4; ++group) {
-    simt::cp_async(&rows[group][threadIdx.x], x + group * 32 + static_cast<int>(threadIdx.x), group < 3 || last_valid);
+    simt::cp_async(&rows[group][threadIdx.x], x + group * 32 + static_cast<int>(threadIdx.x), 16, group < 3 || last_valid);
     simt::cp_async_commit();
   }
   simt::cp_async_wait(pending);
@@ -209,9 +209,39 @@ TEST(Tensor, AsynchronousCopiesAreThereAfterTheWaitForTheirGroupAndNotBefore) {
   }
 }
 
+// A thread's 4, 8 and 16 bytes beside each other.
+__global__ void copy_pieces(const uint32_t* x, uint32_t* y) {
+  SIMT_SHARED(uint4, rows, [2][32]);
+  auto* to = reinterpret_cast<std::byte*>(&rows[0][threadIdx.x]);
+  const uint32_t* from = x + 8 * threadIdx.x;
+  simt::cp_async(to, from, 8, true);
+  simt::cp_async(to + 8, from + 2, 4, true);
+  simt::cp_async(to + 12, from, 4, false);
+  simt::cp_async(&rows[1][threadIdx.x], from + 4, 16, true);
+  simt::cp_async_commit();
+  simt::cp_async_wait(0);
+  const auto* words = reinterpret_cast<const uint32_t*>(&rows[0][threadIdx.x]);
+  for (int i = 0; i < 4; ++i) y[8 * threadIdx.x + static_cast<unsigned>(i)] = words[i];
+  const auto* behind = reinterpret_cast<const uint32_t*>(&rows[1][threadIdx.x]);
+  for (int i = 0; i < 4; ++i) y[8 * threadIdx.x + static_cast<unsigned>(i) + 4] = behind[i];
+}
+
+TEST(Tensor, AsynchronousCopiesOfFourAndEightBytesTouchNoMore) {
+  std::vector<uint32_t> x(256);
+  for (unsigned i = 0; i < 256; ++i) x[i] = 1000 + i;
+  const auto result = simt::for_each_order([&] {
+    const DeviceArray<uint32_t> in(x), out(256);
+    EXPECT_EQ(run(copy_pieces, {1, 32}, in.data(), out.data()), cudaSuccess);
+    const std::vector<uint32_t> y = out.read();
+    for (unsigned i = 0; i < 256; ++i) EXPECT_EQ(y[i], i % 8 == 3 ? 0u : 1000 + i);
+    return y;
+  });
+  EXPECT_TRUE(result) << result.message;
+}
+
 __global__ void copy_without_barrier(const uint4* x, uint4* y) {
   SIMT_SHARED(uint4, rows, [64]);
-  simt::cp_async(&rows[threadIdx.x], x + threadIdx.x, true);
+  simt::cp_async(&rows[threadIdx.x], x + threadIdx.x, 16, true);
   simt::cp_async_commit();
   simt::cp_async_wait(0);  // of this thread's copies alone
   y[threadIdx.x] = rows[63 - threadIdx.x];
@@ -227,9 +257,9 @@ TEST(TensorBugs, AWaitIsNoBarrierForOthersCopies) {
 }
 
 // --- Planted bugs ----------------------------------------------------------------------------------------------------
-__global__ void copy_at(const std::byte* x, int source, int target) {
+__global__ void copy_at(const std::byte* x, int source, int target, int bytes) {
   SIMT_SHARED(uint4, rows, [4]);
-  simt::cp_async(reinterpret_cast<std::byte*>(rows) + target, x + source, true);
+  simt::cp_async(reinterpret_cast<std::byte*>(rows) + target, x + source, bytes, true);
 }
 __global__ void load_at(int offset) {
   SIMT_SHARED(uint4, rows, [8]);
@@ -253,10 +283,13 @@ using TensorDeathTest = testing::Test;
 
 TEST(TensorDeathTest, AsynchronousCopiesAreAlignedAndWithinBounds) {
   const DeviceArray<std::byte> x(64);
-  EXPECT_DEATH(run(copy_at, {1, 1}, x.data(), 8, 0), "simt: misaligned access: cp.async");
-  EXPECT_DEATH(run(copy_at, {1, 1}, x.data(), 0, 4), "simt: misaligned access: cp.async");
-  EXPECT_DEATH(run(copy_at, {1, 1}, x.data(), 64, 0), "simt: device memory out of bounds: cp.async");
-  EXPECT_DEATH(run(copy_at, {1, 1}, x.data(), 0, 64), "simt: shared memory out of bounds: cp.async");
+  EXPECT_DEATH(run(copy_at, {1, 1}, x.data(), 8, 0, 16), "simt: misaligned access: cp.async");
+  EXPECT_DEATH(run(copy_at, {1, 1}, x.data(), 0, 4, 16), "simt: misaligned access: cp.async");
+  EXPECT_DEATH(run(copy_at, {1, 1}, x.data(), 4, 0, 8), "simt: misaligned access: cp.async");
+  EXPECT_DEATH(run(copy_at, {1, 1}, x.data(), 0, 2, 4), "simt: misaligned access: cp.async");
+  EXPECT_DEATH(run(copy_at, {1, 1}, x.data(), 60, 0, 8), "simt: ");
+  EXPECT_DEATH(run(copy_at, {1, 1}, x.data(), 64, 0, 16), "simt: device memory out of bounds: cp.async");
+  EXPECT_DEATH(run(copy_at, {1, 1}, x.data(), 0, 64, 16), "simt: shared memory out of bounds: cp.async");
 }
 TEST(TensorDeathTest, RowsOfLdmatrixAreAlignedAndInSharedMemory) {
   EXPECT_EQ(run(load_at, {1, 32}, 0), cudaSuccess);

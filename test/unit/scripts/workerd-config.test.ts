@@ -46,6 +46,7 @@ const config :Workerd.Config = (
     (name = "objects", disk = (path = "/d/with \\"quotes\\"/objects", writable = true)),
   ],
   sockets = [(name = "http", address = "127.0.0.1:8787", http = (), service = "gateway")],
+  v8Flags = ["--min-semi-space-size=16"],
 );
 
 const gateway :Workerd.Worker = (

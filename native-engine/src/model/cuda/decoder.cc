@@ -168,17 +168,24 @@ void CudaDecoder::enqueue(const StepArrays& step) {
   embed(stream, weights_.embedding, batch.token_ids, step.rows(), s.x);
   rope_angles(stream, batch, weights_.rope_frequencies, c.rope_dims, c.rope_magnitude, s.cos_sin);
 
+  const int32_t stride = qkv_dim(c);
   float* x = s.x;
   for (int32_t layer = 0; layer < c.layers; ++layer) {
     const DeviceLayer& w = weights_.layers[static_cast<size_t>(layer)];
     // What the layer before adds comes with the norm.
     add_rms_norm(stream, x, layer == 0 ? nullptr : s.delta, w.attn_norm, step.rows(), c.dim, c.norm_eps,
                  forms_of({w.q.type, w.k.type, w.v.type}, c.dim));
-    multiply(w.q, step.rows(), s.q);
-    multiply(w.k, step.rows(), s.k);
-    multiply(w.v, step.rows(), s.v);
+    float* k = s.qkv + c.q_dim();
+    float* v = k + c.kv_dim();
+    if (w.qkv.rows > 0) {
+      multiply(w.qkv, step.rows(), s.qkv, stride);
+    } else {
+      multiply(w.q, step.rows(), s.qkv, stride);
+      multiply(w.k, step.rows(), k, stride);
+      multiply(w.v, step.rows(), v, stride);
+    }
     rope_append(stream, batch, memory_.kv,
-                {.q = s.q, .k = s.k, .v = s.v, .q_stride = c.q_dim(), .k_stride = c.kv_dim(), .v_stride = c.kv_dim(),
+                {.q = s.qkv, .k = k, .v = v, .q_stride = stride, .k_stride = stride, .v_stride = stride,
                  .q_bias = w.q_bias, .k_bias = w.k_bias, .v_bias = w.v_bias, .q_norm = w.q_norm, .k_norm = w.k_norm,
                  .norm_eps = c.norm_eps, .cos_sin = s.cos_sin, .pairs = c.rope_pairs, .rope_dims = c.rope_dims,
                  .heads = c.heads, .layer = layer});
@@ -187,12 +194,12 @@ void CudaDecoder::enqueue(const StepArrays& step) {
     const int32_t rows = is_last ? step.read_rows() : step.rows();
     if (is_last && !step.reads_all()) {
       gather_rows(stream, s.x, step.read_index(), rows, c.dim, s.x_read);
-      gather_rows(stream, s.q, step.read_index(), rows, c.q_dim(), s.q_read);
+      gather_rows(stream, s.qkv, step.read_index(), rows, stride, s.qkv_read);
       x = s.x_read;
     }
     enqueue_attention(step, layer);
     convert_rows(stream, s.attended, rows, c.q_dim(), forms_of({w.attn_output.type}, c.q_dim()));
-    multiply(w.attn_output, rows, s.delta);
+    multiply(w.attn_output, rows, s.delta, c.dim);
     enqueue_ffn(w, x, rows);
   }
   enqueue_head(step, x);
@@ -204,7 +211,7 @@ void CudaDecoder::enqueue_attention(const StepArrays& step, int32_t layer) {
   const bool gathered = layer + 1 == c.layers && !step.reads_all();
   const AttentionWork work = gathered ? step.read_work() : step.work();
   attention(*stream_, step.batch(), memory_.kv,
-            {.q = gathered ? s.q_read : s.q, .q_stride = c.q_dim(), .heads = c.heads, .window_tokens = c.window_tokens,
+            {.q = gathered ? s.qkv_read : s.qkv, .q_stride = qkv_dim(c), .heads = c.heads, .window_tokens = c.window_tokens,
              .layer = layer, .items = work.items, .item_count = work.item_count, .items_max = work.items_max,
              .merges = work.merges, .merge_count = work.merge_count, .merges_max = work.merges_max, .chunks = work.chunks,
              .partials = s.partials, .out = s.attended});
@@ -216,10 +223,10 @@ void CudaDecoder::enqueue_ffn(const DeviceLayer& w, float* x, int32_t rows) {
   const Scratch& s = memory_.scratch;
   add_rms_norm(*stream_, x, s.delta, w.ffn_norm, rows, c.dim, c.norm_eps,
                forms_of({w.ffn_gate.type, w.ffn_up.type}, c.dim));
-  multiply(w.ffn_gate, rows, s.gate);
-  multiply(w.ffn_up, rows, s.up);
+  multiply(w.ffn_gate, rows, s.gate, c.ffn_dim);
+  multiply(w.ffn_up, rows, s.up, c.ffn_dim);
   swiglu(*stream_, s.gate, s.up, rows, c.ffn_dim, forms_of({w.ffn_down.type}, c.ffn_dim));
-  multiply(w.ffn_down, rows, s.delta);
+  multiply(w.ffn_down, rows, s.delta, c.dim);
 }
 
 // Logits of the rows that sample; the normed states of all rows that are read, where some are pooled.
@@ -230,14 +237,14 @@ void CudaDecoder::enqueue_head(const StepArrays& step, float* x) {
   if (pools && !has_states) outputs.form[outputs.count++] = activations(ActivationForm::f32, config_.dim);
   add_rms_norm(*stream_, x, memory_.scratch.delta, weights_.output_norm, step.read_rows(), config_.dim, config_.norm_eps,
                outputs);
-  if (step.sampled_rows() > 0) multiply(weights_.head, step.sampled_rows(), memory_.scratch.logits);
+  if (step.sampled_rows() > 0) multiply(weights_.head, step.sampled_rows(), memory_.scratch.logits, config_.vocab_size);
 }
 
 // From the buffer of its form, which has rows of matrix.cols.
-void CudaDecoder::multiply(const DeviceMatrix& matrix, int32_t rows, float* out) {
+void CudaDecoder::multiply(const DeviceMatrix& matrix, int32_t rows, float* out, int32_t out_stride) {
   const DeviceActivations x = activations(activation_form(matrix.type), matrix.cols);
-  if (gemm_.has_value()) return gemm_->multiply(*stream_, matrix, x, rows, out, matrix.rows);
-  matmul(*stream_, matrix, x, rows, out, matrix.rows);
+  if (gemm_.has_value()) return gemm_->multiply(*stream_, matrix, x, rows, out, out_stride);
+  matmul(*stream_, matrix, x, rows, out, out_stride);
 }
 
 DeviceActivations CudaDecoder::activations(ActivationForm form, int32_t cols) const {

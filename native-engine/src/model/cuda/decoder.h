@@ -79,7 +79,7 @@ class CudaDecoder final : public Runner {
   void enqueue_attention(const StepArrays& step, int32_t layer);
   void enqueue_ffn(const DeviceLayer& w, float* x, int32_t rows);
   void enqueue_head(const StepArrays& step, float* x);
-  void multiply(const DeviceMatrix& matrix, int32_t rows, float* out);
+  void multiply(const DeviceMatrix& matrix, int32_t rows, float* out, int32_t out_stride);
   DeviceActivations activations(ActivationForm form, int32_t cols) const;
   ActivationOutputs forms_of(std::initializer_list<TensorType> types, int32_t cols) const;
   void capture_graphs();

@@ -31,10 +31,8 @@ Scratch::Scratch(DevicePool& pool, const Config& config, const FormsUsed& forms,
   x = pool.take<float>(rows * config.dim);
   x_read = pool.take<float>(rows * config.dim);
   delta = pool.take<float>(rows * config.dim);
-  q = pool.take<float>(rows * config.q_dim());
-  q_read = pool.take<float>(rows * config.q_dim());
-  k = pool.take<float>(rows * config.kv_dim());
-  v = pool.take<float>(rows * config.kv_dim());
+  qkv = pool.take<float>(rows * qkv_dim(config));
+  qkv_read = pool.take<float>(rows * qkv_dim(config));
   attended = pool.take<float>(rows * config.q_dim());
   gate = pool.take<float>(rows * config.ffn_dim);
   up = pool.take<float>(rows * config.ffn_dim);

@@ -16,6 +16,9 @@ namespace penstock::cuda {
 // has its last row twice.
 inline constexpr int32_t buffer_rows(const DecoderLimits& limits) { return limits.step_tokens + limits.step_sequences; }
 
+// Of a row's q, k and v together.
+inline int32_t qkv_dim(const Config& config) { return config.q_dim() + 2 * config.kv_dim(); }
+
 // Which of the activation forms some product of the model reads. Throws std::invalid_argument where matrices that read the same
 // rows need more than kFormsMax of them.
 struct FormsUsed {
@@ -28,10 +31,8 @@ struct Scratch {
   float* x;         // [rows, dim] the residual stream
   float* x_read;    // [rows, dim] of the rows that are read, in the last layer
   float* delta;     // [rows, dim] what a block adds to it
-  float* q;         // [rows, q_dim]
-  float* q_read;    // [rows, q_dim]
-  float* k;         // [rows, kv_dim]
-  float* v;         // [rows, kv_dim]
+  float* qkv;       // [rows, qkv_dim]: q, k and v beside each other
+  float* qkv_read;  // [rows, qkv_dim] of the rows that are read, in the last layer
   float* attended;  // [rows, q_dim]
   float* gate;      // [rows, ffn_dim]
   float* up;        // [rows, ffn_dim]

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <initializer_list>
 #include <memory>
 
 #include "ops/cuda/formats.h"
@@ -59,6 +60,18 @@ class Uploader {
   size_t next_ = 0;
 };
 
+// Matrices behind each other in memory whose rows are those of one, or one of 0 rows. Whole tiles of rows alone can be joined.
+DeviceMatrix joined(std::initializer_list<DeviceMatrix> parts) {
+  DeviceMatrix whole = *parts.begin();
+  for (const DeviceMatrix* part = parts.begin() + 1; part != parts.end(); ++part) {
+    if (whole.data == nullptr || part->type != whole.type || part->cols != whole.cols || whole.rows % kPanelRows != 0 ||
+        part->data != whole.data + packed_bytes(whole.type, whole.rows, whole.cols))
+      return {whole.type, 0, whole.cols, nullptr};
+    whole.rows += part->rows;
+  }
+  return whole;
+}
+
 }  // namespace
 
 WeightLayout device_layout() { return {packed_bytes, packed_rows_offset, pack, kPanelRows}; }
@@ -83,6 +96,7 @@ DeviceWeights upload_weights(const Stream& stream, DevicePool& pool, const Weigh
                           .q = matrix(w.q),
                           .k = matrix(w.k),
                           .v = matrix(w.v),
+                          .qkv = joined({matrix(w.q), matrix(w.k), matrix(w.v)}),
                           .q_bias = up.put(w.q_bias),
                           .k_bias = up.put(w.k_bias),
                           .v_bias = up.put(w.v_bias),

@@ -17,6 +17,7 @@ struct DeviceLayer {
   DeviceMatrix q;
   DeviceMatrix k;
   DeviceMatrix v;
+  DeviceMatrix qkv;     // the three as one, where they are of one type and lie behind each other; else 0 rows
   const float* q_bias;  // [q_dim]
   const float* k_bias;  // [kv_dim]
   const float* v_bias;  // [kv_dim]

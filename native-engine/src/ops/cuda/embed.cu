@@ -66,7 +66,7 @@ struct QuantReader {
         words[i] = part < 2 ? low : high;
       }
     }
-    const float d = scale.d * static_cast<float>(scale.scale[part / 2]);
+    const float d = scale.d * scale.scale[part / 2];
 #pragma unroll
     for (int32_t i = 0; i < kThreadCols; ++i) {
       const auto integer = static_cast<int8_t>(words[i / 4] >> (i % 4 * 8) & 255u);

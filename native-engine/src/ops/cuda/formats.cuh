@@ -50,7 +50,7 @@ void with_format(TensorType type, Call&& call) {
 struct BlockScale {
   float d;
   float m;
-  int32_t scale[2];
+  float scale[2];  // whole numbers
 };
 
 __device__ __forceinline__ float f16_value(uint32_t bits) {
@@ -68,16 +68,17 @@ __device__ __forceinline__ BlockScale block_scale(const uint32_t* scales, const 
   if constexpr (Format::has_levels) {
     const uint32_t low = scales[1 + b / 4] >> (b % 4 * 8);
     const uint32_t upper = scales[3] >> (b * 4);
-    const auto scale = static_cast<int32_t>((low & 15u) | (upper & 3u) << 4);
+    const auto scale = static_cast<float>((low & 15u) | (upper & 3u) << 4);
     const auto min = static_cast<int32_t>((low >> 4 & 15u) | (upper >> 2 & 3u) << 4);
     return {half_at(scales, 0), -(half_at(scales, 1) * static_cast<float>(min)), {scale, scale}};
   } else if constexpr (Format::has_half_scales) {
     const uint32_t pair = scales[b / 2] >> (b % 2 * 16);
-    return {super_d, 0.0f, {static_cast<int8_t>(pair & 255u), static_cast<int8_t>(pair >> 8 & 255u)}};
+    const auto low = static_cast<int8_t>(pair & 255u), high = static_cast<int8_t>(pair >> 8 & 255u);
+    return {super_d, 0.0f, {static_cast<float>(low), static_cast<float>(high)}};
   } else if constexpr (Format::has_min) {
-    return {half_at(scales, b), half_at(mins, b), {1, 1}};
+    return {half_at(scales, b), half_at(mins, b), {1.0f, 1.0f}};
   } else {
-    return {half_at(scales, b), 0.0f, {1, 1}};
+    return {half_at(scales, b), 0.0f, {1.0f, 1.0f}};
   }
 }
 
@@ -99,16 +100,29 @@ __device__ __forceinline__ void unpack_nibbles(uint32_t nibbles, uint2 upper, in
   }
 }
 
-// The sum of a block enters a segment's: first[16 columns] and second are integer sums; where one scale serves all 32 columns
-// `first` is the sum of both. d and s are the activations'. Below 2^24, so the conversion is exact.
+// What a product needs of a block: as block_scale, m being what the sum of the activations is multiplied with, whether it comes of
+// a minimum or of integers that begin at zero.
 template <class Format>
-__device__ __forceinline__ float accumulate_block(float sum, const BlockScale& w, int32_t first, int32_t second, float d, float s) {
-  int32_t total = first;
-  if constexpr (Format::has_levels) total = first * w.scale[0];
-  if constexpr (Format::has_half_scales) total = first * w.scale[0] + second * w.scale[1];
-  sum = fmaf(w.d * d, static_cast<float>(total), sum);
-  if constexpr (Format::zero != 0) sum = fmaf(w.d * static_cast<float>(-Format::zero), s, sum);
-  if constexpr (Format::has_min) sum = fmaf(w.m, s, sum);
+__device__ __forceinline__ BlockScale product_scale(const uint32_t* scales, const uint32_t* mins, float super_d, int32_t b) {
+  BlockScale w = block_scale<Format>(scales, mins, super_d, b);
+  if constexpr (Format::zero != 0) w.m = w.d * static_cast<float>(-Format::zero);
+  return w;
+}
+
+// What a block's integer sums come to, w being its product_scale: first [16 columns] and second as floats; where one scale serves
+// all 32 columns `first` is the sum of both. Stays below 2^24, and is exact.
+template <class Format>
+__device__ __forceinline__ float block_total(const BlockScale& w, float first, float second) {
+  if constexpr (Format::has_levels) return first * w.scale[0];
+  if constexpr (Format::has_half_scales) return fmaf(first, w.scale[0], second * w.scale[1]);
+  return first;
+}
+
+// A block's total enters a segment's sum. d and s are the activations'.
+template <class Format>
+__device__ __forceinline__ float accumulate_block(float sum, const BlockScale& w, float total, float d, float s) {
+  sum = fmaf(w.d * d, total, sum);
+  if constexpr (Format::zero != 0 || Format::has_min) sum = fmaf(w.m, s, sum);
   return sum;
 }
 

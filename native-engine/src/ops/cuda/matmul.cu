@@ -10,24 +10,37 @@ namespace penstock::cuda {
 
 namespace {
 
-// Up to here dot products win: one row costs the dot kernel some 13 instructions per 32 columns and lane, and 8 rows cost the
-// tensor-core kernel some 50, at the same bytes. Counted, not yet measured.
+// Up to here dot products win: 4 rows are one pass of theirs. On an H100 5 rows of Q4_0 take two passes of 12 us, or one of 19.
 constexpr int32_t kDotRows = 4;
-// Rows that the split shape takes in one pass over the weights.
+// Of int8: rows, and thread blocks of the wide grid, from which it beats as many passes of the split one as those rows need. Measured
+// on an H100 (Q8_0): 128 rows x 14336 take 79 us wide and 94 split, 128 rows x 4096 take 46 and 28, since few thread blocks leave
+// multiprocessors idle for a whole walk of the columns.
+constexpr int32_t kInt8WideRows = 96;
+constexpr int32_t kInt8WideBlocks = 200;
+// Of f16 and bf16: rows that the split shape takes in one pass over the weights,
 constexpr int32_t kSplitRows = 16;
-// Rows from which tiles of 64 or 128 are filled well enough, whatever the grid.
+// rows from which tiles of 128 are filled well enough, whatever the grid,
 constexpr int32_t kWideRows = 64;
-// Tiles of weight rows from which a wide grid keeps most processors of the chips we know (82 to 170) busy.
+// and tiles of weight rows from which a wide grid keeps most processors of the chips we know (82 to 170) busy.
 constexpr int32_t kWideTiles = 80;
+
+MatmulPath choose_int8_path(int32_t weight_rows, int32_t rows) {
+  if (rows <= kDotRows) return MatmulPath::rows;
+  const int32_t blocks = ceil_div(weight_rows, kInt8TileRows) * ceil_div(rows, kInt8TileCols);
+  return rows > kInt8WideRows && blocks >= kInt8WideBlocks ? MatmulPath::wide : MatmulPath::split;
+}
+
+MatmulPath choose_half_path(int32_t weight_rows, int32_t rows) {
+  if (rows <= kSplitRows) return MatmulPath::split;
+  if (rows > kWideRows) return MatmulPath::wide;
+  return ceil_div(weight_rows, kHalfTileRows) >= kWideTiles ? MatmulPath::wide : MatmulPath::split;
+}
 
 }  // namespace
 
 MatmulPath choose_path(TensorType type, int32_t weight_rows, int32_t rows) {
-  if (type == TensorType::f32 || (is_quantized(type) && rows <= kDotRows)) return MatmulPath::rows;
-  if (rows <= kSplitRows) return MatmulPath::split;
-  if (rows > kWideRows) return MatmulPath::wide;
-  const int32_t tile_rows = is_quantized(type) ? kInt8TileRows : kHalfTileRows;
-  return ceil_div(weight_rows, tile_rows) >= kWideTiles ? MatmulPath::wide : MatmulPath::split;
+  if (type == TensorType::f32) return MatmulPath::rows;
+  return is_quantized(type) ? choose_int8_path(weight_rows, rows) : choose_half_path(weight_rows, rows);
 }
 
 bool has_path(MatmulPath path, TensorType type, int32_t rows) {

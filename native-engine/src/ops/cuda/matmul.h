@@ -9,7 +9,7 @@ namespace penstock::cuda {
 // How a product is computed.
 //   rows  a warp per 32 weight rows and segment, integer dot products or fmaf: few rows of activations
 //   split tensor cores, a warp per 32 weight rows and segment: some rows of activations
-//   wide  tensor cores, tiles of 64 or 128 weight rows, all segments in turn: many rows of activations
+//   wide  tensor cores, tiles of 128 weight rows, all segments in turn: many rows of activations
 enum class MatmulPath : uint8_t { rows, split, wide };
 
 // What is fastest, from the shape alone.
@@ -25,8 +25,9 @@ void matmul_by(MatmulPath path, cudaStream_t stream, const DeviceMatrix& w, cons
 // Rows of the dot-product kernel: two passes over the weights, the second from L2.
 inline constexpr int32_t kDotRowsMax = 8;
 
-// Weight rows of a wide tile.
-inline constexpr int32_t kInt8TileRows = 64;
+// Weight rows, and rows of activations, of a wide tile.
+inline constexpr int32_t kInt8TileRows = 128;
+inline constexpr int32_t kInt8TileCols = 64;
 inline constexpr int32_t kHalfTileRows = 128;
 
 // A product as its kernels take it.

@@ -105,7 +105,7 @@ struct PanelHeader {
   __device__ __forceinline__ BlockScale scale(int32_t b) const {
     const uint32_t scale_words[4] = {scales.x, scales.y, scales.z, scales.w};
     const uint32_t min_words[4] = {mins.x, mins.y, mins.z, mins.w};
-    return block_scale<Format>(scale_words, min_words, f16_value(super_d), b);
+    return product_scale<Format>(scale_words, min_words, f16_value(super_d), b);
   }
 };
 
@@ -196,7 +196,8 @@ __global__ void __launch_bounds__(kWarpThreads* kSegmentsMax, kResidentBlocks) d
         int32_t upper = Format::has_half_scales ? 0 : lower;
         upper = dot4(words[7], x1.w, dot4(words[6], x1.z, dot4(words[5], x1.y, dot4(words[4], x1.x, upper))));
         if constexpr (!Format::has_half_scales) lower = upper;
-        sums[n] = accumulate_block<Format>(sums[n], scale, lower, upper, x.d[n][slot], x.s[n][slot]);
+        const float total = block_total<Format>(scale, static_cast<float>(lower), static_cast<float>(upper));
+        sums[n] = accumulate_block<Format>(sums[n], scale, total, x.d[n][slot], x.s[n][slot]);
       }
     }
   }

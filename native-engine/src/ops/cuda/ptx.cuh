@@ -27,7 +27,16 @@ inline void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (
   simt::mma_bf16(c, a, b);
 }
 inline void mma_m16n8k32_s8(int32_t (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) { simt::mma_s8_k32(c, a, b); }
-inline void mma_m16n8k16_s8(int32_t (&c)[4], const uint32_t (&a)[2], uint32_t b) { simt::mma_s8_k16(c, a, b); }
+inline void mma_m16n8k32_s8(int32_t (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const int32_t (&c)[4]) {
+  for (int i = 0; i < 4; ++i) d[i] = c[i];
+  simt::mma_s8_k32(d, a, b);
+}
+inline void mma_m16n8k16_s8(int32_t (&d)[4], const uint32_t (&a)[2], uint32_t b, const int32_t (&c)[4]) {
+  for (int i = 0; i < 4; ++i) d[i] = c[i];
+  simt::mma_s8_k16(d, a, b);
+}
+
+inline int32_t kept_register(int32_t value) { return value; }
 
 inline void ldmatrix_x1(uint32_t (&r)[1], const void* shared) { simt::ldmatrix(r, 1, shared, false); }
 inline void ldmatrix_x2(uint32_t (&r)[2], const void* shared) { simt::ldmatrix(r, 2, shared, false); }
@@ -36,7 +45,9 @@ inline void ldmatrix_x1_trans(uint32_t (&r)[1], const void* shared) { simt::ldma
 inline void ldmatrix_x2_trans(uint32_t (&r)[2], const void* shared) { simt::ldmatrix(r, 2, shared, true); }
 inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* shared) { simt::ldmatrix(r, 4, shared, true); }
 
-inline void cp_async_16(void* shared, const void* global, bool valid = true) { simt::cp_async(shared, global, valid); }
+inline void cp_async_16(void* shared, const void* global, bool valid = true) { simt::cp_async(shared, global, 16, valid); }
+inline void cp_async_8(void* shared, const void* global, bool valid) { simt::cp_async(shared, global, 8, valid); }
+inline void cp_async_4(void* shared, const void* global, bool valid) { simt::cp_async(shared, global, 4, valid); }
 inline void cp_async_commit() { simt::cp_async_commit(); }
 template <int kPending>
 inline void cp_async_wait() {
@@ -73,11 +84,26 @@ __device__ __forceinline__ void mma_m16n8k32_s8(int32_t (&c)[4], const uint32_t 
       : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
-// c [16, 8] += a [16, 16] * b [16, 8], exact.
-__device__ __forceinline__ void mma_m16n8k16_s8(int32_t (&c)[4], const uint32_t (&a)[2], uint32_t b) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3},{%4,%5},{%6},{%0,%1,%2,%3};"
-               : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-               : "r"(a[0]), "r"(a[1]), "r"(b));
+// d [16, 8] = a [16, 32] * b [32, 8] + c, exact.
+__device__ __forceinline__ void mma_m16n8k32_s8(int32_t (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                                                const int32_t (&c)[4]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%10,%11,%12,%13};"
+      : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(c[0]), "r"(c[1]), "r"(c[2]), "r"(c[3]));
+}
+// d [16, 8] = a [16, 16] * b [16, 8] + c, exact.
+__device__ __forceinline__ void mma_m16n8k16_s8(int32_t (&d)[4], const uint32_t (&a)[2], uint32_t b, const int32_t (&c)[4]) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3},{%4,%5},{%6},{%7,%8,%9,%10};"
+               : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(b), "r"(c[0]), "r"(c[1]), "r"(c[2]), "r"(c[3]));
+}
+
+// A constant that stays in a register of its own, where the compiler would move it to where it is used each time.
+__device__ __forceinline__ int32_t kept_register(int32_t value) {
+  int32_t kept;
+  asm volatile("mov.b32 %0,%1;" : "=r"(kept) : "r"(value));
+  return kept;
 }
 
 // The address within shared memory that its instructions take.
@@ -129,6 +155,15 @@ __device__ __forceinline__ void cp_async_16(void* shared, const void* global, bo
   const int bytes = valid ? 16 : 0;
   asm volatile("cp.async.cg.shared.global [%0],[%1],16,%2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
                : "memory");
+}
+// The same of 8 and of 4 bytes, at multiples of as many.
+__device__ __forceinline__ void cp_async_8(void* shared, const void* global, bool valid) {
+  const int bytes = valid ? 8 : 0;
+  asm volatile("cp.async.ca.shared.global [%0],[%1],8,%2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes) : "memory");
+}
+__device__ __forceinline__ void cp_async_4(void* shared, const void* global, bool valid) {
+  const int bytes = valid ? 4 : 0;
+  asm volatile("cp.async.ca.shared.global [%0],[%1],4,%2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes) : "memory");
 }
 // What this thread has copied since the last commit becomes one group.
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }

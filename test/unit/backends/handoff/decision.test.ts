@@ -1,6 +1,13 @@
 import { describe, expect, test } from 'vitest'
 import { isRemoteAddress, remoteAddress } from '../../../../backends/handoff/addresses.ts'
-import { type Computer, decide, type Facts, type Helper, tokenMs } from '../../../../backends/handoff/decision.ts'
+import {
+  type Computer,
+  decide,
+  type Facts,
+  type FarLoad,
+  type Helper,
+  tokenMs,
+} from '../../../../backends/handoff/decision.ts'
 import { bytesPerToken } from '../../../../backends/handoff/layout.ts'
 import { MEASURED_FOR_MS, TransferMeter } from '../../../../backends/handoff/transfer-meter.ts'
 import type { EngineRole } from '../../../../protocol/capacity.ts'
@@ -15,9 +22,19 @@ const engine = (role: EngineRole, changes: Partial<Computer> = {}): Computer => 
   stepTokens: { mixed: 64, alone: 128 },
   ...changes,
 })
-const near = (changes: Partial<Computer> = {}, rest: Partial<Helper> = {}): Helper => ({
+type Rest = { bytesPerSecond?: number; heldTokens?: number }
+const near = (changes: Partial<Computer> = {}, rest: Rest & { load?: Computer } = {}): Helper => ({
+  way: 'near',
   load: engine('prefill', changes),
   overheadMs: 4,
+  heldTokens: 0,
+  ...rest,
+})
+/** Of another host; what the gateway knows of it, or nothing. */
+const far = (load?: Partial<FarLoad>, rest: Rest = {}): Helper => ({
+  way: 'far',
+  ...(load === undefined ? {} : { load: { prefillTokensQueued: 0, model: MODEL, ...load } }),
+  overheadMs: 25,
   heldTokens: 0,
   ...rest,
 })
@@ -46,7 +63,7 @@ describe('a prompt', () => {
     ],
     [
       'stays where the other one that does both is as busy',
-      { own: engine('both', busy), helpers: [{ load: engine('both', busy), overheadMs: 4, heldTokens: 0 }] },
+      { own: engine('both', busy), helpers: [near(busy, { load: engine('both', busy) })] },
       'cheaper',
     ],
     [
@@ -73,11 +90,32 @@ describe('a prompt', () => {
     ],
     ['stays where its deadline leaves no time for a second try', { leftMs: 1500 }, 'no_time'],
     ['that would pay misses a prefill engine where there is none', { helpers: [] }, 'nobody'],
+    ['misses one of another host too', { helpers: [], missed: 'far' }, 'nobody'],
+    [
+      'that is short misses nobody of another host',
+      { helpers: [], missed: 'far', missingTokens: 496, missingBytes: 0 },
+      'cheaper',
+    ],
     ['misses nothing on an engine that does both', { own: engine('both', busy), helpers: [] }, 'cheaper'],
-    ['goes to another host that the gateway names', { helpers: [{ overheadMs: 25, heldTokens: 0 }] }, 'remote'],
+    ['goes to another host that the gateway names', { helpers: [far()] }, 'remote'],
+    [
+      'stays where the gateway says that the other host is busy',
+      { helpers: [far({ prefillTokensQueued: 4096 })] },
+      'cheaper',
+    ],
+    [
+      'stays where the gateway says that the other host is slow',
+      { helpers: [far({ model: { ...MODEL, prefillTokenMs: 20 } })] },
+      'cheaper',
+    ],
+    [
+      'goes to another host that has its beginning',
+      { wholeTokens: 4096, helpers: [far({}, { heldTokens: 3584 })] },
+      'remote',
+    ],
     [
       'stays where the network was measured to be slow',
-      { helpers: [{ overheadMs: 25, heldTokens: 0, bytesPerSecond: 2e6 }] },
+      { helpers: [far(undefined, { bytesPerSecond: 2e6 })] },
       'cheaper',
     ],
   ]
@@ -89,6 +127,27 @@ describe('a prompt', () => {
   test('is offered to those who pay, the cheapest first', () => {
     const helpers = [near({ prefillTokensQueued: 200 }), near({ prefillTokensQueued: 50_000 }), near(), near()]
     expect(decide(facts({ helpers }))).toMatchObject({ place: 'remote', helpers: [2, 3, 0] })
+  })
+
+  test('goes to one that nobody has measured yet, as if it were as fast as this engine', () => {
+    const { model: _, ...unknown } = engine('prefill')
+    const quick = engine('decode', { model: { ...MODEL, prefillTokenMs: 0.1 } })
+    const idle: Helper = { way: 'far', load: { prefillTokensQueued: 0 }, overheadMs: 25, heldTokens: 0 }
+    for (const helper of [near({}, { load: unknown }), idle, far()])
+      expect(decide(facts({ own: quick, missingBytes: 1e5, helpers: [helper] })).place).toBe('remote')
+    const busy = near({}, { load: { ...unknown, prefillTokensQueued: 5000 } })
+    expect(decide(facts({ own: quick, missingBytes: 1e5, helpers: [busy] })).place).toBe('local')
+  })
+
+  test('is offered to hosts by their queues and speeds as the gateway knows them, and to unknown ones as if they were idle', () => {
+    const helpers = [
+      far({ prefillTokensQueued: 300 }),
+      far(),
+      far({ model: { ...MODEL, prefillTokenMs: 1 } }),
+      far({ prefillTokensQueued: 100 }),
+      far({ prefillTokensQueued: 50_000 }),
+    ]
+    expect(decide(facts({ helpers }))).toMatchObject({ place: 'remote', helpers: [2, 1, 3, 0], queueMs: 0 })
   })
 
   test('that pays goes on paying when more of it is missing', () => {
@@ -104,7 +163,7 @@ describe('a prompt', () => {
     expect(tokenMs(unknown)).toBe(1)
     expect(tokenMs({ prefillTokensPerSecond: 500 })).toBe(2)
     const { model: __, ...idle } = engine('prefill')
-    expect(decide(facts({ own: unknown, helpers: [{ load: idle, overheadMs: 4, heldTokens: 0 }] }))).toMatchObject({
+    expect(decide(facts({ own: unknown, helpers: [near({}, { load: idle })] }))).toMatchObject({
       place: 'remote',
     })
   })

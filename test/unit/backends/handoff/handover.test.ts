@@ -2,6 +2,7 @@
 import { afterEach, expect, test } from 'vitest'
 import type { DispatchEvent, PrefillPlace } from '../../../../protocol/dispatch.ts'
 import {
+  begun,
   eventStream,
   eventsOf,
   type Harness,
@@ -87,29 +88,32 @@ test('a prompt of a few tokens stays where it is decoded', async () => {
   expect(await outcomes(harness, 'short')).toBe(1)
 })
 
-test('what only the prefill engine had is no computation either', async () => {
-  const harness = await start({ config: { engines: ['prefill', 'decode', 'decode'] }, engine: { tokenIntervalMs: 20 } })
-  // Keeps the first decode engine busier than the second.
-  const long = await harness.dispatch({ maxOutputTokens: 1000, deadlineInMs: 120_000 })
+/** Two decode engines of one place each: the one that has the prompt is taken, the other one lacks it. */
+async function startTaken(engine: HarnessOptions['engine'] = {}) {
+  const harness = await start({
+    config: { engines: ['prefill', 'decode', 'decode'] },
+    engine: { sequencesMax: 1, tokenIntervalMs: 20, ...engine },
+  })
   await eventsOf(await harness.dispatch(prompt()))
-  const other = await harness.dispatch({ maxOutputTokens: 1000, n: 3, deadlineInMs: 120_000 })
+  const close = await begun(await harness.dispatch({ ...prompt(), maxOutputTokens: 1000 }))
+  return { harness, close }
+}
+
+test('what only the prefill engine had is no computation either', async () => {
+  const { harness, close } = await startTaken()
   const events = await eventsOf(await harness.dispatch(prompt()))
   expect(placesOf(events)).toEqual(['handed_over'])
   expect(usageOf(events)).toEqual({ inputTokens: 200 - WHOLE, cachedInputTokens: WHOLE, outputTokens: 6 })
-  for (const open of [long, other]) await open.body?.cancel()
+  await close()
   await nothingHeld(harness)
 })
 
 test('what the prefill engine had counts also where an answer of one token is over before that engine says it is done', async () => {
-  const engine = { tokenIntervalMs: 20, handoff: { noticedMs: 60_000 } }
-  const harness = await start({ config: { engines: ['prefill', 'decode', 'decode'] }, engine })
-  const long = await harness.dispatch({ maxOutputTokens: 1000, deadlineInMs: 120_000 })
-  await eventsOf(await harness.dispatch(prompt()))
-  const other = await harness.dispatch({ maxOutputTokens: 1000, n: 3, deadlineInMs: 120_000 })
+  const { harness, close } = await startTaken({ handoff: { noticedMs: 60_000 } })
   const events = await eventsOf(await harness.dispatch({ ...prompt(), maxOutputTokens: 1 }))
   expect(placesOf(events)).toEqual(['handed_over'])
   expect(usageOf(events)).toEqual({ inputTokens: 200 - WHOLE, cachedInputTokens: WHOLE, outputTokens: 1 })
-  for (const open of [long, other]) await open.body?.cancel()
+  await close()
 })
 
 test('a rest that was not reserved is not pushed, and nothing is drawn behind it', async () => {
@@ -251,11 +255,16 @@ test('a reservation is renewed for as long as the prompt takes', async () => {
   await nothingHeld(harness)
 })
 
-test('a decode engine without a prefill engine says that one is missing, unless its cache has the prompt', async () => {
+test('a decode engine without a prefill engine says that one is missing, unless its cache has the prompt or that is a short one', async () => {
   const harness = await start({ config: { engines: ['decode'] } })
-  expect(placesOf(await eventsOf(await harness.dispatch(prompt())))).toEqual(['degraded'])
-  expect(placesOf(await eventsOf(await harness.dispatch(prompt())))).toEqual(['local'])
+  const long = Array.from({ length: 600 }, (_, at) => at % 256)
+  expect(placesOf(await eventsOf(await harness.dispatch(prompt(long))))).toEqual(['degraded'])
+  expect(placesOf(await eventsOf(await harness.dispatch(prompt(long))))).toEqual(['local'])
   expect(await outcomes(harness, 'nobody')).toBe(2)
+  // For so few tokens the gateway names nobody on another host.
+  expect(placesOf(await eventsOf(await harness.dispatch(prompt(PROMPT.toReversed()))))).toEqual(['local'])
+  expect(await outcomes(harness, 'cheaper')).toBe(1)
+  expect(await metric(harness, 'penstock_prefill_degraded_total')).toEqual([1])
 })
 
 test('many prompts at once are all answered, each prefill engine with no more at once than it may have', async () => {

@@ -2,6 +2,8 @@
 import { randomUUID } from 'node:crypto'
 import { calculateJwkThumbprint, exportJWK, generateKeyPair, SignJWT } from 'jose'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import type { PrefillLoad } from '../../../../protocol/dispatch.ts'
+import { chunkHashes, promptPieces } from '../../../../protocol/prefix.ts'
 import { bodyDigest } from '../../../../protocol/signing.ts'
 import { freePort } from '../../../../scripts/postgres.ts'
 import {
@@ -108,6 +110,26 @@ test('a prompt is computed by the backend that the gateway names, over the netwo
   await nothingHeld()
 })
 
+test('the backend that computed a prompt for another one tells that it has it', async () => {
+  const [prefill, decode] = await Promise.all([start('prefill'), start('decode')])
+  const told = (of: Harness) =>
+    gateway.reports
+      .filter(({ backendId }) => backendId === of.agent.backendId)
+      .flatMap(({ kv }) => kv?.stored ?? [])
+      .toSorted((one, other) => one - other)
+  const input = { kind: 'completion' as const, prompts: [{ tokenIds: PROMPT }], echo: false }
+  const chunks = chunkHashes(promptPieces({ input }), 'tenant-a', MODEL)
+  expect(chunks).toHaveLength(1)
+  expect(placeOf(await dispatch(decode, [await worker(prefill, decode)]))).toBe('handed_over')
+  await until(() => told(prefill).length > 0 && told(decode).length > 0)
+  expect([told(prefill), told(decode)]).toEqual([chunks, chunks])
+  // What another decode backend asks for, it finds there.
+  const second = await start('decode')
+  const events = await dispatch(second, [await worker(prefill, second)])
+  expect(events.at(-1)).toMatchObject({ usage: { inputTokens: 8, cachedInputTokens: 192 } })
+  expect(told(prefill)).toEqual(chunks)
+})
+
 test('an answer of one token waits until the other host has said what it had, and not for ever', async () => {
   const usage = async (noticedMs: number, countWaitMs: number) => {
     const prefill = await start('prefill', { engine: { handoff: { noticedMs } } })
@@ -138,6 +160,33 @@ test('frames say whose K and V can go where', async () => {
   expect(framesOf(prefill)[0]).not.toHaveProperty('engine')
   const [transfer, other] = [framesOf(prefill)[0]?.transfer, framesOf(local)[0]?.transfer]
   expect(other).toMatchObject({ fingerprint: transfer?.fingerprint, host: transfer?.host, reservations: 0 })
+})
+
+test('of several hosts the one is asked that is free by what the gateway knows, and none where all are busy', async () => {
+  const [first, second, decode] = await Promise.all([start('prefill'), start('prefill'), start('decode')])
+  const step = { baseMs: 1, prefillTokenMs: 1, decodeSequenceMs: 1, kvTokenMs: 0 }
+  const named = async (of: Harness, load: PrefillLoad) => ({ ...(await worker(of, decode)), load })
+  const load = (prefillTokensQueued: number): PrefillLoad => ({ prefillTokensQueued, stepModel: step })
+  const ask = async (loads: [number, number], seen: number) => {
+    // Each prompt is another one, so that nobody's cache has it.
+    const input = {
+      kind: 'completion' as const,
+      prompts: [{ tokenIds: PROMPT.map((id) => (id + seen) % 256) }],
+      echo: false,
+    }
+    const prefill = [await named(first, load(loads[0])), await named(second, load(loads[1]))]
+    return placeOf(await eventsOf(await decode.dispatch({ input, deadlineInMs: 120_000, prefill })))
+  }
+  const pushed = async () => [
+    await metric(first, 'penstock_prompts_pushed_total'),
+    await metric(second, 'penstock_prompts_pushed_total'),
+  ]
+  // The first hand-over is slower than any later one: it is no measure of the way.
+  expect(await ask([5000, 0], 1)).toBe('handed_over')
+  expect(await pushed()).toEqual([0, 1])
+  expect(await ask([5000, 5000], 2)).toBe('local')
+  expect(await pushed()).toEqual([0, 1])
+  await nothingHeld()
 })
 
 test('where one refuses the next is asked, and where nobody can the decode engine computes it', async () => {
@@ -275,6 +324,8 @@ describe('a request for a prompt is refused', () => {
         'secret',
       ],
       [{ body: { tokens: [2 ** 32] } }, 400, 'tokens'],
+      [{ body: { chunks: [{ chunk: -1, tokens: 128 }] } }, 400, 'chunks'],
+      [{ body: { chunks: Array(513).fill({ chunk: 1, tokens: 128 }) } }, 400, 'chunks'],
     ]
     for (const [changes, status, text] of table) {
       const answer = await ask(prefill, changes)

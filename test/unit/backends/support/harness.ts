@@ -114,6 +114,8 @@ export type HarnessOptions = {
   config?: Partial<Config>
   handoff?: AgentOverrides['handoff']
   canary?: AgentOverrides['canary']
+  /** Breaks ties between engines; default: the first one gets it. */
+  random?: () => number
   /** Of several agents; whoever made it closes it. */
   gateway?: FakeGateway
 }
@@ -174,6 +176,7 @@ export async function startHarness(options: HarnessOptions = {}): Promise<Harnes
     engine: { env, timing: options.timing ?? {} },
     ...(options.handoff === undefined ? {} : { handoff: options.handoff }),
     ...(options.canary === undefined ? {} : { canary: options.canary }),
+    random: options.random ?? (() => 0),
   })
   let url = ''
   await new Promise<void>((resolve, reject) => {
@@ -244,6 +247,19 @@ export async function* eventStream(response: Response): AsyncGenerator<DispatchE
     rest = lines.pop() ?? ''
     for (const line of lines) yield DispatchEvent.parse(JSON.parse(line))
   }
+}
+
+/** Waits until an answer has begun, and leaves it open. @returns closes it. */
+export async function begun(response: Response): Promise<() => Promise<void>> {
+  const reader = response.body?.pipeThrough(new TextDecoderStream()).getReader()
+  if (reader === undefined) throw new Error('the response has no body')
+  let text = ''
+  while (!text.includes('"delta"')) {
+    const { done, value = '' } = await reader.read()
+    if (done) throw new Error(`the answer ended before it began: ${text}`)
+    text += value
+  }
+  return async () => await reader.cancel()
 }
 
 export const textOf = (events: readonly DispatchEvent[], choice = 0): string =>

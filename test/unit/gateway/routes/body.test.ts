@@ -48,6 +48,18 @@ describe('reading a body', () => {
     expect(await readBody(post('abcde'), 4)).toMatchObject({ ok: false, error: { code: 'request_too_large' } })
   })
 
+  test('what was declared is all there is: nobody waits for the end behind it', async () => {
+    const open = (text: string) =>
+      new ReadableStream<Uint8Array>({
+        start(controller) {
+          controller.enqueue(bytes(text))
+        },
+      })
+    expect(await readBody(post(open('abcd'), { 'content-length': '4' }), 4)).toEqual({ ok: true, value: bytes('abcd') })
+    const short = await readBody(post(open('abc'), { 'content-length': '4' }), 4, 20)
+    expect(short).toMatchObject({ ok: false, error: { code: 'deadline_exceeded' } })
+  })
+
   test('a body that breaks off is the caller fault it is', async () => {
     const broken = new ReadableStream<Uint8Array>({
       pull(controller) {

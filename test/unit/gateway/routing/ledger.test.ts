@@ -6,6 +6,8 @@ import { FleetLedger, INHIBIT_MS, type Open } from '../../../../gateway/routing/
 import { PromptSizes } from '../../../../gateway/routing/prompt-size.ts'
 import { FleetRouter } from '../../../../gateway/routing/router.ts'
 import { SENT_MS, SentChunks } from '../../../../gateway/routing/sent.ts'
+import type { BackendView } from '../../../../gateway/routing/snapshot.ts'
+import { PrefillLoad } from '../../../../protocol/dispatch.ts'
 import { ask, backend, frame, transfer } from './fleet-support.ts'
 
 const work = (backendId: string, promptTokens = 100) => ({
@@ -267,6 +269,68 @@ describe('a router', () => {
     expect(names()).toEqual(['busy', 'free', 'slow'])
     open.end()
     expect(names()).toEqual(['free', 'busy', 'slow'])
+  })
+
+  test('lends to a backend that only decodes also where computing the prompt there would take no longer', () => {
+    const kv = transfer()
+    const { measuredPrefillTokensPerSecond: _, stepModel: __, ...unmeasured } = frame({ role: 'prefill', ...kv })
+    const lentBy = (prefill: BackendView, decode: Parameters<typeof backend>[1] = {}) => {
+      const backends = [backend('d', { role: 'decode', ...kv, ...decode }), prefill]
+      return new FleetRouter().decide(ask(), { staleAfterMs: 3500, backends }, new Map(), new Set(), 1000, 0)
+    }
+    for (const prefill of [backend('p', { role: 'prefill', ...kv }), backend('p', {}, { frames: [unmeasured] })]) {
+      const { decision, prefill: lent } = lentBy(prefill)
+      expect(lent.map(({ backend: { backendId } }) => backendId)).toEqual(['p'])
+      expect(decision.expected?.prediction.place).toBe('away')
+    }
+    // Twice its own time is what keeping a decode engine free is worth, and more where others decode there.
+    const queue = (prefillTokensQueued: number) => backend('p', { role: 'prefill', ...kv, prefillTokensQueued })
+    expect(lentBy(queue(3500)).prefill).toHaveLength(1)
+    expect(lentBy(queue(4500)).prefill).toEqual([])
+    expect(lentBy(queue(4500), { sequencesRunning: 1 }).prefill).toHaveLength(1)
+  })
+
+  test('says of each prefill backend what is ahead there for one of its engines, how fast it is and what it has', () => {
+    const kv = transfer()
+    const router = new FleetRouter()
+    const step = { baseMs: 10, prefillTokenMs: 2, decodeSequenceMs: 1, kvTokenMs: 0.0001 }
+    const two = ['p0', 'p1'].map((engine) =>
+      frame({ role: 'prefill', engine, ...kv, prefillTokensQueued: 600, requestsQueued: 1 }),
+    )
+    const { measuredPrefillTokensPerSecond: _, stepModel: __, ...unmeasured } = frame({ role: 'prefill', ...kv })
+    const backends = [
+      backend('d', { role: 'decode', ...kv, measuredPrefillTokensPerSecond: 50 }),
+      backend('two', {}, { frames: two }),
+      backend('new', {}, { frames: [unmeasured] }),
+      backend('slow', { role: 'prefill', ...kv, measuredPrefillTokensPerSecond: 500, stepModel: step }),
+    ]
+    const chunks = Array.from({ length: 31 }, (_, at) => at + 100)
+    const decide = () =>
+      router.decide(
+        ask({ chunks }),
+        { staleAfterMs: 3500, backends },
+        new Map([['slow', 20]]),
+        new Set(['two', 'new', 'slow']),
+        1000,
+        0,
+      )
+    const loads = () =>
+      Object.fromEntries(decide().prefill.map(({ backend: { backendId }, load }) => [backendId, load]))
+    // Of a request in a queue nothing is known but what is usual.
+    const queued = (1200 + 2 * 1000) / 2
+    expect(loads()).toEqual({
+      two: { prefillTokensQueued: queued, prefillTokensPerSecond: 1000, stepModel: frame().stepModel },
+      new: { prefillTokensQueued: 0 },
+      slow: { prefillTokensQueued: 0, prefillTokensPerSecond: 500, stepModel: step, heldChunk: 119 },
+    })
+    for (const load of Object.values(loads())) expect(PrefillLoad.parse(load)).toEqual(load)
+    // What this isolate has sent there counts before a frame shows it.
+    const routed = decide()
+    const [first] = routed.prefill
+    router.begin(ask({ chunks: [] }), routed, 1000)
+    expect(loads()[first?.backend.backendId ?? '']?.prefillTokensQueued).toBe(
+      (first?.load.prefillTokensQueued ?? 0) + Math.round(first?.uncachedTokens ?? 0),
+    )
   })
 
   test('lends nothing to a backend that prefills itself, unless that is overloaded', () => {

@@ -2,9 +2,8 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import type { Ask, LocalKnowledge } from '../../../../gateway/routing/pick.ts'
-import { AFFINITY_MS_MAX, TIE_MS, TIE_SHARE } from '../../../../gateway/routing/pick.ts'
-import { USUAL_OUTPUT_TOKENS } from '../../../../gateway/routing/predict.ts'
 import type { BackendView } from '../../../../gateway/routing/snapshot.ts'
+import { AFFINITY_MS_MAX, TIE_MS, TIE_SHARE, USUAL_OUTPUT_TOKENS } from '../../../../protocol/prediction.ts'
 import { ask, backend, choose, frame, openAt, TOKENS_PER_CHUNK } from './fleet-support.ts'
 
 const chosen = (backends: BackendView[], given: Parameters<typeof choose>[1] = {}) =>

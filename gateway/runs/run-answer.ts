@@ -1,0 +1,90 @@
+// What a run says, in the dialect that it was asked in. Owns what runs need of a dialect beside the answer itself: the events before
+// it, and how one ends that was cancelled, refused or interrupted.
+import * as z from 'zod'
+import type { ResponseErrorCode, ResponseObject } from '../../protocol/dialects/responses.ts'
+import type { Failure } from '../../protocol/errors.ts'
+import type { ErrorDialect } from '../errors.ts'
+import { jsonOrUndefined } from '../providers/json-text.ts'
+import type { AnswerEncoder } from '../routes/answer.ts'
+import { ChatAnswer } from '../routes/chat-answer.ts'
+import { CompletionAnswer } from '../routes/completion-answer.ts'
+import { MessagesAnswer } from '../routes/messages-answer.ts'
+import { ResponseAnswer } from '../routes/responses-answer.ts'
+import type { RunJob } from './runner.ts'
+
+export type RunAnswer = {
+  encoder: AnswerEncoder
+  /** As it stands, as JSON; empty in dialects whose streams are no objects. */
+  response: () => string
+  /** The first events; before the work begins, and when it does. */
+  begin: () => string
+  start: () => string
+  /** The last event of one that its caller ended. */
+  cancelled: () => string
+  /** The last event of one that does not go on. */
+  interrupted: (failure: Failure) => string
+  /** The last event of one that produced nothing more. @param body What a caller who waits would have been answered. */
+  refused: (status: number, body: string) => string
+}
+
+export const FAILED: Failure = { code: 'internal', message: 'The gateway failed to serve this request.' }
+const CANCELLED: Failure = { code: 'cancelled', message: 'The stream was cancelled.' }
+
+export function answerOf({ name, echo, stream, carried }: RunJob): RunAnswer {
+  if (echo !== undefined) {
+    const answer = new ResponseAnswer({ name, echo, createdAtMs: carried.receivedAtMs, nowMs: () => Date.now() })
+    return {
+      encoder: answer,
+      response: () => JSON.stringify(answer.response()),
+      begin: () => answer.begin(),
+      start: () => answer.start(),
+      cancelled: () => answer.cancelled(),
+      interrupted: ({ message }) => answer.failed({ code: 'server_error', message }),
+      refused: (status, body) => answer.failed({ code: responseCode(status), message: messageOf(body) }),
+    }
+  }
+  if (stream?.meta === undefined) throw new Error('a run in no dialect')
+  const { dialect, meta } = stream
+  const encoder =
+    dialect === 'chat'
+      ? new ChatAnswer(meta)
+      : dialect === 'completions'
+        ? new CompletionAnswer(meta)
+        : new MessagesAnswer(meta)
+  return {
+    encoder,
+    response: () => '',
+    begin: () => '',
+    start: () => '',
+    cancelled: () => encoder.failure(CANCELLED),
+    interrupted: (failure) => encoder.failure(failure),
+    refused: (_status, body) => errorEvent(encoder.errorDialect, body),
+  }
+}
+
+/** The last event of a run that is found without its work. */
+export const interruptedEvent = (job: RunJob, failure: Failure): string => answerOf(job).interrupted(failure)
+
+/** The same for a response, whose events are numbered. */
+export function interruptedResponse(stored: string, number: number, message: string): { event: string; text: string } {
+  // Written by the run itself.
+  const before = JSON.parse(stored) as ResponseObject
+  const response: ResponseObject = { ...before, status: 'failed', error: { code: 'server_error', message } }
+  const event = { type: 'response.failed', sequence_number: number, response }
+  return { event: `event: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`, text: JSON.stringify(response) }
+}
+
+const responseCode = (status: number): ResponseErrorCode =>
+  status === 429 ? 'rate_limit_exceeded' : status < 500 ? 'invalid_prompt' : 'server_error'
+
+/** An error's body is its event's data. */
+const errorEvent = (dialect: ErrorDialect, body: string): string =>
+  dialect === 'messages' ? `event: error\ndata: ${body}\n\n` : `data: ${body}\n\n`
+
+/** The error of a request that produced nothing; what is cut or of another shape is told in general words. */
+const Refusal = z.object({ error: z.object({ message: z.string() }) })
+
+function messageOf(body: string): string {
+  const parsed = Refusal.safeParse(jsonOrUndefined(body))
+  return parsed.success ? parsed.data.error.message : FAILED.message
+}
