@@ -27,6 +27,8 @@ constexpr size_t kBlocksPerPiece = 16;
 constexpr size_t kBytesPerTurn = 4 * 1024 * 1024;
 // While the next blocks are being computed the receiver hears of us so often before it gives us up.
 constexpr int kAlivesPerSilence = 4;
+// Between two looks whether the system is done with what was sent. poll() would not wait on a socket that was broken off.
+constexpr auto kSettlePause = std::chrono::milliseconds(1);
 
 const char* words(uint32_t refusal) {
   switch (static_cast<TransferRefusal>(refusal)) {
@@ -97,13 +99,15 @@ class KvSender::Connection {
 
   // When something is to be done unless something moves until then: give up, or say that we are still there.
   Clock::time_point patience() const {
-    if (over_) return ended_ + options_.silence_max;
+    if (over_) return Clock::now() + kSettlePause;
     auto until = Clock::time_point::max();
     for (const auto& stream : streams_) until = std::min(until, patience_of(*stream));
     return until;
   }
   void look_at_clock() {
     const auto now = Clock::now();
+    for (const auto& stream : streams_)
+      if (over_) stream->settle();
     for (size_t i = 0; i < streams_.size() && !over_; ++i) {
       SenderStream& stream = *streams_[i];
       if (now <= patience_of(stream)) continue;
@@ -160,7 +164,6 @@ class KvSender::Connection {
     for (size_t i = 0; i < polled.size() && i < streams_.size() && attempts_ == attempt; ++i) {
       SenderStream& stream = *streams_[i];
       const short events = polled[i].revents;
-      if (over_ && events != 0) stream.settle();
       if (!over_ && (events & (POLLIN | POLLERR | POLLHUP)) != 0) read(stream);
       // Not on another connection to which it has gone over meanwhile.
       if (!over_ && attempts_ == attempt && !stream.closed() && (events & POLLOUT) != 0) write(stream);

@@ -22,8 +22,8 @@ class SenderStream {
   SenderStream(const KvView& kv, std::unique_ptr<Transport> transport)
       : kv_(kv), transport_(std::move(transport)), moved_(Clock::now()) {}
 
-  // For poll(); closed: none.
-  int fd() const { return transport_ == nullptr ? -1 : transport_->fd(); }
+  // For poll(); none where nothing is to be written or read any more.
+  int fd() const { return transport_ == nullptr || closing_ ? -1 : transport_->fd(); }
   short events(bool wants_write) const {
     return transport_ == nullptr || closing_ ? short{0} : transport_->events(wants_write || has_output());
   }
@@ -50,7 +50,7 @@ class SenderStream {
 
   // Writes no more. `abandons`: nor does the system what it still has. It is closed() as soon as nobody reads the blocks any more.
   void close(bool abandons);
-  // After poll() has seen something on one that was closed.
+  // Of one that is being closed: looks whether it may be.
   void settle();
   bool closed() const { return transport_ == nullptr; }
 
