@@ -217,7 +217,7 @@ export class Runs extends DurableObject<Env> {
       const lives: Lives = { lives: before.lives + 1, events, tokens }
       this.#store.putText(name, 'lives', JSON.stringify(lives))
     })
-    log('info', 'run_lives_again', { run: name, lives: before.lives + 1, events: events + 1, tokens })
+    if (before.lives > 0) log('warn', 'run_lives_again', { run: name, lives: before.lives, events: events + 1, tokens })
     if (areLost) made.live.loseEvents()
     made.live.append(made.runner.begin())
     this.#run(name, made)

@@ -88,6 +88,12 @@ const KINDS: Record<string, (question: Question) => Promise<Said>> = {
     for await (const chunk of stream) text += 'choices' in chunk ? (chunk.choices[0]?.delta?.content ?? '') : ''
     return { text, requestId: stream.requestId }
   },
+  'own client, stream that it may take up': async (question) => {
+    const stream = await penstock.chat.completions.create({ ...chatOf(question), stream: true }, { resume: true })
+    let text = ''
+    for await (const chunk of stream) text += 'choices' in chunk ? (chunk.choices[0]?.delta?.content ?? '') : ''
+    return { text, requestId: stream.requestId }
+  },
   'background response': async ({ content, max_tokens, ...sampling }) => {
     const { seed: _, ...rest } = sampling
     const stream = await penstock.responses.create({
