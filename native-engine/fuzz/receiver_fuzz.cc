@@ -1,11 +1,13 @@
 // A peer with a grant says anything at all, most of it well formed. Its transfer ends, once; it is complete exactly where a
-// plain reading of the same bytes says so, and then the blocks hold what was sent; no other block is ever touched. In a file
+// plain reading of the same bytes says so, and then the blocks hold what was sent; no other block is ever touched. Nor does it matter who
+// else says that they belong to it. In a file
 // of its own, since it speaks to the receiver as peers do, over a socket.
 #include <poll.h>
 #include <sys/socket.h>
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <atomic>
 #include <cerrno>
 #include <cstdlib>
@@ -161,6 +163,18 @@ std::vector<std::byte> speech(std::span<const uint8_t> input) {
   return said;
 }
 
+// Until the receiver has answered an offer.
+void wait_for_answer(int peer) {
+  std::array<std::byte, sizeof(wire::Answer)> answer;
+  for (size_t got = 0; got < answer.size();) {
+    pollfd polled{peer, POLLIN, 0};
+    require(poll(&polled, 1, kPatienceMs) == 1);
+    const ssize_t count = recv(peer, answer.data() + got, answer.size() - got, 0);
+    require(count > 0 || (count < 0 && would_block()));
+    if (count > 0) got += static_cast<size_t>(count);
+  }
+}
+
 // Sends everything, unless the other side has had enough, and waits for it to be done.
 void say(int peer, std::span<const std::byte> bytes) {
   bool ended = false;
@@ -207,8 +221,23 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     wire::append(bytes, offer);
     for (const char letter : {'f', 'u', 'z', 'z'}) bytes.push_back(static_cast<std::byte>(letter));
   }
+  const Descriptor peer = connect_to(fuzzed.receiver.address());
+  if (offers && offer.features == 0 && (how & 64) != 0) {
+    // Somebody joins who does not know all of the grant, and says the same: it changes nothing.
+    require(send(peer.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(bytes.size()));
+    bytes.clear();
+    wait_for_answer(peer.get());
+    std::vector<std::byte> joining;
+    wire::append(joining, wire::OfferHead{
+                              .magic = wire::kJoin, .id = 1, .generation = generation, .secret = grant.secret, .content = 5});
+    // In what proves the grant: id, generation, secret and content.
+    const size_t at = offsetof(wire::OfferHead, id) + size % (offsetof(wire::OfferHead, fingerprint_bytes) - offsetof(wire::OfferHead, id));
+    joining[at] ^= static_cast<std::byte>(1 + how % 255);
+    joining.insert(joining.end(), behind.begin(), behind.end());
+    say(connect_to(fuzzed.receiver.address()).get(), joining);
+  }
   bytes.insert(bytes.end(), behind.begin(), behind.end());
-  say(connect_to(fuzzed.receiver.address()).get(), bytes);
+  say(peer.get(), bytes);
 
   require(fuzzed.table.close(1));  // nobody writes any more
   std::vector<std::byte> payload, note;
