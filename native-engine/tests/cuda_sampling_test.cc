@@ -78,16 +78,19 @@ std::vector<int32_t> on_device(const std::vector<Draw>& draws) {
   DeviceArray<int32_t> counts(std::vector<int32_t>(logits.size(), 0));
   DeviceArray<uint32_t> d_masks(masks);
   DeviceArray<SampleRow> d_rows(rows);
+  DeviceArray<unsigned long long> scratch(draws.size() * static_cast<size_t>(sample_scratch_words(vocab_size)));
   sample(nullptr, {.logits = d_logits.data(),
-                   .vocab_size = vocab_size,
                    .rows = d_rows.data(),
-                   .row_count = static_cast<int32_t>(rows.size()),
                    .bias_tokens = d_tokens.data(),
                    .bias_values = d_values.data(),
                    .history = d_history.data(),
                    .masks = d_masks.data(),
                    .counts = counts.data(),
-                   .tokens = drawn.data()});
+                   .scratch = scratch.data(),
+                   .tokens = drawn.data(),
+                   .vocab_size = vocab_size,
+                   .row_count = static_cast<int32_t>(rows.size()),
+                   .work = sample_work(rows, vocab_size)});
   const auto left = counts.read();
   EXPECT_TRUE(std::all_of(left.begin(), left.end(), [](int32_t count) { return count == 0; }));
   return drawn.read();
