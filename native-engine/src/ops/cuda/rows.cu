@@ -37,6 +37,16 @@ __global__ void __launch_bounds__(kNormThreadsMax)
   const auto* added = delta == nullptr ? nullptr : reinterpret_cast<const float4*>(delta + row * n);
 
   float kept[kVectors][kVectorValues];
+  // On their way while the row is summed up, where there are registers for them.
+  constexpr bool kEarly = kVectors <= kFewVectors;
+  float4 factors[kEarly ? kVectors : 1] = {};
+  if (kEarly && outputs.count > 0) {
+    PENSTOCK_UNROLL
+    for (int i = 0; i < kVectors; ++i) {
+      const int32_t vector = thread + i * threads;
+      if (vector < n / kVectorValues) factors[kEarly ? i : 0] = __ldg(reinterpret_cast<const float4*>(weight) + vector);
+    }
+  }
   float sum = 0;
   PENSTOCK_UNROLL
   for (int i = 0; i < kVectors; ++i) {
@@ -61,9 +71,15 @@ __global__ void __launch_bounds__(kNormThreadsMax)
 
   sum = warp_sum(sum);
   if (thread % kLanes == 0) partial[thread / kLanes] = sum;
+  if (threads / kLanes + thread < kNormWarpsMax) partial[threads / kLanes + thread] = 0;
   __syncthreads();
+  // All that there may be, so that they are read at once and in a fixed order.
   sum = 0;
-  for (int32_t warp = 0; warp < threads / kLanes; ++warp) sum += partial[warp];
+  PENSTOCK_UNROLL
+  for (int warp = 0; warp < kNormWarpsMax; warp += kVectorValues) {
+    const float4 four = *reinterpret_cast<const float4*>(partial + warp);
+    sum = sum + four.x + four.y + four.z + four.w;
+  }
   const float scale = 1.0f / sqrtf(sum / static_cast<float>(n) + eps);
 
   PENSTOCK_UNROLL
@@ -72,7 +88,7 @@ __global__ void __launch_bounds__(kNormThreadsMax)
     const bool live = vector < n / kVectorValues;
     float normed[kVectorValues] = {0, 0, 0, 0};
     if (live) {
-      const float4 factor = __ldg(reinterpret_cast<const float4*>(weight) + vector);
+      const float4 factor = kEarly ? factors[kEarly ? i : 0] : __ldg(reinterpret_cast<const float4*>(weight) + vector);
       normed[0] = kept[i][0] * scale * factor.x;
       normed[1] = kept[i][1] * scale * factor.y;
       normed[2] = kept[i][2] * scale * factor.z;
