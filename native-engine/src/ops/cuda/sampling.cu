@@ -30,15 +30,19 @@ using namespace sampling;
 // Of the passes over rows: a few per multiprocessor of the largest chips.
 constexpr int32_t kBlocksWanted = 512;
 
-// Makes -inf of what the mask hides, in x and in the row.
-__device__ inline void hide(float* logits, int32_t vocab_size, const uint32_t* mask, int32_t first, float (&x)[kVectorTokens]) {
-  if (first >= vocab_size) return;
-  const uint32_t allowed = mask[first / 32] >> (first % 32);
+// Makes -inf of what the mask hides, in a lane's tokens of a tile and in the row.
+__device__ inline void hide(float* logits, int32_t vocab_size, const uint32_t* mask, int32_t tile, int lane, float (&x)[kLaneTokens]) {
   PENSTOCK_UNROLL
-  for (int i = 0; i < kVectorTokens; ++i) {
-    if (first + i >= vocab_size || (allowed >> i & 1u) != 0) continue;
-    x[i] = never();
-    logits[first + i] = never();
+  for (int vector = 0; vector < kVectors; ++vector) {
+    const int32_t first = first_token(tile, vector, lane);
+    if (first >= vocab_size) continue;
+    const uint32_t allowed = mask[first / 32] >> (first % 32);
+    PENSTOCK_UNROLL
+    for (int i = 0; i < kVectorTokens; ++i) {
+      if (first + i >= vocab_size || (allowed >> i & 1u) != 0) continue;
+      x[kVectorTokens * vector + i] = never();
+      logits[first + i] = never();
+    }
   }
 }
 
@@ -54,26 +58,21 @@ __global__ void __launch_bounds__(kThreads) scan_kernel(SampleArgs args) {
   const uint32_t* mask = mask_row < 0 ? nullptr : args.masks + mask_row * static_cast<int64_t>((args.vocab_size + 31) / 32);
 
   for (int32_t tile = thread / kLanes; tile < tiles_of(args.vocab_size); tile += threads / kLanes) {
-    float x[kVectors][kVectorTokens];
+    float x[kLaneTokens];
     load_tile(logits, args.vocab_size, tile, lane, x);
-    bool failed = false;
+    bool failed = false;  // before a mask hides it
+    PENSTOCK_UNROLL
+    for (int i = 0; i < kLaneTokens; ++i) failed = failed || has_failed(x[i]);
+    if (mask != nullptr) hide(logits, args.vocab_size, mask, tile, lane, x);
     float largest = never(), least = FLT_MAX;
     int32_t token = first_token(tile, 0, lane);
     PENSTOCK_UNROLL
-    for (int vector = 0; vector < kVectors; ++vector) {
-      const int32_t first = first_token(tile, vector, lane);
-      // Before a mask hides it.
-      PENSTOCK_UNROLL
-      for (int i = 0; i < kVectorTokens; ++i) failed = failed || has_failed(x[vector][i]);
-      if (mask != nullptr) hide(logits, args.vocab_size, mask, first, x[vector]);
-      PENSTOCK_UNROLL
-      for (int i = 0; i < kVectorTokens; ++i) {
-        if (x[vector][i] > largest) {
-          largest = x[vector][i];
-          token = first + i;
-        }
-        if (x[vector][i] > never()) least = fminf(least, x[vector][i]);
+    for (int i = 0; i < kLaneTokens; ++i) {
+      if (x[i] > largest) {
+        largest = x[i];
+        token = lane_token(tile, i, lane);
       }
+      if (x[i] > never()) least = fminf(least, x[i]);
     }
     const Place best = warp_max(failed ? kFailed : place_of(largest, token));
     least = warp_min(least);
@@ -87,15 +86,6 @@ __global__ void __launch_bounds__(kThreads) scan_kernel(SampleArgs args) {
     scratch.bin_counts[bin] = 0;
   }
   if (thread == 0) *scratch.found = 0;
-}
-
-// Adds to a number in two halves: shared memory adds 32 bits at once, and 64 only by trying again and again. Exact, since exactly one
-// addition sees each carry.
-__device__ inline void add_halves(uint32_t* low, uint32_t* high, Mass value) {
-  const auto part = static_cast<uint32_t>(value);
-  const uint32_t before = atomicAdd(low, part);
-  const uint32_t more = static_cast<uint32_t>(value >> 32) + (before + part < before ? 1u : 0u);
-  if (more != 0) atomicAdd(high, more);
 }
 
 // masses of every tile; for rows with filters bin_masses and bin_counts. Grid (.., rows)
@@ -114,7 +104,7 @@ __global__ void __launch_bounds__(kThreads) weigh_kernel(SampleArgs args) {
   const float* logits = args.logits + row_index * vocab_size;
   const auto first_tile = static_cast<int32_t>(blockIdx.x) * kWarps + thread / kLanes;
   const auto step = static_cast<int32_t>(gridDim.x) * kWarps;
-  float x[kVectors][kVectorTokens];
+  float x[kLaneTokens];
   if (first_tile < tiles) load_tile(logits, vocab_size, first_tile, lane, x);  // on its way while the row's facts are looked at
 
   const RowFacts facts = row_facts<kThreads>(scratch, tiles, best, least);
@@ -125,9 +115,9 @@ __global__ void __launch_bounds__(kThreads) weigh_kernel(SampleArgs args) {
       if (tile != first_tile) load_tile(logits, vocab_size, tile, lane, x);
       Mass mass = 0;
       PENSTOCK_UNROLL
-      for (int i = 0; i < kVectors * kVectorTokens; ++i) {
-        const float logit = x[i / kVectorTokens][i % kVectorTokens];
-        if (rule.is_allowed(logit)) mass += rule.mass(logit);
+      for (int i = 0; i < kLaneTokens; ++i) {
+        const Mass each = rule.mass(x[i]);  // of all, so that they are computed side by side
+        mass += rule.is_allowed(x[i]) ? each : 0;
       }
       mass = warp_mass(mass);
       if (lane == 0) scratch.masses[tile] = mass;
@@ -140,13 +130,27 @@ __global__ void __launch_bounds__(kThreads) weigh_kernel(SampleArgs args) {
   __syncthreads();
   for (int32_t tile = first_tile; tile < tiles; tile += step) {
     if (tile != first_tile) load_tile(logits, vocab_size, tile, lane, x);
+    int32_t bins[kLaneTokens];
+    bool any = false;
     PENSTOCK_UNROLL
-    for (int i = 0; i < kVectors * kVectorTokens; ++i) {
-      const float logit = x[i / kVectorTokens][i % kVectorTokens];
-      const int32_t bin = rule.bin(logit);
-      if (bin == kBins) continue;
-      if (row.top_p < 1) add_halves(&low[bin], &high[bin], rule.mass(logit));
-      if (by_count) atomicAdd(&counts[bin], 1u);
+    for (int i = 0; i < kLaneTokens; ++i) {
+      bins[i] = rule.bin(x[i]);
+      any = any || bins[i] < kBins;
+    }
+    if (!__any_sync(kAllLanes, any)) continue;
+    if (row.top_p < 1) {
+      Mass each[kLaneTokens];
+      PENSTOCK_UNROLL
+      for (int i = 0; i < kLaneTokens; ++i) each[i] = rule.mass(x[i]);
+      PENSTOCK_UNROLL
+      for (int i = 0; i < kLaneTokens; ++i) {
+        if (bins[i] < kBins) add_halves(&low[bins[i]], &high[bins[i]], each[i]);
+      }
+    }
+    if (!by_count) continue;
+    PENSTOCK_UNROLL
+    for (int i = 0; i < kLaneTokens; ++i) {
+      if (bins[i] < kBins) atomicAdd(&counts[bins[i]], 1u);
     }
   }
   __syncthreads();
@@ -190,8 +194,8 @@ __device__ inline Border find_border(const RowScratch& scratch, const SampleRow&
     count += counts[i] = scratch.bin_counts[own + i];
     mass += masses[i] = scratch.bin_masses[own + i];
   }
-  const Scanned by_count = block_scan<kThreads>(count, sums);
-  const Scanned by_mass = block_scan<kThreads>(mass, sums);
+  const Scanned by_count = row.top_k > 0 ? block_scan<kThreads>(count, sums) : Scanned{0, 0};
+  const Scanned by_mass = row.top_p < 1 ? block_scan<kThreads>(mass, sums) : Scanned{0, 0};
   const auto top_k = static_cast<Mass>(row.top_k);
   // Where less has a weight it keeps all that has one; the counts are 0 where top_k is off.
   const bool by_top_k = by_count.total > top_k;
@@ -247,7 +251,7 @@ __global__ void __launch_bounds__(kThreads) gather_kernel(SampleArgs args) {
   const float* logits = args.logits + row_index * vocab_size;
   const auto first_tile = static_cast<int32_t>(blockIdx.x) * kWarps + thread / kLanes;
   const auto step = static_cast<int32_t>(gridDim.x) * kWarps;
-  float x[kVectors][kVectorTokens];
+  float x[kLaneTokens];
   if (first_tile < tiles) load_tile(logits, vocab_size, first_tile, lane, x);
 
   const RowFacts facts = row_facts<kThreads>(scratch, tiles, best, least);
@@ -260,16 +264,22 @@ __global__ void __launch_bounds__(kThreads) gather_kernel(SampleArgs args) {
   }
   for (int32_t tile = first_tile; tile < tiles; tile += step) {
     if (tile != first_tile) load_tile(logits, vocab_size, tile, lane, x);
-    Mass mass = 0;
-    uint32_t candidates = 0;  // a bit for each of the lane's tokens
+    uint32_t above = 0, candidates = 0;  // a bit for each of the lane's tokens
     PENSTOCK_UNROLL
-    for (int i = 0; i < kVectors * kVectorTokens; ++i) {
-      const float logit = x[i / kVectorTokens][i % kVectorTokens];
-      const int32_t bin = rule.bin(logit);
-      if (bin < border.first) mass += rule.mass(logit);
+    for (int i = 0; i < kLaneTokens; ++i) {
+      const int32_t bin = rule.bin(x[i]);
+      if (bin < border.first) above |= 1u << i;
       if (bin >= border.first && bin <= border.last) candidates |= 1u << i;
     }
-    if (__any_sync(kAllLanes, mass != 0)) mass = warp_mass(mass);
+    Mass mass = 0;
+    if (__any_sync(kAllLanes, above != 0)) {
+      PENSTOCK_UNROLL
+      for (int i = 0; i < kLaneTokens; ++i) {
+        const Mass each = rule.mass(x[i]);
+        mass += (above >> i & 1u) != 0 ? each : 0;
+      }
+      mass = warp_mass(mass);
+    }
     if (lane == 0) scratch.masses[tile] = mass;
     if (!__any_sync(kAllLanes, candidates != 0)) continue;
     const auto own = static_cast<uint32_t>(__popc(candidates));
@@ -278,11 +288,9 @@ __global__ void __launch_bounds__(kThreads) gather_kernel(SampleArgs args) {
     if (lane == kLanes - 1) at = atomicAdd(scratch.found, inclusive);
     at = __shfl_sync(kAllLanes, at, kLanes - 1) + inclusive - own;
     PENSTOCK_UNROLL
-    for (int i = 0; i < kVectors * kVectorTokens; ++i) {
+    for (int i = 0; i < kLaneTokens; ++i) {
       if ((candidates >> i & 1u) == 0) continue;
-      if (at < kCandidates)
-        scratch.candidates[at] =
-            place_of(x[i / kVectorTokens][i % kVectorTokens], first_token(tile, i / kVectorTokens, lane) + i % kVectorTokens);
+      if (at < kCandidates) scratch.candidates[at] = place_of(x[i], lane_token(tile, i, lane));
       ++at;
     }
   }

@@ -18,7 +18,6 @@ using namespace sampling;
 constexpr int kDrawThreads = 512;
 constexpr int kDrawWarps = kDrawThreads / kLanes;
 constexpr int kEach = kCandidates / kDrawThreads;  // candidates of a thread
-constexpr int kLaneTokens = kTileTokens / kLanes;
 // Of the selection over a whole row.
 constexpr int kDigitBits = 8;
 constexpr int kDigits = 1 << kDigitBits;
@@ -60,17 +59,28 @@ struct Kept {
   }
 };
 
-// The last place that the filters leave, by way of the candidates; their masses, where they are left, are added to those of their
-// tiles. places [kCandidates], sums [kDrawWarps]; found is one. PRECOND: masses [tiles] are of what lies above the candidates.
-__device__ inline Place last_of_candidates(const RowScratch& scratch, const SampleRow& row, const Rule& rule, int32_t count,
-                                           Mass above, Mass* masses, Place* places, Mass* sums, Place* found) {
-  const auto thread = static_cast<int32_t>(threadIdx.x);
+// What gather_kernel knows of where the filters end.
+struct Ends {
+  int32_t candidates;
+  int32_t take;
+  Mass wanted;
+};
+
+// Places that are sorted together with so many candidates.
+__device__ inline int32_t room_of(int32_t count) {
   int32_t room = 2;
   while (room < count) room *= 2;
-  for (int32_t i = thread; i < room; i += kDrawThreads) places[i] = i < count ? scratch.candidates[i] : 0;
-  sort_places(places, room);
-  const int32_t taken = *scratch.take;
-  const int32_t left = taken < 0 || taken > count ? count : taken;
+  return room;
+}
+
+// The last place that the filters leave, by way of the candidates, which are places [kCandidates]; their masses, where they are left,
+// are added to those of their tiles. sums [kDrawWarps]; found is one. PRECOND: masses [tiles] are of what lies above the candidates.
+__device__ inline Place last_of_candidates(const Ends& ends, const SampleRow& row, const Rule& rule, Mass above, Mass* masses,
+                                           Place* places, Mass* sums, Place* found) {
+  const auto thread = static_cast<int32_t>(threadIdx.x);
+  const int32_t count = ends.candidates;
+  sort_places(places, room_of(count));
+  const int32_t left = ends.take < 0 || ends.take > count ? count : ends.take;
   Mass each[kEach];
   Mass mass = 0;
   PENSTOCK_UNROLL
@@ -81,8 +91,7 @@ __device__ inline Place last_of_candidates(const RowScratch& scratch, const Samp
   }
   const Scanned scanned = block_scan<kDrawThreads>(mass, sums);
   if (row.top_p < 1) {
-    const Mass known = *scratch.wanted;
-    const Mass wanted = known > 0 ? known : share_of(row.top_p, above + scanned.total);
+    const Mass wanted = ends.wanted > 0 ? ends.wanted : share_of(row.top_p, above + scanned.total);
     Mass before = above + scanned.inclusive - mass;
     PENSTOCK_UNROLL
     for (int i = 0; i < kEach; ++i) {
@@ -105,30 +114,45 @@ __device__ inline Place last_of_candidates(const RowScratch& scratch, const Samp
 
 // The place at which the sum of measure(logit) over the kept tokens, likeliest first, reaches `wanted`. digits [kDigits], sums
 // [kDrawWarps]; found [2]. PRECOND: it is reached; equal logits measure alike, and more than 0 where it is reached.
+// Who comes here has many logits that are alike: a warp whose tokens have one digit adds once.
 template <class Measure>
 __device__ __forceinline__ Place last_of_row(const Kept& kept, Place from, Mass wanted, const Measure& measure, Mass* digits,
                                           Mass* sums, Place* found) {
   const auto thread = static_cast<int32_t>(threadIdx.x);
+  const int lane = thread % kLanes;
+  auto* low = reinterpret_cast<uint32_t*>(digits);
+  uint32_t* high = low + kDigits;
   uint32_t prefix = 0;
   uint32_t decided = 0;  // mask of the digits in `prefix`
   Mass above = 0;
   for (int round = 0; round < kDigitRounds; ++round) {
     const int shift = 32 - kDigitBits * (round + 1);
     __syncthreads();
-    for (int digit = thread; digit < kDigits; digit += kDrawThreads) digits[digit] = 0;
+    for (int digit = thread; digit < kDigits; digit += kDrawThreads) low[digit] = high[digit] = 0;
     __syncthreads();
-    for (int32_t token = thread; token < kept.vocab_size; token += kDrawThreads) {
-      const float logit = kept.logits[token];
+    for (int32_t first = thread - lane; first < kept.vocab_size; first += kDrawThreads) {
+      const int32_t token = first + lane;
+      const float logit = token < kept.vocab_size ? kept.logits[token] : never();
       const uint32_t key = key_of(logit);
-      if ((key & decided) != prefix || !kept.has(logit, token, from)) continue;
-      const Mass amount = measure(logit);
-      if (amount > 0) atomicAdd(&digits[(key >> shift) % kDigits], amount);
+      const bool counts = (key & decided) == prefix && kept.has(logit, token, from);
+      const unsigned counting = __ballot_sync(kAllLanes, counts);
+      if (counting == 0) continue;
+      const auto digit = static_cast<int>((key >> shift) % kDigits);
+      const int common = __shfl_sync(kAllLanes, digit, __ffs(static_cast<int>(counting)) - 1);
+      const Mass amount = counts ? measure(logit) : 0;
+      if (__all_sync(kAllLanes, !counts || digit == common)) {
+        const Mass together = warp_mass(amount);
+        if (lane == 0) add_halves(&low[common], &high[common], together);
+      } else if (amount > 0) {
+        add_halves(&low[digit], &high[digit], amount);
+      }
     }
     __syncthreads();
     if (thread == 0) {
+      const auto sum_of = [&](int digit) { return Mass{high[digit]} << 32 | low[digit]; };
       Mass sum = above;
       int digit = kDigits - 1;
-      while (digit > 0 && sum + digits[digit] < wanted) sum += digits[digit--];
+      while (digit > 0 && sum + sum_of(digit) < wanted) sum += sum_of(digit--);
       found[0] = static_cast<Place>(digit);
       found[1] = sum;
     }
@@ -249,6 +273,13 @@ __global__ void __launch_bounds__(kDrawThreads, 1) draw_kernel(SampleArgs args) 
   const RowScratch scratch = row_scratch(args, row_index);
   const SampleRow row = args.rows[row_index];
   const bool filtered = has_filter(row, args.vocab_size);
+  // All that the row may need is on its way before the first is waited for.
+  Mass above = 0;
+  Ends ends{};
+  if (row.temperature != 0) {
+    for (int32_t tile = thread; tile < tiles; tile += kDrawThreads) above += masses[tile] = scratch.masses[tile];
+    if (filtered) ends = {static_cast<int32_t>(*scratch.found), *scratch.take, *scratch.wanted};
+  }
   const RowFacts facts = row_facts<kDrawThreads>(scratch, tiles, best, least);
   if (!is_random(facts, row)) {
     if (thread != 0) return;
@@ -263,16 +294,14 @@ __global__ void __launch_bounds__(kDrawThreads, 1) draw_kernel(SampleArgs args) 
   }
 
   const Kept kept{args.logits + row_index * args.vocab_size, args.vocab_size, Rule(facts, row, args.vocab_size)};
-  const auto candidates = static_cast<int32_t>(filtered ? *scratch.found : 0);
   Place last = 0;
-  if (candidates > kCandidates) {
+  if (ends.candidates > kCandidates) {
     last = last_of_all(kept, row, masses, places, sums, found);
-  } else {
-    Mass above = 0;
-    for (int32_t tile = thread; tile < tiles; tile += kDrawThreads) above += masses[tile] = scratch.masses[tile];
+  } else if (ends.candidates > 0) {
+    for (int32_t i = thread; i < room_of(ends.candidates); i += kDrawThreads)
+      places[i] = i < ends.candidates ? scratch.candidates[i] : 0;
     above = block_scan<kDrawThreads>(above, sums).total;
-    if (candidates > 0)
-      last = last_of_candidates(scratch, row, kept.rule, candidates, above, masses, places, sums, found);
+    last = last_of_candidates(ends, row, kept.rule, above, masses, places, sums, found);
   }
   const int32_t token = draw_token(kept, last, uniform_number(row.seed, row.index), masses, sums, found);
   if (token >= 0) args.tokens[row_index] = token;

@@ -20,6 +20,7 @@ inline constexpr int kVectorTokens = 4;
 inline constexpr int kVectors = 2;  // that a lane has of a tile
 inline constexpr int kRoundTokens = kLanes * kVectorTokens;
 inline constexpr int kTileTokens = kVectors * kRoundTokens;  // read by a warp at once
+inline constexpr int kLaneTokens = kVectors * kVectorTokens;
 inline constexpr int kBins = 1024;                           // of the distances from the largest logit
 inline constexpr int kCandidates = 2048;                     // of a row that can be sorted
 inline constexpr Place kFailed = ~Place{0};
@@ -83,23 +84,27 @@ __device__ inline RowScratch row_scratch(const SampleArgs& args, int64_t row) {
 __device__ inline int32_t first_token(int32_t tile, int vector, int lane) {
   return tile * kTileTokens + vector * kRoundTokens + lane * kVectorTokens;
 }
+// The i-th of a lane's tokens.
+__device__ inline int32_t lane_token(int32_t tile, int i, int lane) {
+  return first_token(tile, i / kVectorTokens, lane) + i % kVectorTokens;
+}
 
 // A lane's tokens of a tile; -inf behind the vocabulary.
-__device__ inline void load_tile(const float* logits, int32_t vocab_size, int32_t tile, int lane,
-                                 float (&x)[kVectors][kVectorTokens]) {
+__device__ inline void load_tile(const float* logits, int32_t vocab_size, int32_t tile, int lane, float (&x)[kLaneTokens]) {
   const bool aligned = reinterpret_cast<uintptr_t>(logits) % sizeof(float4) == 0;
   PENSTOCK_UNROLL
   for (int vector = 0; vector < kVectors; ++vector) {
     const int32_t first = first_token(tile, vector, lane);
     if (aligned && first + kVectorTokens <= vocab_size) {
       const float4 four = *reinterpret_cast<const float4*>(logits + first);
-      x[vector][0] = four.x;
-      x[vector][1] = four.y;
-      x[vector][2] = four.z;
-      x[vector][3] = four.w;
+      x[kVectorTokens * vector] = four.x;
+      x[kVectorTokens * vector + 1] = four.y;
+      x[kVectorTokens * vector + 2] = four.z;
+      x[kVectorTokens * vector + 3] = four.w;
     } else {
       PENSTOCK_UNROLL
-      for (int i = 0; i < kVectorTokens; ++i) x[vector][i] = first + i < vocab_size ? logits[first + i] : never();
+      for (int i = 0; i < kVectorTokens; ++i)
+        x[kVectorTokens * vector + i] = first + i < vocab_size ? logits[first + i] : never();
     }
   }
 }
@@ -131,6 +136,15 @@ struct Scanned {
   Mass inclusive;  // of this thread and those below it
   Mass total;
 };
+// Adds to a number in two halves: shared memory adds 32 bits at once, and 64 only by trying again and again. Exact, since exactly one
+// addition sees each carry.
+__device__ inline void add_halves(uint32_t* low, uint32_t* high, Mass value) {
+  const auto part = static_cast<uint32_t>(value);
+  const uint32_t before = atomicAdd(low, part);
+  const uint32_t more = static_cast<uint32_t>(value >> 32) + (before + part < before ? 1u : 0u);
+  if (more != 0) atomicAdd(high, more);
+}
+
 // Over a block of kBlockThreads threads. sums [kBlockThreads / kLanes] is free again when all have passed the next barrier.
 template <int kBlockThreads>
 __device__ inline Scanned block_scan(Mass value, Mass* sums) {
@@ -192,11 +206,11 @@ struct Rule {
     const double exact = static_cast<double>(weight.largest) + row.log_weight_min * static_cast<double>(row.temperature);
     const double bounded = exact > -static_cast<double>(FLT_MAX) ? exact : -static_cast<double>(FLT_MAX);
     cut = static_cast<float>(bounded);
-    if (static_cast<double>(cut) > bounded) cut = nextafterf(cut, never());
+    if (static_cast<double>(cut) > bounded) cut = logit_of(key_of(cut) - (cut == 0.0f ? 2u : 1u));  // behind 0 is -0
     // A weight of less than 1 / e is rounded to 0.
     distance_max = 0.6931472f * static_cast<float>(static_cast<int32_t>(__float_as_uint(weight.scale) >> 23) - 127) + 1.0f;
     const float spread = fminf(distance_max, fminf(distance(facts.least), distance(cut)));
-    bins_per_distance = spread > 0 ? fminf(static_cast<float>(kBins) / spread, FLT_MAX) : 0.0f;
+    bins_per_distance = spread > 0 ? fminf(__fdividef(static_cast<float>(kBins), spread), FLT_MAX) : 0.0f;
   }
   __device__ float distance(float logit) const { return (weight.largest - logit) * weight.inverse_temperature; }
   __device__ bool is_allowed(float logit) const { return logit >= cut; }
