@@ -124,7 +124,8 @@ Draw random_draw(int32_t vocab_size, std::mt19937& random) {
   draw.output = history(20);
   SamplingParams& p = draw.params;
   p.temperature = one_of({0.0f, 0.3f, 1.0f, 1.0f, 1.7f, 100.0f, 1e-30f});
-  p.top_k = static_cast<int32_t>(one_of({0, 0, 1, 2, 7, 40, 300, 2500, static_cast<float>(vocab_size), static_cast<float>(vocab_size + 1)}));
+  p.top_k = static_cast<int32_t>(
+      one_of({0, 0, 1, 2, 7, 40, 300, 2500, static_cast<float>(vocab_size), static_cast<float>(vocab_size + 1)}));
   p.top_p = one_of({1.0f, 1.0f, 0.999f, 0.9f, 0.5f, 0.1f, 1e-9f});
   p.min_p = one_of({0.0f, 0.0f, 1e-6f, 0.05f, 1.0f});
   p.repetition_penalty = one_of({1.0f, 1.0f, 1.3f, 0.8f});
