@@ -8,7 +8,7 @@ namespace penstock::cuda {
 
 // How a product is computed.
 //   rows  a warp per 32 weight rows and segment, integer dot products or fmaf: few rows of activations
-//   split tensor cores, a warp per 32 weight rows and segment: some rows of activations
+//   split tensor cores, a warp per 16 or 32 weight rows and segment: some rows of activations
 //   wide  tensor cores, tiles of 128 weight rows, all segments in turn: many rows of activations
 enum class MatmulPath : uint8_t { rows, split, wide };
 
