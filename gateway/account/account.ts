@@ -6,7 +6,7 @@ import type { Result } from '../../protocol/result.ts'
 import { connect } from '../db/connect.ts'
 import { PATIENCE_MS, withPatience } from '../db/patience.ts'
 import type { Env } from '../env.ts'
-import { PostgresRecord } from '../ledger/postgres-record.ts'
+import { lateRecord } from '../ledger/late-record.ts'
 import type { AccountRecord } from '../ledger/record.ts'
 import { Roller } from '../ledger/roller.ts'
 import type { Usage } from '../meter/usage.ts'
@@ -41,7 +41,7 @@ export class Account extends DurableObject<Env> implements AccountRpc {
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env)
     const database = connect(env)
-    this.record = new PostgresRecord(database)
+    this.record = lateRecord(database)
     const { storage } = ctx
     const now = () => this.now()
     const wakeAt = (atMs: number) => this.#wakeAt(atMs)

@@ -3,12 +3,11 @@
 import { createMiddleware } from 'hono/factory'
 import type { Failure } from '../../protocol/errors.ts'
 import type { Actor, KeyCredential } from '../auth/actor.ts'
-import { authenticate, presentedCredential } from '../auth/authenticate.ts'
+import { authenticate, looksLikeToken, presentedCredential } from '../auth/authenticate.ts'
 import { clientAddress } from '../auth/client-address.ts'
 import { parseKey } from '../auth/keys.ts'
 import type { Principal } from '../auth/principal.ts'
 import { scopeRefusal } from '../auth/scopes.ts'
-import { looksLikeToken } from '../auth/token.ts'
 import { sessionOf } from '../dashboard/request.ts'
 import { type AdminContext, type AdminEnv, Refusal } from './context.ts'
 

@@ -9,7 +9,6 @@ import type { KeyRecord } from './key-record.ts'
 import type { Fetch } from './key-sets.ts'
 import { hashKey, parseKey } from './keys.ts'
 import type { Principal } from './principal.ts'
-import { looksLikeToken, verifyToken } from './token.ts'
 
 /** How long a change can stay unseen in this isolate; a revoked key is refused earlier, by the account. */
 const CACHE_MS = 10_000
@@ -23,6 +22,10 @@ const NEGATIVE_CACHE_MS = 2_000
 const CACHED_KEYS_MAX = 5_000
 
 const cache = new FactCache<KeyRecord | 'unknown'>(CACHED_KEYS_MAX)
+
+const TOKEN_SHAPE = /^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*$/
+
+export const looksLikeToken = (credential: string): boolean => TOKEN_SHAPE.test(credential)
 
 export type AuthOptions = {
   /** How issuers' public keys are fetched. Default: the network. */
@@ -54,7 +57,11 @@ export async function authenticate(
       'No API key given. Send it, or a token, as "Authorization: Bearer <key>", or a key in the x-api-key header.',
     )
   }
-  if (looksLikeToken(presented)) return verifyToken(presented, { env, nowMs, fetch, fresh })
+  if (looksLikeToken(presented)) {
+    // Loaded by the first token: a cold start that is asked by keys does without.
+    const { verifyToken } = await import('./token.ts')
+    return verifyToken(presented, { env, nowMs, fetch, fresh })
+  }
   const hash = hashKey(presented)
   if (parseKey(presented) === undefined) {
     return refuse('This is not an API key of this service: a character is missing, added or mistyped.')

@@ -19,7 +19,6 @@ import { ROLES, type Role } from './roles.ts'
 
 /** Refused before anything is parsed or hashed; large tokens with many groups have 4 KB. */
 const TOKEN_CHARS_MAX = 8_192
-const TOKEN_SHAPE = /^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*$/
 /** How long a suspension or a lost membership can stay unseen in an isolate; the account refuses such a user earlier. */
 const VERDICT_MS = 60_000
 /** While Postgres is away a verdict is renewed this often, from the user as it last was. */
@@ -39,8 +38,6 @@ const members = new FactCache<MemberRecord>(CACHED_TOKENS_MAX)
 
 /** `fresh`: no earlier verdict counts, and no copy of issuer or user. */
 export type TokenTools = { env: Env; nowMs: number; fetch: Fetch; fresh: boolean }
-
-export const looksLikeToken = (credential: string): boolean => TOKEN_SHAPE.test(credential)
 
 /**
  * Whose token this is. `credential` is any text of three parts.

@@ -7,7 +7,6 @@ import type { Database } from '../db/port.ts'
 import { errorText, log } from '../observe/log.ts'
 import type { OutboxEntry } from './outbox.ts'
 import { RollPace } from './roll-pace.ts'
-import { rollUp } from './rollups.ts'
 
 /** Most rolls touch the current quarter hour and perhaps the one before; corrections touch others. */
 const BUCKETS_PER_ROLL = 8
@@ -56,6 +55,8 @@ export class Roller {
     this.#pace.begin()
     const startedAtMs = this.#ports.now()
     try {
+      // Loaded by the first roll: a cold start does without.
+      const { rollUp } = await import('./rollups.ts')
       const { left, failed } = await rollUp(this.#ports.database, orgId, BUCKETS_PER_ROLL, startedAtMs)
       this.#pace.end(startedAtMs, this.#ports.now(), left || failed > 0)
     } catch (error) {

@@ -23,7 +23,7 @@ import { errorText, log } from '../observe/log.ts'
 import type { KeptAnswer } from '../providers/answer-journal.ts'
 import { within } from '../stream/within.ts'
 import { type LivePorts, LiveRun, type Said } from './live-run.ts'
-import { DIVERGED, INTERRUPTED, type Lives, lastBeforeOutput, mayLiveAgain, NOT_CONTINUED } from './lives.ts'
+import { DIVERGED, firstLife, INTERRUPTED, type Lives, lastBeforeOutput, NOT_CONTINUED, nextLife } from './lives.ts'
 import { interruptedEvent, interruptedResponse } from './run-answer.ts'
 import { type JournalNews, keptOf, RunJournal } from './run-journal.ts'
 import { type RunHead, RunStore } from './run-store.ts'
@@ -203,19 +203,18 @@ export class Runs extends DurableObject<Env> {
     const found = keptOf(this.#store.text(name, 'attempt'), this.#store.journal(name), request)
     const tokens = found?.tokens ?? 0
     const told = this.#store.text(name, 'lives')
-    const before: Lives = told === '' ? { lives: isDeferred ? 0 : 1, events: -1, tokens: 0 } : JSON.parse(told)
+    const before: Lives = told === '' ? firstLife(isDeferred ? 0 : 1) : JSON.parse(told)
     const areLost = this.#store.head(name)?.areEventsLost === true
     const hasOutput = areLost || events > lastBeforeOutput(job)
-    const failure = mayLiveAgain({ before, events, tokens, hasOutput, kept: found?.kept })
-    if (failure !== undefined) return this.#interrupted(name, job, failure)
+    const lives = nextLife({ before, events, tokens, hasOutput, kept: found?.kept })
+    if (!lives.ok) return this.#interrupted(name, job, lives.error)
     // The hold of one that was begun ends by its first deadline.
     const waitedMs = deadlineIsCallers || !isDeferred ? 0 : Math.max(0, this.now() - receivedAtMs)
     const next: RunJob = { ...job, carried: { ...job.carried, deadlineAtMs: deadlineAtMs + waitedMs } }
     const made = this.#make(next, { said: this.#said(name), ...found })
     this.ctx.storage.transactionSync(() => {
       if (isDeferred) this.#store.putText(name, 'job', packed({ job: next, isDeferred: false } satisfies Undone))
-      const lives: Lives = { lives: before.lives + 1, events, tokens }
-      this.#store.putText(name, 'lives', JSON.stringify(lives))
+      this.#store.putText(name, 'lives', JSON.stringify(lives.value))
     })
     if (before.lives > 0) log('warn', 'run_lives_again', { run: name, lives: before.lives, events: events + 1, tokens })
     if (areLost) made.live.loseEvents()
@@ -447,14 +446,14 @@ export class Runs extends DurableObject<Env> {
     live: LiveRun,
     { response, wasRefused, isFirstLife }: { response: string; wasRefused: boolean; isFirstLife: boolean },
   ): void {
-    live.flush()
-    this.#live.delete(name)
-    const head = this.#store.head(name)
-    if (head === undefined) return live.wake()
-    // Its caller waits for the refusal, and has got nothing else.
-    const isNothing = wasRefused && isFirstLife && head.stream !== undefined
     this.ctx.storage.transactionSync(() => {
-      if (isNothing) return this.#store.remove(name)
+      // With its end: the last event says when that was, and no further life would say the same.
+      live.flush()
+      this.#live.delete(name)
+      const head = this.#store.head(name)
+      if (head === undefined) return
+      // Its caller waits for the refusal, and has got nothing else.
+      if (wasRefused && isFirstLife && head.stream !== undefined) return this.#store.remove(name)
       this.#store.putText(name, 'response', response)
       // Of what was refused only the refusal is kept, for as long as its caller may still look for it.
       if (wasRefused) this.#store.putText(name, 'items', '[]')

@@ -4,9 +4,12 @@
 //
 //   cuda-bench facts                              card, driver and runtime, ceilings
 //   cuda-bench kernels [--small 1]                a row per kernel and shape
-//   cuda-bench engine --shape 8b --type Q4_0 --path FILE [--gemm own|cublaslt] [--small 1]
-//                                                 writes a model of noise, loads it, computes; a row per workload
+//   cuda-bench engine --shape 8b --type Q4_0 --path FILE [--gemm own|cublaslt] [--keep 1] [--small 1]
+//                                                 writes a model of noise, loads it, computes; a row per workload. --keep: FILE
+//                                                 stays, and is taken as it is where it exists
 // On the emulator the same code runs, and its times mean nothing.
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -50,7 +53,8 @@ Flags parse(int argc, char** argv) {
   for (int i = 2; i + 1 < argc; i += 2) flags[argv[i]] = argv[i + 1];
   if (argc % 2 != 0) throw std::invalid_argument("an option has no value");
   for (const auto& [name, value] : flags) {
-    if (name != "--small" && name != "--shape" && name != "--type" && name != "--path" && name != "--gemm")
+    if (name != "--small" && name != "--shape" && name != "--type" && name != "--path" && name != "--gemm" &&
+        name != "--keep")
       throw std::invalid_argument("unknown option " + name);
   }
   return flags;
@@ -187,7 +191,8 @@ void print_engine(const Flags& flags, bool small) {
     DevicePool pool(stream, (small ? kColdBytesSmall : kColdBytes) + (1 << 20));
     ceilings = ceilings_of(stream, pool, device, small);
   }
-  write_synthetic_model(path, shape, type);
+  const bool keeps = flags.contains("--keep");
+  if (!keeps || access(path.c_str(), R_OK) != 0) write_synthetic_model(path, shape, type);
   const std::vector<int32_t> batches = small ? std::vector<int32_t>{1, 2} : std::vector<int32_t>{1, 8, 32};
   const std::vector<int32_t> prompts = small ? std::vector<int32_t>{32} : std::vector<int32_t>{512, 4096};
   const int32_t context = small ? 40 : 1024;
@@ -206,7 +211,7 @@ void print_engine(const Flags& flags, bool small) {
   const auto start = std::chrono::steady_clock::now();
   const auto runner = load_model(options);
   const double loading = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  std::remove(path.c_str());
+  if (!keeps) std::remove(path.c_str());
   const RunnerInfo& info = runner->info();
   const auto weight_bytes = static_cast<double>(info.weight_bytes);
   std::printf("\n**%s %s%s**: %.2f GB of weights read per step, loaded in %.1f s.\n\n", shape.name,

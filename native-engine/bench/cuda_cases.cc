@@ -23,6 +23,26 @@ constexpr int kByteMin = 0x20;
 constexpr int kByteMax = 0x37;
 constexpr int64_t kPatternBytes = 4 << 20;
 
+constexpr Sampling kSamplings[] = {Sampling::greedy, Sampling::temperature, Sampling::top_p, Sampling::filters,
+                                   Sampling::everything};
+constexpr int32_t kHistoryTokens = 1024;
+
+const char* name_of(Sampling kind) {
+  switch (kind) {
+    case Sampling::greedy:
+      return "sample greedy";
+    case Sampling::temperature:
+      return "sample temperature alone";
+    case Sampling::top_p:
+      return "sample top-p";
+    case Sampling::filters:
+      return "sample top-k, top-p, min-p";
+    case Sampling::everything:
+      return "sample the same, penalties, bias, mask";
+  }
+  return "";
+}
+
 double form_bytes(ActivationForm form) {
   switch (form) {
     case ActivationForm::f32:
@@ -48,7 +68,6 @@ struct KernelCases::Memory {
   std::byte* values;  // of activations in any form
   float* d;
   float* s;
-  float* logits;
   int32_t* counts;
   float* partials;
 
@@ -86,7 +105,6 @@ KernelCases::KernelCases(const Stream& stream, DevicePool& pool, const DeviceFac
   m.values = pool.take_bytes(floats * 4);
   m.d = pool.take<float>(floats / kQuantBlock);
   m.s = pool.take<float>(floats / kQuantBlock);
-  m.logits = pool.take<float>(vocab_floats);
   m.counts = pool.take<int32_t>(vocab_floats);
   const int64_t partial_floats = int64_t{kPartialRows} * shape_.heads * softmax_floats(shape_.head_dim);
   m.partials = pool.take<float>(partial_floats);
@@ -109,8 +127,7 @@ KernelCases::KernelCases(const Stream& stream, DevicePool& pool, const DeviceFac
     }
     add_attention(KvType::f16, 2, 1, 300);
     add_attention(KvType::q8_0, 1, 16, 40);
-    add_sampling(2, true);
-    add_sampling(2, false);
+    for (const Sampling kind : kSamplings) add_sampling(2, kind);
     add_blocks(2);
     return;
   }
@@ -136,8 +153,7 @@ KernelCases::KernelCases(const Stream& stream, DevicePool& pool, const DeviceFac
     add_attention(type, 1, kRowsMax, 8192);
   }
   for (const int32_t rows : {1, 32}) {
-    add_sampling(rows, true);
-    add_sampling(rows, false);
+    for (const Sampling kind : kSamplings) add_sampling(rows, kind);
   }
   add_blocks(256);
 }
@@ -290,31 +306,56 @@ void KernelCases::add_attention(KvType type, int32_t sequences, int32_t rows, in
        }});
 }
 
-void KernelCases::add_sampling(int32_t rows, bool greedy) {
+void KernelCases::add_sampling(int32_t rows, Sampling kind) {
   const Memory& m = *memory_;
-  std::vector<float> logits(static_cast<size_t>(rows) * static_cast<size_t>(shape_.vocab_size));
+  const int32_t vocab_size = shape_.vocab_size;
+  std::vector<float> logits(static_cast<size_t>(rows) * static_cast<size_t>(vocab_size));
   std::mt19937 random(1);
   std::normal_distribution<float> normal(0.0f, 3.0f);
   for (float& logit : logits) logit = normal(random);
-  const float* source = Memory::put(stream_, pool_, logits);
+  const bool filtered = kind == Sampling::filters || kind == Sampling::everything;
   SampleRow row{};
-  row.temperature = greedy ? 0.0f : 0.8f;
-  row.top_p = greedy ? 1.0f : 0.95f;
-  row.top_k = greedy ? 0 : 40;
-  row.log_weight_min = log_weight_min(greedy ? 0.0f : 0.05f);
+  row.temperature = kind == Sampling::greedy ? 0.0f : filtered ? 0.8f : 1.0f;
+  row.top_p = filtered ? 0.95f : kind == Sampling::top_p ? 0.9f : 1.0f;
+  row.top_k = filtered ? 40 : 0;
+  row.log_weight_min = log_weight_min(filtered ? 0.05f : 0.0f);
   row.repetition_penalty = 1.0f;
   row.mask = -1;
+  std::vector<SampleRow> each(static_cast<size_t>(rows), row);
+  std::vector<int32_t> history, bias_tokens;
+  std::vector<uint32_t> mask;
+  if (kind == Sampling::everything) {
+    for (size_t i = 0; i < each.size(); ++i) {
+      each[i].repetition_penalty = 1.1f;
+      each[i].frequency_penalty = 1e-3f;  // which accumulates: the logits are penalised in every call
+      each[i].first_bias = static_cast<int32_t>(i);
+      each[i].bias_count = 1;
+      each[i].first_token = static_cast<int32_t>(i) * kHistoryTokens;
+      each[i].prompt_tokens = each[i].output_tokens = kHistoryTokens / 2;
+      each[i].mask = 0;
+      bias_tokens.push_back(static_cast<int32_t>(i));
+      for (int32_t j = 0; j < kHistoryTokens; ++j)
+        history.push_back(static_cast<int32_t>(random() % static_cast<uint32_t>(vocab_size)));
+    }
+    for (int32_t i = 0; i < vocab_size; i += 32) mask.push_back(static_cast<uint32_t>(random()));
+  }
   SampleArgs args{};
-  args.logits = m.logits;
-  args.vocab_size = shape_.vocab_size;
-  args.rows = Memory::put(stream_, pool_, std::vector<SampleRow>(static_cast<size_t>(rows), row));
+  args.logits = Memory::put(stream_, pool_, logits);
+  args.vocab_size = vocab_size;
+  args.rows = Memory::put(stream_, pool_, each);
   args.row_count = rows;
+  if (kind == Sampling::everything) {
+    args.bias_tokens = Memory::put(stream_, pool_, bias_tokens);
+    args.bias_values = Memory::put(stream_, pool_, std::vector<float>(bias_tokens.size(), 0.5f));
+    args.history = Memory::put(stream_, pool_, history);
+    args.masks = Memory::put(stream_, pool_, mask);
+  }
   args.counts = m.counts;
+  args.scratch = pool_.take<unsigned long long>(rows * sample_scratch_words(vocab_size));
   args.tokens = pool_.take<int32_t>(rows);
-  const auto bytes = static_cast<int64_t>(logits.size() * sizeof(float));
-  copy_on_device(stream_, m.logits, source, bytes);
-  add({greedy ? "sample greedy" : "sample top-k, top-p, min-p", number(rows) + " x " + number(shape_.vocab_size),
-       static_cast<double>(bytes), 0, Unit::none, [=, this](int32_t) { sample(stream_, args); }});
+  args.work = sample_work(each, vocab_size);
+  add({name_of(kind), number(rows) + " x " + number(vocab_size), static_cast<double>(logits.size() * sizeof(float)), 0,
+       Unit::none, [=, this](int32_t) { sample(stream_, args); }});
 }
 
 void KernelCases::add_blocks(int32_t count) {

@@ -14,6 +14,9 @@
 
 namespace penstock::cuda::bench {
 
+// What rows that are sampled ask for.
+enum class Sampling : uint8_t { greedy, temperature, top_p, filters, everything };
+
 // Which unit a kernel's operations are bound by.
 enum class Unit : uint8_t { none, f16, s8 };
 
@@ -46,7 +49,7 @@ class KernelCases {
   void add_matmul(TensorType type, int32_t weight_rows, int32_t cols, int32_t rows);
   // `sequences` with `rows` new tokens each, the last of which is the kv_tokens-th.
   void add_attention(KvType type, int32_t sequences, int32_t rows, int32_t kv_tokens);
-  void add_sampling(int32_t rows, bool greedy);
+  void add_sampling(int32_t rows, Sampling kind);
   void add_blocks(int32_t count);
 
   const Stream& stream_;

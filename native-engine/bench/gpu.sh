@@ -9,7 +9,8 @@
 # The page is $OUT/gpu-results.md, and the steps' logs are beside it, gpu-logs.tar.gz; bench/gpu-results.md where OUT is not set (of
 # the emulator: in the build folder). GoogleTest comes from the system, or from sources in PENSTOCK_GOOGLETEST (default:
 # build-cuda/googletest, else /usr/src/googletest). cuBLASLt comes from the toolkit, else from Python's nvidia-cublas. Builds in
-# PENSTOCK_GPU_BUILD (default: build-cuda/gpu-on). Exit code: 0 all is well, 1 something failed or is missing, 2 nothing was begun.
+# PENSTOCK_GPU_BUILD (default: build-cuda/gpu-on). With llama.cpp's sources in PENSTOCK_LLAMA_CPP it is built too, on every core for
+# some minutes, and computes the same models in the same run. Exit code: 0 all is well, 1 something failed or is missing, 2 nothing was begun.
 set -u
 [ -n "${OUT:-}" ] && OUT=$(realpath "$OUT")
 cd "$(dirname "$0")/.." || exit 2
@@ -212,6 +213,29 @@ run_sanitizers() {
   done
 }
 
+# The same model by llama.cpp: prompts in chunks of 512 as ours, flash attention, its best of two; beside what `log` says of ours.
+run_peer() {
+  local name=$1 model=$2 log=$3
+  say ''
+  local options=(-m "$model" -c 40960 -b 2048 -ub 512 -ngl 99 -fa on --output-format jsonl)
+  step "$name-prompts" 40 "$peer" "${options[@]}" -npp 512,512,4096,4096 -ntg 1 -npl 1 || outcome "$?" "$name-prompts"
+  step "$name-decode" 60 "$peer" "${options[@]}" -npp 1024 -ntg 64 -npl 1,1,8,8,32,32 || outcome "$?" "$name-decode"
+  say '| work | tokens/s | llama.cpp | ours against it |' '| --- | ---: | ---: | ---: |'
+  cat "$logs/$name-prompts.log" "$logs/$name-decode.log" 2>/dev/null |
+    sed -nE 's/.*"pp": ([0-9]+),.*"pl": ([0-9]+),.*"speed_pp": ([0-9.]+),.*"speed_tg": ([0-9.]+),.*/\1 \2 \3 \4/p' >"$scratch/peer"
+  awk -F' *[|] *' '
+    FNR == NR {
+      split($0, n, " ")
+      if (n[2] == 1 && n[3] > prompt[n[1]]) prompt[n[1]] = n[3]
+      if (n[1] == 1024 && n[4] > decode[n[2]]) decode[n[2]] = n[4]
+      next
+    }
+    match($2, /^prefill of [0-9]+/) { theirs = prompt[substr($2, 12)] + 0 }
+    match($2, /^decode, batch [0-9]+/) { theirs = decode[substr($2, 15, RLENGTH - 14)] + 0 }
+    /^\| (prefill|decode)/ && theirs > 0 { printf "| %s | %s | %.0f | %.2fx |\n", $2, $3, theirs, $3 / theirs }
+  ' "$scratch/peer" "$log" >>"$page"
+}
+
 run_engine() {
   say '## Engine' '' 'Weights of noise in the shape of Llama 3.1 8B and Llama 3.2 1B; greedy tokens, drawn on the device. The bound of a
 decode step is the weights, keys and values at the rate of reads; that of a prompt its products at the rate of mma.sync.' ''
@@ -225,10 +249,11 @@ decode step is the weights, keys and values at the rate of reads; that of a prom
       continue
     fi
     step "$name" "$((until - SECONDS < 75 ? until - SECONDS : 75))" "$build/cuda-bench" engine --shape "$shape" --type "$type" \
-      --gemm "$gemm" --path "$scratch/model.gguf" ${small[@]+"${small[@]}"}
+      --gemm "$gemm" --path "$scratch/model.gguf" --keep 1 ${small[@]+"${small[@]}"}
     code=$?
-    rm -f "$scratch/model.gguf"
     grep -E '^(\||\*\*|$)' "$logs/$name.log" >>"$page"
+    [ -n "$peer" ] && [ "$code" = 0 ] && [ "$gemm" = own ] && run_peer "peer-$name" "$scratch/model.gguf" "$logs/$name.log"
+    rm -f "$scratch/model.gguf"
     say ''
     outcome "$code" "$name"
   done
@@ -245,7 +270,9 @@ say "Commit ${PENSTOCK_COMMIT:-$(git rev-parse --short HEAD 2>/dev/null || echo 
 $(nvcc --version 2>/dev/null | grep -oE 'V[0-9.]+' || echo 'nvcc not on PATH'), $(c++ --version | head -n 1)" ''
 
 test_names=$(find tests -name 'cuda_*_test.cc' -exec basename {} .cc \; | grep -E "$only" | sort | tr '\n' ' ')
-kernel_tests=$(tr ' ' '\n' <<<"$test_names" | grep -vE 'model|decoder|engine|serve|graph|cublaslt' | tr '\n' ' ')
+# Of those that launch kernels, what has few enough launches for the sanitizers, which take a hundred times as long; the ones that
+# launch none are nothing to them.
+kernel_tests=$(tr ' ' '\n' <<<"$test_names" | grep -vE 'model|decoder|engine|serve|graph|cublaslt|ipc|plan|pack' | tr '\n' ' ')
 with_tests=yes
 step configure 90 cmake -S . -B "$build" "${options[@]}"
 code=$?
@@ -262,6 +289,18 @@ if [ "$code" = 0 ]; then
   # shellcheck disable=SC2086 # names without spaces, one target each
   step build $((limit > 400 ? limit - 200 : limit / 2)) cmake --build "$build" --parallel "$jobs" --target cuda-bench $test_names -- $keep_going
   outcome "$?" build
+fi
+peer=
+if [ "$code" = 0 ] && [ -n "${PENSTOCK_LLAMA_CPP:-}" ]; then
+  # shellcheck disable=SC2016 # expanded by the inner shell
+  step peer-build 300 bash -c 'cmake -S "$1" -B "$2" -DCMAKE_BUILD_TYPE=Release -DGGML_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES="$3" \
+      -DBUILD_SHARED_LIBS=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF \
+      -DGGML_CUDA_NCCL=OFF &&
+    cmake --build "$2" --parallel "$4" --target llama-batched-bench' \
+    peer-build "$PENSTOCK_LLAMA_CPP" "$build/llama.cpp" "${capability:-90}" "$jobs"
+  code=$?
+  outcome "$code" peer-build
+  [ "$code" = 0 ] && peer=$build/llama.cpp/bin/llama-batched-bench
 fi
 if [ -x "$build/cuda-bench" ]; then
   step facts 40 "$build/cuda-bench" facts ${small[@]+"${small[@]}"}

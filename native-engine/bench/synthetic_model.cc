@@ -141,13 +141,15 @@ const SyntheticShape& synthetic_shape(std::string_view name) {
 int64_t write_synthetic_model(const std::string& path, const SyntheticShape& shape, TensorType type) {
   const std::vector<Tensor> tensors = tensors_of(shape, type);
   Bytes head;
-  head.raw<uint32_t>(0x46554747).raw<uint32_t>(3).raw<uint64_t>(tensors.size()).raw<uint64_t>(11);
+  head.raw<uint32_t>(0x46554747).raw<uint32_t>(3).raw<uint64_t>(tensors.size()).raw<uint64_t>(13);
   head.string("general.architecture", "llama").string("general.name", std::string("synthetic-") + shape.name);
   head.number("llama.block_count", shape.layers).number("llama.embedding_length", shape.dim);
   head.number("llama.feed_forward_length", shape.ffn_dim).number("llama.attention.head_count", shape.heads);
   head.number("llama.attention.head_count_kv", shape.kv_heads).number("llama.context_length", kContextTokens);
   head.number("llama.attention.key_length", shape.head_dim).number("llama.attention.value_length", shape.head_dim);
   head.real("llama.attention.layer_norm_rms_epsilon", 1e-5f);
+  // For llama.cpp, which computes the same file in comparisons: that there is no tokenizer, and what it would have said.
+  head.string("tokenizer.ggml.model", "none").number("llama.vocab_size", shape.vocab_size);
   int64_t offset = 0;
   for (const Tensor& tensor : tensors) {
     head.text(tensor.name).raw<uint32_t>(tensor.rows == 0 ? 1 : 2).raw<uint64_t>(static_cast<uint64_t>(tensor.cols));

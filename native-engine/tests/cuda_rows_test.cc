@@ -117,6 +117,32 @@ void expect_form(const Outputs& outputs, int form, ActivationForm kind, const st
   }
 }
 
+// Quotients at and around ties, at scales from the smallest to the largest: what is not divided must come out as if it were.
+TEST(CudaRows, Int8IsTheQuotientsToTheBit) {
+  constexpr int32_t kRows = 40, kCols = 1024;
+  std::mt19937 random(12);
+  std::vector<float> x(size_t{kRows} * kCols);
+  for (size_t block = 0; block < x.size() / kQuantBlock; ++block) {
+    float* values = x.data() + block * kQuantBlock;
+    const int exponent = static_cast<int>(block % 276) - 149;
+    const float largest = std::min(std::ldexp(1.0f + static_cast<float>(random() % 4096) / 4096, exponent),
+                                   std::numeric_limits<float>::max());
+    const float scale = largest / 127.0f;
+    values[0] = largest;
+    for (int i = 1; i < kQuantBlock; ++i) {
+      const auto whole = static_cast<float>(static_cast<int>(random() % 255) - 127);
+      values[i] = (whole + (random() % 4 == 0 ? 0.0f : 0.5f)) * scale;
+      for (auto steps = static_cast<int>(random() % 4); steps > 0; --steps)
+        values[i] = std::nextafter(values[i], steps % 2 == 0 ? kInfinity : 0.0f);
+      if (std::fabs(values[i]) > largest) values[i] = -largest;
+    }
+  }
+  const DeviceArray<float> device_x(x);
+  const Outputs outputs(kRows, kCols, ActivationForm::q8, ActivationForm::f32);
+  convert_rows(nullptr, device_x.data(), kRows, kCols, outputs.get());
+  expect_form(outputs, 0, ActivationForm::q8, x, kRows, kCols);
+}
+
 TEST(CudaRows, NormsTheSumOfTwoRowsLikeTheReference) {
   std::mt19937 random(1);
   for (int32_t n : {4, 32, 36, 64, 100, 288, 1000, 1024, 4100, 8192, 8196, 12320}) {

@@ -78,16 +78,19 @@ std::vector<int32_t> on_device(const std::vector<Draw>& draws) {
   DeviceArray<int32_t> counts(std::vector<int32_t>(logits.size(), 0));
   DeviceArray<uint32_t> d_masks(masks);
   DeviceArray<SampleRow> d_rows(rows);
+  DeviceArray<unsigned long long> scratch(draws.size() * static_cast<size_t>(sample_scratch_words(vocab_size)));
   sample(nullptr, {.logits = d_logits.data(),
-                   .vocab_size = vocab_size,
                    .rows = d_rows.data(),
-                   .row_count = static_cast<int32_t>(rows.size()),
                    .bias_tokens = d_tokens.data(),
                    .bias_values = d_values.data(),
                    .history = d_history.data(),
                    .masks = d_masks.data(),
                    .counts = counts.data(),
-                   .tokens = drawn.data()});
+                   .scratch = scratch.data(),
+                   .tokens = drawn.data(),
+                   .vocab_size = vocab_size,
+                   .row_count = static_cast<int32_t>(rows.size()),
+                   .work = sample_work(rows, vocab_size)});
   const auto left = counts.read();
   EXPECT_TRUE(std::all_of(left.begin(), left.end(), [](int32_t count) { return count == 0; }));
   return drawn.read();
@@ -121,7 +124,8 @@ Draw random_draw(int32_t vocab_size, std::mt19937& random) {
   draw.output = history(20);
   SamplingParams& p = draw.params;
   p.temperature = one_of({0.0f, 0.3f, 1.0f, 1.0f, 1.7f, 100.0f, 1e-30f});
-  p.top_k = static_cast<int32_t>(one_of({0, 0, 1, 2, 7, 40, static_cast<float>(vocab_size), static_cast<float>(vocab_size + 1)}));
+  p.top_k = static_cast<int32_t>(
+      one_of({0, 0, 1, 2, 7, 40, 300, 2500, static_cast<float>(vocab_size), static_cast<float>(vocab_size + 1)}));
   p.top_p = one_of({1.0f, 1.0f, 0.999f, 0.9f, 0.5f, 0.1f, 1e-9f});
   p.min_p = one_of({0.0f, 0.0f, 1e-6f, 0.05f, 1.0f});
   p.repetition_penalty = one_of({1.0f, 1.0f, 1.3f, 0.8f});
@@ -140,14 +144,14 @@ Draw random_draw(int32_t vocab_size, std::mt19937& random) {
   return draw;
 }
 
-// Sizes around a warp, a block and its tiles.
+// Sizes around a warp, its tile, a block, and what several blocks share.
 class Vocabulary : public ::testing::TestWithParam<int32_t> {};
-INSTANTIATE_TEST_SUITE_P(Sizes, Vocabulary, ::testing::Values(1, 2, 31, 33, 511, 513, 1500, 5000));
+INSTANTIATE_TEST_SUITE_P(Sizes, Vocabulary, ::testing::Values(1, 2, 31, 33, 255, 257, 1500, 5000, 20011));
 
 TEST_P(Vocabulary, DrawsWhatTheProcessorDraws) {
   std::mt19937 random(static_cast<uint32_t>(GetParam()));
   std::vector<Draw> draws;
-  const int count = GetParam() <= 33 ? 100 : 60;
+  const int count = GetParam() <= 33 ? 100 : GetParam() <= 5000 ? 60 : 24;
   for (int i = 0; i < count; ++i) draws.push_back(random_draw(GetParam(), random));
   const auto drawn = on_device(draws);
   for (size_t i = 0; i < draws.size(); ++i) {
@@ -172,6 +176,69 @@ TEST_P(Vocabulary, HasTheSameBitsInEveryOrder) {
     draws.back().params.top_p = i % 3 == 0 ? 1.0f : 0.7f;
   }
   EXPECT_TRUE(same_in_every_order([&] { return on_device(draws); }));
+}
+
+// More equal logits at the border than can be sorted: the whole row is selected from. And so many tokens, all likely, that top-k and
+// top-p end far from each other.
+TEST(CudaSampling, DrawsWhatTheProcessorDrawsWhereThousandsAreAlike) {
+  constexpr int32_t kVocab = 6007;
+  std::mt19937 random(11);
+  std::vector<Draw> draws;
+  for (const auto& [top_k, top_p] : std::vector<std::pair<int32_t, float>>{
+           {0, 0.5f}, {0, 0.999f}, {3000, 1}, {3000, 0.7f}, {5999, 0.1f}, {1, 1}, {2100, 0.2f}, {0, 1}, {6006, 0.9f}}) {
+    for (const float step : {0.0f, 1.0f, 1e-3f}) {
+      Draw draw;
+      for (int32_t i = 0; i < kVocab; ++i) draw.logits.push_back(-step * static_cast<float>(random() % 3));
+      draw.logits[17] = -20;  // spreads the rest over few bins
+      draw.logits[5000] = 0.5f;
+      draw.params = {.temperature = 2.0f, .top_p = top_p, .top_k = top_k, .min_p = step > 0 ? 0.01f : 0, .seed = random(), .bias = {}};
+      draws.push_back(draw);
+      for (float& logit : draw.logits) logit += 1e-4f * static_cast<float>(random() % 20000);
+      draws.push_back(draw);
+    }
+  }
+  const auto drawn = on_device(draws);
+  for (size_t i = 0; i < draws.size(); ++i) EXPECT_EQ(drawn[i], on_processor(draws[i])) << i;
+  const std::vector<Draw> few(draws.begin(), draws.begin() + 4);
+  EXPECT_TRUE(same_in_every_order([&] { return on_device(few); }));
+}
+
+// A logit right below what min-p allows: the processor takes the largest float that is not above it.
+TEST(CudaSampling, AllowsByMinPWhatTheProcessorAllows) {
+  std::vector<Draw> draws;
+  for (const float min_p : {0.05f, 0.3f, 0.7f}) {
+    for (const float temperature : {0.7f, 1.0f, 1.3f}) {
+      auto border = static_cast<float>(log_weight_min(min_p) * double{temperature});
+      border = std::nextafter(std::nextafter(border, kInfinity), kInfinity);
+      for (int below = 0; below < 5; ++below, border = std::nextafter(border, -kInfinity)) {
+        for (uint64_t seed = 0; seed < 4; ++seed) {
+          Draw draw;
+          draw.logits.assign(40, border);
+          draw.logits[39] = 0;
+          draw.params = {.temperature = temperature, .min_p = min_p, .seed = seed, .bias = {}};
+          draws.push_back(draw);
+        }
+      }
+    }
+  }
+  const auto drawn = on_device(draws);
+  for (size_t i = 0; i < draws.size(); ++i) EXPECT_EQ(drawn[i], on_processor(draws[i])) << i;
+}
+
+// What a mask hides is -inf before anything is added to it; what is not finite stays so under a bias and a penalty.
+TEST(CudaSampling, BiasAndPenaltiesOfMaskedAndBrokenLogitsAreTheProcessors) {
+  std::vector<Draw> draws(5, Draw{{}, std::vector<float>(40, 1.0f), {3, 3, 7}, {9, 3}, {0xFFFFFF00u, 0xFFu}});
+  for (Draw& draw : draws) draw.params = {.repetition_penalty = 1.5f, .frequency_penalty = 0.5f, .bias = {{3, 50.0f}, {3, 1.0f}}};
+  draws[1].params.bias = {{3, kInfinity}};   // -inf + inf
+  draws[2].logits[3] = kNaN;                 // hidden, biased and penalised
+  draws[3].params.bias = {{9, kInfinity}};   // beyond the largest
+  draws[4].params.bias = {{9, 100.0f}, {9, -98.0f}, {9, 30.0f}};
+  const auto drawn = on_device(draws);
+  for (const size_t i : {0, 4}) EXPECT_EQ(drawn[i], on_processor(draws[i])) << i;
+  for (const size_t i : {1, 2, 3}) {
+    EXPECT_EQ(drawn[i], static_cast<int32_t>(SampleFailure::not_finite)) << i;
+    EXPECT_THROW(on_processor(draws[i]), SamplingError) << i;
+  }
 }
 
 // Over many seeds the set that is drawn from is the processor's: the most likely tokens, lower ids first among equals.

@@ -145,7 +145,7 @@ describe('a response on own backends whose object dies', () => {
   test('without coming further is not taken on for ever', async () => {
     const world = await worldOf(() => [{ type: 'accepted', usage: usage(7, 0), queueMs: 0 }, { wait: never }])
     const { body } = await create(world, { background: true })
-    for (let life = 0; life < 2; life++) {
+    for (let life = 0; life < 3; life++) {
       await untilStored(world, body.id, (_, journal) => journal.includes('accepted'))
       await kill(world, body.id)
       await ask(world, 'GET', `/v1/responses/${body.id}`)

@@ -42,7 +42,15 @@ function write(folder: string, programs: Programs): string {
 }
 
 /** Runs it with these programs in place of the usual ones. */
-async function run(changed: { tools?: Programs; built?: Programs; configure?: string; args?: string[] } = {}) {
+async function run(
+  changed: {
+    tools?: Programs
+    built?: Programs
+    configure?: string
+    args?: string[]
+    env?: Record<string, string>
+  } = {},
+) {
   const root = tempFolder()
   const [native, out, build] = [join(root, 'native-engine'), join(root, 'out'), join(root, 'build')]
   for (const folder of [join(native, 'bench'), join(native, 'tests'), out]) mkdirSync(folder, { recursive: true })
@@ -52,11 +60,17 @@ async function run(changed: { tools?: Programs; built?: Programs; configure?: st
   const products = write(join(root, 'products'), { ...BUILT, ...changed.built })
   const cmake = `echo "cmake $*" >>'${out}/cmake-calls'
     case $1 in
-      --build) cp -p '${products}'/* '${build}/' ;;
+      --build) mkdir -p "$2/bin"; cp -p '${products}'/* "$2/"; cp -p '${products}'/llama-* "$2/bin/" 2>/dev/null; true ;;
       *) ${changed.configure ?? 'true'} ;;
     esac`
   const tools = write(join(root, 'tools'), { ...TOOLS, cmake, ...changed.tools })
-  const env = { PATH: `${tools}:/usr/bin:/bin`, OUT: out, PENSTOCK_GPU_BUILD: build, PENSTOCK_COMMIT: 'abc1234' }
+  const env = {
+    PATH: `${tools}:/usr/bin:/bin`,
+    OUT: out,
+    PENSTOCK_GPU_BUILD: build,
+    PENSTOCK_COMMIT: 'abc1234',
+    ...changed.env,
+  }
   const args = [join(native, 'bench', 'gpu.sh'), ...(changed.args ?? [])]
   const ended = await promisify(execFile)('/bin/bash', args, { env }).then(
     ({ stdout, stderr }) => ({ code: 0, stdout, stderr }),
@@ -104,6 +118,32 @@ describe('gpu.sh', () => {
     const { code, page } = await run({ configure: "echo '-- cuBLASLt: found'" })
     expect(code).toBe(0)
     expect(page).toContain('**8b F16 cublaslt**')
+  })
+
+  test('llama.cpp is built where its sources are, computes the same model, and stands beside ours', async () => {
+    const rows = [
+      '| work | tokens/s | ms per step |',
+      '| --- | ---: | ---: |',
+      '| prefill of 512 | 1200 | 1 |',
+      '| decode, batch 8, context 1024 | 300 | 1 |',
+    ]
+    const answer = (pp: number, pl: number, speedPp: number, speedTg: number) =>
+      `{"flash_attn": 1, "pp": ${pp}, "tg": 64, "pl": ${pl}, "n_kv": 9, "t_pp": 1.0, "speed_pp": ${speedPp}, "t_tg": 1.0, "speed_tg": ${speedTg}, "t": 1.0}`
+    const { code, page, read } = await run({
+      env: { PENSTOCK_LLAMA_CPP: '/sources/of/llama' },
+      built: {
+        'cuda-bench': `case $1 in engine) touch "$9"; printf '%s\n' ${rows.map((row) => `'${row}'`).join(' ')} ;; esac`,
+        'llama-batched-bench': `[ -f "$2" ] || exit 3
+          case $* in
+            *'-ntg 64'*) echo '${answer(1024, 8, 900, 100)}'; echo '${answer(1024, 8, 900, 150)}' ;;
+            *) echo '${answer(512, 1, 1000, 9)}'; echo '${answer(512, 1, 800, 9)}' ;;
+          esac`,
+      },
+    })
+    expect(code).toBe(0)
+    expect(read('cmake-calls')).toContain('-S /sources/of/llama')
+    expect(page).toContain('| prefill of 512 | 1200 | 1000 | 1.20x |')
+    expect(page).toContain('| decode, batch 8, context 1024 | 300 | 150 | 2.00x |')
   })
 
   test('a step that fails is on the page with its last words, and the others are there', async () => {

@@ -102,12 +102,12 @@ CudaDecoder::CudaDecoder(Config config, const CudaDecoderOptions& options, std::
   blocks_ = std::make_unique<KvBlocks>(options.device, *pool_, kv_shape_, memory_.kv);
   draw_ = std::make_unique<DeviceDraw>(*stream_, *pool_, options.limits.step_sequences, config_.vocab_size,
                                        memory_.scratch.logits);
-  const uint64_t rate =
-      measure_device_bandwidth(*stream_, memory_.kv.base, std::min(kBandwidthBytes, kv_shape_.bytes_total()));
-  if (rate > 0) memory_bytes_per_second_ = rate;
   // What a row that is not live leaves in the buffers is computed with, and never read; what lies in blocks is read by nobody
   // before it was written. Zeros all the same, so that a fault is the same in every run.
   fill_zero(*stream_, memory_.kv.base, kv_shape_.bytes_total());
+  const uint64_t rate =
+      measure_device_bandwidth(*stream_, memory_.kv.base, std::min(kBandwidthBytes, kv_shape_.bytes_total()));
+  if (rate > 0) memory_bytes_per_second_ = rate;
   if (options_.graphs) capture_graphs();
   gemm_.emplace(options_.gemm, memory_.gemm);
   stream_->synchronize();

@@ -31,6 +31,7 @@ DeviceDraw::Memory::Memory(DevicePool& pool, int32_t rows_max, int32_t vocab_siz
   arrays.history = pool.take<int32_t>(rows * kRowHistoryMax);
   arrays.masks = pool.take<uint32_t>(rows * ((vocab_size + 31) / 32));
   counts = pool.take<int32_t>(rows * vocab_size);
+  scratch = pool.take<unsigned long long>(rows * sample_scratch_words(vocab_size));
   tokens = pool.take<int32_t>(rows);
 }
 
@@ -123,15 +124,17 @@ void DeviceDraw::sample(std::span<const DeviceRow> rows, std::span<int32_t> toke
     send(memory_.arrays.history, history_host_, history_count * int64_t{4});
     send(memory_.arrays.masks, masks_host_, int64_t{4} * mask_count * mask_words());
     cuda::sample(stream_, {.logits = logits_,
-                           .vocab_size = vocab_size_,
                            .rows = memory_.arrays.rows,
-                           .row_count = count,
                            .bias_tokens = memory_.arrays.bias_tokens,
                            .bias_values = memory_.arrays.bias_values,
                            .history = memory_.arrays.history,
                            .masks = memory_.arrays.masks,
                            .counts = memory_.counts,
-                           .tokens = memory_.tokens});
+                           .scratch = memory_.scratch,
+                           .tokens = memory_.tokens,
+                           .vocab_size = vocab_size_,
+                           .row_count = count,
+                           .work = sample_work(rows_host_.as<SampleRow>().first(rows.size()), vocab_size_)});
     copy_to_host(stream_, tokens_host_.data(), memory_.tokens, count * int64_t{4});
     stream_.synchronize();
   });

@@ -37,8 +37,9 @@ class DeviceDraw final : public DeviceSampler {
   };
   struct Memory {
     Arrays arrays;
-    int32_t* counts;  // [rows_max, vocab_size]
-    int32_t* tokens;  // [rows_max]
+    int32_t* counts;              // [rows_max, vocab_size]
+    unsigned long long* scratch;  // [rows_max, sample_scratch_words]
+    int32_t* tokens;              // [rows_max]
     Memory(DevicePool& pool, int32_t rows_max, int32_t vocab_size);
   };
   int32_t mask_words() const { return (vocab_size_ + 31) / 32; }

@@ -8,7 +8,7 @@ namespace penstock::cuda {
 
 // How a product is computed.
 //   rows  a warp per 32 weight rows and segment, integer dot products or fmaf: few rows of activations
-//   split tensor cores, a warp per 32 weight rows and segment: some rows of activations
+//   split tensor cores, a warp per 16 or 32 weight rows and segment: some rows of activations
 //   wide  tensor cores, tiles of 128 weight rows, all segments in turn: many rows of activations
 enum class MatmulPath : uint8_t { rows, split, wide };
 
@@ -48,7 +48,22 @@ struct Product {
 void matmul_dot(cudaStream_t stream, TensorType type, const Product& p);
 // matmul_int8.cu: quantised
 void matmul_int8(cudaStream_t stream, TensorType type, const Product& p, bool split);
-// matmul_half.cu: f16 and bf16
+// matmul_half.cu: f16 and bf16. Its tiles, of weight rows x rows of x; deep: with more of them on their way.
+enum class HalfShape : uint8_t {
+  split_16x8,
+  split_16x16,
+  split_16x32,
+  split_32x64,
+  wide_128x32,
+  wide_128x64,
+  wide_128x128,
+  wide_128x128_deep,
+  wide_128x256,
+};
+// False where the device has too little shared memory for it, or its copies need rows at multiples of 16 bytes.
+bool has_half_shape(HalfShape shape, int32_t cols);
+HalfShape choose_half_shape(const Product& p, bool split);
+void matmul_half_by(HalfShape shape, cudaStream_t stream, TensorType type, const Product& p);
 void matmul_half(cudaStream_t stream, TensorType type, const Product& p, bool split);
 // matmul_f32.cu
 void matmul_f32(cudaStream_t stream, const Product& p);

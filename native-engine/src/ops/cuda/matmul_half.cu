@@ -1,169 +1,138 @@
-// f16 and bf16 weights times rows of activations of the same type on tensor cores (mma.sync m16n8k16, f32 sums), weights being
-// the M side and activations the N side. One kernel for one row and for thousands: an element's sum is the same chain of mma
-// over its segments whatever the shape, so its bits do not depend on the batch. (An mma's element depends on its own row of A,
-// column of B and sum alone.)
+// f16 and bf16 weights times rows of activations of the same type: the tiles that there are, and which is taken when.
 //
 //   weights  [weight_rows, cols] as in the file
 //   x        [rows, cols]
 //   out      [rows, out_stride] f32, columns [0, weight_rows)
-// Two shapes of one kernel:
-//   wide   2 x 2 or 2 x 4 warps of 64 weight rows x 32 rows of x: tiles of 128 x 64 or 128 x 128; walks all columns. An mma needs
-//          6 ldmatrix per 16, so shared memory keeps up with the tensor cores. Finished segments are added to totals in shared
-//          memory that only their own thread reads: as registers they would double the 64 of the running sums. Grid: (tiles of
-//          x, tiles of weights): neighbours share weights, and x stays in L2.
-//   split  a warp per segment, each with its own ring of shared memory and no barrier with the others until the sums are added in
-//          order: 32 weight rows x 8 or 16 rows of x. Memory bound: 128 bytes in a line per row and stage.
-// A stage is kChunks * 8 columns of both operands, copied by cp.async, read by ldmatrix without bank conflicts (matmul_tile.cuh).
-// PRECOND: none on sizes; rows that do not begin at multiples of 16 bytes (cols % 8 != 0) are copied value by value.
-// Bytes: per block of the grid, its weights and its x once. Operations: 2 * rows * weight_rows * cols. Oracle: reference.cc within
-// f32 rounding. The form is that of cp.async GEMMs of the sm_80 generation (CUTLASS, Marlin).
-#include <algorithm>
+// Two kernels (matmul_half.cuh), each in several tiles of weight rows x rows of x, all with the same bits:
+//   split  memory bound: up to 16 rows of x, and up to 64 where weights have so few rows that larger tiles would leave
+//          multiprocessors idle.
+//   wide   up to 64 rows of x memory bound, with four stages on their way; then bound by tensor cores and the shared memory that
+//          feeds them. Warps of 64 weight rows x 64 rows of x read least of it; their tiles of 128 x 256 need 224 KB.
+//          Grid: (tiles of x, tiles of weights): neighbours share weights, and x stays in L2.
+// PRECOND: none on sizes; rows that do not begin at multiples of 16 bytes (cols % 8 != 0) are copied value by value, by the split
+// kernel. Bytes: per block of the grid, its weights and its x once. Operations: 2 * rows * weight_rows * cols. Oracle: reference.cc
+// within f32 rounding.
+#include "ops/cuda/matmul_half.cuh"
 
-#include "ops/cuda/formats.h"
-#include "ops/cuda/matmul.h"
-#include "ops/cuda/matmul_tile.cuh"
-#include "ops/cuda/platform.h"
-#include "ops/cuda/ptx.cuh"
+#include <limits>
 
 namespace penstock::cuda {
 
 namespace {
 
-constexpr int32_t kMmaCols = 16;  // columns of one mma
-constexpr int32_t kChunkCols = 8;
+// Of a thread block, on every architecture: what sm_86, 89 and 120 have. sm_80 has 163 KB, sm_90 and 100 have 227.
+constexpr int32_t kSharedEverywhere = 99 * 1024;
 
-// kM x kN fragments of 16 weight rows x 8 rows of x per warp.
-template <class Type_, int32_t kWarpsM_, int32_t kWarpsN_, int32_t kM_, int32_t kN_, int32_t kChunks_, int32_t kStages_, bool kSplit_>
-struct Shape {
-  using Type = Type_;  // F16 or Bf16, as mma wants them told apart
-  static constexpr bool kSplit = kSplit_;
-  static constexpr int32_t kWarpsM = kWarpsM_;
-  static constexpr int32_t kM = kM_;
-  static constexpr int32_t kN = kN_;
-  static constexpr int32_t kChunks = kChunks_;
-  static constexpr int32_t kStages = kStages_;
-  static constexpr int32_t kGroupThreads = kWarpsM_ * kWarpsN_ * kWarpThreads;
-  static constexpr int32_t kGroupsMax = kSplit ? kSegmentsMax : 1;
-  static constexpr int32_t kThreadsMax = kGroupsMax * kGroupThreads;
-  static constexpr int32_t kRows = 16 * kM * kWarpsM_;  // of weights
-  static constexpr int32_t kCols = 8 * kN * kWarpsN_;   // rows of x
-  static constexpr int32_t kStageCols = kChunks * kChunkCols;
-  static constexpr int32_t kStageX = kRows * kChunks * kChunkBytes;
-  static constexpr int32_t kStageBytes = kStageX + kCols * kChunks * kChunkBytes;
-  static constexpr int32_t kGroupBytes = kStages * kStageBytes;
-  static constexpr int32_t kSums = kM * kN * 4;  // per thread
-  // Behind the rings: totals [kSums][threads]. In place of the rings, at the end of a split product: partial sums.
-  static constexpr int32_t kTotalBytes = kSplit ? 0 : 4 * kSums * kGroupThreads;
-  static constexpr int32_t kPartialBytes = kSplit ? 4 * kPartialStride * kCols : 0;
-  static constexpr int32_t shared_bytes(int32_t groups) { return groups * std::max(kGroupBytes + kTotalBytes, kPartialBytes); }
-  static_assert(shared_bytes(kGroupsMax) <= 99 * 1024, "what sm_86, 89 and 120 give a thread block");
-  static_assert(kPanelCols % kStageCols == 0 && kStageCols % kMmaCols == 0, "segments end with stages");
-};
-
-template <class S>
-__device__ __forceinline__ void load_stage(const Product& p, int32_t weight_row, int32_t x_row, int32_t index, int32_t thread,
-                                           std::byte* stage) {
-  const bool aligned = p.cols % kChunkCols == 0;
-  const auto* weights = reinterpret_cast<const uint16_t*>(p.weights);
-  const auto* x = static_cast<const uint16_t*>(p.x);
-  for (int32_t i = thread; i < (S::kRows + S::kCols) * S::kChunks; i += S::kGroupThreads) {
-    const bool is_x = i >= S::kRows * S::kChunks;
-    const int32_t r = is_x ? i / S::kChunks - S::kRows : i / S::kChunks;
-    const int32_t chunk = i % S::kChunks;
-    const int32_t from_row = (is_x ? x_row : weight_row) + r;
-    const bool live = from_row < (is_x ? p.rows : p.weight_rows);
-    copy_chunk(stage + (is_x ? S::kStageX : 0) + swizzled<S::kChunks>(r, chunk),
-               (is_x ? x : weights) + int64_t{live ? from_row : 0} * p.cols, index * S::kStageCols + chunk * kChunkCols, p.cols, live,
-               aligned);
+// `call` with the shape's type, in which Type is F16 or Bf16.
+template <class Type, class Call>
+auto with_half_shape(HalfShape shape, Call&& call) {
+  switch (shape) {
+    case HalfShape::split_16x8:
+      return call(Split<Tile<Type, 1, 1, 1, 1, 8, 4>>{});
+    case HalfShape::split_16x16:
+      return call(Split<Tile<Type, 1, 1, 1, 2, 8, 3>>{});
+    case HalfShape::split_16x32:
+      return call(Split<Tile<Type, 1, 1, 1, 4, 8, 2>>{});
+    case HalfShape::split_32x64:
+      return call(Split<Tile<Type, 1, 1, 2, 8, 8, 2>>{});
+    case HalfShape::wide_128x32:
+      return call(Wide<Tile<Type, 4, 2, 2, 2, 8, 4>, 2>{});
+    case HalfShape::wide_128x64:
+      return call(Wide<Tile<Type, 4, 2, 2, 4, 8, 4>, 2>{});
+    case HalfShape::wide_128x128:
+      return call(Wide<Tile<Type, 2, 4, 4, 4, 8, 3>, 4>{});
+    case HalfShape::wide_128x128_deep:
+      return call(Wide<Tile<Type, 2, 4, 4, 4, 8, 4>, 4>{});
+    default:  // wide_128x256
+      return call(Wide<Tile<Type, 2, 4, 4, 8, 8, 2>, 0>{});
   }
 }
 
-// row, column: of the warp in the group's tile.
+// One thread block per tile; a split shape has a warp per segment.
 template <class S>
-__device__ __forceinline__ void add_stage(WarpSums<S::kM, S::kN>& sums, const std::byte* stage, int32_t index, int32_t cols,
-                                          int32_t row, int32_t column, int32_t lane) {
-#pragma unroll
-  for (int32_t k = 0; k < S::kStageCols / kMmaCols; ++k) {
-    if (index * S::kStageCols + k * kMmaCols >= cols) break;
-    uint32_t b[S::kN][2];
-    load_all_b<S::kChunks, S::kN>(b, stage + S::kStageX, column, 2 * k, lane);
-#pragma unroll
-    for (int32_t m = 0; m < S::kM; ++m) {
-      uint32_t a[4];
-      load_a<S::kChunks>(a, stage, row + 16 * m, 2 * k, lane);
-#pragma unroll
-      for (int32_t n = 0; n < S::kN; ++n) mma_m16n8k16(sums[m][n], a, b[n], typename S::Type{});
-    }
-  }
-}
-
-template <class S>
-__global__ void __launch_bounds__(S::kThreadsMax) half_kernel(Product p) {
-  auto* shared = dynamic_shared<std::byte>();
-  const auto lane = static_cast<int32_t>(threadIdx.x) % kWarpThreads;
-  const int32_t group = static_cast<int32_t>(threadIdx.x) / S::kGroupThreads;
-  const int32_t thread = static_cast<int32_t>(threadIdx.x) % S::kGroupThreads;
-  const int32_t warp = thread / kWarpThreads;
-  const int32_t row = warp % S::kWarpsM * 16 * S::kM;
-  const int32_t column = warp / S::kWarpsM * 8 * S::kN;
-  const int32_t weight_row = static_cast<int32_t>(blockIdx.y) * S::kRows;
-  const int32_t x_row = static_cast<int32_t>(blockIdx.x) * S::kCols;
-
-  const int32_t segment_stages = p.segment_panels * (kPanelCols / S::kStageCols);
-  const int32_t all_stages = (p.cols + S::kStageCols - 1) / S::kStageCols;
-  const int32_t begin = S::kSplit ? group * segment_stages : 0;
-  const int32_t end = S::kSplit ? min(begin + segment_stages, all_stages) : all_stages;
-  std::byte* stages = shared + group * S::kGroupBytes;
-  auto* totals = reinterpret_cast<float*>(shared + S::kGroupBytes) + thread;
-  const auto load = [&](int32_t index) {
-    if (index < end) load_stage<S>(p, weight_row, x_row, index, thread, stages + (index - begin) % S::kStages * S::kStageBytes);
-    cp_async_commit();
-  };
-
-  WarpSums<S::kM, S::kN> sums = {};
-  if constexpr (!S::kSplit) {
-#pragma unroll
-    for (int32_t i = 0; i < S::kSums; ++i) totals[i * S::kGroupThreads] = 0.0f;
-  }
-  const bool live = x_row + column < p.rows && weight_row + row < p.weight_rows;  // of the warp: others only help to load
-#pragma unroll 1
-  for (int32_t i = 0; i < S::kStages - 1; ++i) load(begin + i);
-  for (int32_t index = begin; index < end; ++index) {
-    cp_async_wait<S::kStages - 2>();
-    group_barrier<S::kSplit>();  // stage `index` is there for all, and the one before it may be overwritten
-    load(index + S::kStages - 1);
-    if (!live) continue;
-    add_stage<S>(sums, stages + (index - begin) % S::kStages * S::kStageBytes, index, p.cols, row, column, lane);
-    if constexpr (!S::kSplit) {
-      if ((index + 1) % segment_stages == 0 || index + 1 == end) add_segment<S::kM, S::kN>(sums, totals, S::kGroupThreads);
-    }
-  }
-  if constexpr (S::kSplit) {
-    finish_split<S::kN>(p, sums, reinterpret_cast<float*>(shared), group, weight_row, x_row, lane);
-  } else {
-    store_totals<S::kM, S::kN>(p, totals, S::kGroupThreads, weight_row + row, x_row + column, lane);
-  }
-}
-
-template <class S>
-void launch_half(cudaStream_t stream, const Product& p) {
-  launch_shape<S>(half_kernel<S>, stream, p);
+void launch_half(void (*kernel)(Product), cudaStream_t stream, const Product& p) {
+  static const bool allowed = (allow_shared(kernel, static_cast<size_t>(S::shared_bytes(S::kGroups))), true);
+  (void)allowed;
+  const int32_t groups = S::kGroups == 1 ? 1 : segments_of(p.cols);
+  const LaunchShape shape{
+      dim3(static_cast<uint32_t>(ceil_div(p.rows, S::kCols)), static_cast<uint32_t>(ceil_div(p.weight_rows, S::kRows))),
+      dim3(static_cast<uint32_t>(groups * S::kGroupThreads)), static_cast<size_t>(S::shared_bytes(groups)), stream};
+  launch(kernel, shape, p);
 }
 
 template <class Type>
-void matmul_half_of(cudaStream_t stream, const Product& p, bool split) {
-  if (split && p.rows <= 8) return launch_half<Shape<Type, 1, 1, 2, 1, 8, 2, true>>(stream, p);
-  if (split) return launch_half<Shape<Type, 1, 1, 2, 2, 8, 2, true>>(stream, p);
-  constexpr int32_t kWarpsM = kHalfTileRows / 64;
-  if (p.rows <= 64) return launch_half<Shape<Type, kWarpsM, 2, 4, 4, 4, 3, false>>(stream, p);
-  launch_half<Shape<Type, kWarpsM, 4, 4, 4, 4, 2, false>>(stream, p);
+void launch_half_shape(HalfShape shape, cudaStream_t stream, const Product& p) {
+  with_half_shape<Type>(shape, [&](auto s) {
+    using S = decltype(s);
+    if constexpr (S::kGroups == 1) {
+      launch_half<S>(half_kernel<S>, stream, p);
+    } else {
+      launch_half<S>(half_split_kernel<S>, stream, p);
+    }
+  });
 }
+
+int32_t device_attribute(cudaDeviceAttr attribute) {
+  int device = 0;
+  int value = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&value, attribute, device), "cudaDeviceGetAttribute");
+  return value;
+}
+
+// What a tile of many rows takes, against one of 128 x 128. Measured on an H100 with one block on each multiprocessor: 37, 46 and
+// 85 us for 4096 columns, when the loop over stages still had branches.
+struct TileCost {
+  HalfShape shape;
+  int32_t cols;
+  double cost;
+};
+constexpr TileCost kTileCosts[] = {
+    {HalfShape::wide_128x64, 64, 0.75}, {HalfShape::wide_128x128, 128, 1.0}, {HalfShape::wide_128x256, 256, 1.8}};
 
 }  // namespace
 
+bool has_half_shape(HalfShape shape, int32_t cols) {
+  return with_half_shape<F16>(shape, [&](auto s) {
+    using S = decltype(s);
+    constexpr int32_t kBytes = S::shared_bytes(S::kGroups);
+    return (S::kAnyCols || cols % kChunkCols == 0) &&
+           (kBytes <= kSharedEverywhere || kBytes <= device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
+  });
+}
+
+HalfShape choose_half_shape(const Product& p, bool split) {
+  const int32_t multiprocessors = device_attribute(cudaDevAttrMultiProcessorCount);
+  if (split || p.cols % kChunkCols != 0) {
+    if (p.rows <= 8) return HalfShape::split_16x8;
+    if (p.rows <= 16) return HalfShape::split_16x16;
+    // 32 x 64 reads the weights once where 16 x 32 reads them twice, and has half as many blocks.
+    const bool enough_blocks = 4 * ceil_div(p.weight_rows, 32) >= 3 * multiprocessors;
+    if (p.rows > 32 && enough_blocks && has_half_shape(HalfShape::split_32x64, p.cols)) return HalfShape::split_32x64;
+    return HalfShape::split_16x32;
+  }
+  if (p.rows <= 32) return HalfShape::wide_128x32;
+  if (p.rows <= 64) return HalfShape::wide_128x64;
+  // Blocks come in waves of one per multiprocessor; the last wave takes as long as the others.
+  HalfShape best = HalfShape::wide_128x64;
+  double least = std::numeric_limits<double>::infinity();
+  for (const TileCost& tile : kTileCosts) {
+    if (!has_half_shape(tile.shape, p.cols)) continue;
+    const int64_t tiles = int64_t{ceil_div(p.weight_rows, kHalfTileRows)} * ceil_div(p.rows, tile.cols);
+    const double cost = tile.cost * static_cast<double>((tiles + multiprocessors - 1) / multiprocessors);
+    if (cost < least) best = tile.shape, least = cost;
+  }
+  const bool deep = best == HalfShape::wide_128x128 && has_half_shape(HalfShape::wide_128x128_deep, p.cols);
+  return deep ? HalfShape::wide_128x128_deep : best;
+}
+
+void matmul_half_by(HalfShape shape, cudaStream_t stream, TensorType type, const Product& p) {
+  if (type == TensorType::f16) return launch_half_shape<F16>(shape, stream, p);
+  launch_half_shape<Bf16>(shape, stream, p);
+}
+
 void matmul_half(cudaStream_t stream, TensorType type, const Product& p, bool split) {
-  if (type == TensorType::f16) return matmul_half_of<F16>(stream, p, split);
-  matmul_half_of<Bf16>(stream, p, split);
+  matmul_half_by(choose_half_shape(p, split), stream, type, p);
 }
 
 }  // namespace penstock::cuda

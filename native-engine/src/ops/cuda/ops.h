@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "kv/cache.h"
 #include "ops/cuda/platform.h"
@@ -194,18 +195,29 @@ struct SampleRow {
   int32_t output_tokens;
   int32_t mask;          // row of masks; -1 = none
 };
+// What some row needs; what none does is not launched.
+struct SampleWork {
+  int32_t bias_max;     // entries of one row
+  int32_t history_max;  // tokens of one row
+  int32_t random;       // 1: temperatures above 0
+  int32_t filtered;     // 1: top_k or top_p among these
+};
+SampleWork sample_work(std::span<const SampleRow> rows, int32_t vocab_size);
 struct SampleArgs {
-  float* logits;               // [rows, vocab_size], changed
-  int32_t vocab_size;
+  float* logits;               // [rows, vocab_size]; mask, bias and penalties are written into them
   const SampleRow* rows;       // [rows]
-  int32_t row_count;
   const int32_t* bias_tokens;  // of all rows
   const float* bias_values;
   const int32_t* history;      // of all rows
   const uint32_t* masks;       // [.., ceil(vocab_size / 32)]
   int32_t* counts;             // [rows, vocab_size] scratch, all 0 between calls
+  unsigned long long* scratch;  // [rows, sample_scratch_words(vocab_size)], whatever is there
   int32_t* tokens;             // [rows] out; < 0: why there is none (SampleFailure)
+  int32_t vocab_size;
+  int32_t row_count;
+  SampleWork work;             // of these rows
 };
+int64_t sample_scratch_words(int32_t vocab_size);
 enum class SampleFailure : int32_t { not_finite = -1, all_excluded = -2 };
 void sample(cudaStream_t stream, const SampleArgs& args);
 

@@ -72,8 +72,37 @@ __device__ inline void norm_head(HeadShare& share, const float* weight, float ep
   }
 }
 
-// cos_sin [rope_dims / 2, 2]; `exchange` is the warp's [kCudaHeadDimMax].
-__device__ inline void rotate_head(HeadShare& share, const float* cos_sin, RopePairs pairs, int32_t rope_dims,
+// A dimension's place in a rotation.
+struct Turn {
+  bool is_first;
+  int32_t partner, pair;
+  __device__ Turn(RopePairs pairs, int32_t rope_dims, int32_t dim) {
+    const int32_t half = rope_dims / 2;
+    const bool interleaved = pairs == RopePairs::interleaved;
+    is_first = interleaved ? dim % 2 == 0 : dim < half;
+    partner = interleaved ? (is_first ? dim + 1 : dim - 1) : (is_first ? dim + half : dim - half);
+    pair = interleaved ? dim / 2 : (is_first ? dim : dim - half);
+  }
+};
+
+// cos_sin [rope_dims / 2, 2] of a lane's dimensions, read before they are needed.
+struct HeadTurns {
+  float2 turn[kRounds][kVectorDims];
+  __device__ HeadTurns(const float* cos_sin, RopePairs pairs, int32_t rope_dims, int lane) {
+    PENSTOCK_UNROLL
+    for (int round = 0; round < kRounds; ++round) {
+      PENSTOCK_UNROLL
+      for (int i = 0; i < kVectorDims; ++i) {
+        const int32_t dim = first_dim(round, lane) + i;
+        if (dim < rope_dims)
+          turn[round][i] = __ldg(reinterpret_cast<const float2*>(cos_sin) + Turn(pairs, rope_dims, dim).pair);
+      }
+    }
+  }
+};
+
+// `exchange` is the warp's [kCudaHeadDimMax].
+__device__ inline void rotate_head(HeadShare& share, const HeadTurns& turns, RopePairs pairs, int32_t rope_dims,
                                    float* exchange, int lane) {
   PENSTOCK_UNROLL
   for (int round = 0; round < kRounds; ++round) {
@@ -81,21 +110,17 @@ __device__ inline void rotate_head(HeadShare& share, const float* cos_sin, RopeP
     *reinterpret_cast<float4*>(exchange + first_dim(round, lane)) = make_float4(x[0], x[1], x[2], x[3]);
   }
   __syncwarp();
-  const int32_t half = rope_dims / 2;
   PENSTOCK_UNROLL
   for (int round = 0; round < kRounds; ++round) {
     PENSTOCK_UNROLL
     for (int i = 0; i < kVectorDims; ++i) {
       const int32_t dim = first_dim(round, lane) + i;
       if (dim >= rope_dims) continue;
-      const bool interleaved = pairs == RopePairs::interleaved;
-      const bool is_first = interleaved ? dim % 2 == 0 : dim < half;
-      const int32_t partner = interleaved ? (is_first ? dim + 1 : dim - 1) : (is_first ? dim + half : dim - half);
-      const int32_t pair = interleaved ? dim / 2 : (is_first ? dim : dim - half);
-      const float2 turn = __ldg(reinterpret_cast<const float2*>(cos_sin) + pair);
+      const Turn place(pairs, rope_dims, dim);
+      const float2 turn = turns.turn[round][i];
       const float own = share.x[round][i];
-      const float other = exchange[partner];
-      share.x[round][i] = is_first ? own * turn.x - other * turn.y : other * turn.y + own * turn.x;
+      const float other = exchange[place.partner];
+      share.x[round][i] = place.is_first ? own * turn.x - other * turn.y : other * turn.y + own * turn.x;
     }
   }
   __syncwarp();  // before the next head is put there
@@ -206,17 +231,19 @@ __global__ void __launch_bounds__(kHeadsPerBlock* kLanes)
   const auto warp = static_cast<int32_t>(threadIdx.x) / kLanes;
   const auto lane = static_cast<int32_t>(threadIdx.x) % kLanes;
   const int32_t head = static_cast<int32_t>(blockIdx.y) * kHeadsPerBlock + warp;
-  const int32_t sequence = __ldg(batch.row_sequence + row);
-  if (sequence < 0 || head >= args.heads + kv.kv_heads) return;  // whole warps, which only wait for themselves
+  if (head >= args.heads + kv.kv_heads) return;  // whole warps, which only wait for themselves
 
+  // All reads are on their way before the first is waited for, also those of a row that turns out not to be live.
+  const int32_t sequence = __ldg(batch.row_sequence + row);
   const int32_t dim = kv.head_dim;
-  const float* turn = args.cos_sin + row * args.rope_dims;
+  const HeadTurns turns(args.cos_sin + row * args.rope_dims, args.pairs, args.rope_dims, lane);
   if (head < args.heads) {
     float* q = args.q + row * args.q_stride + int64_t{head} * dim;
     const float* bias = args.q_bias == nullptr ? nullptr : args.q_bias + int64_t{head} * dim;
     HeadShare share = load_head(q, bias, dim, lane);
+    if (sequence < 0) return;
     if (args.q_norm != nullptr) norm_head(share, args.q_norm, args.norm_eps, dim, lane);
-    rotate_head(share, turn, args.pairs, args.rope_dims, exchange[warp], lane);
+    rotate_head(share, turns, args.pairs, args.rope_dims, exchange[warp], lane);
     const float scale = 1.0f / sqrtf(static_cast<float>(dim));
     PENSTOCK_UNROLL
     for (int round = 0; round < kRounds; ++round) {
@@ -230,15 +257,16 @@ __global__ void __launch_bounds__(kHeadsPerBlock* kLanes)
 
   const int32_t kv_head = head - args.heads;
   const int64_t offset = int64_t{kv_head} * dim;
+  const int32_t position = __ldg(batch.positions + row);
   HeadShare k = load_head(args.k + row * args.k_stride + offset,
                           args.k_bias == nullptr ? nullptr : args.k_bias + offset, dim, lane);
-  if (args.k_norm != nullptr) norm_head(k, args.k_norm, args.norm_eps, dim, lane);
-  rotate_head(k, turn, args.pairs, args.rope_dims, exchange[warp], lane);
   const HeadShare v = load_head(args.v + row * args.v_stride + offset,
                                 args.v_bias == nullptr ? nullptr : args.v_bias + offset, dim, lane);
-
-  const int32_t position = __ldg(batch.positions + row);
+  if (sequence < 0) return;
   const int32_t block = __ldg(batch.block_tables + int64_t{sequence} * batch.blocks_max + position / kBlockTokens);
+  if (args.k_norm != nullptr) norm_head(k, args.k_norm, args.norm_eps, dim, lane);
+  rotate_head(k, turns, args.pairs, args.rope_dims, exchange[warp], lane);
+
   std::byte* k_tile =
       kv.base + (int64_t{args.layer} * kv.blocks_total + block) * kv.block_bytes + kv_head * tile_bytes<kType>(dim);
   std::byte* v_tile = k_tile + kv.kv_heads * tile_bytes<kType>(dim);
@@ -254,9 +282,11 @@ __global__ void __launch_bounds__(kAngleThreads)
   const auto row = static_cast<int64_t>(blockIdx.x);
   const auto pair = static_cast<int32_t>(blockIdx.y * kAngleThreads + threadIdx.x);
   if (pair >= pairs || __ldg(batch.row_sequence + row) < 0) return;
-  const double angle = __ldg(batch.positions + row) * frequencies[pair];
+  const double angle = __ldg(batch.positions + row) * __ldg(frequencies + pair);
+  double sine = 0, cosine = 0;
+  sincos(angle, &sine, &cosine);
   reinterpret_cast<float2*>(cos_sin)[row * pairs + pair] =
-      make_float2(static_cast<float>(cos(angle)) * magnitude, static_cast<float>(sin(angle)) * magnitude);
+      make_float2(static_cast<float>(cosine) * magnitude, static_cast<float>(sine) * magnitude);
 }
 
 }  // namespace

@@ -1,312 +1,330 @@
-// From logits to tokens on the device: what model/sampler.h does, one thread block per row, without sorting. Owns the kernels.
+// From logits to tokens on the device: what model/sampler.h does, without sorting the vocabulary. Owns the passes over whole rows;
+// the rules they share are sampling_row.cuh, bias and penalties sampling_adjust.cu, the last step sampling_draw.cu.
 //
-// Top-k and top-p are radix selects over the logits' bits (four rounds of 256 bins, first by count, then by mass), which leave a
-// smallest logit and how many of those equal to it stay, the lower ids first; what does not stay becomes -inf. Weights are whole
-// numbers, so that their sums depend on no order; the draw walks the tokens in order of ids. Weights, random numbers and order are the
-// processor's (ops/token_weights.h): from the same logits it draws the same token, with whatever filters.
+// A row is cut into tiles of 256 tokens, one per warp and turn, and as many blocks work on it as fill the device. Each pass is a kernel,
+// so that what all blocks found is known to the next:
+//   scan    the mask; each tile's likeliest token and smallest logit                          all that greedy rows need
+//   weigh   the mass of each tile; or, for top-k and top-p, counts and masses of 1024 bins      rows drawn at random
+//   gather  from these the bins where top-k and top-p end: the mass of what lies above, by      rows with top-k or top-p
+//           tile, and the tokens within, the candidates
+//   draw    sorts the candidates, a few hundred, finds where both end exactly, and draws        one block per row
+// Weights are whole numbers, so that their sums depend on no order; the draw walks the tokens in order of ids. Weights, random numbers
+// and order are the processor's (ops/token_weights.h): from the same logits it draws the same token, with whatever filters.
 //
-// Selection by counting digits instead of sorting: as in radix top-k (Alabi et al., "Fast k-selection algorithms for graphics
-// processing units", 2012); why sorting is to be avoided here: FlashInfer's sampling.cuh.
+// Counting digits or bins instead of sorting: as in radix top-k (Alabi et al., "Fast k-selection algorithms for graphics processing
+// units", 2012); why sorting is to be avoided here: FlashInfer's sampling.cuh.
 //
-// Memory bound: a row is read 3 times (draw) to 13 times (top-k and top-p), from the second time on out of the L2 cache; 4 bytes
-// and about 10 flops per logit each time.
-#include <cfloat>
+// Latency bound at few rows: 2 to 4 kernels that each wait for one read of their part. A row is read 1 to 3 times, from L2; 4 bytes
+// per logit each time, and about 10 (scan) to 40 (weigh) operations. On an H100, 128,256 logits, 1 row and 32: greedy 3.1 and 6.7 us,
+// temperature alone 9 and 20, top-p 23 and 50, top-k with top-p and min-p 16 and 33.
+#include <algorithm>
+#include <stdexcept>
 
-#include "ops/cuda/ops.h"
-#include "ops/token_weights.h"
+#include "ops/cuda/sampling_row.cuh"
 
 namespace penstock::cuda {
 
 namespace {
 
-constexpr int kLanes = 32;
-constexpr int kThreads = 512;
-constexpr int kWarps = kThreads / kLanes;
-constexpr int kDigitBits = 8;
-constexpr int kBins = 1 << kDigitBits;
-constexpr int kRounds = 32 / kDigitBits;
-constexpr unsigned kAllLanes = 0xFFFFFFFFu;
+using namespace sampling;
 
-using Mass = unsigned long long;
+// Of the passes over rows: a few per multiprocessor of the largest chips. Half and twice as many are slower for 32 rows (measured on an
+// H100), and make no difference for one.
+constexpr int32_t kBlocksWanted = 512;
 
-// Larger bits for larger logits, whatever their signs; -inf is above 0 only by 0x007FFFFF. -0 counts as 0.
-__device__ inline uint32_t key_of(float logit) {
-  const uint32_t bits = __float_as_uint(logit == 0.0f ? 0.0f : logit);
-  return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
-}
-
-__device__ inline float never() { return __uint_as_float(0xFF800000u); }
-
-// The largest of all threads' values, in every thread. scratch [kWarps]
-__device__ inline unsigned long long block_max(unsigned long long value, unsigned long long* scratch) {
+// Makes -inf of what the mask hides, in a lane's tokens of a tile and in the row.
+__device__ inline void hide(float* logits, int32_t vocab_size, const uint32_t* mask, int32_t tile, int lane, float (&x)[kLaneTokens]) {
   PENSTOCK_UNROLL
-  for (int step = kLanes / 2; step > 0; step /= 2) {
-    const unsigned long long other = __shfl_xor_sync(kAllLanes, value, step);
-    value = value < other ? other : value;
-  }
-  const int warp = static_cast<int>(threadIdx.x) / kLanes;
-  __syncthreads();
-  if (threadIdx.x % kLanes == 0) scratch[warp] = value;
-  __syncthreads();
-  value = scratch[0];
-  for (int i = 1; i < kWarps; ++i) value = value < scratch[i] ? scratch[i] : value;
-  return value;
-}
-
-// The sum of all threads' values, in every thread. scratch [kWarps]
-__device__ inline Mass block_sum(Mass value, Mass* scratch) {
-  PENSTOCK_UNROLL
-  for (int step = kLanes / 2; step > 0; step /= 2) value += __shfl_xor_sync(kAllLanes, value, step);
-  const int warp = static_cast<int>(threadIdx.x) / kLanes;
-  __syncthreads();
-  if (threadIdx.x % kLanes == 0) scratch[warp] = value;
-  __syncthreads();
-  value = 0;
-  for (int i = 0; i < kWarps; ++i) value += scratch[i];
-  return value;
-}
-
-// The weight of a logit as an integer, which it is.
-struct Weigher {
-  TokenWeights weight;
-  __device__ Mass operator()(float logit) const { return static_cast<Mass>(weight(logit)); }
-};
-
-// What stays of a row: every logit above `key`, and the first `ties` of those that have it.
-struct Selected {
-  uint32_t key;
-  Mass ties;
-};
-
-// The key at which the sum of measure(logit), from the largest logit downwards, reaches `wanted`; and how many of the logits with
-// that key it takes. The whole row where it is never reached. bins [kBins]. PRECOND: wanted >= 1; equal logits measure alike.
-template <class Measure>
-__device__ __forceinline__ Selected select(const float* logits, int32_t vocab_size, Mass wanted, const Measure& measure, Mass* bins) {
-  PENSTOCK_SHARED(Mass, found, [2]);  // the digit, and what lies above it
-  const auto thread = static_cast<int32_t>(threadIdx.x);
-  uint32_t prefix = 0;
-  uint32_t decided = 0;  // mask of the digits in `prefix`
-  Mass above = 0;
-  for (int round = 0; round < kRounds; ++round) {
-    const int shift = 32 - kDigitBits * (round + 1);
-    for (int bin = thread; bin < kBins; bin += kThreads) bins[bin] = 0;
-    __syncthreads();
-    for (int32_t i = thread; i < vocab_size; i += kThreads) {
-      const uint32_t key = key_of(logits[i]);
-      if ((key & decided) != prefix) continue;
-      const Mass amount = measure(logits[i]);
-      if (amount > 0) atomicAdd(&bins[(key >> shift) % kBins], amount);
+  for (int vector = 0; vector < kVectors; ++vector) {
+    const int32_t first = first_token(tile, vector, lane);
+    if (first >= vocab_size) continue;
+    const uint32_t allowed = mask[first / 32] >> (first % 32);
+    PENSTOCK_UNROLL
+    for (int i = 0; i < kVectorTokens; ++i) {
+      if (first + i >= vocab_size || (allowed >> i & 1u) != 0) continue;
+      x[kVectorTokens * vector + i] = never();
+      logits[first + i] = never();
     }
-    __syncthreads();
-    if (thread == 0) {
-      Mass sum = above;
-      int bin = kBins - 1;
-      while (bin > 0 && sum + bins[bin] < wanted) sum += bins[bin--];
-      found[0] = static_cast<Mass>(bin);
-      found[1] = sum;
-    }
-    __syncthreads();
-    prefix |= static_cast<uint32_t>(found[0]) << shift;
-    decided |= static_cast<uint32_t>(kBins - 1) << shift;
-    above = found[1];
-    __syncthreads();
-  }
-  // All of one key measure alike, so the first that has it tells how much.
-  const uint32_t bits = (prefix & 0x80000000u) != 0 ? prefix & 0x7FFFFFFFu : ~prefix;
-  const Mass each = measure(__uint_as_float(bits));
-  return {prefix, each == 0 ? 0 : (wanted - above + each - 1) / each};
-}
-
-// Makes -inf of what does not stay. counts [kWarps]
-__device__ __forceinline__ void keep(float* logits, int32_t vocab_size, const Selected& selected, Mass* counts) {
-  const auto thread = static_cast<int32_t>(threadIdx.x);
-  const int warp = thread / kLanes, lane = thread % kLanes;
-  Mass before = 0;  // equal ones in tiles that were seen
-  for (int32_t tile = 0; tile < vocab_size; tile += kThreads) {
-    const int32_t i = tile + thread;
-    const uint32_t key = i < vocab_size ? key_of(logits[i]) : 0;
-    const unsigned equal = __ballot_sync(kAllLanes, i < vocab_size && key == selected.key);
-    if (lane == 0) counts[warp] = static_cast<Mass>(__popc(equal));
-    __syncthreads();
-    Mass rank = before + static_cast<Mass>(__popc(equal & ((1u << lane) - 1)));
-    for (int other = 0; other < kWarps; ++other) {
-      if (other < warp) rank += counts[other];
-      before += counts[other];
-    }
-    if (i < vocab_size && (key < selected.key || (key == selected.key && rank >= selected.ties))) logits[i] = never();
-    __syncthreads();
   }
 }
 
-// logits [rows, vocab_size]: mask, bias and penalties. tokens [rows]: 0, or SampleFailure::not_finite where a logit was NaN or +inf
-// before anything hid it. Grid (rows). PRECOND: every id of bias and history is one of the vocabulary's; counts are all 0, and all 0 again.
-__global__ void __launch_bounds__(kThreads) adjust_kernel(SampleArgs args) {
-  PENSTOCK_SHARED(unsigned long long, scratch, [kWarps]);
-  const auto row_index = static_cast<int64_t>(blockIdx.x);
-  const auto thread = static_cast<int32_t>(threadIdx.x);
-  const SampleRow row = args.rows[row_index];
+// logits [rows, vocab_size] -> best and least of every tile; empties the bins. Grid (.., rows)
+__global__ void __launch_bounds__(kThreads) scan_kernel(SampleArgs args) {
+  const auto row_index = static_cast<int64_t>(blockIdx.y);
+  const auto thread = static_cast<int32_t>(blockIdx.x * kThreads + threadIdx.x);
+  const auto threads = static_cast<int32_t>(gridDim.x * kThreads);
+  const int lane = static_cast<int>(threadIdx.x) % kLanes;
+  const RowScratch scratch = row_scratch(args, row_index);
   float* logits = args.logits + row_index * args.vocab_size;
-  int32_t* counts = args.counts + row_index * args.vocab_size;
-  const int64_t mask_words = (args.vocab_size + 31) / 32;
-  const uint32_t* mask = row.mask < 0 ? nullptr : args.masks + row.mask * mask_words;
+  const int32_t mask_row = args.rows[row_index].mask;
+  const uint32_t* mask = mask_row < 0 ? nullptr : args.masks + mask_row * static_cast<int64_t>((args.vocab_size + 31) / 32);
 
-  bool failed = false;
-  for (int32_t i = thread; i < args.vocab_size; i += kThreads) {
-    if (!(logits[i] <= FLT_MAX)) failed = true;
-    if (mask != nullptr && (mask[i / 32] >> (i % 32) & 1u) == 0) logits[i] = never();
-  }
-  const bool any_failed = block_max(failed ? 1 : 0, scratch) != 0;
-  if (thread == 0) args.tokens[row_index] = any_failed ? static_cast<int32_t>(SampleFailure::not_finite) : 0;
-
-  // An id may stand there twice: whoever holds its first adds them all, in order.
-  const int32_t* bias_tokens = args.bias_tokens + row.first_bias;
-  for (int32_t i = thread; i < row.bias_count; i += kThreads) {
-    const int32_t token = bias_tokens[i];
-    bool is_first = true;
-    for (int32_t j = 0; j < i; ++j) is_first = is_first && bias_tokens[j] != token;
-    if (!is_first) continue;
-    for (int32_t j = i; j < row.bias_count; ++j) {
-      if (bias_tokens[j] == token) logits[token] += args.bias_values[row.first_bias + j];
+  for (int32_t tile = thread / kLanes; tile < tiles_of(args.vocab_size); tile += threads / kLanes) {
+    float x[kLaneTokens];
+    load_tile(logits, args.vocab_size, tile, lane, x);
+    bool failed = false;  // before a mask hides it
+    PENSTOCK_UNROLL
+    for (int i = 0; i < kLaneTokens; ++i) failed = failed || has_failed(x[i]);
+    if (mask != nullptr) hide(logits, args.vocab_size, mask, tile, lane, x);
+    float largest = never(), least = FLT_MAX;
+    int32_t token = first_token(tile, 0, lane);
+    PENSTOCK_UNROLL
+    for (int i = 0; i < kLaneTokens; ++i) {
+      if (x[i] > largest) {
+        largest = x[i];
+        token = lane_token(tile, i, lane);
+      }
+      if (x[i] > never()) least = fminf(least, x[i]);
     }
+    const Place best = warp_max(failed ? kFailed : place_of(largest, token));
+    least = warp_min(least);
+    if (lane != 0) continue;
+    scratch.best[tile] = best;
+    scratch.least[tile] = least;
   }
-  __syncthreads();
-
-  const int32_t* history = args.history + row.first_token;
-  const int32_t history_tokens = row.prompt_tokens + row.output_tokens;
-  if (row.repetition_penalty != 1.0f) {
-    for (int32_t i = thread; i < history_tokens; i += kThreads) {
-      const int32_t token = history[i];
-      if (atomicAdd(&counts[token], 1) != 0) continue;
-      logits[token] = logits[token] > 0 ? __fdiv_rn(logits[token], row.repetition_penalty)
-                                        : __fmul_rn(logits[token], row.repetition_penalty);
-    }
-    __syncthreads();
-    for (int32_t i = thread; i < history_tokens; i += kThreads) atomicExch(&counts[history[i]], 0);
-    __syncthreads();
+  if (args.work.filtered == 0) return;
+  for (int32_t bin = thread; bin < kBins; bin += threads) {
+    scratch.bin_masses[bin] = 0;
+    scratch.bin_counts[bin] = 0;
   }
-  if (row.presence_penalty == 0 && row.frequency_penalty == 0) return;
-  const int32_t* output = history + row.prompt_tokens;
-  for (int32_t i = thread; i < row.output_tokens; i += kThreads) atomicAdd(&counts[output[i]], 1);
-  __syncthreads();
-  for (int32_t i = thread; i < row.output_tokens; i += kThreads) {
-    const int32_t count = atomicExch(&counts[output[i]], 0);
-    if (count == 0) continue;
-    const float penalty = __fadd_rn(__fmul_rn(row.frequency_penalty, static_cast<float>(count)), row.presence_penalty);
-    logits[output[i]] -= penalty;
-  }
+  if (thread == 0) *scratch.found = 0;
 }
 
-// The first token whose cumulative weight, in order of ids, exceeds u of the whole. sums [kWarps]
-template <class Weight>
-__device__ __forceinline__ int32_t draw(const float* logits, int32_t vocab_size, double u, const Weight& weight, Mass* sums,
-                        int32_t* drawn) {
+// masses of every tile; for rows with filters bin_masses and bin_counts. Grid (.., rows)
+__global__ void __launch_bounds__(kThreads) weigh_kernel(SampleArgs args) {
+  PENSTOCK_SHARED(Place, best, [kWarps]);
+  PENSTOCK_SHARED(float, least, [kWarps]);
+  PENSTOCK_SHARED(uint32_t, low, [kBins]);
+  PENSTOCK_SHARED(uint32_t, high, [kBins]);
+  PENSTOCK_SHARED(uint32_t, counts, [kBins]);
+  const auto row_index = static_cast<int64_t>(blockIdx.y);
   const auto thread = static_cast<int32_t>(threadIdx.x);
-  const int warp = thread / kLanes, lane = thread % kLanes;
-  // Each warp has neighbouring tokens, a multiple of kLanes.
-  const int32_t share = (vocab_size + kThreads - 1) / kThreads * kLanes;
-  const int32_t begin = min(vocab_size, warp * share);
-  const int32_t end = min(vocab_size, begin + share);
-  Mass sum = 0;
-  for (int32_t i = begin + lane; i < end; i += kLanes) sum += weight(logits[i]);
-  PENSTOCK_UNROLL
-  for (int step = kLanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(kAllLanes, sum, step);
-  __syncthreads();
-  if (lane == 0) sums[warp] = sum;
-  __syncthreads();
-  Mass total = 0;
-  for (int i = 0; i < kWarps; ++i) total += sums[i];
-  // Below the total, whatever the product is rounded to.
-  const auto asked = static_cast<Mass>(u * static_cast<double>(total));
-  const Mass target = asked < total ? asked : total - 1;
-  Mass before = 0;
-  int chosen = 0;
-  while (chosen < kWarps - 1 && before + sums[chosen] <= target) before += sums[chosen++];
-  if (warp == chosen) {
-    for (int32_t tile = begin; tile < end; tile += kLanes) {
-      const int32_t i = tile + lane;
-      Mass inclusive = i < end ? weight(logits[i]) : 0;
+  const int lane = thread % kLanes;
+  const int32_t vocab_size = args.vocab_size, tiles = tiles_of(vocab_size);
+  const RowScratch scratch = row_scratch(args, row_index);
+  const SampleRow row = args.rows[row_index];
+  const float* logits = args.logits + row_index * vocab_size;
+  const auto first_tile = static_cast<int32_t>(blockIdx.x) * kWarps + thread / kLanes;
+  const auto step = static_cast<int32_t>(gridDim.x) * kWarps;
+  float x[kLaneTokens];
+  if (first_tile < tiles) load_tile(logits, vocab_size, first_tile, lane, x);  // on its way while the row's facts are looked at
+
+  const RowFacts facts = row_facts<kThreads>(scratch, tiles, best, least);
+  if (!is_random(facts, row)) return;
+  const Rule rule(facts, row, vocab_size);
+  if (!has_filter(row, vocab_size)) {
+    for (int32_t tile = first_tile; tile < tiles; tile += step) {
+      if (tile != first_tile) load_tile(logits, vocab_size, tile, lane, x);
+      Mass mass = 0;
       PENSTOCK_UNROLL
-      for (int step = 1; step < kLanes; step *= 2) {
-        const Mass lower = __shfl_up_sync(kAllLanes, inclusive, static_cast<unsigned>(step));
-        if (lane >= step) inclusive += lower;
+      for (int i = 0; i < kLaneTokens; ++i) {
+        const Mass each = rule.mass(x[i]);  // of all, so that they are computed side by side
+        mass += rule.is_allowed(x[i]) ? each : 0;
       }
-      const unsigned reached = __ballot_sync(kAllLanes, before + inclusive > target);
-      if (reached != 0) {
-        if (lane == 0) *drawn = tile + __ffs(static_cast<int>(reached)) - 1;
-        break;
+      mass = warp_mass(mass);
+      if (lane == 0) scratch.masses[tile] = mass;
+    }
+    return;
+  }
+
+  const bool by_count = row.top_k > 0 && row.top_k < vocab_size;
+  for (int32_t bin = thread; bin < kBins; bin += kThreads) low[bin] = high[bin] = counts[bin] = 0;
+  __syncthreads();
+  for (int32_t tile = first_tile; tile < tiles; tile += step) {
+    if (tile != first_tile) load_tile(logits, vocab_size, tile, lane, x);
+    int32_t bins[kLaneTokens];
+    bool any = false;
+    PENSTOCK_UNROLL
+    for (int i = 0; i < kLaneTokens; ++i) {
+      bins[i] = rule.bin(x[i]);
+      any = any || bins[i] < kBins;
+    }
+    if (!__any_sync(kAllLanes, any)) continue;
+    if (row.top_p < 1) {
+      Mass each[kLaneTokens];
+      PENSTOCK_UNROLL
+      for (int i = 0; i < kLaneTokens; ++i) each[i] = rule.mass(x[i]);
+      PENSTOCK_UNROLL
+      for (int i = 0; i < kLaneTokens; ++i) {
+        if (bins[i] < kBins) add_halves(&low[bins[i]], &high[bins[i]], each[i]);
       }
-      before += __shfl_sync(kAllLanes, inclusive, kLanes - 1);
+    }
+    if (!by_count) continue;
+    PENSTOCK_UNROLL
+    for (int i = 0; i < kLaneTokens; ++i) {
+      if (bins[i] < kBins) atomicAdd(&counts[bins[i]], 1u);
     }
   }
   __syncthreads();
-  return *drawn;
+  for (int32_t bin = thread; bin < kBins; bin += kThreads) {
+    const Mass mass = Mass{high[bin]} << 32 | low[bin];
+    if (mass != 0) atomicAdd(&scratch.bin_masses[bin], mass);
+    if (counts[bin] != 0) atomicAdd(&scratch.bin_counts[bin], counts[bin]);
+  }
 }
 
-// logits [rows, vocab_size], as adjust_kernel left them -> tokens [rows]. Grid (rows). One block per SM is named because the compiler
-// spills where it aims at more.
-__global__ void __launch_bounds__(kThreads, 1) draw_kernel(SampleArgs args) {
-  PENSTOCK_SHARED(Mass, scratch, [kWarps]);
-  PENSTOCK_SHARED(Mass, bins, [kBins]);
-  PENSTOCK_SHARED(int32_t, drawn, [1]);
-  const auto row_index = static_cast<int64_t>(blockIdx.x);
-  const auto thread = static_cast<int32_t>(threadIdx.x);
-  const SampleRow row = args.rows[row_index];
-  float* logits = args.logits + row_index * args.vocab_size;
-  const int32_t vocab_size = args.vocab_size;
-  if (args.tokens[row_index] < 0) return;
+// Where a row's filters end, as far as bins tell: all of the bins before `first` is kept, nothing of those behind `last`.
+struct Border {
+  int32_t first, last;
+  int32_t take;  // of the tokens in between, by top_k; negative: all
+  Mass wanted;   // mass of all that is kept, by top_p; 0: it has no end, or top_k's decides
+};
 
-  // The largest logit, and of equal ones the lowest id: one comparison of both.
-  unsigned long long best = 0;
-  bool failed = false;
-  for (int32_t i = thread; i < vocab_size; i += kThreads) {
-    const float logit = logits[i];
-    if (!(logit <= FLT_MAX)) failed = true;
-    const unsigned long long place =
-        static_cast<unsigned long long>(key_of(logit)) << 32 | (0xFFFFFFFFu - static_cast<uint32_t>(i));
-    best = best < place ? place : best;
+// The bin in which the sum over bins, from the first one on, reaches `wanted`, and the sum before it. before, sums: of this
+// thread's kPerThread bins and what is ahead of them; `found` [2] is shared. PRECOND: it is reached.
+template <int kPerThread>
+__device__ inline void find_bin(const Mass (&each)[kPerThread], Mass before, Mass wanted, Mass* found) {
+  PENSTOCK_UNROLL
+  for (int i = 0; i < kPerThread; ++i) {
+    if (before < wanted && before + each[i] >= wanted) {
+      found[0] = static_cast<Mass>(static_cast<int32_t>(threadIdx.x) * kPerThread + i);
+      found[1] = before;
+    }
+    before += each[i];
   }
-  if (block_max(failed ? 1 : 0, scratch) != 0) {
-    if (thread == 0) args.tokens[row_index] = static_cast<int32_t>(SampleFailure::not_finite);
-    return;
-  }
-  best = block_max(best, scratch);
-  const auto likeliest = static_cast<int32_t>(0xFFFFFFFFu - static_cast<uint32_t>(best));
-  const float largest = logits[likeliest];
-  if (largest == never() || row.temperature == 0) {
-    const auto none = static_cast<int32_t>(SampleFailure::all_excluded);
-    if (thread == 0) args.tokens[row_index] = largest == never() ? none : likeliest;
-    return;
-  }
+}
 
-  const Weigher weight{{largest, TokenWeights::inverse(row.temperature), weight_scale(vocab_size)}};
-  const double cut = static_cast<double>(largest) + row.log_weight_min * static_cast<double>(row.temperature);
-  __syncthreads();  // everybody has read the largest logit
-  for (int32_t i = thread; i < vocab_size; i += kThreads) {
-    if (static_cast<double>(logits[i]) < cut) logits[i] = never();
+// In every thread of the block. sums [kWarps]
+__device__ inline Border find_border(const RowScratch& scratch, const SampleRow& row, Mass* sums) {
+  constexpr int kPerThread = kBins / kThreads;
+  PENSTOCK_SHARED(Mass, found, [6]);  // bin and sum before it: by count, its mass, by mass
+  const int32_t own = static_cast<int32_t>(threadIdx.x) * kPerThread;
+  Mass counts[kPerThread], masses[kPerThread];
+  Mass count = 0, mass = 0;
+  PENSTOCK_UNROLL
+  for (int i = 0; i < kPerThread; ++i) {
+    count += counts[i] = scratch.bin_counts[own + i];
+    mass += masses[i] = scratch.bin_masses[own + i];
+  }
+  const Scanned by_count = row.top_k > 0 ? block_scan<kThreads>(count, sums) : Scanned{0, 0};
+  const Scanned by_mass = row.top_p < 1 ? block_scan<kThreads>(mass, sums) : Scanned{0, 0};
+  const auto top_k = static_cast<Mass>(row.top_k);
+  // Where less has a weight it keeps all that has one; the counts are 0 where top_k is off.
+  const bool by_top_k = by_count.total > top_k;
+  if (by_top_k) {
+    find_bin(counts, by_count.inclusive - count, top_k, found);
+    __syncthreads();
+  }
+  const int32_t last = by_top_k ? static_cast<int32_t>(found[0]) : kBins - 1;
+  if (!(row.top_p < 1)) {
+    // Nothing is cut off where neither filter is.
+    return by_top_k ? Border{last, last, static_cast<int32_t>(top_k - found[1]), 0} : Border{kBins, last, -1, 0};
+  }
+  // The mass that top-k leaves is known but for its last bin, so that top-p ends in this one at the earliest.
+  Mass least = by_mass.total;
+  if (by_top_k) {
+    Mass before = by_mass.inclusive - mass;
+    PENSTOCK_UNROLL
+    for (int i = 0; i < kPerThread; ++i) {
+      if (own + i == last) found[2] = before;
+      before += masses[i];
+    }
+    __syncthreads();
+    least = found[2];
+  }
+  const Mass wanted = share_of(row.top_p, least);
+  find_bin(masses, by_mass.inclusive - mass, wanted, found + 4);
+  __syncthreads();
+  const auto first = static_cast<int32_t>(found[4]);
+  if (!by_top_k) return {first, first, -1, wanted};
+  // How many tokens are ahead of the first bin.
+  Mass before = by_count.inclusive - count;
+  PENSTOCK_UNROLL
+  for (int i = 0; i < kPerThread; ++i) {
+    if (own + i == first) found[3] = before;
+    before += counts[i];
   }
   __syncthreads();
-  if (row.top_k > 0 && row.top_k < vocab_size) {
-    const auto one = [](float logit) -> Mass { return logit == never() ? 0 : 1; };
-    keep(logits, vocab_size, select(logits, vocab_size, static_cast<Mass>(row.top_k), one, bins), scratch);
+  return {first, last, static_cast<int32_t>(top_k - found[3]), 0};
+}
+
+// For rows with filters: masses of every tile, of what is kept for certain; candidates, found, take and wanted. Grid (.., rows)
+__global__ void __launch_bounds__(kThreads) gather_kernel(SampleArgs args) {
+  PENSTOCK_SHARED(Place, best, [kWarps]);
+  PENSTOCK_SHARED(float, least, [kWarps]);
+  PENSTOCK_SHARED(Mass, sums, [kWarps]);
+  const auto row_index = static_cast<int64_t>(blockIdx.y);
+  const auto thread = static_cast<int32_t>(threadIdx.x);
+  const int lane = thread % kLanes;
+  const int32_t vocab_size = args.vocab_size, tiles = tiles_of(vocab_size);
+  const RowScratch scratch = row_scratch(args, row_index);
+  const SampleRow row = args.rows[row_index];
+  if (!has_filter(row, vocab_size)) return;
+  const float* logits = args.logits + row_index * vocab_size;
+  const auto first_tile = static_cast<int32_t>(blockIdx.x) * kWarps + thread / kLanes;
+  const auto step = static_cast<int32_t>(gridDim.x) * kWarps;
+  float x[kLaneTokens];
+  if (first_tile < tiles) load_tile(logits, vocab_size, first_tile, lane, x);
+
+  const RowFacts facts = row_facts<kThreads>(scratch, tiles, best, least);
+  if (!is_random(facts, row)) return;
+  const Rule rule(facts, row, vocab_size);
+  const Border border = find_border(scratch, row, sums);
+  if (blockIdx.x == 0 && thread == 0) {
+    *scratch.take = border.take;
+    *scratch.wanted = border.wanted;
   }
-  if (row.top_p < 1) {
+  for (int32_t tile = first_tile; tile < tiles; tile += step) {
+    if (tile != first_tile) load_tile(logits, vocab_size, tile, lane, x);
+    uint32_t above = 0, candidates = 0;  // a bit for each of the lane's tokens
+    PENSTOCK_UNROLL
+    for (int i = 0; i < kLaneTokens; ++i) {
+      const int32_t bin = rule.bin(x[i]);
+      if (bin < border.first) above |= 1u << i;
+      if (bin >= border.first && bin <= border.last) candidates |= 1u << i;
+    }
     Mass mass = 0;
-    for (int32_t i = thread; i < vocab_size; i += kThreads) mass += weight(logits[i]);
-    const Mass total = block_sum(mass, scratch);
-    const auto wanted = static_cast<Mass>(ceil(static_cast<double>(row.top_p) * static_cast<double>(total)));
-    keep(logits, vocab_size, select(logits, vocab_size, wanted > 0 ? wanted : 1, weight, bins), scratch);
+    if (__any_sync(kAllLanes, above != 0)) {
+      PENSTOCK_UNROLL
+      for (int i = 0; i < kLaneTokens; ++i) {
+        const Mass each = rule.mass(x[i]);
+        mass += (above >> i & 1u) != 0 ? each : 0;
+      }
+      mass = warp_mass(mass);
+    }
+    if (lane == 0) scratch.masses[tile] = mass;
+    if (!__any_sync(kAllLanes, candidates != 0)) continue;
+    const auto own = static_cast<uint32_t>(__popc(candidates));
+    const auto inclusive = static_cast<uint32_t>(warp_scan(own, lane));
+    uint32_t at = 0;
+    if (lane == kLanes - 1) at = atomicAdd(scratch.found, inclusive);
+    at = __shfl_sync(kAllLanes, at, kLanes - 1) + inclusive - own;
+    PENSTOCK_UNROLL
+    for (int i = 0; i < kLaneTokens; ++i) {
+      if ((candidates >> i & 1u) == 0) continue;
+      if (at < kCandidates) scratch.candidates[at] = place_of(x[i], lane_token(tile, i, lane));
+      ++at;
+    }
   }
-  const int32_t token = draw(logits, vocab_size, uniform_number(row.seed, row.index), weight, scratch, drawn);
-  if (thread == 0) args.tokens[row_index] = token;
 }
 
 }  // namespace
 
+SampleWork sample_work(std::span<const SampleRow> rows, int32_t vocab_size) {
+  SampleWork work{};
+  for (const SampleRow& row : rows) {
+    work.bias_max = std::max(work.bias_max, row.bias_count);
+    work.history_max = std::max(work.history_max, row.prompt_tokens + row.output_tokens);
+    if (row.temperature == 0) continue;
+    work.random = 1;
+    if (has_filter(row, vocab_size)) work.filtered = 1;
+  }
+  return work;
+}
+
+int64_t sample_scratch_words(int32_t vocab_size) { return scratch_words(vocab_size); }
+
 void sample(cudaStream_t stream, const SampleArgs& args) {
   if (args.row_count == 0) return;
-  const LaunchShape shape{dim3(static_cast<unsigned>(args.row_count)), dim3(kThreads), 0, stream};
-  launch(adjust_kernel, shape, args);
-  launch(draw_kernel, shape, args);
+  adjust_logits(stream, args);
+  const int32_t wanted = std::max(1, (kBlocksWanted + args.row_count - 1) / args.row_count);
+  const int32_t useful = (tiles_of(args.vocab_size) + kWarps - 1) / kWarps;
+  const dim3 grid(static_cast<unsigned>(std::min(wanted, useful)), static_cast<unsigned>(args.row_count));
+  const LaunchShape shape{grid, dim3(kThreads), 0, stream};
+  launch(scan_kernel, shape, args);
+  if (args.work.random != 0) launch(weigh_kernel, shape, args);
+  if (args.work.filtered != 0) launch(gather_kernel, shape, args);
+  draw_tokens(stream, args);
 }
 
 }  // namespace penstock::cuda
