@@ -290,6 +290,7 @@ void KernelCases::add_attention(KvType type, int32_t sequences, int32_t rows, in
   args.merges = Memory::put(stream_, pool_, merges);
   args.merge_count = Memory::put(stream_, pool_, std::vector<int32_t>{static_cast<int32_t>(merges.size())});
   args.merges_max = static_cast<int32_t>(merges.size());
+  args.decodes = planner.decodes();
   args.chunks = planner.chunks();
   args.partials = m.partials;
   args.out = m.b;

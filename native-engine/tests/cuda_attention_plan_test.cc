@@ -43,6 +43,7 @@ void expect_whole(const AttentionPlanner& planner, const AttentionPlanShape& sha
   std::map<int32_t, std::map<int32_t, int32_t>>
       slots;  // of a row and segment: its partial, -1 for those merged at once
   std::set<int32_t> used;
+  bool decodes = false;
   bool chunks = false;
   int32_t longest = 1 << 30;
   for (const AttentionItem& item : planner.items()) {
@@ -50,7 +51,7 @@ void expect_whole(const AttentionPlanner& planner, const AttentionPlanShape& sha
     ASSERT_LT(item.segment_begin, item.segment_end);
     ASSERT_LE(item.segment_end - item.segment_begin, longest) << "the longest first";
     longest = item.segment_end - item.segment_begin;
-    chunks = chunks || item.rows * group > kDecodeQueries;
+    (item.rows * group > kDecodeQueries ? chunks : decodes) = true;
     const StepSequence& sequence = sequences[static_cast<size_t>(item.sequence)];
     ASSERT_GE(item.first_row, sequence.first_row);
     ASSERT_LE(item.first_row + item.rows, sequence.first_row + sequence.rows);
@@ -65,6 +66,7 @@ void expect_whole(const AttentionPlanner& planner, const AttentionPlanShape& sha
       }
     }
   }
+  EXPECT_EQ(planner.decodes(), decodes);
   EXPECT_EQ(planner.chunks(), chunks);
   std::map<int32_t, MergeItem> merges;
   for (const MergeItem& merge : planner.merges()) ASSERT_TRUE(merges.emplace(merge.row, merge).second);
@@ -123,10 +125,12 @@ TEST(CudaAttentionPlan, SplitsALoneContextToItsSegmentsAndAFullBatchNotAtAll) {
   planner.plan(batch_of(std::vector<std::pair<int32_t, int32_t>>(256, {1, 20000})));
   EXPECT_EQ(planner.items().size(), 256u);
   EXPECT_EQ(planner.merges().size(), 0u);
+  EXPECT_TRUE(planner.decodes());
   EXPECT_FALSE(planner.chunks());
   // A long prompt's tiles are many.
-  planner.plan(batch_of({{2048, 20000}}));
+  planner.plan(batch_of({{4096, 20000}}));
   EXPECT_EQ(planner.items().size(), 128u);
+  EXPECT_FALSE(planner.decodes());
   EXPECT_TRUE(planner.chunks());
 }
 

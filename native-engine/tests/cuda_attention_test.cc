@@ -171,6 +171,7 @@ class Contexts {
     args.merges = device_merges.data();
     args.merge_count = counts.data() + 1;
     args.merges_max = static_cast<int32_t>(merges.size());
+    args.decodes = planner.decodes();
     args.chunks = planner.chunks();
     args.partials = partials.data();
     args.out = out.data();
@@ -410,6 +411,7 @@ TEST(CudaAttention, RefusesShapesThatNoKernelTakes) {
   AttentionArgs args{};
   args.heads = 6;
   args.q_stride = 6 * 64;
+  args.decodes = true;
   const KvLayout fits{KvType::f16, 1, 1, 2, 64};
   EXPECT_NO_THROW(attention(nullptr, batch, fits.on_device(nullptr), args));
   for (const KvLayout& layout :
@@ -420,6 +422,9 @@ TEST(CudaAttention, RefusesShapesThatNoKernelTakes) {
   args.heads = 40;  // which without chunks nobody would compute
   EXPECT_THROW(attention(nullptr, batch, fits.on_device(nullptr), args), std::logic_error);
   args.heads = 6;
+  args.decodes = false;
+  EXPECT_THROW(attention(nullptr, batch, fits.on_device(nullptr), args), std::logic_error);
+  args.decodes = true;
   args.q_stride = 385;
   EXPECT_THROW(attention(nullptr, batch, fits.on_device(nullptr), args), std::logic_error);
 }

@@ -213,8 +213,8 @@ void CudaDecoder::enqueue_attention(const StepArrays& step, int32_t layer) {
   attention(*stream_, step.batch(), memory_.kv,
             {.q = gathered ? s.qkv_read : s.qkv, .q_stride = qkv_dim(c), .heads = c.heads, .window_tokens = c.window_tokens,
              .layer = layer, .items = work.items, .item_count = work.item_count, .items_max = work.items_max,
-             .merges = work.merges, .merge_count = work.merge_count, .merges_max = work.merges_max, .chunks = work.chunks,
-             .partials = s.partials, .out = s.attended});
+             .merges = work.merges, .merge_count = work.merge_count, .merges_max = work.merges_max, .decodes = work.decodes,
+             .chunks = work.chunks, .partials = s.partials, .out = s.attended});
 }
 
 // x += delta; delta = ffn_down(silu(ffn_gate(norm(x))) * ffn_up(norm(x)))

@@ -94,7 +94,8 @@ void StepArrays::shape_decode(int32_t bucket) {
   reads_all_ = true;
   const AttentionPlanShape& attention = shape_.attention;
   // As many as the planner may make of a batch of this size: more would be launched in vain.
-  work_ = work_of(plan_, items_max(attention, bucket, bucket), bucket, has_chunks(1, attention.heads / attention.kv_heads));
+  const bool chunks = has_chunks(1, attention.heads / attention.kv_heads);
+  work_ = work_of(plan_, items_max(attention, bucket, bucket), bucket, !chunks, chunks);
 }
 
 void StepArrays::fill_rows(const StepBatch& batch) {
@@ -160,12 +161,14 @@ AttentionWork StepArrays::put_plan(Plan& plan, std::span<const StepSequence> seq
   std::copy(merges.begin(), merges.end(), host<MergeItem>(plan.merges));
   *host(plan.item_count) = static_cast<int32_t>(items.size());
   *host(plan.merge_count) = static_cast<int32_t>(merges.size());
-  return work_of(plan, static_cast<int32_t>(items.size()), static_cast<int32_t>(merges.size()), plan.planner.chunks());
+  return work_of(plan, static_cast<int32_t>(items.size()), static_cast<int32_t>(merges.size()), plan.planner.decodes(),
+                 plan.planner.chunks());
 }
 
-AttentionWork StepArrays::work_of(const Plan& plan, int32_t items, int32_t merges, bool chunks) const {
-  return {device<AttentionItem>(plan.items), device(plan.item_count),  items, device<MergeItem>(plan.merges),
-          device(plan.merge_count),          merges,                   chunks};
+AttentionWork StepArrays::work_of(const Plan& plan, int32_t items, int32_t merges, bool decodes,
+                                  bool chunks) const {
+  return {device<AttentionItem>(plan.items), device(plan.item_count),  items,   device<MergeItem>(plan.merges),
+          device(plan.merge_count),          merges,                   decodes, chunks};
 }
 
 void StepArrays::upload(const Stream& stream) const {

@@ -27,6 +27,7 @@ struct AttentionWork {
   const MergeItem* merges;
   const int32_t* merge_count;
   int32_t merges_max;
+  bool decodes;
   bool chunks;
 };
 
@@ -92,7 +93,7 @@ class StepArrays {
   void fill_reads(const StepBatch& batch);
   void fill_tables(const StepBatch& batch);
   AttentionWork put_plan(Plan& plan, std::span<const StepSequence> sequences, const std::vector<int32_t>& tables);
-  AttentionWork work_of(const Plan& plan, int32_t items, int32_t merges, bool chunks) const;
+  AttentionWork work_of(const Plan& plan, int32_t items, int32_t merges, bool decodes, bool chunks) const;
 
   Shape shape_;
   int64_t bytes_ = 0;

@@ -96,8 +96,8 @@ void attention(cudaStream_t stream, const DeviceBatch& batch, const DeviceKv& kv
   require_head_dim("attention", kv);
   if (args.heads % kv.kv_heads != 0) throw std::logic_error("attention: heads are a multiple of KV heads");
   if (args.q_stride % 4 != 0) throw std::logic_error("attention: q_stride is a multiple of 4");
-  const bool decodes = args.heads / kv.kv_heads <= kDecodeQueries;
-  if (!decodes && !args.chunks) throw std::logic_error("attention: a group this large has chunks alone");
+  const bool decodes = args.decodes && args.heads / kv.kv_heads <= kDecodeQueries;
+  if (!decodes && !args.chunks) throw std::logic_error("attention: no kernel would take the items");
   if (args.items_max <= 0) return;
   if (decodes) launch_items(stream, batch, kv, args, true);
   if (args.chunks) launch_items(stream, batch, kv, args, false);

@@ -1,7 +1,7 @@
 // The thread block of attention: one item and KV head. Owns how queries, K and V get into shared memory; what is
 // computed with them is attention_tile.cuh. Instantiated per cache type in attention_<type>.cu.
 //
-// Pages are walked in steps of two blocks. While a step is computed the next one is on its way (cp.async, two stages).
+// Pages are walked in steps of two or four blocks. While a step is computed the next one is on its way (cp.async, two stages).
 // Tokens that no row of the item sees become zeros: their slots may hold what another sequence left, and their blocks
 // may be gone.
 #pragma once
@@ -12,7 +12,6 @@
 
 namespace penstock::cuda {
 
-inline constexpr int kStepBlocks = kStepTokens / kBlockTokens;
 // Multiplied into the scores, so that exponents are of 2.
 inline constexpr float kLog2E = 1.44269504088896340736f;
 
@@ -43,13 +42,19 @@ __device__ inline uint4 dequantize_chunk(uint2 q, __half scale) {
 template <class Shape>
 class KvSteps {
   using Rows = Swizzle<Shape::kChunks>;
+  // A pass of the block's threads over neighbouring tokens, 16 bytes of operands each: a thread keeps its chunk of a
+  // row. Of 12 chunks as if there were 16, so that all of this is powers of two.
+  static constexpr int kRowThreads = Shape::kChunks == 12 ? 16 : Shape::kChunks;
+  static constexpr int kPassTokens = Shape::kThreads / kRowThreads;
+  static constexpr int kPasses = Shape::kStepTokens / kPassTokens;
+  static_assert(kPassTokens % kBlockTokens == 0 || kBlockTokens % kPassTokens == 0, "which block is known");
 
  public:
   // The item sees the positions [first, last].
   __device__ KvSteps(const DeviceKv& kv, int32_t layer, int32_t kv_head, const int32_t* table, int32_t first,
                      int32_t last, std::byte* shared)
       : table_(table),
-        block_bytes_(kv.block_bytes),
+        block_bytes_(static_cast<uint32_t>(kv.block_bytes)),
         first_(first),
         last_(last),
         head_dim_(kv.head_dim),
@@ -64,7 +69,7 @@ class KvSteps {
     if (chunks == Shape::kChunks) return;
     constexpr int kTiles = Shape::kConverts ? 2 : 4;
     std::byte* tiles = shared_ + (Shape::kConverts ? Shape::kOperandsAt : Shape::kStagesAt);
-    for (int i = static_cast<int>(threadIdx.x); i < kTiles * kStepTokens * Shape::kChunks; i += Shape::kThreads) {
+    for (int i = static_cast<int>(threadIdx.x); i < kTiles * Shape::kStepTokens * Shape::kChunks; i += Shape::kThreads) {
       if (i % Shape::kChunks < chunks) continue;
       const int row = i / Shape::kChunks;
       *reinterpret_cast<uint4*>(tiles + Rows::chunk(Rows::row(row), i % Shape::kChunks)) = make_uint4(0, 0, 0, 0);
@@ -74,8 +79,8 @@ class KvSteps {
   // Blocks of a step, read from the table one step ahead of their use.
   __device__ void find_blocks(int32_t step) {
     PENSTOCK_UNROLL
-    for (int i = 0; i < kStepBlocks; ++i) {
-      const int32_t at = step * kStepBlocks + i;
+    for (int i = 0; i < Shape::kStepBlocks; ++i) {
+      const int32_t at = step * Shape::kStepBlocks + i;
       block_[i] = at * kBlockTokens <= last_ && (at + 1) * kBlockTokens > first_ ? __ldg(table_ + at) : -1;
     }
   }
@@ -105,44 +110,71 @@ class KvSteps {
   }
 
  private:
-  // Chosen, not indexed: an array that is indexed at run time would lie in memory, and this object with it.
   // A tile and the offsets in a block are far below 2^31 bytes.
   __device__ static int32_t tile_bytes_of(int32_t head_dim) {
     return static_cast<int32_t>(tile_bytes<Shape::kKv>(head_dim));
   }
-  __device__ const std::byte* k_tile(int i) const {
-    static_assert(kStepBlocks == 2, "one of two");
-    return base_ + (i == 0 ? block_[0] : block_[1]) * block_bytes_;
+  // Chosen, not indexed: an array that is indexed at run time would lie in memory, and this object with it.
+  __device__ int32_t block_of(int i) const {
+    int32_t block = block_[0];
+    PENSTOCK_UNROLL
+    for (int other = 1; other < Shape::kStepBlocks; ++other) block = i == other ? block_[other] : block;
+    return block;
+  }
+  __device__ const std::byte* k_tile(int32_t block) const {
+    return base_ + uint64_t{static_cast<uint32_t>(block)} * block_bytes_;
   }
   __device__ bool sees(int32_t position) const { return position >= first_ && position <= last_; }
 
-  // Neighbouring threads copy neighbouring 16 bytes of a token.
-  __device__ void load_operands(int32_t step, std::byte* target) const {
-    PENSTOCK_UNROLL_BY(4)
-    for (int i = 0; i < kStepTokens * Shape::kChunks / Shape::kThreads; ++i) {
-      const int at = i * Shape::kThreads + static_cast<int>(threadIdx.x);
-      const int token = at / Shape::kChunks;
-      const int chunk = at % Shape::kChunks;
-      if (chunk * 8 >= head_dim_) continue;
-      const bool valid = sees(step * kStepTokens + token);
-      const auto offset = static_cast<uint32_t>((token % kBlockTokens * head_dim_ + chunk * 8) * 2);
-      const std::byte* k = valid ? k_tile(token / kBlockTokens) + offset : base_;
-      std::byte* place = target + Rows::chunk(Rows::row(token), chunk);
-      cp_async_16(place, k, valid);
-      cp_async_16(place + Shape::kOperandBytes, valid ? k + v_offset_ : base_, valid);
+  __device__ static int pass_row() { return static_cast<int>(threadIdx.x) / kRowThreads; }
+  __device__ static int pass_chunk() { return static_cast<int>(threadIdx.x) % kRowThreads; }
+  // Of a thread's token in a pass: the block's number in the step, and the token's in its block.
+  __device__ static int block_in_step(int pass) {
+    if constexpr (kPassTokens <= kBlockTokens) return pass * kPassTokens / kBlockTokens;
+    return pass * (kPassTokens / kBlockTokens) + pass_row() / kBlockTokens;
+  }
+  __device__ static int token_in_block(int pass) {
+    if constexpr (kPassTokens <= kBlockTokens) return pass * kPassTokens % kBlockTokens + pass_row();
+    return pass_row() % kBlockTokens;
+  }
+  // Where a thread's 16 bytes go in an array of operands.
+  __device__ static int operand_offset(int pass) {
+    if constexpr (kPassTokens % 8 == 0) {
+      return Rows::chunk(Rows::row(pass_row()), pass_chunk()) + pass * (kPassTokens * Shape::kChunks * 16);
+    } else {
+      return Rows::chunk(Rows::row(pass * kPassTokens + pass_row()), pass_chunk());
     }
   }
 
-  // Whole tiles as they are stored, one per warp: K and V of one block, then of the next.
+  __device__ void load_operands(int32_t step, std::byte* target) const {
+    if (pass_chunk() * 8 >= head_dim_) return;
+    const int32_t position = step * Shape::kStepTokens + pass_row();
+    PENSTOCK_UNROLL
+    for (int pass = 0; pass < kPasses; ++pass) {
+      const bool valid = sees(position + pass * kPassTokens);
+      const auto offset = static_cast<uint32_t>((token_in_block(pass) * head_dim_ + pass_chunk() * 8) * 2);
+      const std::byte* k = valid ? k_tile(block_of(block_in_step(pass))) + offset : base_;
+      std::byte* place = target + operand_offset(pass);
+      cp_async_16(place, k, valid);
+      cp_async_16(place + Shape::kOperandBytes, k + v_offset_, valid);
+    }
+  }
+
+  // Whole tiles as they are stored, each by one warp: K and V of one block, then of the next.
   __device__ void load_raw(std::byte* target) const {
-    static_assert(Shape::kWarps == 2 * kStepBlocks, "a warp per tile");
+    constexpr int kTiles = 2 * Shape::kStepBlocks;
+    static_assert(kTiles % Shape::kWarps == 0, "whole tiles per warp");
     const int warp = static_cast<int>(threadIdx.x) / kLanes;
-    const int32_t block = warp / 2 == 0 ? block_[0] : block_[1];
-    if (block < 0) return;
-    const std::byte* tile = base_ + block * block_bytes_ + (warp % 2 == 0 ? 0 : v_offset_);
-    std::byte* place = target + raw_offset(warp / 2, warp % 2);
-    for (int at = static_cast<int>(threadIdx.x) % kLanes * 16; at < tile_bytes_of(head_dim_); at += kLanes * 16) {
-      cp_async_16(place + at, tile + at);
+    PENSTOCK_UNROLL
+    for (int i = 0; i < kTiles / Shape::kWarps; ++i) {
+      const int number = i * Shape::kWarps + warp;
+      const int32_t block = block_of(number / 2);
+      if (block < 0) continue;
+      const std::byte* tile = k_tile(block) + (number % 2 == 0 ? 0 : v_offset_);
+      std::byte* place = target + raw_offset(number / 2, number % 2);
+      for (int at = static_cast<int>(threadIdx.x) % kLanes * 16; at < tile_bytes_of(head_dim_); at += kLanes * 16) {
+        cp_async_16(place + at, tile + at);
+      }
     }
   }
 
@@ -151,25 +183,22 @@ class KvSteps {
   }
 
   __device__ void convert(int32_t step, const std::byte* raw) const {
+    if (pass_chunk() * 8 >= head_dim_) return;
+    const int32_t position = step * Shape::kStepTokens + pass_row();
     PENSTOCK_UNROLL_BY(2)
-    for (int i = 0; i < kStepTokens * Shape::kChunks / Shape::kThreads; ++i) {
-      const int at = i * Shape::kThreads + static_cast<int>(threadIdx.x);
-      const int token = at / Shape::kChunks;
-      const int chunk = at % Shape::kChunks;
-      if (chunk * 8 >= head_dim_) continue;
-      const bool valid = sees(step * kStepTokens + token);
-      const int in_block = token % kBlockTokens;
-      const auto scale_at = static_cast<int>(quant_scale_offset(head_dim_, in_block, chunk * 8));
-      const auto values_at = static_cast<int>(quant_values_offset(head_dim_)) + in_block * head_dim_ + chunk * 8;
-      std::byte* place = shared_ + Shape::kOperandsAt + Rows::chunk(Rows::row(token), chunk);
+    for (int pass = 0; pass < kPasses; ++pass) {
+      const bool valid = sees(position + pass * kPassTokens);
+      const int in_block = token_in_block(pass);
+      const auto scale_at = static_cast<int>(quant_scale_offset(head_dim_, in_block, pass_chunk() * 8));
+      const auto values_at = static_cast<int>(quant_values_offset(head_dim_)) + in_block * head_dim_ + pass_chunk() * 8;
+      std::byte* place = shared_ + Shape::kOperandsAt + operand_offset(pass);
       PENSTOCK_UNROLL
       for (int is_v = 0; is_v < 2; ++is_v) {
-        const std::byte* tile = raw + raw_offset(token / kBlockTokens, is_v);
-        uint4 values = make_uint4(0, 0, 0, 0);
-        if (valid) {
-          values = dequantize_chunk(*reinterpret_cast<const uint2*>(tile + values_at),
-                                    *reinterpret_cast<const __half*>(tile + scale_at));
-        }
+        // Of a token that nobody sees, whatever lies there.
+        const std::byte* tile = raw + raw_offset(block_in_step(pass), is_v);
+        uint4 values = dequantize_chunk(*reinterpret_cast<const uint2*>(tile + values_at),
+                                        *reinterpret_cast<const __half*>(tile + scale_at));
+        if (!valid) values = make_uint4(0, 0, 0, 0);
         *reinterpret_cast<uint4*>(place + is_v * Shape::kOperandBytes) = values;
       }
     }
@@ -177,12 +206,12 @@ class KvSteps {
 
   const std::byte* base_;  // K tile of block 0 of this layer and head
   const int32_t* table_;
-  int64_t block_bytes_;
+  uint32_t block_bytes_;  // of one layer
   uint32_t v_offset_;
   int32_t first_;
   int32_t last_;
   int32_t head_dim_;
-  int32_t block_[kStepBlocks];  // -1: nothing of it is seen
+  int32_t block_[Shape::kStepBlocks];  // -1: nothing of it is seen
   std::byte* shared_;
 };
 
@@ -242,8 +271,8 @@ __global__ void __launch_bounds__(Shape::kThreads, kBlocksPerSm)
   const int32_t last = item.position + item.rows - 1;
   KvSteps<Shape> steps(kv, args.layer, kv_head, batch.block_tables + int64_t{item.sequence} * batch.blocks_max, first,
                        last, shared);
-  int32_t step = max(item.segment_begin * kStepsPerSegment, first / kStepTokens);
-  const int32_t step_end = min(item.segment_end * kStepsPerSegment, last / kStepTokens + 1);
+  int32_t step = max(item.segment_begin * Shape::kStepsPerSegment, first / Shape::kStepTokens);
+  const int32_t step_end = min(item.segment_end * Shape::kStepsPerSegment, last / Shape::kStepTokens + 1);
   steps.find_blocks(step);
   steps.load(step, 0);
   steps.find_blocks(step + 1);
@@ -251,40 +280,46 @@ __global__ void __launch_bounds__(Shape::kThreads, kBlocksPerSm)
   steps.clear_padding();
 
   AttentionTile<Shape> tile(shared, warp / Shape::kSplit, warp % Shape::kSplit, lane);
-  // Of the lane's two queries: row in the item x heads + head. Queries behind the last see what the last one does.
+  // Of the lane's two queries: row in the item x heads + head. A tile behind the last query computes nothing; in the
+  // last tile, queries behind it see what it does.
   constexpr uint32_t kNowhere = 0xFFFFFFFFu;
   uint32_t place[2];
+  const int32_t tile_first = queries.first + warp / Shape::kSplit * kTileQueries;
   PENSTOCK_UNROLL
   for (int i = 0; i < 2; ++i) {
-    const int32_t query = queries.first + warp / Shape::kSplit * kTileQueries + lane / 4 + 8 * i;
+    const int32_t query = tile_first + lane / 4 + 8 * i;
     const int32_t row = min(query, queries.count - 1) / queries.group;
     const int32_t head = kv_head * queries.group + query - row * queries.group;
     place[i] = query < queries.count ? static_cast<uint32_t>(row * args.heads + head) : kNowhere;
-    tile.set_position(i, item.position + row);
+    tile.set_position(i, tile_first < queries.count ? item.position + row : -1);
   }
 
   if constexpr (Shape::kKeepQueries) {
     __syncthreads();
     tile.keep_queries();
   }
-  for (int stage = 0; step < step_end; ++step, stage ^= 1) {
-    cp_async_wait<0>();
-    __syncthreads();  // the step is there for all, and all have left the one before it
-    if (step + 1 < step_end) {
-      steps.load(step + 1, stage ^ 1);
-      steps.find_blocks(step + 2);
+  int stage = 0;
+  while (step < step_end) {
+    const int32_t segment = step / Shape::kStepsPerSegment;
+    const int32_t segment_end = min((segment + 1) * Shape::kStepsPerSegment, step_end);
+    for (; step < segment_end; ++step, stage ^= 1) {
+      cp_async_wait<0>();
+      __syncthreads();  // the step is there for all, and all have left the one before it
+      if (step + 1 < step_end) {
+        steps.load(step + 1, stage ^ 1);
+        steps.find_blocks(step + 2);
+      }
+      const int operands = steps.operands(step, stage);
+      const int32_t position = step * Shape::kStepTokens;
+      const auto view = tile.view(position, reach);
+      if (view.any) tile.step(operands, position, reach, !view.all);
     }
-    const int operands = steps.operands(step, stage);
-    const int32_t position = step * kStepTokens;
-    const auto view = tile.view(position, reach);
-    if (view.any) tile.step(operands, position, reach, !view.all);
-    if ((step + 1) % kStepsPerSegment != 0 && step + 1 != step_end) continue;
     const AttentionItem& read_again = args.items[index];  // once per segment, which costs less than registers
     if (read_again.partial < 0) {
       tile.merge_segment();
       continue;
     }
-    const int32_t partial = read_again.partial + (step / kStepsPerSegment - read_again.segment_begin) * read_again.rows;
+    const int32_t partial = read_again.partial + (segment - read_again.segment_begin) * read_again.rows;
     PENSTOCK_UNROLL
     for (int i = 0; i < 2; ++i) {
       if (place[i] == kNowhere) continue;
@@ -325,21 +360,21 @@ AttentionLaunch attention_launch() {
   return {attention_kernel<Shape, kBlocksPerSm>, Shape::kThreads, Shape::kQueries, Shape::kSharedBytes};
 }
 
-// Registers: a chunk's thread holds 2 * kDim / kSplit floats of sums, the segment's and the merged ones. Up to 64
-// dimensions four blocks of them fit an SM (three where int8 is converted), beyond two, as many as FlashAttention-2's
-// tiles; keeping the merged sums in shared memory instead leaves room for no more. Decoding holds a quarter.
+// Registers: a chunk's thread holds 2 * kDim / kSplit floats of sums, the segment's and the merged ones, and the scores
+// of a step. Up to 64 dimensions three blocks of them fit an SM, beyond one of twice as many queries, so that K and V
+// are fetched half as often. Decoding holds a quarter.
 template <KvType kType, int kDim>
 AttentionLaunch attention_launch_of(bool decode) {
   constexpr bool kConverts = kType == KvType::q8_0;
-  constexpr int kWideDecodes = kConverts ? 2 : 3;
-  constexpr int kDecodes = kDim <= 128 ? 4 : kWideDecodes;
+  constexpr int kWideDecodes = kConverts && kDim > 128 ? 2 : 3;
+  constexpr int kDecodes = kDim <= 64 ? 4 : kWideDecodes;
   if (decode) return attention_launch<AttentionShape<kType, kDim, 1, 4>, kDecodes>();
   if constexpr (kDim == 256) {
     return attention_launch<AttentionShape<kType, kDim, 2, 2>, 2>();
+  } else if constexpr (kDim > 64) {
+    return attention_launch<AttentionShape<kType, kDim, 8, 1>, 1>();
   } else {
-    constexpr int kNarrowChunks = kConverts ? 3 : 4;
-    constexpr int kChunkBlocks = kDim <= 64 ? kNarrowChunks : 2;
-    return attention_launch<AttentionShape<kType, kDim, 4, 1>, kChunkBlocks>();
+    return attention_launch<AttentionShape<kType, kDim, 4, 1>, 3>();
   }
 }
 

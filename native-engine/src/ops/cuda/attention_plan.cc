@@ -35,7 +35,7 @@ void AttentionPlanner::plan(std::span<const StepSequence> sequences) {
   items_.clear();
   merges_.clear();
   partial_rows_ = 0;
-  chunks_ = false;
+  decodes_ = chunks_ = false;
   int32_t tiles = 0;
   int64_t segments = 0;
   for (const StepSequence& sequence : sequences) {
@@ -68,7 +68,7 @@ void AttentionPlanner::plan(std::span<const StepSequence> sequences) {
 // As one item, or cut into several of about segments_per_item whose states are merged, where there is room for them
 // beside `tiles_left` whole ones.
 void AttentionPlanner::add_tile(const AttentionItem& tile, int32_t segments_per_item, int32_t tiles_left) {
-  chunks_ = chunks_ || has_chunks(tile.rows, shape_.heads / shape_.kv_heads);
+  (has_chunks(tile.rows, shape_.heads / shape_.kv_heads) ? chunks_ : decodes_) = true;
   const int32_t segments = tile.segment_end - tile.segment_begin;
   const int32_t parts = std::max(1, (segments + segments_per_item / 2) / segments_per_item);
   const bool fits = static_cast<int64_t>(items_.size()) + parts + tiles_left <= limits_.items_max &&

@@ -18,8 +18,12 @@ namespace penstock::cuda {
 
 // Most queries (rows x heads of a group) of an item that the decoding kernel takes: one tile of the tensor cores.
 inline constexpr int32_t kDecodeQueries = 16;
-// Queries of a thread block of the other kernel. A wide head's sums take the registers of two warps.
-inline constexpr int32_t chunk_queries(int32_t head_dim) { return head_dim <= 128 ? 64 : 32; }
+// Queries of a thread block of the other kernel: what its warps hold the sums of. A wide head's sums take the registers
+// of two warps; of narrow heads several blocks share a multiprocessor.
+inline constexpr int32_t chunk_queries(int32_t head_dim) {
+  if (head_dim > 128) return 32;
+  return head_dim > 64 ? 128 : 64;
+}
 
 // Rows of an item at most, where a sequence has several.
 inline constexpr int32_t item_rows_max(int32_t group, int32_t head_dim) {
@@ -61,7 +65,8 @@ class AttentionPlanner {
   std::span<const AttentionItem> items() const { return items_; }  // the longest first
   std::span<const MergeItem> merges() const { return merges_; }
   int32_t partial_rows() const { return partial_rows_; }  // used
-  bool chunks() const { return chunks_; }                 // as AttentionArgs::chunks
+  bool decodes() const { return decodes_; }               // as in AttentionArgs
+  bool chunks() const { return chunks_; }
 
  private:
   void add_tile(const AttentionItem& tile, int32_t segments_per_item, int32_t tiles_left);
@@ -73,6 +78,7 @@ class AttentionPlanner {
   std::vector<AttentionItem> items_;
   std::vector<MergeItem> merges_;
   int32_t partial_rows_ = 0;
+  bool decodes_ = false;
   bool chunks_ = false;
 };
 

@@ -1,5 +1,5 @@
-// The arithmetic of attention: sixteen queries of one KV head against the context, kStepTokens positions at a time, on
-// the tensor cores. Owns the order of every sum, and with it the bits of a row. Where K and V come from is
+// The arithmetic of attention: sixteen queries of one KV head against the context, a step of positions at a time, on the
+// tensor cores. Owns the order of every sum, and with it the bits of a row. Where K and V come from is
 // attention_kernel.cuh.
 //
 // One definition for decode and prefill. A row's bits are the same in both, in any company, because
@@ -20,12 +20,10 @@
 
 namespace penstock::cuda {
 
-inline constexpr int kStepTokens = 32;
-inline constexpr int kStepsPerSegment = kSegmentTokens / kStepTokens;
 inline constexpr int kTileQueries = 16;  // the M of the instruction
-inline constexpr int kStepColumns = kStepTokens / 8;
-static_assert(kSegmentTokens % kStepTokens == 0 && kStepTokens % kBlockTokens == 0,
-              "segments are whole steps of whole blocks");
+// Positions between two looks at the maximum. Part of the arithmetic: it follows from the padded head_dim alone. Of a
+// wide head K and V of two longer steps would not fit the shared memory of every chip.
+inline constexpr int step_tokens(int dim) { return dim <= 128 ? 64 : 32; }
 
 // How far behind itself a position sees, as what first_visible() of ops/ops.h comes to.
 __device__ inline uint32_t reach_of(int32_t window_tokens) {
@@ -59,6 +57,11 @@ struct AttentionShape {
   static constexpr int kWarps = kTiles * kSplit;
   static constexpr int kThreads = kWarps * kLanes;
   static constexpr int kQueries = kTiles * kTileQueries;
+  static constexpr int kStepTokens = step_tokens(kDim);
+  static constexpr int kStepBlocks = kStepTokens / kBlockTokens;
+  static constexpr int kStepsPerSegment = kSegmentTokens / kStepTokens;
+  static constexpr int kStepDepth = kStepTokens / 16;          // products deep that weights x V are
+  static constexpr int kStepColumns = kStepTokens / 8;
   static constexpr int kChunks = kDim / 8;                     // 16-byte chunks of a row of operands
   static constexpr int kScoreColumns = kStepColumns / kSplit;  // of eight positions, per warp
   static constexpr int kValueColumns = kChunks / kSplit;       // of eight dimensions, per warp
@@ -70,13 +73,14 @@ struct AttentionShape {
   static constexpr int kValuesAtOnce = kValueColumns % 2 == 0 ? 2 : 1;
   // Columns in flight, so that a product does not wait for the one before it.
   static constexpr int kValuesInFlight = kValueColumns % 4 == 0 ? 4 : kValueColumns;
-  static_assert(kDim % 32 == 0 && kStepColumns % kSplit == 0 && kChunks % kSplit == 0 && kWarps == 4,
-                "a shape that is known");
+  static_assert(kDim % 32 == 0 && kStepColumns % kSplit == 0 && kChunks % kSplit == 0, "a shape that is known");
+  static_assert(kSegmentTokens % kStepTokens == 0 && kStepTokens % kBlockTokens == 0,
+                "segments are whole steps of whole blocks");
 
   // Shared memory: queries, then what attention_kernel.cuh puts there, then what warps of a tile tell each other.
   static constexpr int kQueryBytes = kQueries * kDim * 2;
   static constexpr int kOperandBytes = kStepTokens * kDim * 2;  // K or V of a step
-  static constexpr int kRawBytes = static_cast<int>(kStepTokens / kBlockTokens * tile_bytes<kType>(kDim));  // as stored
+  static constexpr int kRawBytes = static_cast<int>(kStepBlocks * tile_bytes<kType>(kDim));  // as stored
   static constexpr bool kConverts = kType == KvType::q8_0;
   static constexpr int kStageBytes = kConverts ? 2 * kRawBytes : 2 * kOperandBytes;
   static constexpr int kStagesAt = kQueryBytes;
@@ -126,7 +130,7 @@ class AttentionTile {
     }
   }
 
-  // Of the lane's query i.
+  // Of the lane's query i; -1: it is none, and sees nothing.
   __device__ void set_position(int i, int32_t position) { position_[i] = position; }
 
   // What the sixteen queries see of a step whose first token is at `position`. The same for all warps of a tile.
@@ -140,22 +144,45 @@ class AttentionTile {
     PENSTOCK_UNROLL
     for (int i = 0; i < 2; ++i) {
       const int32_t behind = position_[i] - position;
-      const auto farthest = static_cast<int32_t>(min(reach, 0x7FFFFFFFu - kStepTokens));
-      any = any || (behind >= 0 && behind - (kStepTokens - 1) <= farthest);
-      all = all && behind >= kStepTokens - 1 && behind <= farthest;
+      const auto farthest = static_cast<int32_t>(min(reach, 0x7FFFFFFFu - Shape::kStepTokens));
+      any = any || (behind >= 0 && behind - (Shape::kStepTokens - 1) <= farthest);
+      all = all && behind >= Shape::kStepTokens - 1 && behind <= farthest;
     }
     return {__any_sync(kAllLanes, any) != 0, __all_sync(kAllLanes, all) != 0};
   }
 
-  // One step. operands_at: where in shared memory K [kStepTokens][kDim] lies, V behind it, both swizzled. `position` of
-  // the first token. A query sees the tokens up to `reach` behind it; masked: some query does not see all of them.
+  // One step. operands_at: where in shared memory K [kStepTokens][kDim] lies, V behind it, both swizzled. `position`
+  // of the first token. A query sees the tokens up to `reach` behind it; masked: some query does not see all of them.
   __device__ void step(int operands_at, int32_t position, uint32_t reach, bool masked) {
     float scores[Shape::kScoreColumns][4];
     multiply_keys(operands_at, scores);
     if (masked) mask(scores, position, reach);
-    uint32_t weights[2][4];
-    weigh(scores, weights);
-    multiply_values(operands_at, weights);
+    float base[2];
+    raise_maximum(scores, base);
+    if constexpr (Shape::kSplit > 1) {
+      uint32_t weights[Shape::kStepDepth][4];
+      uint32_t packed[Shape::kScoreColumns][2];
+      PENSTOCK_UNROLL
+      for (int n = 0; n < Shape::kScoreColumns; ++n) weigh(scores[n], base, packed[n]);
+      share_weights(packed, weights);
+      PENSTOCK_UNROLL
+      for (int k = 0; k < Shape::kStepDepth; k += kValuesDepth) multiply_values(operands_at, k, &weights[k]);
+    } else {
+      // Weights are made when a product needs them: exponentials run beside the tensor cores.
+      PENSTOCK_UNROLL
+      for (int k = 0; k < Shape::kStepDepth; k += kValuesDepth) {
+        uint32_t weights[kValuesDepth][4];
+        PENSTOCK_UNROLL
+        for (int n = 0; n < 2 * kValuesDepth; ++n) {
+          // The C fragment of two columns is the A fragment of sixteen positions.
+          uint32_t packed[2];
+          weigh(scores[2 * k + n], base, packed);
+          weights[n / 2][n % 2 * 2] = packed[0];
+          weights[n / 2][n % 2 * 2 + 1] = packed[1];
+        }
+        multiply_values(operands_at, k, weights);
+      }
+    }
   }
 
   // The segment so far becomes part of the total, and a new one starts.
@@ -273,9 +300,9 @@ class AttentionTile {
     }
   }
 
-  // scores -> weights 2^(score - running maximum) as the operand of the next product; what was summed so far is scaled
-  // to the new maximum. A NaN score leaves the maximum and makes its weight NaN, and with it the whole row.
-  __device__ void weigh(const float (&scores)[Shape::kScoreColumns][4], uint32_t (&weights)[2][4]) {
+  // The running maximum over the scores of a step, and `base`, what is subtracted from them. What was summed so far is
+  // scaled to the new maximum. A NaN score leaves the maximum and makes its weight NaN, and with it the whole row.
+  __device__ void raise_maximum(const float (&scores)[Shape::kScoreColumns][4], float (&base)[2]) {
     float largest[2] = {minus_infinity(), minus_infinity()};
     PENSTOCK_UNROLL
     for (int n = 0; n < Shape::kScoreColumns; ++n) {
@@ -290,32 +317,12 @@ class AttentionTile {
     if constexpr (Shape::kSplit > 1) share_largest(largest);
 
     float rescale[2];
-    float base[2];
     PENSTOCK_UNROLL
     for (int i = 0; i < 2; ++i) {
       const float before = running_[i];
       running_[i] = fmaxf(before, largest[i]);
       base[i] = running_[i] == minus_infinity() ? 0.0f : running_[i];
       rescale[i] = exp2_approx(before - base[i]);
-    }
-    uint32_t packed[Shape::kScoreColumns][2];
-    PENSTOCK_UNROLL
-    for (int n = 0; n < Shape::kScoreColumns; ++n) {
-      PENSTOCK_UNROLL
-      for (int i = 0; i < 2; ++i) {
-        packed[n][i] =
-            pack_pair(exp2_approx(scores[n][2 * i] - base[i]), exp2_approx(scores[n][2 * i + 1] - base[i]), Element{});
-      }
-    }
-    if constexpr (Shape::kSplit > 1) {
-      share_weights(packed, weights);
-    } else {
-      // The C fragment of two columns is the A fragment of sixteen positions.
-      PENSTOCK_UNROLL
-      for (int n = 0; n < Shape::kScoreColumns; ++n) {
-        weights[n / 2][n % 2 * 2] = packed[n][0];
-        weights[n / 2][n % 2 * 2 + 1] = packed[n][1];
-      }
     }
     // Mostly no maximum rises, and times 1 changes no bit.
     if (!__any_sync(kAllLanes, rescale[0] != 1.0f || rescale[1] != 1.0f)) return;
@@ -325,6 +332,14 @@ class AttentionTile {
     for (int j = 0; j < Shape::kValueColumns; ++j) {
       PENSTOCK_UNROLL
       for (int e = 0; e < 4; ++e) values_[j][e] *= rescale[e >> 1];
+    }
+  }
+
+  // Scores of a column -> weights 2^(score - base) of the lane's two queries.
+  __device__ static void weigh(const float (&scores)[4], const float (&base)[2], uint32_t (&packed)[2]) {
+    PENSTOCK_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      packed[i] = pack_pair(exp2_approx(scores[2 * i] - base[i]), exp2_approx(scores[2 * i + 1] - base[i]), Element{});
     }
   }
 
@@ -356,9 +371,10 @@ class AttentionTile {
 
   // Each warp has the weights of its positions; all get those of the step. What is read here is written again only
   // behind the barrier of the next share_largest.
-  __device__ void share_weights(const uint32_t (&packed)[Shape::kScoreColumns][2], uint32_t (&weights)[2][4]) const {
-    using Rows = Swizzle<kStepTokens / 8>;
-    const int base = Shape::kWeightsAt + tile_ * (kTileQueries * kStepTokens * 2);
+  __device__ void share_weights(const uint32_t (&packed)[Shape::kScoreColumns][2],
+                                uint32_t (&weights)[Shape::kStepDepth][4]) const {
+    using Rows = Swizzle<Shape::kStepColumns>;
+    const int base = Shape::kWeightsAt + tile_ * (kTileQueries * Shape::kStepTokens * 2);
     PENSTOCK_UNROLL
     for (int n = 0; n < Shape::kScoreColumns; ++n) {
       PENSTOCK_UNROLL
@@ -369,41 +385,40 @@ class AttentionTile {
     }
     wait_for_parts();
     PENSTOCK_UNROLL
-    for (int k = 0; k < 2; ++k) {
+    for (int k = 0; k < Shape::kStepDepth; ++k) {
       ldmatrix_x4(weights[k], shared_ + Rows::chunk(Rows::chunk(base + Rows::row(lane_ % 16), lane_ / 16), 2 * k));
     }
   }
 
-  // values [16, 8 * kValueColumns] += weights x V, over positions in order; and the sums of the weights.
-  __device__ void multiply_values(int operands_at, const uint32_t (&weights)[2][4]) {
+  // values [16, 8 * kValueColumns] += weights x V, and the sums of the weights, over the 16 * kValuesDepth positions
+  // from 16 * k on, in order.
+  __device__ void multiply_values(int operands_at, int k, const uint32_t (*weights)[4]) {
     const uint32_t ones[2] = {ones_pair(Element{}), ones_pair(Element{})};
     PENSTOCK_UNROLL
-    for (int k = 0; k < 2; ++k) mma_m16n8k16(sums_, weights[k], ones, Element{});
-    constexpr int kDepth = 2 / Shape::kValuesAtOnce;
+    for (int depth = 0; depth < kValuesDepth; ++depth) mma_m16n8k16(sums_, weights[depth], ones, Element{});
     PENSTOCK_UNROLL
     for (int first = 0; first < Shape::kValueColumns; first += Shape::kValuesInFlight) {
+      uint32_t b[Shape::kValuesInFlight / Shape::kValuesAtOnce][4];
       PENSTOCK_UNROLL
-      for (int k = 0; k < 2; k += kDepth) {
-        uint32_t b[Shape::kValuesInFlight / Shape::kValuesAtOnce][4];
+      for (int j = 0; j < Shape::kValuesInFlight; j += Shape::kValuesAtOnce) {
+        const int row = operands_at + values_at_ + k * (16 * Shape::kChunks * 16);
+        const int column = part_ * Shape::kValueColumns + first + j;
+        ldmatrix_x4_trans(b[j / Shape::kValuesAtOnce], shared_ + Swizzle<Shape::kChunks>::chunk(row, column));
+      }
+      PENSTOCK_UNROLL
+      for (int depth = 0; depth < kValuesDepth; ++depth) {
         PENSTOCK_UNROLL
-        for (int j = 0; j < Shape::kValuesInFlight; j += Shape::kValuesAtOnce) {
-          const int row = operands_at + values_at_ + k * (16 * Shape::kChunks * 16);
-          const int column = part_ * Shape::kValueColumns + first + j;
-          ldmatrix_x4_trans(b[j / Shape::kValuesAtOnce], shared_ + Swizzle<Shape::kChunks>::chunk(row, column));
-        }
-        PENSTOCK_UNROLL
-        for (int depth = 0; depth < kDepth; ++depth) {
-          PENSTOCK_UNROLL
-          for (int j = 0; j < Shape::kValuesInFlight; ++j) {
-            const int half = 2 * (j % Shape::kValuesAtOnce + depth);
-            const uint32_t(&fetched)[4] = b[j / Shape::kValuesAtOnce];
-            const uint32_t pair[2] = {fetched[half], fetched[half + 1]};
-            mma_m16n8k16(values_[first + j], weights[k + depth], pair, Element{});
-          }
+        for (int j = 0; j < Shape::kValuesInFlight; ++j) {
+          const int half = 2 * (j % Shape::kValuesAtOnce + depth);
+          const uint32_t(&fetched)[4] = b[j / Shape::kValuesAtOnce];
+          const uint32_t pair[2] = {fetched[half], fetched[half + 1]};
+          mma_m16n8k16(values_[first + j], weights[depth], pair, Element{});
         }
       }
     }
   }
+
+  static constexpr int kValuesDepth = 2 / Shape::kValuesAtOnce;  // products deep that one load reaches
 
   std::byte* shared_;
   int tile_;

@@ -145,7 +145,9 @@ struct AttentionArgs {
   const MergeItem* merges;     // [merges_max]
   const int32_t* merge_count;
   int32_t merges_max;
-  bool chunks;      // items may have more rows x heads of a group than kDecodeQueries; false launches one kernel less
+  // Whether items may have up to kDecodeQueries rows x heads of a group, and more: false launches one kernel less.
+  bool decodes;
+  bool chunks;
   float* partials;  // [partial rows, heads, softmax_floats(head_dim)]
   float* out;       // [rows, heads, head_dim]
 };
