@@ -128,10 +128,25 @@ TEST(CudaAttentionPlan, SplitsALoneContextToItsSegmentsAndAFullBatchNotAtAll) {
   EXPECT_TRUE(planner.decodes());
   EXPECT_FALSE(planner.chunks());
   // A long prompt's tiles are many.
-  planner.plan(batch_of({{4096, 20000}}));
+  planner.plan(batch_of({{2048, 20000}}));
   EXPECT_EQ(planner.items().size(), 128u);
   EXPECT_FALSE(planner.decodes());
   EXPECT_TRUE(planner.chunks());
+}
+
+TEST(CudaAttentionPlan, SplitsChunksNoFurtherThanFillsTheDevice) {
+  // 132 multiprocessors, of which each takes two blocks of chunks and eight that decode.
+  AttentionPlanner planner({32, 8, 128, 0, 8 * 132}, {4096, 4096, 4096});
+  for (const int32_t tokens : {512, 8192}) {
+    planner.plan(batch_of({{512, tokens}}));
+    EXPECT_EQ(planner.items().size(), 32u) << tokens;
+    EXPECT_TRUE(planner.merges().empty());
+  }
+  planner.plan(batch_of({{16, 8192}}));
+  EXPECT_EQ(planner.items().size(), 32u) << "one tile, of a segment each";
+  planner.plan(batch_of({{64, 8192}}));
+  EXPECT_EQ(planner.items().size(), 32u) << "four tiles";
+  EXPECT_EQ(planner.merges().size(), 64u);
 }
 
 TEST(CudaAttentionPlan, SplitsLessWhereThereIsNoRoom) {

@@ -82,11 +82,10 @@ AttentionLaunch find_launch(const DeviceKv& kv, bool decode) {
 void launch_items(cudaStream_t stream, const DeviceBatch& batch, const DeviceKv& kv, const AttentionArgs& args,
                   bool decode) {
   const AttentionLaunch found = find_launch(kv, decode);
-  const int32_t group = args.heads / kv.kv_heads;
-  const int32_t query_blocks = decode ? 1 : (group + found.queries - 1) / found.queries;
-  const dim3 grid(static_cast<unsigned>(args.items_max), static_cast<unsigned>(kv.kv_heads * query_blocks));
+  const int32_t blocks = args.items_max * found.blocks_of_item(kv.kv_heads, args.heads / kv.kv_heads);
   launch(found.kernel,
-         LaunchShape{grid, dim3(static_cast<unsigned>(found.threads)), static_cast<size_t>(found.shared_bytes), stream},
+         LaunchShape{dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(found.threads)),
+                     static_cast<size_t>(found.shared_bytes), stream},
          batch, kv, args);
 }
 

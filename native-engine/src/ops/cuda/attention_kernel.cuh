@@ -1,7 +1,8 @@
 // The thread block of attention: one item and KV head. Owns how queries, K and V get into shared memory; what is
 // computed with them is attention_tile.cuh. Instantiated per cache type in attention_<type>.cu.
 //
-// Pages are walked in steps of two or four blocks. While a step is computed the next one is on its way (cp.async, two stages).
+// Pages are walked in steps of two or four blocks. While a step is computed the next one is on its way (cp.async, two
+// stages).
 // Tokens that no row of the item sees become zeros: their slots may hold what another sequence left, and their blocks
 // may be gone.
 #pragma once
@@ -56,7 +57,7 @@ class KvSteps {
       : table_(table),
         block_bytes_(static_cast<uint32_t>(kv.block_bytes)),
         first_(first),
-        last_(last),
+        seen_(static_cast<uint32_t>(last - first)),
         head_dim_(kv.head_dim),
         shared_(shared) {
     v_offset_ = static_cast<uint32_t>(kv.kv_heads * tile_bytes_of(kv.head_dim));
@@ -81,7 +82,9 @@ class KvSteps {
     PENSTOCK_UNROLL
     for (int i = 0; i < Shape::kStepBlocks; ++i) {
       const int32_t at = step * Shape::kStepBlocks + i;
-      block_[i] = at * kBlockTokens <= last_ && (at + 1) * kBlockTokens > first_ ? __ldg(table_ + at) : -1;
+      const int32_t behind_first = at * kBlockTokens - first_;
+      const bool seen = behind_first + kBlockTokens > 0 && behind_first <= static_cast<int32_t>(seen_);
+      block_[i] = seen ? __ldg(table_ + at) : -1;
     }
   }
 
@@ -124,7 +127,6 @@ class KvSteps {
   __device__ const std::byte* k_tile(int32_t block) const {
     return base_ + uint64_t{static_cast<uint32_t>(block)} * block_bytes_;
   }
-  __device__ bool sees(int32_t position) const { return position >= first_ && position <= last_; }
 
   __device__ static int pass_row() { return static_cast<int>(threadIdx.x) / kRowThreads; }
   __device__ static int pass_chunk() { return static_cast<int>(threadIdx.x) % kRowThreads; }
@@ -146,14 +148,15 @@ class KvSteps {
     }
   }
 
+  // Of a token that nobody sees nothing is read, wherever its block may be.
   __device__ void load_operands(int32_t step, std::byte* target) const {
     if (pass_chunk() * 8 >= head_dim_) return;
-    const int32_t position = step * Shape::kStepTokens + pass_row();
+    const int32_t behind_first = step * Shape::kStepTokens + pass_row() - first_;
     PENSTOCK_UNROLL
     for (int pass = 0; pass < kPasses; ++pass) {
-      const bool valid = sees(position + pass * kPassTokens);
-      const auto offset = static_cast<uint32_t>((token_in_block(pass) * head_dim_ + pass_chunk() * 8) * 2);
-      const std::byte* k = valid ? k_tile(block_of(block_in_step(pass))) + offset : base_;
+      const bool valid = static_cast<uint32_t>(behind_first + pass * kPassTokens) <= seen_;
+      const auto offset = static_cast<uint32_t>(token_in_block(pass) * head_dim_ + pass_chunk() * 8) * 2;
+      const std::byte* k = k_tile(block_of(block_in_step(pass))) + offset;
       std::byte* place = target + operand_offset(pass);
       cp_async_16(place, k, valid);
       cp_async_16(place + Shape::kOperandBytes, k + v_offset_, valid);
@@ -184,10 +187,10 @@ class KvSteps {
 
   __device__ void convert(int32_t step, const std::byte* raw) const {
     if (pass_chunk() * 8 >= head_dim_) return;
-    const int32_t position = step * Shape::kStepTokens + pass_row();
+    const int32_t behind_first = step * Shape::kStepTokens + pass_row() - first_;
     PENSTOCK_UNROLL_BY(2)
     for (int pass = 0; pass < kPasses; ++pass) {
-      const bool valid = sees(position + pass * kPassTokens);
+      const bool valid = static_cast<uint32_t>(behind_first + pass * kPassTokens) <= seen_;
       const int in_block = token_in_block(pass);
       const auto scale_at = static_cast<int>(quant_scale_offset(head_dim_, in_block, pass_chunk() * 8));
       const auto values_at = static_cast<int>(quant_values_offset(head_dim_)) + in_block * head_dim_ + pass_chunk() * 8;
@@ -208,8 +211,8 @@ class KvSteps {
   const int32_t* table_;
   uint32_t block_bytes_;  // of one layer
   uint32_t v_offset_;
-  int32_t first_;
-  int32_t last_;
+  int32_t first_;  // position seen,
+  uint32_t seen_;  // and how many are behind it
   int32_t head_dim_;
   int32_t block_[Shape::kStepBlocks];  // -1: nothing of it is seen
   std::byte* shared_;
@@ -242,8 +245,15 @@ __device__ inline void load_queries(const AttentionArgs& args, const AttentionIt
   }
 }
 
-// One item and KV head per thread block: grid (items_max, kv_heads * blocks of queries), Shape::kThreads threads,
-// Shape::kSharedBytes. Shapes as in AttentionArgs. PRECOND: what attention_plan.h promises of items; q_stride % 4 == 0;
+// Thread blocks of an item: of each KV head, one for each kQueries of what an item may have.
+template <class Shape>
+__host__ __device__ inline int32_t blocks_of_item(int32_t kv_heads, int32_t group) {
+  return Shape::kTiles == 1 ? kv_heads : kv_heads * ((group + Shape::kQueries - 1) / Shape::kQueries);
+}
+
+// One item and KV head per thread block: items_max * blocks_of_item of them, those of an item next to each other, so that
+// all of a long item begin before those of a short one. Shape::kThreads threads, Shape::kSharedBytes. Shapes as in
+// AttentionArgs. PRECOND: what attention_plan.h promises of items; q_stride % 4 == 0;
 // the K and V of every position up to a row's own are stored; rows * heads < 2^31. Items of more queries than
 // kDecodeQueries are for shapes of several tiles, others for those of one: of the two launches of a mixed step, each
 // leaves the other's items alone.
@@ -255,12 +265,14 @@ __device__ inline void load_queries(const AttentionArgs& args, const AttentionIt
 template <class Shape, int kBlocksPerSm>
 __global__ void __launch_bounds__(Shape::kThreads, kBlocksPerSm)
     attention_kernel(DeviceBatch batch, DeviceKv kv, AttentionArgs args) {
-  const auto index = static_cast<int32_t>(blockIdx.x);
+  const int32_t group = args.heads / kv.kv_heads;
+  const int32_t blocks = blocks_of_item<Shape>(kv.kv_heads, group);
+  const int32_t index = static_cast<int32_t>(blockIdx.x) / blocks;
   if (index >= __ldg(args.item_count)) return;
   const AttentionItem item = args.items[index];
-  const auto kv_head = static_cast<int32_t>(blockIdx.y) % kv.kv_heads;
-  const ItemQueries queries{static_cast<int32_t>(blockIdx.y) / kv.kv_heads * Shape::kQueries,
-                            item.rows * (args.heads / kv.kv_heads), args.heads / kv.kv_heads};
+  const int32_t block = static_cast<int32_t>(blockIdx.x) % blocks;
+  const int32_t kv_head = block % kv.kv_heads;
+  const ItemQueries queries{block / kv.kv_heads * Shape::kQueries, item.rows * group, group};
   if ((queries.count > kDecodeQueries) != (Shape::kTiles > 1) || queries.first >= queries.count) return;
 
   auto* shared = dynamic_shared<std::byte>();
@@ -341,8 +353,8 @@ __global__ void __launch_bounds__(Shape::kThreads, kBlocksPerSm)
 // A kernel and what its launch needs.
 struct AttentionLaunch {
   void (*kernel)(DeviceBatch, DeviceKv, AttentionArgs);
+  int32_t (*blocks_of_item)(int32_t kv_heads, int32_t group);
   int32_t threads;
-  int32_t queries;  // of a thread block
   int32_t shared_bytes;
 };
 
@@ -357,12 +369,14 @@ AttentionLaunch attention_launch() {
     [[maybe_unused]] static const bool asked =
         (allow_shared(attention_kernel<Shape, kBlocksPerSm>, Shape::kSharedBytes), true);
   }
-  return {attention_kernel<Shape, kBlocksPerSm>, Shape::kThreads, Shape::kQueries, Shape::kSharedBytes};
+  return {attention_kernel<Shape, kBlocksPerSm>, blocks_of_item<Shape>, Shape::kThreads, Shape::kSharedBytes};
 }
 
 // Registers: a chunk's thread holds 2 * kDim / kSplit floats of sums, the segment's and the merged ones, and the scores
-// of a step. Up to 64 dimensions three blocks of them fit an SM, beyond one of twice as many queries, so that K and V
-// are fetched half as often. Decoding holds a quarter.
+// of a step: two blocks of them fit an SM, of narrow heads three. Decoding holds a quarter. On an H100 that was faster over
+// 8192 positions than one block of twice as many queries (347 µs against 385), and than one of four warps of 32 queries each
+// whose merged sums lay in shared memory (437): it fetches K and V half as often, but a warp that waits has no other
+// beside it.
 template <KvType kType, int kDim>
 AttentionLaunch attention_launch_of(bool decode) {
   constexpr bool kConverts = kType == KvType::q8_0;
@@ -371,10 +385,8 @@ AttentionLaunch attention_launch_of(bool decode) {
   if (decode) return attention_launch<AttentionShape<kType, kDim, 1, 4>, kDecodes>();
   if constexpr (kDim == 256) {
     return attention_launch<AttentionShape<kType, kDim, 2, 2>, 2>();
-  } else if constexpr (kDim > 64) {
-    return attention_launch<AttentionShape<kType, kDim, 8, 1>, 1>();
   } else {
-    return attention_launch<AttentionShape<kType, kDim, 4, 1>, 3>();
+    return attention_launch<AttentionShape<kType, kDim, 4, 1>, kDim <= 32 ? 3 : 2>();
   }
 }
 

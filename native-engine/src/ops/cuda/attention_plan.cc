@@ -5,6 +5,13 @@
 
 namespace penstock::cuda {
 
+namespace {
+
+// Two thread blocks of chunks fill a multiprocessor, for which eight that decode are wanted.
+constexpr int32_t kDecodeBlocksPerChunk = 4;
+
+}  // namespace
+
 AttentionPlanner::AttentionPlanner(const AttentionPlanShape& shape, const AttentionPlanLimits& limits)
     : shape_(shape), limits_(limits) {
   if (shape.kv_heads < 1 || shape.heads < 1 || shape.heads % shape.kv_heads != 0) {
@@ -47,13 +54,10 @@ void AttentionPlanner::plan(std::span<const StepSequence> sequences) {
   }
   if (tiles > limits_.items_max) throw std::logic_error("AttentionPlanner: more tiles than items_max");
 
-  const int64_t blocks_wanted = std::max(1, shape_.blocks_wanted);
-  const auto segments_per_item =
-      static_cast<int32_t>(std::max<int64_t>(1, (segments * shape_.kv_heads + blocks_wanted - 1) / blocks_wanted));
   for (size_t i = 0; i < sequences.size(); ++i) {
     const StepSequence& sequence = sequences[i];
     for (int32_t done = 0; done < sequence.rows; done += rows_of_tile(sequence, done)) {
-      add_tile(tile_of(sequence, static_cast<int32_t>(i), done), segments_per_item, --tiles);
+      add_tile(tile_of(sequence, static_cast<int32_t>(i), done), segments, --tiles);
     }
   }
   // The longest first, so that none of them is begun last.
@@ -65,10 +69,15 @@ void AttentionPlanner::plan(std::span<const StepSequence> sequences) {
   });
 }
 
-// As one item, or cut into several of about segments_per_item whose states are merged, where there is room for them
-// beside `tiles_left` whole ones.
-void AttentionPlanner::add_tile(const AttentionItem& tile, int32_t segments_per_item, int32_t tiles_left) {
-  (has_chunks(tile.rows, shape_.heads / shape_.kv_heads) ? chunks_ : decodes_) = true;
+// As one item, or cut into several whose states are merged, where there is room for them beside `tiles_left` whole ones.
+// Of `segments_in_all`, an item has as many as let the step's items just fill the device: states that pass through memory
+// cost time, most of all those of chunks.
+void AttentionPlanner::add_tile(const AttentionItem& tile, int64_t segments_in_all, int32_t tiles_left) {
+  const bool is_chunk = has_chunks(tile.rows, shape_.heads / shape_.kv_heads);
+  (is_chunk ? chunks_ : decodes_) = true;
+  const int64_t blocks_wanted = std::max(1, is_chunk ? shape_.blocks_wanted / kDecodeBlocksPerChunk : shape_.blocks_wanted);
+  const auto segments_per_item = static_cast<int32_t>(
+      std::max<int64_t>(1, (segments_in_all * shape_.kv_heads + blocks_wanted - 1) / blocks_wanted));
   const int32_t segments = tile.segment_end - tile.segment_begin;
   const int32_t parts = std::max(1, (segments + segments_per_item / 2) / segments_per_item);
   const bool fits = static_cast<int64_t>(items_.size()) + parts + tiles_left <= limits_.items_max &&

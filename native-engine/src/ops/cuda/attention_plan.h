@@ -18,12 +18,8 @@ namespace penstock::cuda {
 
 // Most queries (rows x heads of a group) of an item that the decoding kernel takes: one tile of the tensor cores.
 inline constexpr int32_t kDecodeQueries = 16;
-// Queries of a thread block of the other kernel: what its warps hold the sums of. A wide head's sums take the registers
-// of two warps; of narrow heads several blocks share a multiprocessor.
-inline constexpr int32_t chunk_queries(int32_t head_dim) {
-  if (head_dim > 128) return 32;
-  return head_dim > 64 ? 128 : 64;
-}
+// Queries of a thread block of the other kernel. A wide head's sums take the registers of two warps.
+inline constexpr int32_t chunk_queries(int32_t head_dim) { return head_dim <= 128 ? 64 : 32; }
 
 // Rows of an item at most, where a sequence has several.
 inline constexpr int32_t item_rows_max(int32_t group, int32_t head_dim) {
@@ -44,7 +40,9 @@ struct AttentionPlanShape {
   int32_t kv_heads;
   int32_t head_dim;
   int32_t window_tokens;  // 0 = none
-  int32_t blocks_wanted;  // thread blocks that fill the device: below, contexts are split; about 8 per multiprocessor
+  // Thread blocks that fill the device when it decodes: below, contexts are split; about 8 per multiprocessor. A quarter
+  // of them fill it with chunks.
+  int32_t blocks_wanted;
 };
 
 // Sizes of the device's arrays. PRECOND of plan(): items_max >= items_needed of the batch.
@@ -69,7 +67,7 @@ class AttentionPlanner {
   bool chunks() const { return chunks_; }
 
  private:
-  void add_tile(const AttentionItem& tile, int32_t segments_per_item, int32_t tiles_left);
+  void add_tile(const AttentionItem& tile, int64_t segments_in_all, int32_t tiles_left);
   int32_t rows_of_tile(const StepSequence& sequence, int32_t done) const;
   AttentionItem tile_of(const StepSequence& sequence, int32_t index, int32_t done) const;
 

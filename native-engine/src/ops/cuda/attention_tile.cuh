@@ -1,5 +1,5 @@
-// The arithmetic of attention: sixteen queries of one KV head against the context, a step of positions at a time, on the
-// tensor cores. Owns the order of every sum, and with it the bits of a row. Where K and V come from is
+// The arithmetic of attention: sixteen queries of one KV head against the context, a step of positions at a time, on
+// the tensor cores. Owns the order of every sum, and with it the bits of a row. Where K and V come from is
 // attention_kernel.cuh.
 //
 // One definition for decode and prefill. A row's bits are the same in both, in any company, because
@@ -40,7 +40,8 @@ struct Swizzle {
   static constexpr int kGroup = kChunks % 8 == 0 ? 8 : 4;
 
   __device__ static int row(int row) { return row * kChunks * 16 + (kGroup == 8 ? row & 7 : row >> 1 & 3) * 16; }
-  // PRECOND: at is row(), or chunk() of a smaller number whose bits are none of `number`'s.
+  // PRECOND: at is row(), or chunk() of a smaller number whose bits are none of `number`'s. Further rows in multiples of
+  // eight are added behind it: one exclusive or then serves them all.
   __device__ static int chunk(int at, int number) {
     return (at ^ (number % kGroup * 16)) + number / kGroup * (kGroup * 16);
   }
@@ -265,8 +266,8 @@ class AttentionTile {
       uint32_t b[Shape::kScoreColumns / Shape::kScoresAtOnce][4];
       PENSTOCK_UNROLL
       for (int n = 0; n < Shape::kScoreColumns; n += Shape::kScoresAtOnce) {
-        const int row = operands_at + keys_at_ + n * (8 * Shape::kChunks * 16);
-        ldmatrix_x4(b[n / Shape::kScoresAtOnce], shared_ + Swizzle<Shape::kChunks>::chunk(row, 2 * k));
+        const int at = Swizzle<Shape::kChunks>::chunk(operands_at + keys_at_, 2 * k) + n * (8 * Shape::kChunks * 16);
+        ldmatrix_x4(b[n / Shape::kScoresAtOnce], shared_ + at);
       }
       PENSTOCK_UNROLL
       for (int depth = 0; depth < kDepth; ++depth) {
@@ -401,9 +402,9 @@ class AttentionTile {
       uint32_t b[Shape::kValuesInFlight / Shape::kValuesAtOnce][4];
       PENSTOCK_UNROLL
       for (int j = 0; j < Shape::kValuesInFlight; j += Shape::kValuesAtOnce) {
-        const int row = operands_at + values_at_ + k * (16 * Shape::kChunks * 16);
         const int column = part_ * Shape::kValueColumns + first + j;
-        ldmatrix_x4_trans(b[j / Shape::kValuesAtOnce], shared_ + Swizzle<Shape::kChunks>::chunk(row, column));
+        const int at = Swizzle<Shape::kChunks>::chunk(operands_at + values_at_, column) + k * (16 * Shape::kChunks * 16);
+        ldmatrix_x4_trans(b[j / Shape::kValuesAtOnce], shared_ + at);
       }
       PENSTOCK_UNROLL
       for (int depth = 0; depth < kValuesDepth; ++depth) {
