@@ -24,6 +24,7 @@ constexpr int kMergePartials = 4;  // on their way at once: they are merged one 
 // 4 * head_dim; 3 flops per value read.
 __global__ void __launch_bounds__(kMergeWarps* kLanes, kMergeBlocksPerSm)
     attention_merge_kernel(AttentionArgs args, int32_t head_dim) {
+  wait_for_previous();
   const auto index = static_cast<int32_t>(blockIdx.x);
   const auto lane = static_cast<int32_t>(threadIdx.x) % kLanes;
   const auto head = static_cast<int32_t>(blockIdx.y) * kMergeWarps + static_cast<int32_t>(threadIdx.x) / kLanes;
@@ -83,10 +84,9 @@ void launch_items(cudaStream_t stream, const DeviceBatch& batch, const DeviceKv&
                   bool decode) {
   const AttentionLaunch found = find_launch(kv, decode);
   const int32_t blocks = args.items_max * found.blocks_of_item(kv.kv_heads, args.heads / kv.kv_heads);
-  launch(found.kernel,
-         LaunchShape{dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(found.threads)),
-                     static_cast<size_t>(found.shared_bytes), stream},
-         batch, kv, args);
+  const LaunchShape shape{dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(found.threads)),
+                          static_cast<size_t>(found.shared_bytes), stream};
+  launch_early(batch.rows, found.kernel, shape, batch, kv, args);
 }
 
 }  // namespace
@@ -103,7 +103,7 @@ void attention(cudaStream_t stream, const DeviceBatch& batch, const DeviceKv& kv
   if (args.merges_max <= 0) return;
   const dim3 grid(static_cast<unsigned>(args.merges_max),
                   static_cast<unsigned>((args.heads + kMergeWarps - 1) / kMergeWarps));
-  launch(attention_merge_kernel, LaunchShape{grid, dim3(kMergeWarps * kLanes), 0, stream}, args, kv.head_dim);
+  launch_early(batch.rows, attention_merge_kernel, LaunchShape{grid, dim3(kMergeWarps * kLanes), 0, stream}, args, kv.head_dim);
 }
 
 }  // namespace penstock::cuda

@@ -265,6 +265,7 @@ __host__ __device__ inline int32_t blocks_of_item(int32_t kv_heads, int32_t grou
 template <class Shape, int kBlocksPerSm>
 __global__ void __launch_bounds__(Shape::kThreads, kBlocksPerSm)
     attention_kernel(DeviceBatch batch, DeviceKv kv, AttentionArgs args) {
+  wait_for_previous();
   const int32_t group = args.heads / kv.kv_heads;
   const int32_t blocks = blocks_of_item<Shape>(kv.kv_heads, group);
   const int32_t index = static_cast<int32_t>(blockIdx.x) / blocks;

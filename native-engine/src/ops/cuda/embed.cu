@@ -122,6 +122,7 @@ __device__ __forceinline__ void write(Value* row, int32_t cols, int32_t group, c
 
 template <class Reader>
 __global__ void __launch_bounds__(kThreads) embed_kernel(Rows w, const int32_t* token_ids, float* out) {
+  wait_for_previous();
   const auto group = static_cast<int32_t>(blockIdx.y * blockDim.x + threadIdx.x);
   if (group * kThreadCols >= w.cols) return;
   const auto row = static_cast<int64_t>(blockIdx.x);
@@ -155,7 +156,7 @@ LaunchShape row_shape(cudaStream_t stream, int32_t rows, int32_t cols) {
 
 template <class Reader>
 void launch_embed(cudaStream_t stream, const DeviceMatrix& w, const int32_t* token_ids, int32_t rows, float* out) {
-  launch(embed_kernel<Reader>, row_shape(stream, rows, w.cols), Rows{w.data, w.cols}, token_ids, out);
+  launch_early(rows, embed_kernel<Reader>, row_shape(stream, rows, w.cols), Rows{w.data, w.cols}, token_ids, out);
 }
 
 }  // namespace

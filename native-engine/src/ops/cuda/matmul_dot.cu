@@ -160,6 +160,7 @@ __global__ void __launch_bounds__(kWarpThreads* kSegmentsMax, kResidentBlocks) d
   HalfPanel<Format> next;
   next_header.load(panel, lane);
   next.load(panel + lane * kPlaneRowBytes, 0);
+  wait_for_previous();  // for x
   load_inputs<kRows>(p, first, begin, lane, inputs[segment][begin % 2]);
 #pragma unroll 1
   for (int32_t half = 2 * begin; half < 2 * end; ++half) {
@@ -220,7 +221,7 @@ void launch_dot(cudaStream_t stream, const Product& p) {
   const LaunchShape shape{dim3(static_cast<uint32_t>(ceil_div(p.weight_rows, kPanelRows)),
                                static_cast<uint32_t>(ceil_div(p.rows, kRows))),
                           dim3(static_cast<uint32_t>(kWarpThreads * segments_of(p.cols))), 0, stream};
-  launch(dot_kernel<Format, kRows>, shape, p);
+  launch_early(p.rows, dot_kernel<Format, kRows>, shape, p);
 }
 
 }  // namespace

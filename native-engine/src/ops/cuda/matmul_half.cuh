@@ -278,6 +278,7 @@ __device__ __forceinline__ void store(const Product& p, const WarpSums<S::kM, S:
 
 template <class S>
 __global__ void __launch_bounds__(S::kGroupThreads) half_kernel(Product p) {
+  wait_for_previous();
   auto* ring = dynamic_shared<std::byte>();
   const auto thread = static_cast<int32_t>(threadIdx.x);
   const int32_t lane = thread % kWarpThreads;
@@ -344,6 +345,7 @@ __global__ void __launch_bounds__(S::kGroupThreads) half_kernel(Product p) {
 
 template <class S>
 __global__ void __launch_bounds__(S::kGroups * S::kGroupThreads) half_split_kernel(Product p) {
+  wait_for_previous();
   auto* shared = dynamic_shared<std::byte>();
   const int32_t lane = static_cast<int32_t>(threadIdx.x) % kWarpThreads;
   const int32_t segment = static_cast<int32_t>(threadIdx.x) / kWarpThreads;

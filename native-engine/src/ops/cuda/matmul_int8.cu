@@ -307,6 +307,7 @@ __global__ void __launch_bounds__(S::kThreadsMax, S::kResidentBlocks) int8_kerne
   std::byte* headers = shared + group * S::kGroupBytes;
   std::byte* stages = headers + 2 * S::kHeaderBytes;
   auto* totals = reinterpret_cast<float*>(shared + S::kGroupBytes) + thread;
+  wait_for_previous();
   const auto load = [&](int32_t index) {
     if (index < end) {
       load_stage<S>(p, at, index, thread, stages + (index - begin) % S::kStages * S::kStageBytes,

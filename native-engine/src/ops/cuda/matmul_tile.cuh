@@ -1,6 +1,6 @@
 // What the tensor-core products share: rows of 16-byte chunks in shared memory that neither cp.async nor ldmatrix meets a bank
-// conflict in, and the fragments of both operands read from them. Owns the swizzle, how segments become totals, and the launch of a
-// shape.
+// conflict in, and where a lane's numbers are in them. Owns the swizzle, how segments of the int8 product become totals, and the
+// launch of its shapes.
 //
 // A tile is [rows][kChunks * 16 bytes], chunk c of row r in place of chunk c ^ f(r): any 8 consecutive rows have a chunk in 8
 // different groups of 4 banks, and so have the 8 chunks that 8 consecutive lanes write.
@@ -36,35 +36,6 @@ __device__ __forceinline__ void copy_chunk(std::byte* to, const Value* from, int
   }
   auto* values = reinterpret_cast<Value*>(to);
   for (int32_t i = 0; i < kValues; ++i) values[i] = valid && column + i < cols ? from[column + i] : Value{};
-}
-
-// A operand, rows [row, row + 16), chunks [chunk, chunk + 2) of a tile: m16n8k32 of bytes or m16n8k16 of 16-bit values.
-template <int32_t kChunks>
-__device__ __forceinline__ void load_a(uint32_t (&a)[4], const std::byte* tile, int32_t row, int32_t chunk, int32_t lane) {
-  ldmatrix_x4(a, tile + swizzled<kChunks>(row + lane % 16, chunk + lane / 16));
-}
-
-// B operand, rows [row, row + 8) (the product's columns), chunks [chunk, chunk + 2).
-template <int32_t kChunks>
-__device__ __forceinline__ void load_b(uint32_t (&b)[2], const std::byte* tile, int32_t row, int32_t chunk, int32_t lane) {
-  ldmatrix_x2(b, tile + swizzled<kChunks>(row + lane % 8, chunk + lane / 8 % 2));
-}
-
-// The same of kCount times 8 rows, two at a time.
-template <int32_t kChunks, int32_t kCount>
-__device__ __forceinline__ void load_all_b(uint32_t (&b)[kCount][2], const std::byte* tile, int32_t row, int32_t chunk,
-                                           int32_t lane) {
-  if constexpr (kCount == 1) {
-    load_b<kChunks>(b[0], tile, row, chunk, lane);
-  } else {
-    static_assert(kCount % 2 == 0, "loaded in pairs");
-#pragma unroll
-    for (int32_t i = 0; i < kCount; i += 2) {
-      uint32_t pair[4];
-      ldmatrix_x4(pair, tile + swizzled<kChunks>(row + 8 * i + lane / 16 * 8 + lane % 8, chunk + lane / 8 % 2));
-      b[i][0] = pair[0], b[i][1] = pair[1], b[i + 1][0] = pair[2], b[i + 1][1] = pair[3];
-    }
-  }
 }
 
 // The warps that fill a ring of stages meet: one warp of a split product, the whole thread block otherwise.
@@ -136,7 +107,7 @@ __device__ __forceinline__ void finish_split(const Product& p, const WarpSums<2,
 }
 
 // One thread block per kRows weight rows and kCols rows of x; a split shape has a group of threads per segment. `kernel` is that of
-// the shape S.
+// the shape S, and waits for the previous one.
 template <class S>
 void launch_shape(void (*kernel)(Product), cudaStream_t stream, const Product& p) {
   static const bool allowed = (allow_shared(kernel, S::shared_bytes(S::kGroupsMax)), true);
@@ -146,7 +117,7 @@ void launch_shape(void (*kernel)(Product), cudaStream_t stream, const Product& p
                                static_cast<uint32_t>(ceil_div(p.weight_rows, S::kRows))),
                           dim3(static_cast<uint32_t>(groups * S::kGroupThreads)),
                           static_cast<size_t>(S::shared_bytes(groups)), stream};
-  launch(kernel, shape, p);
+  launch_early(p.rows, kernel, shape, p);
 }
 
 }  // namespace penstock::cuda

@@ -95,7 +95,7 @@ struct HeadTurns {
       for (int i = 0; i < kVectorDims; ++i) {
         const int32_t dim = first_dim(round, lane) + i;
         if (dim < rope_dims)
-          turn[round][i] = __ldg(reinterpret_cast<const float2*>(cos_sin) + Turn(pairs, rope_dims, dim).pair);
+          turn[round][i] = reinterpret_cast<const float2*>(cos_sin)[Turn(pairs, rope_dims, dim).pair];
       }
     }
   }
@@ -226,6 +226,7 @@ __device__ inline void store_share(const HeadShare& k, const HeadShare& v, int32
 template <KvType kType>
 __global__ void __launch_bounds__(kHeadsPerBlock* kLanes)
     rope_append_kernel(DeviceBatch batch, DeviceKv kv, RopeAppendArgs args) {
+  wait_for_previous();
   PENSTOCK_SHARED(float, exchange, [kHeadsPerBlock][kCudaHeadDimMax]);
   const auto row = static_cast<int64_t>(blockIdx.x);
   const auto warp = static_cast<int32_t>(threadIdx.x) / kLanes;
@@ -279,6 +280,7 @@ constexpr unsigned kAngleThreads = 128;
 // in f32 a position of 100,000 has lost its fraction of a turn.
 __global__ void __launch_bounds__(kAngleThreads)
     rope_angles_kernel(DeviceBatch batch, const double* frequencies, int32_t pairs, float magnitude, float* cos_sin) {
+  wait_for_previous();
   const auto row = static_cast<int64_t>(blockIdx.x);
   const auto pair = static_cast<int32_t>(blockIdx.y * kAngleThreads + threadIdx.x);
   if (pair >= pairs || __ldg(batch.row_sequence + row) < 0) return;
@@ -304,11 +306,11 @@ void rope_append(cudaStream_t stream, const DeviceBatch& batch, const DeviceKv& 
   const LaunchShape shape{dim3(static_cast<unsigned>(batch.rows), chunks), dim3(kHeadsPerBlock * kLanes), 0, stream};
   switch (kv.type) {
     case KvType::f16:
-      return launch(rope_append_kernel<KvType::f16>, shape, batch, kv, args);
+      return launch_early(batch.rows, rope_append_kernel<KvType::f16>, shape, batch, kv, args);
     case KvType::bf16:
-      return launch(rope_append_kernel<KvType::bf16>, shape, batch, kv, args);
+      return launch_early(batch.rows, rope_append_kernel<KvType::bf16>, shape, batch, kv, args);
     case KvType::q8_0:
-      return launch(rope_append_kernel<KvType::q8_0>, shape, batch, kv, args);
+      return launch_early(batch.rows, rope_append_kernel<KvType::q8_0>, shape, batch, kv, args);
     case KvType::f32:
       break;  // refused by require_head_dim
   }
@@ -320,7 +322,7 @@ void rope_angles(cudaStream_t stream, const DeviceBatch& batch, const double* fr
   if (batch.rows == 0 || pairs == 0) return;
   const dim3 grid(static_cast<unsigned>(batch.rows),
                   (static_cast<unsigned>(pairs) + kAngleThreads - 1) / kAngleThreads);
-  launch(rope_angles_kernel, LaunchShape{grid, dim3(kAngleThreads), 0, stream}, batch, frequencies, pairs, magnitude,
+  launch_early(batch.rows, rope_angles_kernel, LaunchShape{grid, dim3(kAngleThreads), 0, stream}, batch, frequencies, pairs, magnitude,
          cos_sin);
 }
 

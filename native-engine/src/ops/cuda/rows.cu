@@ -31,6 +31,7 @@ template <int kVectors>
 __global__ void __launch_bounds__(kNormThreadsMax)
     add_rms_norm_kernel(float* x, const float* delta, const float* weight, int32_t n, float eps,
                         ActivationOutputs outputs) {
+  wait_for_previous();
   PENSTOCK_SHARED(float, partial, [kNormWarpsMax]);
   const auto row = static_cast<int64_t>(blockIdx.x);
   const auto thread = static_cast<int32_t>(threadIdx.x);
@@ -106,6 +107,7 @@ __device__ inline float silu_product(float gate, float up) { return gate / (1.0f
 // Memory bound: per value reads 8 and writes the forms; about 10 flops.
 __global__ void __launch_bounds__(kPointThreads)
     swiglu_kernel(const float* gate, const float* up, int32_t n, ActivationOutputs outputs) {
+  wait_for_previous();
   const auto row = static_cast<int64_t>(blockIdx.x);
   const auto vector = static_cast<int32_t>(blockIdx.y * kPointThreads + threadIdx.x);
   const bool live = vector < n / kVectorValues;
@@ -124,6 +126,7 @@ __global__ void __launch_bounds__(kPointThreads)
 // x [rows, n]; grid as above. PRECOND: n % 4 == 0. Memory bound: per value reads 4 and writes the forms.
 __global__ void __launch_bounds__(kPointThreads)
     convert_rows_kernel(const float* from, int32_t n, ActivationOutputs outputs) {
+  wait_for_previous();
   const auto row = static_cast<int64_t>(blockIdx.x);
   const auto vector = static_cast<int32_t>(blockIdx.y * kPointThreads + threadIdx.x);
   const bool live = vector < n / kVectorValues;
@@ -142,6 +145,7 @@ __global__ void __launch_bounds__(kPointThreads)
 // value.
 __global__ void __launch_bounds__(kPointThreads)
     gather_rows_kernel(const float* x, const int32_t* index, int32_t n, float* out) {
+  wait_for_previous();
   const auto row = static_cast<int64_t>(blockIdx.x);
   const auto vector = static_cast<int32_t>(blockIdx.y * kPointThreads + threadIdx.x);
   const auto source = static_cast<int64_t>(__ldg(index + row));
@@ -181,26 +185,26 @@ void add_rms_norm(cudaStream_t stream, float* x, const float* delta, const float
   const auto kernel = least == 1             ? add_rms_norm_kernel<1>
                       : least <= kFewVectors ? add_rms_norm_kernel<kFewVectors>
                                              : add_rms_norm_kernel<kManyVectors>;
-  launch(kernel, shape, x, delta, weight, n, eps, outputs);
+  launch_early(rows, kernel, shape, x, delta, weight, n, eps, outputs);
 }
 
 void swiglu(cudaStream_t stream, const float* gate, const float* up, int32_t rows, int32_t n,
             const ActivationOutputs& outputs) {
   require_cols("swiglu", n, outputs);
   if (rows == 0) return;
-  launch(swiglu_kernel, point_shape(rows, n, stream), gate, up, n, outputs);
+  launch_early(rows, swiglu_kernel, point_shape(rows, n, stream), gate, up, n, outputs);
 }
 
 void convert_rows(cudaStream_t stream, const float* x, int32_t rows, int32_t n, const ActivationOutputs& outputs) {
   require_cols("convert_rows", n, outputs);
   if (rows == 0) return;
-  launch(convert_rows_kernel, point_shape(rows, n, stream), x, n, outputs);
+  launch_early(rows, convert_rows_kernel, point_shape(rows, n, stream), x, n, outputs);
 }
 
 void gather_rows(cudaStream_t stream, const float* x, const int32_t* index, int32_t count, int32_t n, float* out) {
   require_cols("gather_rows", n, {});
   if (count == 0) return;
-  launch(gather_rows_kernel, point_shape(count, n, stream), x, index, n, out);
+  launch_early(count, gather_rows_kernel, point_shape(count, n, stream), x, index, n, out);
 }
 
 }  // namespace penstock::cuda

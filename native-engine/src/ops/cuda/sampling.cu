@@ -50,6 +50,7 @@ __device__ inline void hide(float* logits, int32_t vocab_size, const uint32_t* m
 
 // logits [rows, vocab_size] -> best and least of every tile; empties the bins. Grid (.., rows)
 __global__ void __launch_bounds__(kThreads) scan_kernel(SampleArgs args) {
+  wait_for_previous();
   const auto row_index = static_cast<int64_t>(blockIdx.y);
   const auto thread = static_cast<int32_t>(blockIdx.x * kThreads + threadIdx.x);
   const auto threads = static_cast<int32_t>(gridDim.x * kThreads);
@@ -92,6 +93,7 @@ __global__ void __launch_bounds__(kThreads) scan_kernel(SampleArgs args) {
 
 // masses of every tile; for rows with filters bin_masses and bin_counts. Grid (.., rows)
 __global__ void __launch_bounds__(kThreads) weigh_kernel(SampleArgs args) {
+  wait_for_previous();
   PENSTOCK_SHARED(Place, best, [kWarps]);
   PENSTOCK_SHARED(float, least, [kWarps]);
   PENSTOCK_SHARED(uint32_t, low, [kBins]);
@@ -240,6 +242,7 @@ __device__ inline Border find_border(const RowScratch& scratch, const SampleRow&
 
 // For rows with filters: masses of every tile, of what is kept for certain; candidates, found, take and wanted. Grid (.., rows)
 __global__ void __launch_bounds__(kThreads) gather_kernel(SampleArgs args) {
+  wait_for_previous();
   PENSTOCK_SHARED(Place, best, [kWarps]);
   PENSTOCK_SHARED(float, least, [kWarps]);
   PENSTOCK_SHARED(Mass, sums, [kWarps]);
@@ -321,9 +324,9 @@ void sample(cudaStream_t stream, const SampleArgs& args) {
   const int32_t useful = (tiles_of(args.vocab_size) + kWarps - 1) / kWarps;
   const dim3 grid(static_cast<unsigned>(std::min(wanted, useful)), static_cast<unsigned>(args.row_count));
   const LaunchShape shape{grid, dim3(kThreads), 0, stream};
-  launch(scan_kernel, shape, args);
-  if (args.work.random != 0) launch(weigh_kernel, shape, args);
-  if (args.work.filtered != 0) launch(gather_kernel, shape, args);
+  launch_early(args.row_count, scan_kernel, shape, args);
+  if (args.work.random != 0) launch_early(args.row_count, weigh_kernel, shape, args);
+  if (args.work.filtered != 0) launch_early(args.row_count, gather_kernel, shape, args);
   draw_tokens(stream, args);
 }
 

@@ -40,6 +40,7 @@ __device__ inline bool is_counted(const SampleRow& row) {
 // Adds the bias of each row, and counts the tokens of its history. Grid (.., rows). PRECOND: every id of bias and history is one of
 // the vocabulary's; counts are all 0.
 __global__ void __launch_bounds__(kThreads) count_kernel(SampleArgs args) {
+  wait_for_previous();
   const Adjusted to(args);
   const auto first = static_cast<int32_t>(blockIdx.x * kThreads + threadIdx.x);
   const auto step = static_cast<int32_t>(gridDim.x * kThreads);
@@ -72,6 +73,7 @@ __global__ void __launch_bounds__(kThreads) count_kernel(SampleArgs args) {
 
 // Applies the penalties; the counts are 0 again. Grid (.., rows)
 __global__ void __launch_bounds__(kThreads) penalise_kernel(SampleArgs args) {
+  wait_for_previous();
   const Adjusted to(args);
   const SampleRow& row = to.row;
   if (!is_counted(row)) return;
@@ -101,8 +103,8 @@ void adjust_logits(cudaStream_t stream, const SampleArgs& args) {
   if (most == 0) return;
   const auto blocks = static_cast<unsigned>(std::min((most + kThreads - 1) / kThreads, kBlocksMax));
   const LaunchShape shape{dim3(blocks, static_cast<unsigned>(args.row_count)), dim3(kThreads), 0, stream};
-  launch(count_kernel, shape, args);
-  if (args.work.history_max > 0) launch(penalise_kernel, shape, args);
+  launch_early(args.row_count, count_kernel, shape, args);
+  if (args.work.history_max > 0) launch_early(args.row_count, penalise_kernel, shape, args);
 }
 
 }  // namespace penstock::cuda

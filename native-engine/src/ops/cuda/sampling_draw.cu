@@ -262,6 +262,7 @@ __device__ inline int32_t draw_token(const Kept& kept, Place last, double u, con
 
 // tokens [rows]. Grid (rows); masses of the tiles in dynamic shared memory.
 __global__ void __launch_bounds__(kDrawThreads, 1) draw_kernel(SampleArgs args) {
+  wait_for_previous();
   PENSTOCK_SHARED(Place, best, [kDrawWarps]);
   PENSTOCK_SHARED(float, least, [kDrawWarps]);
   PENSTOCK_SHARED(Place, places, [kCandidates]);
@@ -314,7 +315,8 @@ void draw_tokens(cudaStream_t stream, const SampleArgs& args) {
   constexpr size_t kSharedMax = 28 * 1024;  // with what is static, 48 KB
   const size_t shared_bytes = static_cast<size_t>(tiles_of(args.vocab_size)) * sizeof(Mass);
   if (shared_bytes > kSharedMax) throw std::logic_error("sample: the vocabulary is beyond what one block adds up");
-  launch(draw_kernel, LaunchShape{dim3(static_cast<unsigned>(args.row_count)), dim3(kDrawThreads), shared_bytes, stream}, args);
+  const LaunchShape shape{dim3(static_cast<unsigned>(args.row_count)), dim3(kDrawThreads), shared_bytes, stream};
+  launch_early(args.row_count, draw_kernel, shape, args);
 }
 
 }  // namespace penstock::cuda
