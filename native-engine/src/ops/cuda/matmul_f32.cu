@@ -21,7 +21,6 @@ constexpr int32_t kRowsPerPass = 8;
 
 template <int32_t kRows>
 __global__ void __launch_bounds__(kWarp* kSegmentsMax) f32_kernel(Product p) {
-  wait_for_previous();
   PENSTOCK_SHARED(float, partials, [kSegmentsMax][kRows][kPanelRows]);
   const auto lane = static_cast<int32_t>(threadIdx.x) % kWarp;
   const auto segment = static_cast<int32_t>(threadIdx.x) / kWarp;
@@ -45,7 +44,7 @@ __global__ void __launch_bounds__(kWarp* kSegmentsMax) f32_kernel(Product p) {
 #pragma unroll
       for (int32_t i = 0; i < kPlaneCols; ++i) {
         const int32_t column = plane * kPlaneCols + i;
-        if (column < p.cols) sums[n] = fmaf(w[i], row[column], sums[n]);
+        if (column < p.cols) sums[n] = fmaf(w[i], __ldg(row + column), sums[n]);
       }
     }
   }
@@ -68,7 +67,7 @@ void launch_f32(cudaStream_t stream, const Product& p) {
   const LaunchShape shape{dim3(static_cast<uint32_t>(ceil_div(p.weight_rows, kPanelRows)),
                                static_cast<uint32_t>(ceil_div(p.rows, kRows))),
                           dim3(static_cast<uint32_t>(kWarp * segments_of(p.cols))), 0, stream};
-  launch_early(p.rows, f32_kernel<kRows>, shape, p);
+  launch(f32_kernel<kRows>, shape, p);
 }
 
 }  // namespace
