@@ -9,8 +9,8 @@
 # The page is $OUT/gpu-results.md, and the steps' logs are beside it, gpu-logs.tar.gz; bench/gpu-results.md where OUT is not set (of
 # the emulator: in the build folder). GoogleTest comes from the system, or from sources in PENSTOCK_GOOGLETEST (default:
 # build-cuda/googletest, else /usr/src/googletest). cuBLASLt comes from the toolkit, else from Python's nvidia-cublas. Builds in
-# PENSTOCK_GPU_BUILD (default: build-cuda/gpu-on). With llama.cpp's sources in PENSTOCK_LLAMA_CPP it is built too, on every core for
-# some minutes, and computes the same models in the same run. Exit code: 0 all is well, 1 something failed or is missing, 2 nothing was begun.
+# PENSTOCK_GPU_BUILD (default: build-cuda/gpu-on). With PENSTOCK_LLAMA_CPP llama.cpp computes the same models in the same run: its
+# llama-batched-bench, or the folder of its sources, which are built first (over five minutes on 16 cores). Exit code: 0 all is well, 1 something failed or is missing, 2 nothing was begun.
 set -u
 [ -n "${OUT:-}" ] && OUT=$(realpath "$OUT")
 cd "$(dirname "$0")/.." || exit 2
@@ -291,9 +291,11 @@ if [ "$code" = 0 ]; then
   outcome "$?" build
 fi
 peer=
-if [ "$code" = 0 ] && [ -n "${PENSTOCK_LLAMA_CPP:-}" ]; then
+if [ -f "${PENSTOCK_LLAMA_CPP:-}" ] && [ -x "${PENSTOCK_LLAMA_CPP:-}" ]; then
+  peer=$PENSTOCK_LLAMA_CPP
+elif [ "$code" = 0 ] && [ -n "${PENSTOCK_LLAMA_CPP:-}" ]; then
   # shellcheck disable=SC2016 # expanded by the inner shell
-  step peer-build 300 bash -c 'cmake -S "$1" -B "$2" -DCMAKE_BUILD_TYPE=Release -DGGML_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES="$3" \
+  step peer-build "$((limit / 2))" bash -c 'cmake -S "$1" -B "$2" -DCMAKE_BUILD_TYPE=Release -DGGML_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES="$3" \
       -DBUILD_SHARED_LIBS=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF \
       -DGGML_CUDA_NCCL=OFF &&
     cmake --build "$2" --parallel "$4" --target llama-batched-bench' \
