@@ -7,6 +7,7 @@ import { holdIdOf } from '../account/holds.ts'
 import { denialToFailure } from '../errors.ts'
 import { errorText, log } from '../observe/log.ts'
 import type { Target } from '../policy/plan.ts'
+import { toldEvents } from '../providers/answer-journal.ts'
 import { Settlement } from '../settlement.ts'
 import { worstCase } from '../stream/estimate.ts'
 import { type Stop, Stopped } from '../stream/stop.ts'
@@ -84,9 +85,14 @@ export async function reserve(
       const release = async () => {
         const late = await reserving
         if (!late.ok) return
-        // Of a later attempt, the one before it says that the request has ended.
-        const end = { status: 'client_cancelled', charge: 'absorbed', final: attempt === 1, httpStatus: 499 } as const
-        await settlementOf(late.value).end(endOf(new Tally().counted(), end, ports.nowMs()))
+        const tally = new Tally()
+        const isKept = kept?.attempt === attempt
+        if (isKept) for (const event of toldEvents(kept.entries, job.request)) tally.see(event)
+        // What an earlier life of the request has given its caller is paid all the same.
+        const charge = isKept ? 'customer' : 'absorbed'
+        // Of a later attempt, the one before it says that the request has ended; that is not known in a next life.
+        const end = { status: 'client_cancelled', charge, final: isKept || attempt === 1, httpStatus: 499 } as const
+        await settlementOf(late.value).end(endOf(tally.counted(), end, ports.nowMs()))
       }
       job.waitUntil(release().catch(() => {}))
       return err(stopFailure(error.reason, target.provider, 'waiting'))

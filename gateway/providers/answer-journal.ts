@@ -6,6 +6,8 @@ import type { DispatchEvent } from '../../protocol/dispatch.ts'
 import { choiceCount, type InferenceRequest } from '../../protocol/request.ts'
 import type { Target } from '../policy/plan.ts'
 import { Continuation } from './continuation.ts'
+import type { ProviderEvent } from './event.ts'
+import { providerEvents } from './fleet-events.ts'
 
 /** In the order in which the gateway heard it. A further leg tells the answer again from its first character. */
 export type JournalEntry = { leg: string; seed: number } | { told: DispatchEvent[] }
@@ -59,4 +61,14 @@ export function measured(
   }
   const { tokensSampled: tokens, hasBegun } = continuation
   return { tokens, hasBegun, isWhole: isWhole || continuation.lost().isOver }
+}
+
+/** What of the answer has gone on, each part once. */
+export function toldEvents(entries: readonly JournalEntry[], request: InferenceRequest): ProviderEvent[] {
+  const continuation = continuationOf(request)
+  return entries.flatMap((entry, at) => {
+    if ('told' in entry) return providerEvents(continuation.take(entry.told).events)
+    if (at > 0) continuation.resume()
+    return []
+  })
 }

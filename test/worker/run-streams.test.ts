@@ -211,6 +211,24 @@ describe('a stream that can be taken up again', () => {
     })
   })
 
+  test('whose client ends it before its next life has begun is paid as far as it was told', async () => {
+    const { script, dispatches } = stuck()
+    const world = await worldOf(script)
+    const { response, id, leave } = await open(world, 'chat', RESUMABLE)
+    await readUntil(response, 'quick')
+    leave()
+    await kill(world, id)
+    // The object wakes for this word, and has not come to its hold yet.
+    expect(JSON.parse((await call(world, 'POST', `/v1/streams/${id}/cancel`)).text)).toMatchObject({ status: 'ended' })
+    await vi.waitFor(async () => {
+      const { attempts, requests, holds } = await world.recorded()
+      expect(attempts).toMatchObject([{ status: 'client_cancelled', charge: 'customer', input: 7, output: 2 }])
+      expect(requests).toMatchObject([{ status: 'client_cancelled' }])
+      expect(holds).toBe(0)
+    })
+    expect(dispatches).toHaveLength(1)
+  })
+
   test('that nobody asks for any more is ended, and what was computed is paid', async () => {
     const { script } = stuck()
     const world = await worldOf(script)
