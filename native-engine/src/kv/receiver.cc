@@ -37,8 +37,8 @@ struct KvReceiver::Transfer {
   TransferGrant grant;
   uint64_t content = 0;
   std::vector<int32_t> blocks;
-  std::vector<bool> there;  // [blocks][layers] has arrived
-  size_t missing = 0;       // of there
+  std::vector<bool> begun;  // [blocks][layers] has arrived, or is on its way on one of the connections
+  size_t missing = 0;       // of all of them, what has not arrived
   int32_t joined = 0;       // connections beside the first
   Clock::time_point heard;  // of any of them
   bool over = false;        // the first has left: nobody writes any more
@@ -153,7 +153,7 @@ class KvReceiver::Connection {
       case State::Sum:
         // Of what lies in the blocks by now.
         if (wire::read<uint64_t>(buffer_) != piece_.sum().value()) return refuse(TransferRefusal::Checksum);
-        keep_account();
+        transfer_->missing -= size_t{piece_head_.count} * piece_head_.layers;
         return expect(State::Piece, sizeof(wire::PieceHead));
       case State::Note:
         return end_with_note();
@@ -177,8 +177,8 @@ class KvReceiver::Connection {
     transfer_->grant = grant;
     transfer_->content = offer_.content;
     transfer_->blocks = std::move(writer.blocks);
-    transfer_->there.assign(transfer_->blocks.size() * static_cast<size_t>(receiver_.kv_.layers), false);
-    transfer_->missing = transfer_->there.size();
+    transfer_->begun.assign(transfer_->blocks.size() * static_cast<size_t>(receiver_.kv_.layers), false);
+    transfer_->missing = transfer_->begun.size();
     transfer_->heard = Clock::now();
     receiver_.transfers_[grant.id] = transfer_;
     transport_->grant(offer_.features);
@@ -218,13 +218,14 @@ class KvReceiver::Connection {
     }
     if (!is_blocks || !is_missing(head)) return refuse(TransferRefusal::Malformed);
     piece_head_ = head;
+    take_on();
     piece_ = Piece(receiver_.kv_, std::span(transfer_->blocks).subspan(head.first, head.count),
                    {static_cast<int32_t>(head.layer), static_cast<int32_t>(head.layers)}, PieceWay::in,
                    !transport_->reaches_device());
     expect(State::Payload, 0);
   }
 
-  // All of it is of this transfer and none of it has come before. What lies on a device is written with all its layers at once.
+  // All of it is of this transfer and none of it has come before, or is coming on another connection. What lies on a device is written with all its layers at once.
   bool is_missing(const wire::PieceHead& head) const {
     const auto layers = static_cast<size_t>(receiver_.kv_.layers);
     const size_t blocks = transfer_->blocks.size();
@@ -232,18 +233,18 @@ class KvReceiver::Connection {
     if (head.layers == 0 || head.layer >= layers || head.layers > layers - head.layer) return false;
     if (receiver_.kv_.access != nullptr && head.layers != layers) return false;
     for (size_t block = head.first; block < size_t{head.first} + head.count; ++block) {
-      const auto from = transfer_->there.begin() + static_cast<std::ptrdiff_t>(block * layers + head.layer);
+      const auto from = transfer_->begun.begin() + static_cast<std::ptrdiff_t>(block * layers + head.layer);
       if (std::find(from, from + head.layers, true) != from + head.layers) return false;
     }
     return true;
   }
 
-  void keep_account() {
+  // Nobody else brings what this piece does.
+  void take_on() {
     const auto layers = static_cast<size_t>(receiver_.kv_.layers);
     for (size_t block = piece_head_.first; block < size_t{piece_head_.first} + piece_head_.count; ++block)
-      std::fill_n(transfer_->there.begin() + static_cast<std::ptrdiff_t>(block * layers + piece_head_.layer), piece_head_.layers,
+      std::fill_n(transfer_->begun.begin() + static_cast<std::ptrdiff_t>(block * layers + piece_head_.layer), piece_head_.layers,
                   true);
-    transfer_->missing -= size_t{piece_head_.count} * piece_head_.layers;
   }
 
   void end_with_note() {

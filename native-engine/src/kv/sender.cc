@@ -106,8 +106,7 @@ class KvSender::Connection {
   }
   void look_at_clock() {
     const auto now = Clock::now();
-    for (const auto& stream : streams_)
-      if (over_) stream->settle();
+    for (const auto& stream : streams_) stream->settle();
     for (size_t i = 0; i < streams_.size() && !over_; ++i) {
       SenderStream& stream = *streams_[i];
       if (now <= patience_of(stream)) continue;
@@ -304,7 +303,8 @@ class KvSender::Connection {
 
   void lose(SenderStream& stream, const std::string& error) {
     if (is_first(stream)) return fail(error);
-    if (stream.let_in) return end(error);
+    // Behind the end: whether everything is there the first one says, and this may be heard sooner than its answer.
+    if (stream.let_in && state_ != State::Waiting) return end(error);
     stream.close(true);
   }
 
@@ -325,7 +325,7 @@ class KvSender::Connection {
     if (answer.magic != wire::kAnswer) return lose(stream, "the receiver says something else");
     if (answer.refusal != 0) {
       const char* why = words(answer.refusal);
-      return is_first(stream) && is_final(answer.refusal) ? end(why) : lose(stream, why);
+      return (is_first(stream) ? is_final(answer.refusal) : stream.let_in) ? end(why) : lose(stream, why);
     }
     if (!stream.let_in) {
       stream.let_in = true;

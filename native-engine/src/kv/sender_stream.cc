@@ -60,7 +60,7 @@ void SenderStream::close(bool abandons) {
 }
 
 void SenderStream::settle() {
-  if (transport_ == nullptr) return;
+  if (transport_ == nullptr || !closing_) return;
   transport_->settle();
   if (transport_->is_settled()) transport_.reset();
 }

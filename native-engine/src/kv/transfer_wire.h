@@ -18,8 +18,8 @@
 //          no features                ─────▶         on another connection, once the OFFER was answered
 //                                     ◀───── ANSWER  0: it takes BLOCKS and ALIVE of the same transfer
 //
-// Where a connection that was let in ends before the last ANSWER, the whole transfer does; END may be heard before the last BLOCKS
-// of the others.
+// Where a connection that was let in ends before everything is there, the whole transfer does; END may be heard before the last
+// BLOCKS of the others, and their end before the last ANSWER.
 //
 // The content is a checksum of the tokens and of the number of the first block: a grant that an agent pairs with another
 // prompt writes nothing. A payload holds, for each block, the block of each of its layers: a sender may say the first layers of
