@@ -9,6 +9,7 @@ import { DASHBOARD_PATH } from './dashboard/browser.ts'
 import { dashboardRoutes } from './dashboard/routes.ts'
 import { errorDialectOf, failureResponse, requestIdHeaders } from './errors.ts'
 import { fleetRoutes } from './fleet/routes.ts'
+import { loadedOnce } from './loaded-once.ts'
 import { errorText, log } from './observe/log.ts'
 import { ADMIN_PREFIX, isAdminPath, requireKey } from './routes/access.ts'
 import type { AppEnv } from './routes/context.ts'
@@ -27,9 +28,7 @@ export function createApp(ports: Ports = systemPorts()) {
   const app = new Hono<AppEnv>({ router: new TrieRouter() })
 
   /** Loaded for the first who asks: a cold start that serves inference does without what it takes to make. */
-  let adminLoaded: ReturnType<typeof loadAdmin> | undefined
-  const loadAdmin = async () => (await import('./admin/mounted.ts')).mountedAdmin(ports)
-  const admin = () => (adminLoaded ??= loadAdmin())
+  const admin = loadedOnce(async () => (await import('./admin/mounted.ts')).mountedAdmin(ports))
 
   /** Methods some route answers on this path; the guards in front, which match every method, do not count. */
   const methodsOf = (path: string): string[] =>
