@@ -225,7 +225,8 @@ class KvReceiver::Connection {
     expect(State::Payload, 0);
   }
 
-  // All of it is of this transfer and none of it has come before, or is coming on another connection. What lies on a device is written with all its layers at once.
+  // All of it is of this transfer and none of it has come before, or is coming on another connection. What lies on a device is
+  // written with all its layers at once.
   bool is_missing(const wire::PieceHead& head) const {
     const auto layers = static_cast<size_t>(receiver_.kv_.layers);
     const size_t blocks = transfer_->blocks.size();
