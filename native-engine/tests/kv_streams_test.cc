@@ -212,6 +212,45 @@ TEST_P(Streams, NobodyJoinsWithoutTheSecretOrBeforeTheFirst) {
   EXPECT_TRUE(received.wait(1).good);
 }
 
+// Between hosts each connection has its own way: that the others are closed may be heard before the answer to the end.
+TEST_P(Streams, HaveArrivedWhereTheOthersAreClosedBeforeTheAnswerIsHeard) {
+  for (const bool arrives : {true, false}) {
+    std::string address = "tcp:127.0.0.1:0";
+    const Descriptor listener = listen_at(address);
+    const auto next = [&] {
+      pollfd polled{listener.get(), POLLIN, 0};
+      EXPECT_EQ(poll(&polled, 1, 20'000), 1);
+      return Descriptor(accept(listener.get(), nullptr, nullptr));
+    };
+    const auto take = [](const Descriptor& from, size_t count) {
+      TransferBytes bytes(count);
+      EXPECT_EQ(recv(from.get(), bytes.data(), count, MSG_WAITALL), static_cast<ssize_t>(count));
+      return bytes;
+    };
+    const auto let = [](const Descriptor& in) {
+      const wire::Answer answer;
+      EXPECT_EQ(::send(in.get(), &answer, sizeof answer, MSG_NOSIGNAL), static_cast<ssize_t>(sizeof answer));
+    };
+    send_with({.silence_max = 20s, .streams_max = 2, .stream_bytes_min = 1, .several_on_loopback = true});
+    sender->begin({1, address, grant_of(1), kContent, 20});
+    const Descriptor first = next();
+    take(first, offer_bytes(grant_of(1), kContent, kFingerprint).size());
+    let(first);
+    Descriptor second = next();
+    take(second, sizeof(wire::OfferHead));
+    let(second);
+    std::this_thread::sleep_for(20ms);
+    sender->finish(1);
+    EXPECT_EQ(wire::read<wire::PieceHead>(take(first, sizeof(wire::PieceHead))).magic, wire::kEnd);
+    second.reset();
+    std::this_thread::sleep_for(50ms);
+    EXPECT_TRUE(sent.none());
+    if (arrives) let(first);
+    else shutdown(first.get(), SHUT_RDWR);
+    EXPECT_EQ(sent.wait(1).good, arrives);
+  }
+}
+
 TEST_P(Streams, StopInEachPhase) {
   receive();
   for (const ZeroCopy zero_copy : {ZeroCopy::off, ZeroCopy::always}) {
