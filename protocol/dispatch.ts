@@ -113,7 +113,8 @@ export const PrefillWorker = z.object({
   url: z.url().max(500),
   /** A token of the gateway for that backend, bound to the key of the one that asks (see signing.ts); single use. */
   grant: z.string().min(1).max(2000),
-  load: PrefillLoad.optional(),
+  /** Other backends' word, by way of the gateway: one that is no load is none, and never the end of the request. */
+  load: PrefillLoad.optional().catch(undefined),
 })
 export type PrefillWorker = z.infer<typeof PrefillWorker>
 

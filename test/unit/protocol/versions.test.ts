@@ -39,13 +39,15 @@ test.each([
   expect(schema.parse({ ...before, ...added })).toEqual({ ...before, ...added })
 })
 
-test('figures that are none are refused before anything is decided by them', () => {
+test('figures that are none are left out before anything is decided by them, and end no request', () => {
   for (const wrong of [
     { prefillTokensQueued: -1 },
     { prefillTokensQueued: Number.NaN },
     { prefillTokensPerSecond: 0 },
     { heldChunk: 2 ** 53 },
     { stepModel: { ...load.stepModel, baseMs: -1 } },
+    // A sum that is beyond all numbers, as JSON says it.
+    { stepModel: { ...load.stepModel, baseMs: null } },
   ])
-    expect(PrefillWorker.safeParse({ ...worker, load: { ...load, ...wrong } }).success).toBe(false)
+    expect(PrefillWorker.parse({ ...worker, load: { ...load, ...wrong } })).toEqual(worker)
 })
