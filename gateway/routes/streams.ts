@@ -10,7 +10,7 @@ import type { Call } from '../lifecycle.ts'
 import { followRun } from '../runs/follow.ts'
 import { reachRuns } from '../runs/reach.ts'
 import type { RunJob, StreamForm } from '../runs/runner.ts'
-import { nameOfStream, ownerOf, streamId } from '../runs/stored-run.ts'
+import { NO_SUCH_EVENT, nameOfStream, ownerOf, streamId } from '../runs/stored-run.ts'
 import type { AppEnv } from './context.ts'
 
 /** Opt-in. */
@@ -85,10 +85,7 @@ async function read(c: Ctx, ports: Ports): Promise<Response> {
   const name = nameOfStream(id)
   if (name === undefined) return refuse(c, missing)
   const text = c.req.header(LAST_EVENT_HEADER) ?? ''
-  if (!/^\d{0,9}$/.test(text)) {
-    const message = 'The header Last-Event-ID must be the id of an event of this stream.'
-    return refuse(c, { code: 'invalid_request', message, param: LAST_EVENT_HEADER })
-  }
+  if (!/^\d{0,9}$/.test(text)) return refuse(c, NO_SUCH_EVENT)
   return follow(c, name, text === '' ? -1 : Number(text), ports, { [ID_HEADER]: id })
 }
 

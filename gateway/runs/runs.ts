@@ -35,6 +35,7 @@ import {
   type Kept,
   mayFollow,
   mayRead,
+  NO_SUCH_EVENT,
   type Owner,
   RESPONSE_KEPT_MS,
   STREAM_KEPT_MS,
@@ -320,6 +321,7 @@ export class Runs extends DurableObject<Env> {
       const message = 'Only a response that was created with "background": true can be streamed again.'
       return err({ code: 'invalid_request', message, param: 'stream' })
     }
+    if (form === 'stream' && !before.areEventsLost && after > this.#store.lastEvent(name)) return err(NO_SUCH_EVENT)
     if (this.#isWaiting(name) && waitMs > 0) await new Promise((resolve) => setTimeout(resolve, WAITING_LOOK_MS))
     const live = this.#live.get(name)
     if (live !== undefined) live.attendedAtMs = this.now()

@@ -1,6 +1,7 @@
 // A stored response as the routes and its object see it: owner, names, bounds, times to live. Owns the types and constants that
 // both share. Pure.
 import type { ResponseInputItem } from '../../protocol/dialects/responses.ts'
+import type { Failure } from '../../protocol/errors.ts'
 import type { Principal } from '../auth/principal.ts'
 
 /** How long a stored response can be read and continued, from its creation. */
@@ -66,6 +67,13 @@ export type Followed = {
 
 /** Each with its blank line: JSON has no raw line ends, so nothing else in an event looks like one. */
 export const eventsOf = (text: string): string[] => text.split(/(?<=\n\n)/)
+
+/** Behind a number that no event had nothing would come, and look as if all had come: whoever has seen an event finds it. */
+export const NO_SUCH_EVENT: Failure = {
+  code: 'invalid_request',
+  message: 'The header Last-Event-ID must be the id of an event of this stream.',
+  param: 'last-event-id',
+}
 
 /** A response and what stands before its output. */
 export type Conversation = { response: string; items: string }

@@ -321,6 +321,9 @@ describe('a stream that can be taken up again', () => {
     await response.text()
     const refused = await call(world, 'GET', `/v1/streams/${id}`, { 'last-event-id': 'seven' })
     expect([refused.status, JSON.parse(refused.text).error.param]).toEqual([400, 'last-event-id'])
+    // An empty answer would look as if nothing had come behind it.
+    const beyond = await resume(world, 'chat', id, 999_999_999)
+    expect([beyond.status, JSON.parse(beyond.text).error.param]).toEqual([400, 'last-event-id'])
     // Numbers alone are too little where all of it is asked for in one piece.
     const whole = await open(world, 'chat', RESUMABLE, { stream: false, stream_options: undefined })
     expect(whole.id).toBe('')
