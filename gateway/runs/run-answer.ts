@@ -28,7 +28,7 @@ export type RunAnswer = {
 }
 
 export const FAILED: Failure = { code: 'internal', message: 'The gateway failed to serve this request.' }
-const CANCELLED: Failure = { code: 'cancelled', message: 'The stream was cancelled.' }
+export const CANCELLED: Failure = { code: 'cancelled', message: 'The stream was cancelled.' }
 
 export function answerOf({ name, echo, stream, carried }: RunJob): RunAnswer {
   if (echo !== undefined) {
@@ -65,12 +65,21 @@ export function answerOf({ name, echo, stream, carried }: RunJob): RunAnswer {
 /** The last event of a run that is found without its work. */
 export const interruptedEvent = (job: RunJob, failure: Failure): string => answerOf(job).interrupted(failure)
 
-/** The same for a response, whose events are numbered. */
-export function interruptedResponse(stored: string, number: number, message: string): { event: string; text: string } {
+/** The same for a response, whose events are numbered: failed, or cancelled by its caller. */
+export function interruptedResponse(
+  stored: string,
+  number: number,
+  { code, message }: Failure,
+): { event: string; text: string } {
   // Written by the run itself.
   const before = JSON.parse(stored) as ResponseObject
-  const response: ResponseObject = { ...before, status: 'failed', error: { code: 'server_error', message } }
-  const event = { type: 'response.failed', sequence_number: number, response }
+  const isCancelled = code === CANCELLED.code
+  const response: ResponseObject = isCancelled
+    ? { ...before, status: 'cancelled' }
+    : { ...before, status: 'failed', error: { code: 'server_error', message } }
+  // As the answer itself says it (routes/responses-answer.ts).
+  const type = isCancelled ? 'response.incomplete' : 'response.failed'
+  const event = { type, sequence_number: number, response }
   return { event: `event: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`, text: JSON.stringify(response) }
 }
 

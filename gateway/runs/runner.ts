@@ -85,6 +85,7 @@ export class Runner {
   #isDecided = false
   #wasRefused = false
   #hasEnded = false
+  #isCancelled = false
 
   /** @param kept Of an earlier life. */
   constructor(
@@ -149,9 +150,14 @@ export class Runner {
     }
   }
 
+  get isCancelled(): boolean {
+    return this.#isCancelled
+  }
+
   /** The caller's own end: the upstream is let go, and the hold is settled as for a client that leaves. */
   cancel(): void {
     if (this.#hasEnded) return
+    this.#isCancelled = true
     this.#decide(undefined)
     this.#head.resolve({ status: 200, headers: [] })
     this.#end(this.#answer.cancelled())

@@ -24,7 +24,7 @@ import type { KeptAnswer } from '../providers/answer-journal.ts'
 import { within } from '../stream/within.ts'
 import { type LivePorts, LiveRun, type Said } from './live-run.ts'
 import { DIVERGED, firstLife, INTERRUPTED, type Lives, lastBeforeOutput, NOT_CONTINUED, nextLife } from './lives.ts'
-import { interruptedEvent, interruptedResponse } from './run-answer.ts'
+import { CANCELLED, interruptedEvent, interruptedResponse } from './run-answer.ts'
 import { type JournalNews, keptOf, RunJournal } from './run-journal.ts'
 import { type RunHead, RunStore } from './run-store.ts'
 import { type RunHead as AnswerHead, type RunJob, Runner } from './runner.ts'
@@ -261,7 +261,7 @@ export class Runs extends DurableObject<Env> {
       ended: (response: string, wasRefused: boolean) => {
         if (!isOurs()) return
         // What it says now is not what followers have by number.
-        if (live.isBehind) this.#giveUp(name, live, job, NOT_CONTINUED)
+        if (live.isBehind) this.#giveUp(name, live, job, runner.isCancelled ? CANCELLED : NOT_CONTINUED)
         else this.#ended(name, live, { response, wasRefused, isFirstLife: said === undefined })
       },
       journal,
@@ -474,17 +474,17 @@ export class Runs extends DurableObject<Env> {
   }
 
   /** It was found without its runner, and does not go on. @param job Absent: not known any more. */
-  #interrupted(name: string, job: RunJob | undefined, { message, ...failure }: Failure): void {
+  #interrupted(name: string, job: RunJob | undefined, failure: Failure): void {
     const head = this.#store.head(name)
     if (head === undefined) return
-    log('warn', 'run_interrupted', { run: name, message })
+    log('warn', 'run_interrupted', { run: name, message: failure.message })
     this.ctx.storage.transactionSync(() => {
       const stored = this.#store.text(name, 'response')
       if (stored !== '') {
-        const { event, text } = interruptedResponse(stored, this.#store.lastEvent(name) + 1, message)
+        const { event, text } = interruptedResponse(stored, this.#store.lastEvent(name) + 1, failure)
         this.#store.append(name, event)
         this.#store.putText(name, 'response', text)
-      } else if (job !== undefined) this.#store.append(name, interruptedEvent(job, { ...failure, message }))
+      } else if (job !== undefined) this.#store.append(name, interruptedEvent(job, failure))
       this.#putEnded(name, head, false)
     })
   }

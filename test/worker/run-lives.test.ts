@@ -203,6 +203,25 @@ describe('a response on own backends whose object dies', () => {
 })
 
 describe('a response whose next life', () => {
+  test('is ended by its caller before it has come as far as the last one is cancelled, and paid as far as it was told', async () => {
+    const { script, dispatches } = stuckAfter(5)
+    const world = await worldOf(script)
+    const { body } = await create(world, { background: true })
+    await untilStored(world, body.id, (text) => text.includes('quick'))
+    await kill(world, body.id)
+    const { body: cancelled } = await ask(world, 'POST', `/v1/responses/${body.id}/cancel`)
+    expect(cancelled).toMatchObject({ status: 'cancelled', error: null })
+    expect((await ask(world, 'GET', `/v1/responses/${body.id}`)).body).toEqual(cancelled)
+    const events = await eventsOf(world, body.id)
+    expect(events.at(-1)).toMatchObject({ type: 'response.incomplete', response: { status: 'cancelled' } })
+    await vi.waitFor(async () => {
+      const { attempts, holds } = await world.recorded()
+      expect(attempts).toMatchObject([{ status: 'client_cancelled', charge: 'customer', input: 7, output: 2 }])
+      expect(holds).toBe(0)
+    })
+    expect(dispatches).toHaveLength(1)
+  })
+
   test('says something else than its last one fails, and nothing garbled is added', async () => {
     let dispatches = 0
     const world = await worldOf((dispatch) => {

@@ -227,6 +227,9 @@ describe('a stream that can be taken up again', () => {
       expect(holds).toBe(0)
     })
     expect(dispatches).toHaveLength(1)
+    const events = parsed((await resume(world, 'chat', id, undefined)).text)
+    expect(textOf('chat', events)).toBe('The quick ')
+    expect(json(events.at(-1)?.data ?? '')).toMatchObject({ error: { message: 'The stream was cancelled.' } })
   })
 
   test('that nobody asks for any more is ended, and what was computed is paid', async () => {
