@@ -87,6 +87,7 @@ void Block::run(const Kernel& kernel, uint32_t block_number) {
     lane.state = Lane::State::unstarted;
     lane.copies.clear();
     lane.committed = 0;
+    lane.has_waited = false;
     if (++thread.x == dim.x) {
       thread.x = 0;
       if (++thread.y == dim.y) thread.y = 0, ++thread.z;
@@ -169,6 +170,7 @@ void Block::run_lanes_here() {
 // The running lane has returned from the kernel: who waits for it waits no longer.
 void Block::leave_lane() {
   Lane& lane = *current_lane;
+  if (kernel_->early && !lane.has_waited) fail(Fault::no_wait, "a kernel that is launched early ends without having waited");
   Warp& warp = warps_[lane.index / kWarpLanes];
   lane.state = Lane::State::exited;
   warp.live &= ~lane.bit();

@@ -54,6 +54,7 @@ struct Lane {
   // cp.async
   std::vector<PendingCopy> copies;
   uint32_t committed = 0;
+  bool has_waited = false;  // wait_for_previous()
 
   uint32_t bit() const { return 1u << index % kWarpLanes; }
 };
@@ -62,6 +63,7 @@ struct Lane {
 struct Kernel {
   dim3 grid;
   dim3 block;
+  bool early = false;  // it may begin beside the end of the one before, on chips that can
   size_t shared_bytes = 0;
   size_t shared_allowed = 0;              // dynamic: what cudaFuncSetAttribute has allowed
   size_t shared_limit = 0;                // of the device, static and dynamic together, once it was asked for

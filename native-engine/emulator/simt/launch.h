@@ -33,9 +33,11 @@ void check_argument(const T& value, size_t argument, const void* kernel) {
 #endif
 }
 
+// early: it may begin beside the end of the kernel before it. Here none does, but each of its threads has to call
+// wait_for_previous().
 template <class... Parameters>
 cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
-                   std::tuple<std::decay_t<Parameters>...> values) {
+                   std::tuple<std::decay_t<Parameters>...> values, bool early = false) {
   struct Call {
     void (*kernel)(Parameters...);
     std::tuple<std::decay_t<Parameters>...> values;
@@ -48,6 +50,7 @@ cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t 
   launched.grid = grid;
   launched.block = block;
   launched.shared_bytes = shared_bytes;
+  launched.early = early;
   launched.call = [](const void* arguments) {
     const Call& call = *static_cast<const Call*>(arguments);
     std::apply(call.kernel, call.values);

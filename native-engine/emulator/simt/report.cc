@@ -53,6 +53,8 @@ const char* name_of(Fault fault) {
       return "stack overflow";
     case Fault::trap:
       return "trap";
+    case Fault::no_wait:
+      return "no wait";
   }
   return "?";
 }

@@ -26,6 +26,7 @@ enum class Fault {
   host_access,           // the host touches device memory outside a kernel
   stack_overflow,
   trap,
+  no_wait,               // a thread of a kernel that is launched early does not wait for those before it
 };
 
 const char* name_of(Fault fault);

@@ -221,6 +221,9 @@ __global__ void endless(int depth, char* out) {
   *out = frame[(depth + 1) % 4096];
 }
 __global__ void trapped() { __trap(); }
+__global__ void waits_unless(unsigned thread) {
+  if (threadIdx.x != thread) simt::wait_for_previous();
+}
 
 using BlockDeathTest = testing::Test;
 
@@ -246,6 +249,20 @@ TEST(BlockDeathTest, NamedBarriersHaveNumbersAndWholeWarps) {
 TEST(BlockDeathTest, AStackThatIsFullIsReported) {
   const DeviceArray<char> out(1);
   EXPECT_DEATH(run(endless, {1, 1}, 1, out.data()), "simt: stack overflow");
+}
+TEST(BlockDeathTest, AKernelThatIsLaunchedEarlyWaitsInEveryThread) {
+  const auto early = [](unsigned thread) {
+    return simt::launch(waits_unless, dim3(2), dim3(40), 0, nullptr, std::tuple(thread), true);
+  };
+  EXPECT_EQ(early(40), cudaSuccess);
+  EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+  EXPECT_EQ(run(waits_unless, {1, 40}, 7), cudaSuccess) << "of others nobody asks it";
+  EXPECT_DEATH(
+      {
+        (void)early(39);
+        (void)cudaDeviceSynchronize();
+      },
+      "simt: no wait: (.|\n)*waits_unless");
 }
 TEST(BlockDeathTest, ATrapIsReported) { EXPECT_DEATH(run(trapped, {1, 1}), "simt: trap: __trap at .*block_test.cc"); }
 

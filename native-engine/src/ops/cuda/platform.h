@@ -120,10 +120,12 @@ void launch(void (*kernel)(Parameters...), const LaunchShape& shape, Arguments&&
 }
 
 // A kernel begins with this where it is launched by launch_early(): behind it, all that kernels before it wrote is there. What comes
-// before may read only what no kernel writes, e.g. weights, and so may __ldg() anywhere, which compilers move. All threads call it:
-// a kernel's end has to mean that those before it have ended.
+// before may read only what no kernel writes, e.g. weights, and so may __ldg() anywhere, which compilers move. All threads call it,
+// as the emulator checks: a kernel's end has to mean that those before it have ended.
 __device__ __forceinline__ void wait_for_previous() {
-#if !PENSTOCK_CUDA_EMULATED && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#if PENSTOCK_CUDA_EMULATED
+  simt::wait_for_previous();
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;");
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
@@ -142,7 +144,8 @@ template <class... Parameters, class... Arguments>
 void launch_early([[maybe_unused]] int32_t rows, void (*kernel)(Parameters...), const LaunchShape& shape,
                   Arguments&&... arguments) {
 #if PENSTOCK_CUDA_EMULATED
-  launch(kernel, shape, std::forward<Arguments>(arguments)...);
+  std::tuple<std::decay_t<Parameters>...> values(static_cast<std::decay_t<Parameters>>(arguments)...);
+  check(simt::launch(kernel, shape.grid, shape.block, shape.shared_bytes, shape.stream, std::move(values), true), "launch");
 #else
   // Of any kernel: all are compiled for the same architectures.
   static const bool waits = [&] {
