@@ -12,7 +12,7 @@ import { pauseMs } from './retry-after.ts'
 import type { SseEvent } from './sse.ts'
 import { dialectFor } from './target.ts'
 
-/** How often one stream is taken up again. */
+/** How often one stream is taken up again at the same event. */
 const RESUMES_MAX = 10
 /** Begun anew so often: an answer that never comes through is better an error. */
 const RESTARTS_MAX = 2
@@ -52,6 +52,7 @@ export function eventsOf(core: Core, call: Call, won: Won): AsyncGenerator<SseEv
 async function* passAll(core: Core, call: Call, passing: Passing): AsyncGenerator<SseEvent, void, undefined> {
   const asked = call.request
   let resumes = 0
+  let stoodAt = ''
   let restarts = 0
   try {
     for (;;) {
@@ -59,6 +60,9 @@ async function* passAll(core: Core, call: Call, passing: Passing): AsyncGenerato
       const broken = yield* passOn(current, progress)
       if (broken === undefined) return
       call.scope.signal.throwIfAborted()
+      const standsAt = `${progress.lastEventId} ${progress.sequence}`
+      if (standsAt !== stoodAt) resumes = 0
+      stoodAt = standsAt
       const streamId = streamIdOf(current)
       if (streamId !== undefined && !progress.hasFailed && resumes < RESUMES_MAX) {
         const next = await takenUp(core, call, { streamId, lastEventId: progress.lastEventId, resumes: resumes++ })

@@ -64,6 +64,28 @@ describe('a stream that the gateway keeps', () => {
     expect(given.usage).toMatchObject([{ requestId: 'req_1', model: 'small', outputTokens: 3, isMetered: true }])
   })
 
+  it('goes on however often it breaks off while it comes further, and not for ever where it does not', async () => {
+    const many = chatPieces(Array.from({ length: 14 }, (_, at) => `${at} `)).map((piece, at) => `id: ${at}\n${piece}`)
+    const step = (from: number, to: number, then: 'reset' | 'end'): Step => ({
+      ...part(0, 0),
+      pieces: many.slice(from, to),
+      then,
+    })
+    const given = world([
+      ...Array.from({ length: 14 }, (_, at) => step(at, at + 1, 'reset')),
+      step(14, many.length, 'end'),
+    ])
+    expect(await textOf(await given.penstock.chat.completions.create(request))).toBe(
+      Array.from({ length: 14 }, (_, at) => `${at} `).join(''),
+    )
+    const again = { ...part(1, 2), pieces: [pieces[1] ?? ''] }
+    const stuck = world([part(0, 2), ...Array.from({ length: 30 }, () => again)])
+    await expect(textOf(await stuck.penstock.chat.completions.create(request))).rejects.toBeInstanceOf(
+      StreamInterruptedError,
+    )
+    expect(stuck.fetch.seen.length).toBeLessThan(15)
+  })
+
   it('goes on where its end alone is missing', async () => {
     const given = world([part(0, 4), part(4, 9, 'end')])
     expect(await textOf(await given.penstock.chat.completions.create(request))).toBe('one two three')
