@@ -295,6 +295,26 @@ TEST_P(Streams, GoWithFewerWhereTheReceiverTakesNoMoreConnections) {
   }
 }
 
+// Who has given one up would have it accepted all the same, as one that has joined and broken off.
+TEST_P(Streams, WaitForThoseThatAreAcceptedLateAsLongAsTheTransferLasts) {
+  receiver = std::make_unique<KvReceiver>(target.view, kFingerprint, table, listen_address(),
+                                          ReceiverOptions{.silence_max = 500ms, .connections_max = 2});
+  const TransferPeer other(receiver->address());  // says nothing, and has its place until it is given up
+  std::this_thread::sleep_for(20ms);
+  SenderOptions options = kFourStreams;
+  options.silence_max = 200ms;
+  send_with(options);
+  table.open(grant_of(1), kContent, {1, 2, 3});
+  sender->begin(large(1, grant_of(1)));
+  sender->extend(1, std::vector<int32_t>{0, 1});
+  std::this_thread::sleep_for(800ms);
+  sender->extend(1, std::vector<int32_t>{2});
+  sender->finish(1);
+  EXPECT_TRUE(sent.wait(1).good);
+  EXPECT_TRUE(received.wait(1).good);
+  EXPECT_TRUE(has_first_blocks());
+}
+
 INSTANTIATE_TEST_SUITE_P(Over, Streams, ::testing::Values(TransportKind{"tcp", false, false}),
                          [](const auto& which) { return std::string(which.param.name); });
 

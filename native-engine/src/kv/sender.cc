@@ -113,8 +113,8 @@ class KvSender::Connection {
       if (!awaits_peer(stream)) {
         stream.say(wire::PieceHead{.magic = wire::kAlive});
         stream.touch();
-      } else if (i == 0) {
-        return fail("the receiver is silent");
+      } else if (i > 0 && !stream.let_in) {
+        stream.touch();  // were it closed, the receiver might still accept it, as one that has joined and broken off
       } else {
         lose(stream, "the receiver is silent");
       }
