@@ -123,9 +123,9 @@ export class Runner {
     return this.#answer.begin()
   }
 
-  /** Resolves when the run has ended and the request is settled. Never rejects. */
-  async run(): Promise<void> {
-    this.#ports.append(this.#answer.start())
+  /** Resolves when the run has ended and the request is settled. Never rejects. @param first Events to be told before all others. */
+  async run(first = ''): Promise<void> {
+    this.#ports.append(first + this.#answer.start())
     this.#ports.started(this.#answer.response())
     try {
       const call = await guardCall(this.#call(), { isChecked: true })

@@ -219,8 +219,7 @@ export class Runs extends DurableObject<Env> {
     })
     if (before.lives > 0) log('warn', 'run_lives_again', { run: name, lives: before.lives, events: events + 1, tokens })
     if (areLost) made.live.loseEvents()
-    made.live.append(made.runner.begin())
-    this.#run(name, made)
+    this.#run(name, made, made.runner.begin())
   }
 
   #said(name: string): Said {
@@ -229,11 +228,12 @@ export class Runs extends DurableObject<Env> {
     return { chars: said.chars, digest: said.hex() }
   }
 
-  #run(name: string, { runner, live }: Made): void {
+  /** @param first Of a further life: what is stored already, to be compared with that. */
+  #run(name: string, { runner, live }: Made, first = ''): void {
     this.#live.set(name, live)
     this.#wakeAt(this.now() + BEAT_MS)
     life.runBegan()
-    this.ctx.waitUntil(runner.run().finally(() => life.runEnded()))
+    this.ctx.waitUntil(runner.run(first).finally(() => life.runEnded()))
   }
 
   #make(job: RunJob, { said, kept }: { said?: Said; kept?: KeptAnswer } = {}): Made {

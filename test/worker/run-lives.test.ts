@@ -256,6 +256,24 @@ describe('a response whose next life', () => {
   })
 })
 
+describe('a response whose first events are not what its next life says', () => {
+  test('fails, and its followers are told so', async () => {
+    const { script } = stuckAfter(1)
+    const world = await worldOf(script)
+    const { body } = await create(world, { background: true })
+    await untilStored(world, body.id, (text, journal) => text.includes('in_progress') && journal.includes('accepted'))
+    const { name, runs } = await storedAt(world, body.id)
+    await runInDurableObject(runs, (_, state) => {
+      state.storage.sql.exec('DELETE FROM events WHERE run = ? AND first > 0', name)
+      state.storage.sql.exec(`UPDATE events SET piece = replace(piece, '"queued"', '"qeuued"') WHERE run = ?`, name)
+    })
+    await kill(world, body.id)
+    expect(await until(world, body.id, 'failed')).toMatchObject({ error: { code: 'server_error' } })
+    expect((await eventsOf(world, body.id)).at(-1)).toMatchObject({ type: 'response.failed' })
+    await vi.waitFor(async () => expect((await world.recorded()).holds).toBe(0))
+  })
+})
+
 describe('a response that nobody can go on with', () => {
   test('has failed where a vendor had told some of it, and says which', async () => {
     const world = await worldOf(['unused'])
