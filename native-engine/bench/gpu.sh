@@ -10,7 +10,8 @@
 # the emulator: in the build folder). GoogleTest comes from the system, or from sources in PENSTOCK_GOOGLETEST (default:
 # build-cuda/googletest, else /usr/src/googletest). cuBLASLt comes from the toolkit, else from Python's nvidia-cublas. Builds in
 # PENSTOCK_GPU_BUILD (default: build-cuda/gpu-on). With PENSTOCK_LLAMA_CPP llama.cpp computes the same models in the same run: its
-# llama-batched-bench, or the folder of its sources, which are built first (over five minutes on 16 cores). Exit code: 0 all is well, 1 something failed or is missing, 2 nothing was begun.
+# llama-batched-bench, or the folder of its sources, which are built first (over five minutes on 16 cores).
+# Exit code: 0 all is well, 1 something failed or is missing, 2 nothing was begun.
 set -u
 [ -n "${OUT:-}" ] && OUT=$(realpath "$OUT")
 cd "$(dirname "$0")/.." || exit 2
@@ -215,11 +216,13 @@ run_sanitizers() {
 
 # The same model by llama.cpp: prompts in chunks of 512 as ours, flash attention, its best of two; beside what `log` says of ours.
 run_peer() {
-  local name=$1 model=$2 log=$3
+  local name=$1 model=$2 log=$3 until=$4
   say ''
   local options=(-m "$model" -c 40960 -b 2048 -ub 512 -ngl 99 -fa on --output-format jsonl)
-  step "$name-prompts" 40 "$peer" "${options[@]}" -npp 512,512,4096,4096 -ntg 1 -npl 1 || outcome "$?" "$name-prompts"
-  step "$name-decode" 60 "$peer" "${options[@]}" -npp 1024 -ntg 64 -npl 1,1,8,8,32,32 || outcome "$?" "$name-decode"
+  step "$name-prompts" "$((until - SECONDS < 40 ? until - SECONDS : 40))" "$peer" "${options[@]}" -npp 512,512,4096,4096 -ntg 1 -npl 1 ||
+    outcome "$?" "$name-prompts"
+  step "$name-decode" "$((until - SECONDS < 60 ? until - SECONDS : 60))" "$peer" "${options[@]}" -npp 1024 -ntg 64 -npl 1,1,8,8,32,32 ||
+    outcome "$?" "$name-decode"
   say '| work | tokens/s | llama.cpp | ours against it |' '| --- | ---: | ---: | ---: |'
   cat "$logs/$name-prompts.log" "$logs/$name-decode.log" 2>/dev/null |
     sed -nE 's/.*"pp": ([0-9]+),.*"pl": ([0-9]+),.*"speed_pp": ([0-9.]+),.*"speed_tg": ([0-9.]+),.*/\1 \2 \3 \4/p' >"$scratch/peer"
@@ -252,7 +255,7 @@ decode step is the weights, keys and values at the rate of reads; that of a prom
       --gemm "$gemm" --path "$scratch/model.gguf" --keep 1 ${small[@]+"${small[@]}"}
     code=$?
     grep -E '^(\||\*\*|$)' "$logs/$name.log" >>"$page"
-    [ -n "$peer" ] && [ "$code" = 0 ] && [ "$gemm" = own ] && run_peer "peer-$name" "$scratch/model.gguf" "$logs/$name.log"
+    [ -n "$peer" ] && [ "$code" = 0 ] && [ "$gemm" = own ] && run_peer "peer-$name" "$scratch/model.gguf" "$logs/$name.log" "$until"
     rm -f "$scratch/model.gguf"
     say ''
     outcome "$code" "$name"
@@ -287,7 +290,8 @@ fi
 outcome "$code" configure
 if [ "$code" = 0 ]; then
   # shellcheck disable=SC2086 # names without spaces, one target each
-  step build $((limit > 400 ? limit - 200 : limit / 2)) cmake --build "$build" --parallel "$jobs" --target cuda-bench $test_names -- $keep_going
+  step build $((limit > 400 ? limit - 200 : limit / 2)) cmake --build "$build" --parallel "$jobs" --target cuda-bench $test_names \
+    -- $keep_going
   outcome "$?" build
 fi
 peer=
@@ -295,9 +299,9 @@ if [ -f "${PENSTOCK_LLAMA_CPP:-}" ] && [ -x "${PENSTOCK_LLAMA_CPP:-}" ]; then
   peer=$PENSTOCK_LLAMA_CPP
 elif [ "$code" = 0 ] && [ -n "${PENSTOCK_LLAMA_CPP:-}" ]; then
   # shellcheck disable=SC2016 # expanded by the inner shell
-  step peer-build "$((limit / 2))" bash -c 'cmake -S "$1" -B "$2" -DCMAKE_BUILD_TYPE=Release -DGGML_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES="$3" \
-      -DBUILD_SHARED_LIBS=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF \
-      -DGGML_CUDA_NCCL=OFF &&
+  step peer-build "$((limit / 2))" bash -c 'cmake -S "$1" -B "$2" -DCMAKE_BUILD_TYPE=Release -DGGML_CUDA=ON \
+      -DCMAKE_CUDA_ARCHITECTURES="$3" -DBUILD_SHARED_LIBS=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
+      -DLLAMA_BUILD_SERVER=OFF -DGGML_CUDA_NCCL=OFF &&
     cmake --build "$2" --parallel "$4" --target llama-batched-bench' \
     peer-build "$PENSTOCK_LLAMA_CPP" "$build/llama.cpp" "${capability:-90}" "$jobs"
   code=$?
@@ -313,8 +317,8 @@ if [ -x "$build/cuda-bench" ]; then
 fi
 run_tests
 if [ -x "$build/cuda-bench" ]; then
-  say '## Kernels' '' 'Calls replayed as a graph, the best of five rounds, weights and caches cold. The bound is the larger of bytes at the rate
-of copies or reads and operations at the rate of mma.sync, both measured above.' ''
+  say '## Kernels' '' 'Calls replayed as a graph, the best of five rounds, weights and caches cold. The bound is the larger of bytes at
+the rate of copies or reads and operations at the rate of mma.sync, both measured above.' ''
   step kernels 100 "$build/cuda-bench" kernels ${small[@]+"${small[@]}"}
   code=$?
   grep '^|' "$logs/kernels.log" >>"$page"
