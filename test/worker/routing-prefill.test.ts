@@ -22,6 +22,7 @@ test('a decode backend is told of prefill backends, best first, with their queue
   const slow = { measuredPrefillTokensPerSecond: 500 }
   await decode.report([frame(world.model, { role: 'decode', ...KV, ...LARGE, sequence: 2, ...slow })])
   await free.report([frame(world.model, { ...prefill, ...slow, stepModel: STEP })])
+  await busy.report([frame(world.model, { ...prefill, ...slow })])
   await world.catalog([FLEET_TARGET(world.model)])
   await (await world.chat()).settled()
   const [short] = decode.dispatches
@@ -33,7 +34,7 @@ test('a decode backend is told of prefill backends, best first, with their queue
   const input = { kind: 'chat' as const, messages: [{ role: 'user' as const, content }] }
   const chunks = chunkHashes(promptPieces({ ...short, input }), short.tenant, world.model)
   const kv = { reset: true, stored: chunks.slice(0, 2), removed: [] }
-  await busy.report([frame(world.model, { ...prefill, ...slow, prefillTokensQueued: 900 })], 0, kv)
+  await busy.report([frame(world.model, { ...prefill, ...slow, sequence: 3, prefillTokensQueued: 900 })], undefined, kv)
   // Until this isolate's copy of the fleet is an old one.
   await new Promise((resolve) => setTimeout(resolve, 1100))
   const { response, settled } = await world.chat({ messages: [{ role: 'user', content }] })
