@@ -85,13 +85,17 @@ export async function reserve(
       const release = async () => {
         const late = await reserving
         if (!late.ok) return
-        const tally = new Tally()
         const isKept = kept?.attempt === attempt
-        if (isKept) for (const event of toldEvents(kept.entries, job.request)) tally.see(event)
-        // What an earlier life of the request has given its caller is paid all the same.
-        const charge = isKept ? 'customer' : 'absorbed'
+        const told = isKept ? toldEvents(kept.entries, job.request) : []
+        const tally = new Tally()
+        for (const event of told) tally.see(event)
+        // What an earlier life of the request has given its caller is paid all the same; else as after any failure (end.ts).
+        const isCallersDoing = error.reason === 'client_gone' || job.deadlineIsCallers
+        const isPaid = isKept && (isCallersDoing || told.some(({ type }) => type !== 'accepted'))
+        const status = isKept && error.reason === 'deadline' ? 'deadline_exceeded' : 'client_cancelled'
         // Of a later attempt, the one before it says that the request has ended; that is not known in a next life.
-        const end = { status: 'client_cancelled', charge, final: isKept || attempt === 1, httpStatus: 499 } as const
+        const final = isKept || attempt === 1
+        const end = { status, charge: isPaid ? 'customer' : 'absorbed', final, httpStatus: 499 } as const
         await settlementOf(late.value).end(endOf(tally.counted(), end, ports.nowMs()))
       }
       job.waitUntil(release().catch(() => {}))
