@@ -12,7 +12,6 @@ import { errorText, log } from '../observe/log.ts'
 import { findPlan } from '../policy/catalog.ts'
 import { parseHints } from '../routing/hints.ts'
 import { continueConversation, listItems } from '../runs/conversation.ts'
-import { followRun } from '../runs/follow.ts'
 import { maskedParts } from '../runs/masked.ts'
 import { reachRuns, runsOf } from '../runs/reach.ts'
 import type { RunJob } from '../runs/runner.ts'
@@ -26,7 +25,7 @@ import { prepare } from './preparation.ts'
 import { ResponseAnswer, responseId } from './responses-answer.ts'
 import { echoOf, parseResponse, requestOf } from './responses-requests.ts'
 import { invalid } from './schema-fault.ts'
-import { carriedOf, nameOfRun, resumableStream, wantsResumable } from './streams.ts'
+import { carriedOf, followFor, nameOfRun, resumableStream, wantsResumable } from './streams.ts'
 import { parseTags } from './tags.ts'
 
 /** A response that cannot be kept in this time is given to the caller all the same: it has been paid for. */
@@ -197,20 +196,8 @@ async function background(
   const job: RunJob = { name, owner, echo, items: conversation, carried: carriedOf(call) }
   const started = await reachRuns(c.env, owner, name, (runs) => runs.start(job))
   if (!started.ok) return refuse(c, started.error)
-  return isStream ? follow(c, name, -1, ports) : json(c, started.value, call.answerHeaders)
+  return isStream ? followFor(c, name, -1, ports) : json(c, started.value, call.answerHeaders)
 }
-
-const follow = (c: Ctx, name: string, after: number, ports: Ports): Promise<Response> =>
-  followRun({
-    env: c.env,
-    name,
-    owner: ownerOf(c.get('principal')),
-    requestId: c.get('requestId'),
-    after,
-    keepAliveMs: ports.timings.keepAliveMs,
-    clientGone: c.req.raw.signal,
-    waitUntil: (work) => c.executionCtx.waitUntil(work),
-  })
 
 const json = (c: Ctx, text: string, more: Readonly<Record<string, string>> = {}): Response =>
   new Response(text, {
@@ -262,7 +249,7 @@ async function retrieve(c: Ctx, ports: Ports): Promise<Response> {
   if (!stream.ok) return refuse(c, stream.error)
   const after = wholeNumber(c, 'starting_after', { min: 0, max: 999_999_999, absent: -1 })
   if (!after.ok) return refuse(c, after.error)
-  if (stream.value === 'true') return follow(c, name.value, after.value, ports)
+  if (stream.value === 'true') return followFor(c, name.value, after.value, ports)
   if (after.value >= 0) return refuse(c, invalid("'starting_after' needs 'stream' to be true.", 'starting_after'))
   return read(c, (runs, name, owner) => runs.read(name, owner))
 }

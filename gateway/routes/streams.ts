@@ -7,7 +7,7 @@ import type { Ports } from '../attempts.ts'
 import { errorDialectOf, failureResponse, requestIdHeaders } from '../errors.ts'
 import { life } from '../handover/life.ts'
 import type { Call } from '../lifecycle.ts'
-import { followRun } from '../runs/follow.ts'
+import { type Following, followRun } from '../runs/follow.ts'
 import { reachRuns } from '../runs/reach.ts'
 import type { RunJob, StreamForm } from '../runs/runner.ts'
 import { NO_SUCH_EVENT, nameOfStream, ownerOf, streamId } from '../runs/stored-run.ts'
@@ -59,7 +59,14 @@ export async function resumableStream(
   return follow(c, name, -1, call.ports, { ...shown, [ID_HEADER]: streamId(name) })
 }
 
-const follow = (c: Ctx, name: string, after: number, ports: Ports, headers: Record<string, string>) =>
+/** A run's events behind number `after` to this caller; `stream`: as a stream that can be taken up again. */
+export const followFor = (
+  c: Ctx,
+  name: string,
+  after: number,
+  ports: Ports,
+  stream?: Following['stream'],
+): Promise<Response> =>
   followRun({
     env: c.env,
     name,
@@ -69,8 +76,11 @@ const follow = (c: Ctx, name: string, after: number, ports: Ports, headers: Reco
     keepAliveMs: ports.timings.keepAliveMs,
     clientGone: c.req.raw.signal,
     waitUntil: (work) => c.executionCtx.waitUntil(work),
-    stream: { dialect: dialectOf(c), headers },
+    ...(stream !== undefined && { stream }),
   })
+
+const follow = (c: Ctx, name: string, after: number, ports: Ports, headers: Record<string, string>) =>
+  followFor(c, name, after, ports, { dialect: dialectOf(c), headers })
 
 /** Whoever comes back speaks the dialect of the call, and says so as it did there. */
 const dialectOf = (c: Ctx) => errorDialectOf(c.req.path, c.req.raw.headers)

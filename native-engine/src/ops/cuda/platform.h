@@ -98,25 +98,39 @@ __device__ inline T* dynamic_shared() {
 #endif
 }
 
-// Enqueues a kernel. Each argument converts to its parameter. Throws CudaError when the launch is refused; what happens on the
-// device later comes out of a later call.
+// What launch() and launch_early() share. early: beside the end of the kernel before it.
 template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), const LaunchShape& shape, Arguments&&... arguments) {
+void enqueue(bool early, void (*kernel)(Parameters...), const LaunchShape& shape, Arguments&&... arguments) {
   static_assert(sizeof...(Parameters) == sizeof...(Arguments), "one argument for each parameter");
   static_assert((std::is_convertible_v<Arguments, Parameters> && ...), "an argument does not convert");
   std::tuple<std::decay_t<Parameters>...> values(static_cast<std::decay_t<Parameters>>(arguments)...);
 #if PENSTOCK_CUDA_EMULATED
-  check(simt::launch(kernel, shape.grid, shape.block, shape.shared_bytes, shape.stream, std::move(values)), "launch");
+  check(simt::launch(kernel, shape.grid, shape.block, shape.shared_bytes, shape.stream, std::move(values), early), "launch");
 #else
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = shape.grid;
+  config.blockDim = shape.block;
+  config.dynamicSmemBytes = shape.shared_bytes;
+  config.stream = shape.stream;
+  config.attrs = &attribute;
+  config.numAttrs = early ? 1 : 0;
   std::apply(
       [&](auto&... value) {
         void* pointers[] = {static_cast<void*>(&value)..., nullptr};
-        check(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), shape.grid, shape.block, pointers,
-                               shape.shared_bytes, shape.stream),
-              "launch");
+        check(cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), pointers), "launch");
       },
       values);
 #endif
+}
+
+// Enqueues a kernel. Each argument converts to its parameter. Throws CudaError when the launch is refused; what happens on the
+// device later comes out of a later call.
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), const LaunchShape& shape, Arguments&&... arguments) {
+  enqueue(false, kernel, shape, std::forward<Arguments>(arguments)...);
 }
 
 // A kernel begins with this where it is launched by launch_early(): behind it, all that kernels before it wrote is there. What comes
@@ -144,8 +158,8 @@ template <class... Parameters, class... Arguments>
 void launch_early([[maybe_unused]] int32_t rows, void (*kernel)(Parameters...), const LaunchShape& shape,
                   Arguments&&... arguments) {
 #if PENSTOCK_CUDA_EMULATED
-  std::tuple<std::decay_t<Parameters>...> values(static_cast<std::decay_t<Parameters>>(arguments)...);
-  check(simt::launch(kernel, shape.grid, shape.block, shape.shared_bytes, shape.stream, std::move(values), true), "launch");
+  constexpr bool kEarly = true;  // whatever the rows: it looks whether every thread waits
+  enqueue(kEarly, kernel, shape, std::forward<Arguments>(arguments)...);
 #else
   // Of any kernel: all are compiled for the same architectures.
   static const bool waits = [&] {
@@ -153,27 +167,8 @@ void launch_early([[maybe_unused]] int32_t rows, void (*kernel)(Parameters...), 
     check(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel)), "cudaFuncGetAttributes");
     return attributes.ptxVersion >= 90 && attributes.binaryVersion >= 90;
   }();
-  if (!waits || (rows > kEarlyRowsFew && rows < kEarlyRowsMany)) {
-    return launch(kernel, shape, std::forward<Arguments>(arguments)...);
-  }
-  static_assert(sizeof...(Parameters) == sizeof...(Arguments), "one argument for each parameter");
-  std::tuple<std::decay_t<Parameters>...> values(static_cast<std::decay_t<Parameters>>(arguments)...);
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = shape.grid;
-  config.blockDim = shape.block;
-  config.dynamicSmemBytes = shape.shared_bytes;
-  config.stream = shape.stream;
-  config.attrs = &early;
-  config.numAttrs = 1;
-  std::apply(
-      [&](auto&... value) {
-        void* pointers[] = {static_cast<void*>(&value)..., nullptr};
-        check(cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), pointers), "launch");
-      },
-      values);
+  const bool early = waits && (rows <= kEarlyRowsFew || rows >= kEarlyRowsMany);
+  enqueue(early, kernel, shape, std::forward<Arguments>(arguments)...);
 #endif
 }
 
