@@ -21,7 +21,8 @@ const Key = z.object({ prefix: z.string(), revoked_at: z.string().nullable() })
 const StoredModel = z.object({
   targets: z.array(z.object({ provider: z.string(), model: z.string(), context_tokens: z.number() })),
 })
-const Backend = z.object({ state: z.string(), models: z.array(z.object({ model: z.string() })) })
+const Engine = z.object({ model: z.string(), role: z.string(), draining: z.boolean() })
+const Backend = z.object({ state: z.string(), models: z.array(Engine) })
 
 /** Makes organisation, project, prices and key. @returns the text of the key, the saved one where it still works */
 export async function bootstrapAccount(
@@ -50,14 +51,17 @@ export async function bootstrapModel(admin: AdminClient, name: string, contextTo
   await admin.call('PUT', path, z.unknown(), { targets: [target] })
 }
 
-/** Resolves when a live backend reports the model. @throws Error when none does in time */
+/**
+ * Resolves when a live backend reports an engine that finishes requests of the model: of several the one that computes prompts for
+ * the others may be there first. @throws Error when none does in time
+ */
 export async function waitUntilRoutable(admin: AdminClient, model: string, signal: AbortSignal): Promise<void> {
   const until = performance.now() + ROUTABLE_TIMEOUT_MS
   for (;;) {
     signal.throwIfAborted()
     const { data } = await admin.call('GET', '/backends', Page(Backend))
-    const live = data.filter((backend) => backend.state === 'live')
-    if (live.some((backend) => backend.models.some((served) => served.model === model))) return
+    const engines = data.filter((backend) => backend.state === 'live').flatMap((backend) => backend.models)
+    if (engines.some((engine) => engine.model === model && engine.role !== 'prefill' && !engine.draining)) return
     if (performance.now() > until) {
       throw new Error(`no backend serves ${model} after ${ROUTABLE_TIMEOUT_MS / 1000} s; the agent's log says why`)
     }
