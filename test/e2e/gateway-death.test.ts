@@ -1,6 +1,5 @@
 // The gateway's process is killed in the middle of answers by real engines, without a word: whoever can come back gets the rest, token by
 // token what an undisturbed system says, each event once, and one bill.
-import { readdirSync, readFileSync } from 'node:fs'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { Penstock } from '../../sdk/src/index.ts'
 import { System, TINY_MODEL } from './support/system.ts'
@@ -18,20 +17,6 @@ beforeAll(async () => {
 afterAll(async () => {
   await system?.discard()
 })
-
-/** The launcher starts a new one each time, so it is looked for by what it was started with. */
-function killGateway(): void {
-  const isGateway = (pid: string) => {
-    try {
-      const line = readFileSync(`/proc/${pid}/cmdline`, 'utf8')
-      return line.includes('workerd') && line.includes(system.dataDir)
-    } catch {
-      return false
-    }
-  }
-  const pid = readdirSync('/proc').find((name) => /^\d+$/.test(name) && isGateway(name))
-  process.kill(Number(pid), 'SIGKILL')
-}
 
 type SseEvent = { id: string | undefined; type: string; data: string }
 
@@ -95,7 +80,7 @@ describe('the gateway is killed under a background response', { timeout: TEST_MS
     const isText = ({ type }: SseEvent) => type === 'response.output_text.delta'
     const seen = await read(response, (events) => events.filter(isText).length >= BEGUN)
     const { response: made } = JSON.parse(seen[0]?.data ?? '') as { response: Stored }
-    killGateway()
+    system.killGateway()
     const after = seen.length - 1
     const again = await untilAnswered(() => get(`/v1/responses/${made.id}?stream=true&starting_after=${after}`))
     const events = [...seen, ...(await read(again))].map(({ data }) => JSON.parse(data))
@@ -117,7 +102,7 @@ describe('the gateway is killed under a background response', { timeout: TEST_MS
     const { id } = (await response.json()) as Stored
     const follower = await get(`/v1/responses/${id}?stream=true`)
     await read(follower, (events) => events.length > BEGUN)
-    killGateway()
+    system.killGateway()
     // Nothing but the bill is asked for.
     await expectOneBill(requestId)
     const stored = (await (await get(`/v1/responses/${id}`)).json()) as Stored
@@ -160,7 +145,7 @@ describe('the gateway is killed under streams that can be taken up again', { tim
         }
       }),
     )
-    killGateway()
+    system.killGateway()
     await Promise.all(
       opened.map(async ({ requestId, streamId, seen }, index) => {
         const last = { 'last-event-id': seen.at(-1)?.id ?? '' }
@@ -184,7 +169,7 @@ describe('the gateway is killed under streams that can be taken up again', { tim
     const path = `/v1/streams/${response.headers.get('x-penstock-stream-id')}`
     const events = await read(response, (seen) => seen.length >= BEGUN)
     for (let death = 0; death < 2; death++) {
-      killGateway()
+      system.killGateway()
       const last = { 'last-event-id': events.at(-1)?.id ?? '' }
       const again = await untilAnswered(() => get(path, last))
       events.push(...(await read(again, (seen) => death === 0 && seen.length >= BEGUN)))
@@ -237,7 +222,7 @@ describe('the gateway is killed under the SDK', { timeout: TEST_MS }, () => {
       return text
     })
     await Promise.all(begun.map(({ promise }) => promise))
-    killGateway()
+    system.killGateway()
     expect(await Promise.all(reading)).toEqual(texts)
     for (const { requestId } of streams) await expectOneBill(requestId ?? '')
     await system.untilIdle()

@@ -1,7 +1,6 @@
 // The SDK over the whole system: the gateway is killed between calls and in mid-stream, answers go on coming, and the books say
 // afterwards what happened.
 import { execFile } from 'node:child_process'
-import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -72,20 +71,6 @@ const long = {
   messages: [{ role: 'user' as const, content: 'On and on.' }],
 }
 
-/** The launcher starts a new one each time, so it is looked for by what it was started with. */
-function killGateway(): void {
-  const isGateway = (pid: string) => {
-    try {
-      const line = readFileSync(`/proc/${pid}/cmdline`, 'utf8')
-      return line.includes('workerd') && line.includes(system.dataDir)
-    } catch {
-      return false
-    }
-  }
-  const pid = readdirSync('/proc').find((name) => /^\d+$/.test(name) && isGateway(name))
-  process.kill(Number(pid), 'SIGKILL')
-}
-
 async function untilUp(): Promise<void> {
   await System.until(async () => {
     const response = await fetch(`${system.baseUrl}/health`).catch(() => undefined)
@@ -99,7 +84,7 @@ async function untilUp(): Promise<void> {
 /** Its host is gone: connections are refused, where those to a gateway that is started anew wait for it. */
 async function loseGateway(): Promise<void> {
   await line.cut()
-  killGateway()
+  system.killGateway()
 }
 
 async function untilBack(): Promise<void> {
@@ -141,7 +126,7 @@ describe('a gateway that is killed', () => {
 
   it('between calls, without a direct provider: the call waits for it within its deadline', async () => {
     const penstock = clientWith(false)
-    killGateway()
+    system.killGateway()
     const answer = await penstock.chat.completions.create(short, { deadlineMs: 30_000 })
     expect(answeredBy(answer)?.target).toBe('gateway')
     await untilUp()
@@ -156,7 +141,7 @@ describe('a gateway that is killed', () => {
     const reading = read(stream, (text) => {
       if (killed || text.length < 20) return
       killed = true
-      killGateway()
+      system.killGateway()
     })
     const error = await reading.then(
       () => undefined,
@@ -175,7 +160,7 @@ describe('a gateway that is killed', () => {
     const text = await read(stream, (soFar) => {
       if (killed || soFar.length < 20) return
       killed = true
-      killGateway()
+      system.killGateway()
     })
     expect(text).toBe(ANSWER)
     await untilUp()
@@ -222,7 +207,7 @@ describe('usage of calls past the gateway', () => {
     const text = await read(stream, (soFar) => {
       if (killed || soFar.length < 20) return
       killed = true
-      killGateway()
+      system.killGateway()
     })
     expect(text).toBe(ANSWER)
     await untilUp()

@@ -2,6 +2,7 @@
 // inside: the admin API, the database, the process ids.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { readdirSync, readFileSync } from 'node:fs'
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -109,6 +110,20 @@ export class System {
     this.#launcher.kill('SIGINT')
     const [code] = await exited
     return code
+  }
+
+  /** The launcher starts a new one each time, so it is looked for by what it was started with. */
+  killGateway(): void {
+    const isGateway = (pid: string) => {
+      try {
+        const line = readFileSync(`/proc/${pid}/cmdline`, 'utf8')
+        return line.includes('workerd') && line.includes(this.dataDir)
+      } catch {
+        return false
+      }
+    }
+    const pid = readdirSync('/proc').find((name) => /^\d+$/.test(name) && isGateway(name))
+    process.kill(Number(pid), 'SIGKILL')
   }
 
   async discard(): Promise<void> {

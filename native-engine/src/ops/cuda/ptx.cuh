@@ -38,11 +38,8 @@ inline void mma_m16n8k16_s8(int32_t (&d)[4], const uint32_t (&a)[2], uint32_t b,
 
 inline int32_t kept_register(int32_t value) { return value; }
 
-inline void ldmatrix_x1(uint32_t (&r)[1], const void* shared) { simt::ldmatrix(r, 1, shared, false); }
 inline void ldmatrix_x2(uint32_t (&r)[2], const void* shared) { simt::ldmatrix(r, 2, shared, false); }
 inline void ldmatrix_x4(uint32_t (&r)[4], const void* shared) { simt::ldmatrix(r, 4, shared, false); }
-inline void ldmatrix_x1_trans(uint32_t (&r)[1], const void* shared) { simt::ldmatrix(r, 1, shared, true); }
-inline void ldmatrix_x2_trans(uint32_t (&r)[2], const void* shared) { simt::ldmatrix(r, 2, shared, true); }
 inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* shared) { simt::ldmatrix(r, 4, shared, true); }
 
 inline void cp_async_16(void* shared, const void* global, bool valid = true) { simt::cp_async(shared, global, 16, valid); }
@@ -55,7 +52,6 @@ inline void cp_async_wait() {
 }
 
 inline void named_barrier_sync(int id, int threads) { simt::named_barrier_sync(id, threads); }
-inline void named_barrier_arrive(int id, int threads) { simt::named_barrier_arrive(id, threads); }
 
 inline float exp2_approx(float x) {
   const float power = exp2f(x);
@@ -112,12 +108,6 @@ __device__ __forceinline__ uint32_t shared_address(const void* shared) {
 }
 
 // 8x8 matrices of 16-bit elements from shared memory; see the header. The whole warp takes part.
-__device__ __forceinline__ void ldmatrix_x1(uint32_t (&r)[1], const void* shared) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0},[%1];"
-               : "=r"(r[0])
-               : "r"(shared_address(shared))
-               : "memory");
-}
 __device__ __forceinline__ void ldmatrix_x2(uint32_t (&r)[2], const void* shared) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1},[%2];"
                : "=r"(r[0]), "=r"(r[1])
@@ -127,18 +117,6 @@ __device__ __forceinline__ void ldmatrix_x2(uint32_t (&r)[2], const void* shared
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void* shared) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3},[%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(shared))
-               : "memory");
-}
-__device__ __forceinline__ void ldmatrix_x1_trans(uint32_t (&r)[1], const void* shared) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%0},[%1];"
-               : "=r"(r[0])
-               : "r"(shared_address(shared))
-               : "memory");
-}
-__device__ __forceinline__ void ldmatrix_x2_trans(uint32_t (&r)[2], const void* shared) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1},[%2];"
-               : "=r"(r[0]), "=r"(r[1])
                : "r"(shared_address(shared))
                : "memory");
 }
@@ -173,12 +151,9 @@ __device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
-// Barrier `id` in 1..15 (0 is __syncthreads), which `threads` threads, whole warps, reach: by waiting or by passing on.
+// Barrier `id` in 1..15 (0 is __syncthreads), which `threads` threads, whole warps, reach.
 __device__ __forceinline__ void named_barrier_sync(int id, int threads) {
   asm volatile("bar.sync %0,%1;" ::"r"(id), "r"(threads) : "memory");
-}
-__device__ __forceinline__ void named_barrier_arrive(int id, int threads) {
-  asm volatile("bar.arrive %0,%1;" ::"r"(id), "r"(threads) : "memory");
 }
 
 // 2^x to about 2 ulp; exactly 1 at 0, 0 at -infinity; results below 2^-126 are 0.
