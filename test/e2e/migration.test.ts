@@ -5,7 +5,8 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { FurtherAgent } from './support/agent.ts'
 import { System, TINY_MODEL } from './support/system.ts'
 
-const TOKENS = 1000
+/** So many that a stream is still at work when the last of them has begun and its worker ends. */
+const TOKENS = 2500
 /** Text events that every stream has before its worker ends. */
 const BEGUN = 12
 const STREAMS = 6
