@@ -89,8 +89,8 @@ export const answers: fc.Arbitrary<ProviderEvent[]> = fc.array(part, { maxLength
         if (one[2] !== null) events.push(thought('', one[2]))
         break
       case 'hidden': {
-        // It is a thought of its own only where the one before it is over.
-        const before = events.at(-1)
+        // It is a thought of its own only where the one before it is over, which a piece without text does not end.
+        const before = events.findLast((event) => !('text' in event && event.text === '') || 'seal' in event)
         if (before?.type === 'thought' && before.seal === undefined) events.push(said('delta', '.'))
         events.push(thought('', { ...one[1], isRedacted: true }))
         break
