@@ -7,7 +7,7 @@ import { ok, type Result } from '../../protocol/result.ts'
 import type { Target } from '../policy/plan.ts'
 import { anthropicConversation, lacksThoughts } from './anthropic-messages.ts'
 import { type ClaudeTraits, claudeTraits } from './claude-models.ts'
-import { refusedSampling, type ThinkingFields, thinkingFields } from './claude-thinking.ts'
+import { isForced, refusedChoice, refusedSampling, type ThinkingFields, thinkingFields } from './claude-thinking.ts'
 import { closedSchema } from './closed-schema.ts'
 import { chatOnly, refuse, unsupportedSampling } from './refusal.ts'
 import { checkedToolNames, plainToolName } from './tool-names.ts'
@@ -77,13 +77,15 @@ function promptFields(
   const { tools = [], toolChoice } = request
   const names = checkedToolNames(tools, TOOL_NAME_CHARS_MAX)
   if (!names.ok) return names
+  const unforced = refusedChoice(toolChoice, traits)
+  if (unforced !== undefined) return unforced
   const conversation = anthropicConversation(chat.value, tools, traits)
   const format = request.outputFormat === undefined ? ok(undefined) : schemaOf(request.outputFormat, traits)
   if (!format.ok) return format
   const thinking = thinkingFields(request.reasoning, {
     traits,
     maxTokens,
-    isForced: toolChoice?.mode === 'required' || toolChoice?.mode === 'tool',
+    isForced: isForced(toolChoice),
     lacksThoughts: lacksThoughts(conversation.messages),
   })
   if (!thinking.ok) return thinking

@@ -8,7 +8,7 @@ import type { Target } from '../policy/plan.ts'
 import { type BedrockConversation, bedrockConversation } from './bedrock-messages.ts'
 import { type BedrockFamily, bedrockFamily, topKFields } from './bedrock-models.ts'
 import { type ClaudeTraits, claudeTraits } from './claude-models.ts'
-import { refusedSampling, type ThinkingFields, thinkingFields } from './claude-thinking.ts'
+import { isForced, refusedChoice, refusedSampling, type ThinkingFields, thinkingFields } from './claude-thinking.ts'
 import { closedSchema } from './closed-schema.ts'
 import { effortOf } from './reasoning-effort.ts'
 import { chatOnly, refuse, unsupportedSampling } from './refusal.ts'
@@ -109,6 +109,8 @@ function promptOf(
   if (!names.ok) return names
   const family = bedrockFamily(target.model)
   const traits = claudeTraits(target.model)
+  const unforced = family === 'claude' ? refusedChoice(toolChoice, traits) : undefined
+  if (unforced !== undefined) return unforced
   // Bedrock's own check of the newest generations' requests knows no strict tools yet.
   const hasStrictTools = family === 'claude' && traits.hasSchemas && traits.hasSampling
   const conversation = bedrockConversation(chat.value, tools, { family, hasStrictTools })
@@ -120,7 +122,7 @@ function promptOf(
   const rules = {
     traits,
     maxTokens: maxTokens ?? largest,
-    isForced: toolChoice?.mode === 'required' || toolChoice?.mode === 'tool',
+    isForced: isForced(toolChoice),
     lacksThoughts: lacksThoughts(conversation.value),
   }
   const thinking: Result<ThinkingFields, Failure> =

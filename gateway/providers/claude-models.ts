@@ -7,8 +7,10 @@ export type ClaudeTraits = {
    * `none`: thinks nothing.
    */
   thinking: 'none' | 'budget' | 'either' | 'adaptive'
-  /** Cannot be kept from thinking. */
-  alwaysThinks: boolean
+  /** The word that keeps it from thinking before it answers; undefined: nothing does. */
+  offWord: 'disabled' | 'between_tools' | undefined
+  /** Can be made to call a tool. */
+  hasForcedCalls: boolean
   /** Words for an effort that it knows beside `low`, `medium` and `high`. */
   highEfforts: readonly string[]
   /** Takes temperature, top_p and top_k. */
@@ -23,7 +25,8 @@ export type ClaudeTraits = {
 
 const OLD: ClaudeTraits = {
   thinking: 'none',
-  alwaysThinks: false,
+  offWord: 'disabled',
+  hasForcedCalls: true,
   highEfforts: [],
   hasSampling: true,
   hasSchemas: false,
@@ -32,7 +35,8 @@ const OLD: ClaudeTraits = {
 }
 const NEWEST: ClaudeTraits = {
   thinking: 'adaptive',
-  alwaysThinks: false,
+  offWord: 'disabled',
+  hasForcedCalls: true,
   highEfforts: ['xhigh', 'max'],
   hasSampling: false,
   hasSchemas: true,
@@ -45,7 +49,8 @@ const OTHERS: ClaudeTraits = { ...OLD, thinking: 'budget', outputTokensSafe: 819
 const VERSION_FIRST = /claude-(\d)(?:[-.](\d))?-[a-z]/
 const FAMILY_FIRST = /claude-([a-z]+)-(\d{1,2})(?:[-.](\d{1,2}))?(?!\d)/
 const BEFORE_THREE = /claude-(instant|v?[12](?!\d))/
-const ALWAYS_THINKS = /claude-(fable|mythos)/
+/** These were never without thoughts. */
+const LARGEST = /claude-(fable|mythos)/
 
 export const isClaude = (model: string): boolean => model.toLowerCase().includes('claude')
 
@@ -53,9 +58,8 @@ export const isClaude = (model: string): boolean => model.toLowerCase().includes
 export function claudeTraits(model: string): ClaudeTraits {
   const name = model.toLowerCase()
   if (!isClaude(name)) return OTHERS
-  const alwaysThinks = ALWAYS_THINKS.test(name)
   const version = versionOf(name)
-  if (version === undefined) return { ...NEWEST, alwaysThinks }
+  if (version === undefined) return { ...NEWEST, ...boundTo(name, 0) }
   if (version < 305) return OLD
   if (version < 307) return { ...OLD, outputTokensSafe: 8192 }
   if (version < 400) return { ...OLD, thinking: 'budget', outputTokensSafe: 8192 }
@@ -66,7 +70,17 @@ export function claudeTraits(model: string): ClaudeTraits {
   if (version < 407) {
     return { ...NEWEST, thinking: 'either', highEfforts: ['max'], hasSampling: true, hasSystemTurns: false }
   }
-  return { ...NEWEST, alwaysThinks, hasSystemTurns: version >= 408 }
+  return { ...NEWEST, ...boundTo(name, version), hasSystemTurns: version >= 408 }
+}
+
+/**
+ * What thinking costs the newest of each size: they cannot be kept from it, or by another word, and no call is forced past it.
+ * platform.claude.com/docs, "What's new in" Fable 5.1, Opus 5.5 and Sonnet 5.5. Of what a name does not tell, the vendor says no.
+ */
+function boundTo(name: string, version: number): Pick<ClaudeTraits, 'offWord' | 'hasForcedCalls'> {
+  if (LARGEST.test(name)) return { offWord: undefined, hasForcedCalls: version < 501 }
+  if (version < 505 || !/claude-(opus|sonnet)/.test(name)) return { offWord: 'disabled', hasForcedCalls: true }
+  return { offWord: name.includes('sonnet') ? 'between_tools' : undefined, hasForcedCalls: false }
 }
 
 /** Major and minor as one number, 406 for 4.6; undefined where the name tells none. */

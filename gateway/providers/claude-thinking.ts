@@ -1,7 +1,7 @@
 // How much Claude is asked to think. Owns the translation of efforts and budgets into what a generation understands, and
 // when thinking has to give way; the rest of a request is the encoders'. Pure.
 import type { Failure } from '../../protocol/errors.ts'
-import type { Reasoning, ReasoningEffort, Sampling } from '../../protocol/request.ts'
+import type { Reasoning, ReasoningEffort, Sampling, ToolChoice } from '../../protocol/request.ts'
 import { ok, type Result } from '../../protocol/result.ts'
 import type { ClaudeTraits } from './claude-models.ts'
 import { refuse } from './refusal.ts'
@@ -10,7 +10,8 @@ import { refuse } from './refusal.ts'
 const BUDGET_TOKENS_MIN = 1024
 /** The least top_p that goes with thinking. */
 const THINKING_TOP_P_MIN = 0.95
-const NOT_BEFORE_CALLS = 'This model cannot think before a call that it must make: leave out one of the two.'
+const NOT_BEFORE_CALLS =
+  'This model cannot think within a number of tokens before a call that it must make: leave out one of the two.'
 /** Shares of the output that efforts mean where only a number can be asked for. */
 const EFFORT_SHARE: Record<ReasoningEffort, number> = {
   none: 0,
@@ -36,7 +37,7 @@ export type ThinkingRules = {
   traits: ClaudeTraits
   /** Thoughts count within it. */
   maxTokens: number
-  /** The model has to call a tool, which it cannot be told to think about at length before. */
+  /** The model has to call a tool, before which it cannot think within a number of tokens. */
   isForced: boolean
   /** The turn that goes on has no thoughts to show, which generations with budgets refuse. */
   lacksThoughts: boolean
@@ -54,18 +55,30 @@ export function thinkingFields(
   if (reasoning === undefined) return ok({})
   if (reasoning.effort === 'none' || reasoning.budgetTokens === 0) {
     if (traits.thinking === 'none') return ok({})
-    return ok(traits.alwaysThinks ? { effort: 'low' } : { thinking: { type: 'disabled' } })
+    return ok(traits.offWord === undefined ? { effort: 'low' } : { thinking: { type: traits.offWord } })
   }
   if (traits.thinking === 'none') return without(reasoning, 'This model does not think: leave it out.')
   const isByBudget =
     traits.thinking === 'budget' || (traits.thinking === 'either' && reasoning.budgetTokens !== undefined)
   if (isByBudget) return budgeted(reasoning, rules)
   const effort = effortWord(reasoning, traits)
-  if (rules.isForced && isRequired(reasoning)) return without(reasoning, NOT_BEFORE_CALLS)
-  return ok({
-    ...(rules.isForced ? {} : { thinking: { type: 'adaptive', ...display(reasoning) } }),
-    ...(effort === undefined ? {} : { effort }),
-  })
+  const thinking = { type: 'adaptive', ...display(reasoning) }
+  return ok({ thinking, ...(effort === undefined ? {} : { effort }) })
+}
+
+/** Whether the model has to call a tool. */
+export const isForced = (choice: ToolChoice | undefined): boolean =>
+  choice?.mode === 'required' || choice?.mode === 'tool'
+
+/** A call that the model may leave out is not what a caller asked for who wants one. */
+export function refusedChoice(
+  choice: ToolChoice | undefined,
+  { hasForcedCalls }: ClaudeTraits,
+): Result<never, Failure> | undefined {
+  if (hasForcedCalls || !isForced(choice)) return undefined
+  const message =
+    "This model cannot be made to call a tool: use a tool_choice of 'auto', and say in the prompt when to call."
+  return refuse('toolChoice', message)
 }
 
 /**
@@ -77,7 +90,7 @@ export function refusedSampling(
   traits: ClaudeTraits,
   { thinking }: ThinkingFields,
 ): Result<never, Failure> | undefined {
-  const isThinking = thinking !== undefined && thinking.type !== 'disabled'
+  const isThinking = thinking !== undefined && thinking.type !== 'disabled' && thinking.type !== 'between_tools'
   const isFixed = isThinking || !traits.hasSampling
   const why = traits.hasSampling ? ' while it thinks' : ''
   if (temperature !== 1 && isFixed) return refuse('temperature', `This model takes no temperature${why}: leave it out.`)

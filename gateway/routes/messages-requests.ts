@@ -74,11 +74,14 @@ function askedChoice(choice: NonNullable<Prompt['tool_choice']>): AskedChoice {
   }
 }
 
-/** Thinking that is switched off is off whatever the effort, which is then only about the answer's length. */
+/**
+ * Thinking that is switched off is off whatever the effort, which is then only about the answer's length. Two words say so:
+ * each model knows one of them, and its provider sends that.
+ */
 function reasoningOf({ thinking, output_config: config }: Prompt): Reasoning | undefined {
   const effort = typeof config?.effort === 'string' ? { effort: config.effort } : {}
   if (thinking === undefined || thinking === null) return config?.effort ? effort : undefined
-  if (thinking.type === 'disabled') return { effort: 'none' }
+  if (thinking.type === 'disabled' || thinking.type === 'between_tools') return { effort: 'none' }
   const show = typeof thinking.display === 'string' ? { show: thinking.display !== 'omitted' } : {}
   return thinking.type === 'adaptive'
     ? { ...effort, ...show, isRequired: true }

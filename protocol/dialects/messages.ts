@@ -142,9 +142,10 @@ const thinkingConfig = z.discriminatedUnion(
   [
     z.strictObject({ type: z.literal('enabled'), budget_tokens: z.int().min(MIN_THINKING_TOKENS), display }),
     z.strictObject({ type: z.literal('adaptive'), display }),
+    z.strictObject({ type: z.literal('between_tools') }),
     z.strictObject({ type: z.literal('disabled') }),
   ],
-  { error: unsupportedType('Thinking settings', "'enabled', 'adaptive' and 'disabled' are") },
+  { error: unsupportedType('Thinking settings', "'enabled', 'adaptive', 'between_tools' and 'disabled' are") },
 )
 
 const outputFormat = z.strictObject({

@@ -209,7 +209,12 @@ const messages: Fields<Anthropic.MessageCreateParams> = {
   stream: is(true),
   system: is('Be brief.'),
   temperature: is(0.5),
-  thinking: either({ enabled: { type: 'enabled', budget_tokens: 1024 }, adaptive: { type: 'adaptive' } }),
+  thinking: either({
+    enabled: { type: 'enabled', budget_tokens: 1024 },
+    adaptive: { type: 'adaptive' },
+    between_tools: { type: 'between_tools' },
+    disabled: { type: 'disabled' },
+  }),
   tool_choice: either({ any: { type: 'any' }, tool: { type: 'tool', name: 'weather' }, none: { type: 'none' } }),
   tools: either({ custom: [messagesTool], web_search: [{ type: 'web_search_20250305', name: 'web_search' }] }),
   top_k: is(5),

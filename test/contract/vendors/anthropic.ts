@@ -12,6 +12,9 @@ const call = (id: string, name: string, args: string) => ({ type: 'tool_call' as
 
 const SCHEMAS_ONLY =
   'Claude can be held to a JSON schema of an object, from the generation 4.5 on, and to nothing else.'
+/** Of Bedrock too. */
+export const FORCED_BEFORE =
+  'Refused for Opus and Sonnet from 5.5 on, and for Fable and Mythos from 5.1 on: the vendor forces no call of theirs.'
 const NO_SAMPLING = 'Claude takes it up to the generation 4.6, and not while it thinks; the later ones refuse it.'
 
 export const anthropic: Promised = {
@@ -67,8 +70,12 @@ export const anthropic: Promised = {
     tool_result_error: { is: 'honoured', body: { 'messages[2].content[0].is_error': true } },
     tool_result_image: { is: 'honoured', body: { 'messages[2].content[0].content[0].type': 'image' } },
     tool_choice_none: { is: 'honoured', body: { tool_choice: { type: 'none' } } },
-    tool_choice_required: { is: 'honoured', body: { tool_choice: { type: 'any' } } },
-    tool_choice_named: { is: 'honoured', body: { tool_choice: { type: 'tool', name: 'weather' } } },
+    tool_choice_required: { is: 'honoured', body: { tool_choice: { type: 'any' } }, note: FORCED_BEFORE },
+    tool_choice_named: {
+      is: 'honoured',
+      body: { tool_choice: { type: 'tool', name: 'weather' } },
+      note: FORCED_BEFORE,
+    },
     parallel_off: { is: 'honoured', body: { tool_choice: { type: 'auto', disable_parallel_tool_use: true } } },
     strict_tools: {
       is: 'honoured',
@@ -87,7 +94,9 @@ export const anthropic: Promised = {
     reasoning_effort: {
       is: 'honoured',
       body: { thinking: { type: 'adaptive' }, 'output_config.effort': 'low' },
-      note: 'Claude up to 4.5 is given a share of the output as a budget: low 20 %, medium 50 %, high 80 %.',
+      note:
+        'Claude up to 4.5 is given a share of the output as a budget: low 20 %, medium 50 %, high 80 %. `none` is `between_tools` ' +
+        'for Sonnet from 5.5 on, and the least effort for those that always think: Fable, Mythos, and Opus from 5.5 on.',
     },
     reasoning_budget: {
       is: 'translated',

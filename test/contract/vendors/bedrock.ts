@@ -1,5 +1,6 @@
 // What is promised of AWS Bedrock.
 import type { Promised } from '../promise.ts'
+import { FORCED_BEFORE } from './anthropic.ts'
 
 const text = (words: string) => ({ type: 'text' as const, text: words })
 const thought = (words: string, value?: string, isRedacted = false) => ({
@@ -77,8 +78,12 @@ export const bedrock: Promised = {
         'The tools are left out. Where the conversation has calls, which Bedrock takes only beside tools, one that must not ' +
         'be called stands for them; an answer that calls it is an error.',
     },
-    tool_choice_required: { is: 'honoured', body: { 'toolConfig.toolChoice': { any: {} } } },
-    tool_choice_named: { is: 'honoured', body: { 'toolConfig.toolChoice': { tool: { name: 'weather' } } } },
+    tool_choice_required: { is: 'honoured', body: { 'toolConfig.toolChoice': { any: {} } }, note: FORCED_BEFORE },
+    tool_choice_named: {
+      is: 'honoured',
+      body: { 'toolConfig.toolChoice': { tool: { name: 'weather' } } },
+      note: FORCED_BEFORE,
+    },
     parallel_off: {
       is: 'translated',
       body: { 'additionalModelRequestFields.tool_choice': { type: 'auto', disable_parallel_tool_use: true } },

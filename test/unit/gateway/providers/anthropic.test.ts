@@ -213,6 +213,10 @@ describe('thinking', () => {
     [NEW, { budgetTokens: 60_000 }, { type: 'adaptive' }, { effort: 'high' }],
     [NEW, { show: true }, { type: 'adaptive', display: 'summarized' }, undefined],
     ['claude-fable-5-1', { effort: 'none' }, undefined, { effort: 'low' }],
+    ['claude-opus-5-5', { effort: 'none' }, undefined, { effort: 'low' }],
+    ['claude-sonnet-5-5', { effort: 'none' }, { type: 'between_tools' }, undefined],
+    ['claude-sonnet-5-5', { effort: 'max' }, { type: 'adaptive' }, { effort: 'max' }],
+    ['claude-haiku-5-5', { effort: 'none' }, { type: 'disabled' }, undefined],
     ['claude-mythos-preview', { effort: 'high' }, { type: 'adaptive' }, { effort: 'high' }],
     ['claude-opus-4-6', { effort: 'xhigh' }, { type: 'adaptive' }, { effort: 'high' }],
     ['claude-opus-4-6', { effort: 'max' }, { type: 'adaptive' }, { effort: 'max' }],
@@ -232,11 +236,24 @@ describe('thinking', () => {
     expect(think(reasoning, model)).toEqual({ thinking, output_config })
   })
 
-  test('gives way to a call that the model must make', () => {
+  test('within a number of tokens gives way to a call that the model must make; left to the model it does not', () => {
     const forced = { tools: TOOLS, toolChoice: { mode: 'required' as const } }
+    const asked = { thinking: { type: 'adaptive' }, output_config: { effort: 'high' } }
     expect(think({ effort: 'high' }, OLD, 10_000, forced)).toEqual({})
-    expect(think({ effort: 'high' }, NEW, 10_000, forced)).toEqual({ output_config: { effort: 'high' } })
+    expect(think({ effort: 'high' }, NEW, 10_000, forced)).toEqual(asked)
+    expect(think({ effort: 'high' }, 'claude-opus-4-6', 10_000, forced)).toEqual(asked)
   })
+
+  test.each(['claude-opus-5-5', 'claude-sonnet-5-5', 'claude-fable-5-1', 'claude-mythos-5-1'])(
+    'cannot be left out by %s, of which no call is forced',
+    (model) => {
+      const choices = [{ mode: 'required' }, { mode: 'tool', name: 'weather' }] as const
+      for (const toolChoice of choices) expect(refused({ tools: TOOLS, toolChoice }, model)).toBe('toolChoice')
+      for (const mode of ['auto', 'none'] as const) {
+        expect(refused({ tools: TOOLS, toolChoice: { mode } }, model)).toBeUndefined()
+      }
+    },
+  )
 
   test('gives way where a turn goes on whose thoughts are lost, for models that would refuse it', () => {
     const lost = [says('user', 'a'), says('assistant', call('t1')), result('t1', 'r')]
@@ -252,9 +269,10 @@ describe('thinking', () => {
     const adaptive: Reasoning = { isRequired: true }
     const enabled: Reasoning = { budgetTokens: 2000, isRequired: true }
     for (const model of [NEW, 'claude-opus-4-6']) {
-      expect(refused({ reasoning: adaptive, ...forced }, model, 4000)).toBe('reasoning')
+      expect(refused({ reasoning: adaptive, ...forced }, model, 4000)).toBeUndefined()
       expect(refused({ reasoning: adaptive }, model, 4000)).toBeUndefined()
     }
+    expect(refused({ reasoning: enabled, ...forced }, 'claude-opus-4-6', 4000)).toBe('reasoning')
     for (const model of [OLD, 'claude-3-5-haiku-20241022']) {
       expect(refused({ reasoning: adaptive }, model, 4000)).toBe('reasoning')
       expect(refused({ reasoning: enabled, ...forced }, model, 4000)).toBe('reasoning')
@@ -419,12 +437,18 @@ test.each<[string, Partial<ClaudeTraits>]>([
   ['claude-opus-4-1-20250805', { thinking: 'budget', hasSchemas: true }],
   ['us.anthropic.claude-sonnet-4-5-20250929-v1:0', { thinking: 'budget', hasSchemas: true }],
   ['anthropic.claude-opus-4-6-v1', { thinking: 'either', hasSampling: true, hasSystemTurns: false }],
-  ['claude-opus-4-7', { thinking: 'adaptive', hasSampling: false, hasSystemTurns: false, alwaysThinks: false }],
+  ['claude-opus-4-7', { thinking: 'adaptive', hasSampling: false, hasSystemTurns: false, offWord: 'disabled' }],
   ['claude-opus-4-8', { thinking: 'adaptive', hasSystemTurns: true }],
-  ['claude-haiku-5-5', { thinking: 'adaptive', hasSampling: false, alwaysThinks: false }],
-  ['claude-fable-5-2', { thinking: 'adaptive', alwaysThinks: true }],
-  ['claude-opus-5@20260724', { thinking: 'adaptive' }],
-  ['claude-novel', { thinking: 'adaptive', hasSampling: false }],
+  ['claude-haiku-5-5', { thinking: 'adaptive', hasSampling: false, offWord: 'disabled', hasForcedCalls: true }],
+  ['claude-fable-5', { thinking: 'adaptive', offWord: undefined, hasForcedCalls: true }],
+  ['claude-fable-5-2', { thinking: 'adaptive', offWord: undefined, hasForcedCalls: false }],
+  ['claude-mythos-preview', { offWord: undefined, hasForcedCalls: true }],
+  ['claude-opus-5@20260724', { thinking: 'adaptive', offWord: 'disabled', hasForcedCalls: true }],
+  ['us.anthropic.claude-opus-5-5', { offWord: undefined, hasForcedCalls: false }],
+  ['claude-opus-6', { offWord: undefined, hasForcedCalls: false }],
+  ['claude-sonnet-5', { offWord: 'disabled', hasForcedCalls: true }],
+  ['anthropic.claude-sonnet-5-5', { offWord: 'between_tools', hasForcedCalls: false }],
+  ['claude-novel', { thinking: 'adaptive', hasSampling: false, offWord: 'disabled', hasForcedCalls: true }],
   ['MiniMax-M3', { thinking: 'budget', hasSampling: true, hasSchemas: false }],
 ])('%s is known for %j', (model, traits) => {
   expect(claudeTraits(model)).toMatchObject(traits)

@@ -216,6 +216,8 @@ describe('what only some families understand', () => {
       { thinking: { type: 'adaptive' }, output_config: { effort: 'max' } },
     ],
     [CLAUDE, { effort: 'medium' }, { thinking: { type: 'enabled', budget_tokens: 5000 } }],
+    ['eu.anthropic.claude-sonnet-5-5', { effort: 'none' }, { thinking: { type: 'between_tools' } }],
+    ['anthropic.claude-opus-5-5', { effort: 'none' }, { output_config: { effort: 'low' } }],
     [GPT, { effort: 'xhigh' }, { reasoning_effort: 'high' }],
     [GPT, { effort: 'none' }, { reasoning_effort: 'low' }],
     [NOVA, { effort: 'minimal' }, { reasoningConfig: { type: 'enabled', maxReasoningEffort: 'low' } }],
@@ -239,6 +241,12 @@ describe('what only some families understand', () => {
       expect(refused({ reasoning: { budgetTokens: 2000 } }, model)).toBe('reasoning')
     },
   )
+
+  test('a call that the newest Claude cannot be made to make is refused here', () => {
+    const forced = { tools: [{ name: 'weather' }], toolChoice: { mode: 'required' as const } }
+    expect(refused(forced, 'anthropic.claude-opus-5-5')).toBe('toolChoice')
+    expect(refused(forced, 'anthropic.claude-opus-5')).toBeUndefined()
+  })
 
   test('sampling that the newest Claude refuses is refused here', () => {
     const sampling = { sampling: { ...NEUTRAL_SAMPLING, temperature: 0.2 } }

@@ -233,6 +233,7 @@ describe('a field', () => {
       { reasoning: { effort: 'high', show: true } },
     ],
     [{ thinking: { type: 'disabled' }, output_config: { effort: 'low' } }, { reasoning: { effort: 'none' } }],
+    [{ thinking: { type: 'between_tools' } }, { reasoning: { effort: 'none' } }],
     [{ output_config: { effort: 'max' } }, { reasoning: { effort: 'max' } }],
     [
       { output_config: { format: { type: 'json_schema', schema } } },
@@ -294,7 +295,7 @@ describe('a field', () => {
     [{ thinking: { type: 'enabled', budget_tokens: 100 } }, 'thinking.budget_tokens', ''],
     [{ thinking: { type: 'enabled', budget_tokens: 1024 }, max_tokens: 1024 }, 'thinking.budget_tokens', 'max_tokens'],
     [{ tools: [{ name: 'f', input_schema: schema, type: { toString: 1 } }] }, 'tools.0.type', 'is a text'],
-    [{ thinking: { type: 'between_tools' } }, 'thinking.type', "'between_tools' are not supported"],
+    [{ thinking: { type: 'between_tools', display: 'omitted' } }, 'thinking.display', 'not permitted'],
     [{ container: 'c' }, 'container', 'not supported'],
     [{ mcp_servers: [{ type: 'url' }] }, 'mcp_servers', 'not supported'],
     [{ context_management: { edits: [{ type: 'compact_20260112' }] } }, 'context_management.edits.0.type', 'keeping'],
