@@ -20,11 +20,16 @@ const PRIVATE_SUFFIXES = [
 ]
 /** Where cloud machines hand out credentials under a name, or at an address outside the link-local range. */
 const METADATA_NAMES: ReadonlySet<string> = new Set([
+  // What the resolver of such a machine makes whole.
+  'metadata',
+  'instance-data',
   'metadata.google.internal',
   'metadata.goog',
+  'metadata.azure.internal',
+  'metadata.tencentyun.com',
   'instance-data.ec2.internal',
 ])
-const METADATA_ADDRESSES: ReadonlySet<string> = new Set(['168.63.129.16', '100.100.100.200', '[fd00:ec2::254]'])
+const METADATA_ADDRESSES: ReadonlySet<string> = new Set(['168.63.129.16', '100.100.100.200', '[fd20:ce::254]'])
 
 type Place = 'public' | 'private' | 'forbidden'
 
@@ -89,10 +94,13 @@ function placeOfIpv6(address: string): Place {
   const mapped = /^::ffff:([0-9a-f]{1,4}):([0-9a-f]{1,4})$/.exec(address)
   if (mapped !== null) {
     const [high = 0, low = 0] = mapped.slice(1).map((group) => Number.parseInt(group, 16))
-    return placeOfIpv4([high >> 8, high & 255, low >> 8, low & 255])
+    // As the address that it is, so that all that is known of that holds.
+    return placeOf([high >> 8, high & 255, low >> 8, low & 255].join('.'))
   }
   // A leading "::" leaves the first group 0, which is neither of the two ranges below.
   const [first = 0, second = 0] = address.split(':').map((group) => Number.parseInt(group === '' ? '0' : group, 16))
+  // A cloud's own services, credentials among them, are the whole of fd00:ec2::/32.
+  if (first === 0xfd00 && second === 0x0ec2) return 'forbidden'
   if ((first & 0xfe00) === 0xfc00) return 'private'
   if ((first & 0xe000) !== 0x2000) return 'forbidden'
   const teredoOrReserved = first === 0x2001 && (second < 0x0200 || second === 0x0db8)

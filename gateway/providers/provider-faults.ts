@@ -1,6 +1,7 @@
 // Faults of a provider in the gateway's own words, the same for every vendor: what its answers say of keys, accounts and models
 // is the operator's, and is never quoted to a caller. Owns the words; who says which when is each vendor's failure file. Pure.
 import type { Failure } from '../../protocol/errors.ts'
+import { WAIT_MS_MAX } from './retry-after.ts'
 
 /** Of a vendor's own words in a failure: a person reads them, and real ones are a sentence. */
 export const ERROR_TEXT_MAX = 500
@@ -62,5 +63,7 @@ export function faultOfStatus(status: number, words: string, shown = status): Fa
 /** The failure with the time to come back, where waiting can help against it. @param retryAfterMs Absent: nobody named one. */
 export function withWait(failure: Failure, retryAfterMs: number | undefined): Failure {
   const canWait = failure.kind === 'rate_limited' || failure.kind === 'overloaded' || failure.kind === 'status'
-  return retryAfterMs === undefined || !canWait ? failure : { ...failure, retryAfterMs }
+  return retryAfterMs === undefined || !canWait
+    ? failure
+    : { ...failure, retryAfterMs: Math.min(WAIT_MS_MAX, Math.max(0, retryAfterMs)) }
 }

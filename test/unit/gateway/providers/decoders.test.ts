@@ -7,7 +7,7 @@ import type { ProviderEvent } from '../../../../gateway/providers/event.ts'
 import { providerEvents } from '../../../../gateway/providers/fleet-events.ts'
 import { OpenAiDecoder } from '../../../../gateway/providers/openai-decoder.ts'
 import { statusFailure } from '../../../../gateway/providers/openai-failure.ts'
-import { retryAfter } from '../../../../gateway/providers/retry-after.ts'
+import { retryAfter, waitInWords } from '../../../../gateway/providers/retry-after.ts'
 import { LineTooLong } from '../../../../gateway/stream/lines.ts'
 import { DispatchEvent, MAX_EVENT_BYTES } from '../../../../protocol/dispatch.ts'
 
@@ -272,9 +272,45 @@ describe('another server', () => {
     [{ 'retry-after': 'Sun, 22 Nov 2026 01:00:00 GMT' }, 0],
     [{ 'retry-after': 'soon' }, undefined],
     [{ 'retry-after': '-1' }, undefined],
+    [{ 'retry-after': '' }, undefined],
+    [{ 'retry-after': '0x10' }, undefined],
+    [{ 'retry-after': '1e300' }, undefined],
+    [{ 'retry-after': 'Infinity' }, undefined],
+    [{ 'retry-after': '1.5' }, 1500],
+    [{ 'retry-after': '0' }, 0],
+    [{ 'retry-after': '5, 7' }, 7000],
+    [{ 'retry-after': '30s' }, 30_000],
+    [{ 'retry-after': '1m30s' }, 90_000],
+    [{ 'retry-after': '20 seconds' }, 20_000],
+    [{ 'retry-after': '1795312810' }, 10_000],
+    [{ 'retry-after': '1795312810000' }, 10_000],
+    [{ 'retry-after': '99999999' }, 86_400_000],
+    [{ 'retry-after': 'Sun, 22 Nov 2126 02:00:05 GMT' }, 86_400_000],
+    [{ 'retry-after': '2026-11-22T02:00:05Z' }, 5000],
+    [{ 'retry-after': 'Sunday, 22-Nov-26 02:00:05 GMT' }, 5000],
+    [{ 'retry-after-ms': '', 'retry-after': '3' }, 3000],
+    [{ 'retry-after-ms': 'soon', 'retry-after': '3' }, 3000],
+    [{ 'retry-after-ms': '99999999999999999999' }, 86_400_000],
+    [{ 'x-ms-retry-after-ms': '1200', 'retry-after': '9' }, 1200],
     [{}, undefined],
   ])('asking to wait with %j means %s ms', (headers, ms) => {
     expect(retryAfter(new Headers(headers as HeadersInit), Date.UTC(2026, 10, 22, 2))).toBe(ms)
+  })
+
+  test.each([
+    ['Please try again in 20s. Contact us', 20_000],
+    ['Please try again in 6m0s.', 360_000],
+    ['Please try again in 1h2m3.456s', 3_723_456],
+    ['Please retry after 20 seconds. To increase your limit', 20_000],
+    ['Please retry after 1 second.', 1000],
+    ['Retry after 2 minutes', 120_000],
+    ['Please wait for about 3 hours', 10_800_000],
+    ['try again in 250 milliseconds', 250],
+    ['try again in 9999999999h', 86_400_000],
+    ['Please try again in 3 months', undefined],
+    ['Please try again later', undefined],
+  ])('asking to wait by saying %j means %s ms', (words, ms) => {
+    expect(waitInWords(words)).toBe(ms)
   })
 
   test.each([
