@@ -124,7 +124,9 @@ function tokenCounts(
   offsets: readonly number[],
 ): number[] {
   const targets = byteOffsets(text, offsets)
-  const bytes = new TextEncoder().encode(text.slice(0, offsets.at(-1) ?? 0).toWellFormed())
+  const last = offsets.at(-1) ?? 0
+  // Half a pair would be the bytes of another character, which no token explains.
+  const bytes = new TextEncoder().encode(text.slice(0, splitsPair(text, last) ? last - 1 : last).toWellFormed())
   const counts: number[] = []
   let at = 0
   for (const [index, id] of ids.entries()) {
@@ -158,8 +160,7 @@ function byteOffsets(text: string, offsets: readonly number[]): number[] {
   let from = 0
   let bytes = 0
   for (const offset of offsets) {
-    const isSplit = isHighSurrogate(text.charCodeAt(offset - 1)) && isLowSurrogate(text.charCodeAt(offset))
-    const to = Math.max(from, isSplit ? offset - 1 : offset)
+    const to = Math.max(from, splitsPair(text, offset) ? offset - 1 : offset)
     for (let i = from; i < to; i++) {
       const unit = text.charCodeAt(i)
       const isPair = isHighSurrogate(unit) && i + 1 < to && isLowSurrogate(text.charCodeAt(i + 1))
@@ -172,6 +173,8 @@ function byteOffsets(text: string, offsets: readonly number[]): number[] {
   return targets
 }
 
+const splitsPair = (text: string, offset: number): boolean =>
+  isHighSurrogate(text.charCodeAt(offset - 1)) && isLowSurrogate(text.charCodeAt(offset))
 const isHighSurrogate = (unit: number): boolean => unit >= 0xd800 && unit < 0xdc00
 const isLowSurrogate = (unit: number): boolean => unit >= 0xdc00 && unit < 0xe000
 

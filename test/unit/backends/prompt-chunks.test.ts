@@ -149,6 +149,17 @@ describe('the end of a chunk', () => {
     })
   })
 
+  test('within a pair of surrogates is before that pair, also where it is the last one', async () => {
+    for (const after of [2, 300, 600]) {
+      const content = `${'x'.repeat(CHUNK_CHARS - 1)}😀${'y'.repeat(after)}`
+      const request = dispatchRequest({ input: { kind: 'completion', prompts: [{ text: content }], echo: false } })
+      const { ids } = await tokenizer.encodeText(content, { tokensMax: 100_000 })
+      const chunks = promptChunks(request, 0, content, ids, vocabulary)
+      expect(chunks).toHaveLength(Math.floor(content.length / CHUNK_CHARS))
+      expect(chunks[0]?.tokens).toBe(tokensBefore(content, ids, CHUNK_CHARS))
+    }
+  })
+
   for (const source of VOCABULARIES) {
     test.skipIf(source.load === undefined)(`is known with the vocabulary ${skippedWithout(source)}`, async () => {
       const own = createTokenizer((await source.load?.()) ?? file)
