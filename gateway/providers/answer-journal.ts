@@ -4,6 +4,7 @@
 //   began ─▶ leg ─▶ told* ──another backend goes on──▶ leg ─▶ told* …      began: another attempt, what was kept of the last one goes
 import type { DispatchEvent } from '../../protocol/dispatch.ts'
 import { choiceCount, type InferenceRequest } from '../../protocol/request.ts'
+import type { Usage } from '../meter/usage.ts'
 import type { Target } from '../policy/plan.ts'
 import { Continuation } from './continuation.ts'
 import type { ProviderEvent } from './event.ts'
@@ -22,6 +23,8 @@ export type KeptAnswer = {
   entries: readonly JournalEntry[]
   /** Everything that the backend will say is there: nothing is to be sent. */
   isWhole: boolean
+  /** The caller has had some of it. */
+  wasShown: boolean
   firstTokenAtMs?: number
 }
 
@@ -32,6 +35,8 @@ export interface AnswerJournal {
   /** A backend has taken it on. @param isFirst From the beginning: what others have told of it is of no use any more. */
   leg(attempt: number, by: { leg: string; seed: number }, isFirst: boolean): void
   told(attempt: number, events: readonly DispatchEvent[]): void
+  /** What is proven to be used so far, after the first content. @param isFree Its target bills nothing for an answer that is cut off. */
+  counted(attempt: number, usage: Usage, isFree: boolean): void
 }
 
 const isNews = ({ type }: DispatchEvent): boolean => type !== 'capacity'

@@ -1,5 +1,8 @@
-// What a request's cache hints ask for as a whole. Owns that reading; where hints are written is each encoder's. Pure.
+// What a request's cache hints ask for as a whole, and how servers of OpenAI's dialect are told of one. Owns both; where hints are
+// written is each encoder's. Pure.
 import type { CacheHint, InferenceRequest } from '../../protocol/request.ts'
+import { openAiTraits } from './openai-models.ts'
+import type { Preset } from './presets.ts'
 
 /** How long the caller wants the prompt kept; undefined where no hint says so, or hints differ. */
 export function askedCacheTtl({ input, tools = [] }: InferenceRequest): CacheHint['ttl'] | undefined {
@@ -11,4 +14,17 @@ export function askedCacheTtl({ input, tools = [] }: InferenceRequest): CacheHin
   }
   const [ttl] = asked
   return asked.size === 1 ? ttl : undefined
+}
+
+/** What the server knows of marks with this model. */
+export const withMarksOf = (preset: Preset, model: string): Preset =>
+  preset.cacheMarks !== 'breakpoint' || openAiTraits(model).hasCacheBreakpoints
+    ? preset
+    : { ...preset, cacheMarks: undefined }
+
+/** Beside the last part of what is to be kept. A breakpoint is kept for half an hour at least, and its longer form is not everywhere. */
+export function cacheField(cache: CacheHint | undefined, { cacheMarks }: Preset): Record<string, unknown> {
+  if (cache === undefined || cacheMarks === undefined) return {}
+  if (cacheMarks === 'breakpoint') return { prompt_cache_breakpoint: { mode: 'explicit' } }
+  return { cache_control: cache.ttl === '1h' ? { type: 'ephemeral', ttl: '1h' } : { type: 'ephemeral' } }
 }

@@ -2,10 +2,13 @@
 // refusals, calls and probabilities stand; what follows from them is openai-decoder.ts. Pure.
 import * as z from 'zod'
 import type { LogprobEntry } from '../../protocol/dispatch.ts'
+import { late } from '../../protocol/late.ts'
 import { isJson, type Json } from '../meter/normalise.ts'
 import { encodeVector } from '../stream/vector.ts'
 
-const TokenLogprob = z.object({ token: z.string(), logprob: z.number(), bytes: z.array(z.number()).nullish() })
+const TokenLogprob = late(() =>
+  z.object({ token: z.string(), logprob: z.number(), bytes: z.array(z.number()).nullish() }),
+)
 
 /** Some servers write what they have not as `false`, an empty text or an empty object. */
 const isNothing = (value: unknown): boolean =>
@@ -22,82 +25,92 @@ const orNothing = <T extends z.ZodType>(type: T) =>
   z.preprocess((value) => (isNothing(value) ? undefined : value), type.nullish())
 
 /** A number, which some servers write as text. */
-const Index = z.union([
-  z.number().int().nonnegative(),
-  z
-    .string()
-    .regex(/^\d{1,4}$/)
-    .transform(Number),
-])
+const Index = late(() =>
+  z.union([
+    z.number().int().nonnegative(),
+    z
+      .string()
+      .regex(/^\d{1,4}$/)
+      .transform(Number),
+  ]),
+)
 
 /** Text, or parts of it: Mistral sends parts as soon as there are thoughts among them. */
-const Content = z.union([z.string(), z.array(z.unknown())])
+const Content = late(() => z.union([z.string(), z.array(z.unknown())]))
 
-const FunctionCall = z.object({ name: orNothing(z.string()), arguments: z.unknown() }).partial()
+const FunctionCall = late(() => z.object({ name: orNothing(z.string()), arguments: z.unknown() }).partial())
 
-const ToolCall = z.object({
-  // Without an index the id tells, or the order.
-  index: Index.nullish().catch(undefined),
-  id: z
-    .union([z.string(), z.number().transform(String)])
-    .nullish()
-    .catch(undefined),
-  function: orNothing(FunctionCall),
-})
+const ToolCall = late(() =>
+  z.object({
+    // Without an index the id tells, or the order.
+    index: Index.nullish().catch(undefined),
+    id: z
+      .union([z.string(), z.number().transform(String)])
+      .nullish()
+      .catch(undefined),
+    function: orNothing(FunctionCall),
+  }),
+)
 export type ToolCallPiece = z.infer<typeof ToolCall>
 
 /** A piece of a message, or a whole one: the fields are the same. */
-const Message = z
-  .object({
-    content: orNothing(Content),
-    refusal: z.string().nullish().catch(undefined),
-    /** What a model thinks aloud has three names. */
-    reasoning_content: z.unknown(),
-    reasoning: z.unknown(),
-    reasoning_details: z.unknown(),
-    tool_calls: orNothing(z.array(ToolCall)),
-    function_call: orNothing(FunctionCall),
-  })
-  .partial()
-
-const Choice = z.object({
-  index: orNothing(Index),
-  delta: Message.nullish(),
-  message: Message.nullish(),
-  text: orNothing(z.string()),
-  finish_reason: orNothing(z.string()),
-  /** The stop string that ended it, where a server tells; a token's id, where that was it. */
-  stop_reason: z.unknown().optional(),
-  error: z.unknown().optional(),
-  logprobs: z
+const Message = late(() =>
+  z
     .object({
-      content: z.array(TokenLogprob.extend({ top_logprobs: z.array(TokenLogprob).nullish() })).nullish(),
-      tokens: z.array(z.string()).nullish(),
-      token_logprobs: z.array(z.number().nullable()).nullish(),
-      top_logprobs: z.array(z.record(z.string(), z.number()).nullable()).nullish(),
+      content: orNothing(Content),
+      refusal: z.string().nullish().catch(undefined),
+      /** What a model thinks aloud has three names. */
+      reasoning_content: z.unknown(),
+      reasoning: z.unknown(),
+      reasoning_details: z.unknown(),
+      tool_calls: orNothing(z.array(ToolCall)),
+      function_call: orNothing(FunctionCall),
     })
-    .nullish()
-    // Probabilities are an extra: those of an unknown shape are none.
-    .catch(undefined),
-})
+    .partial(),
+)
+
+const Choice = late(() =>
+  z.object({
+    index: orNothing(Index),
+    delta: Message.nullish(),
+    message: Message.nullish(),
+    text: orNothing(z.string()),
+    finish_reason: orNothing(z.string()),
+    /** The stop string that ended it, where a server tells; a token's id, where that was it. */
+    stop_reason: z.unknown().optional(),
+    error: z.unknown().optional(),
+    logprobs: z
+      .object({
+        content: z.array(TokenLogprob.extend({ top_logprobs: z.array(TokenLogprob).nullish() })).nullish(),
+        tokens: z.array(z.string()).nullish(),
+        token_logprobs: z.array(z.number().nullable()).nullish(),
+        top_logprobs: z.array(z.record(z.string(), z.number()).nullable()).nullish(),
+      })
+      .nullish()
+      // Probabilities are an extra: those of an unknown shape are none.
+      .catch(undefined),
+  }),
+)
 export type Choice = z.infer<typeof Choice>
 
 /** By hand below: a validator that visits each of a million numbers takes seconds. */
-const Vector = z.object({ index: z.number().int().nonnegative(), embedding: z.unknown() })
+const Vector = late(() => z.object({ index: z.number().int().nonnegative(), embedding: z.unknown() }))
 
 /** Unknown fields pass, and of known ones only what is read has to be right. */
-const Chunk = z.object({
-  id: z.string().nullish().catch(undefined),
-  data: z.array(Vector).nullish(),
-  choices: z.array(Choice).nullish(),
-  usage: z.unknown().optional(),
-  /** Its name in one dialect. */
-  usageMetadata: z.unknown().optional(),
-  /** Where Groq puts it in streams. */
-  x_groq: z.object({ usage: z.unknown() }).partial().nullish().catch(undefined),
-  service_tier: z.string().nullish().catch(undefined),
-  error: z.unknown().optional(),
-})
+const Chunk = late(() =>
+  z.object({
+    id: z.string().nullish().catch(undefined),
+    data: z.array(Vector).nullish(),
+    choices: z.array(Choice).nullish(),
+    usage: z.unknown().optional(),
+    /** Its name in one dialect. */
+    usageMetadata: z.unknown().optional(),
+    /** Where Groq puts it in streams. */
+    x_groq: z.object({ usage: z.unknown() }).partial().nullish().catch(undefined),
+    service_tier: z.string().nullish().catch(undefined),
+    error: z.unknown().optional(),
+  }),
+)
 
 type Chunk = z.infer<typeof Chunk>
 

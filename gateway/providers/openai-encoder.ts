@@ -7,6 +7,7 @@ import type { OutputFormat } from '../../protocol/output-format.ts'
 import type { InferenceRequest, Prompt, Reasoning, Tool, ToolChoice } from '../../protocol/request.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
 import type { Target } from '../policy/plan.ts'
+import { withMarksOf } from './cache-hints.ts'
 import { firstLacking } from './openai-features.ts'
 import { openAiMessages, type SealMark } from './openai-messages.ts'
 import { PLAIN, type Preset } from './presets.ts'
@@ -38,7 +39,8 @@ export function encodeOpenAi(
   target: Pick<Target, 'model' | 'serviceTier'>,
   options: EncodeOptions = {},
 ): Result<EncodedRequest, Failure> {
-  const { preset = PLAIN, maxOutputTokens, sealMark } = options
+  const { maxOutputTokens, sealMark } = options
+  const preset = withMarksOf(options.preset ?? PLAIN, target.model)
   const started = startedAnswer(request)
   if (started !== undefined) return started
   const lacking = firstLacking(request, preset.lacks)
@@ -159,7 +161,7 @@ function toolField(tool: Tool, preset: Preset): Json {
       parameters: parameters ?? none,
       ...(isStrict ? { strict } : {}),
     },
-    ...(cache === undefined || !preset.hasCacheControl ? {} : { cache_control: { type: 'ephemeral' } }),
+    ...(cache === undefined || preset.cacheMarks !== 'control' ? {} : { cache_control: { type: 'ephemeral' } }),
   }
 }
 

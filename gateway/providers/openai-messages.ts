@@ -6,7 +6,8 @@
 // takes no user behind a tool, a short answer of the assistant stands between them.
 
 import { CallIds } from '../../protocol/call-ids.ts'
-import type { CacheHint, ChatMessage, ContentPart, ImageSource } from '../../protocol/request.ts'
+import type { ChatMessage, ContentPart, ImageSource } from '../../protocol/request.ts'
+import { cacheField } from './cache-hints.ts'
 import type { Preset } from './presets.ts'
 import { failedResult } from './refusal.ts'
 
@@ -76,7 +77,7 @@ export function openAiMessages(messages: readonly ChatMessage[], preset: Preset,
 
 /** One text where no part needs to be told apart from its neighbours, the form that every server knows. */
 function contentOf(parts: readonly ContentPart[], preset: Preset): string | Json[] {
-  const isPlain = parts.every((part) => isSaid(part) && (part.cache === undefined || !preset.hasCacheControl))
+  const isPlain = parts.every((part) => isSaid(part) && (part.cache === undefined || preset.cacheMarks === undefined))
   if (isPlain) return textOf(parts)
   return parts.flatMap((part): Json[] => {
     if (part.type === 'image') return [{ ...imagePart(part), ...cacheField(part.cache, preset) }]
@@ -165,11 +166,6 @@ function imagePart(part: Image): Json {
 
 const urlOf = (source: ImageSource): string =>
   source.kind === 'url' ? source.url : `data:${source.mediaType};base64,${source.data}`
-
-const cacheField = (cache: CacheHint | undefined, preset: Preset): Json =>
-  cache === undefined || !preset.hasCacheControl
-    ? {}
-    : { cache_control: cache.ttl === '1h' ? { type: 'ephemeral', ttl: '1h' } : { type: 'ephemeral' } }
 
 const isSaid = (part: ContentPart): part is ContentPart & { type: 'text' | 'refusal' } =>
   part.type === 'text' || part.type === 'refusal'

@@ -8,6 +8,8 @@ export type OpenAiTraits = {
   needsResponsesForTools: boolean
   /** Undefined: the name does not tell. */
   thinks: boolean | undefined
+  /** Parts may say up to where the prompt is to be kept. */
+  hasCacheBreakpoints: boolean
 }
 
 const FAMILY = /(?:^|[/:])(gpt|o\d|codex|chatgpt|computer-use)/
@@ -21,16 +23,24 @@ const CHAT_CLIENT = /(^|-)(chatgpt|chat)(-|$)/
 /** developers.openai.com/api/docs/guides/responses-vs-chat-completions: from 5.4 on. */
 const TOOLS_MOVED_WITH = 504
 const FIRST_THINKING = 500
+/** developers.openai.com/api/docs/guides/prompt-caching: from 5.6 on, which also bill what is written. */
+const BREAKPOINTS_SINCE = 506
 /** Azure's name for 3.5, where a name has no dot. */
 const WITHOUT_DOT = '35'
 
 export function openAiTraits(model: string): OpenAiTraits {
   const name = model.toLowerCase()
   const needsResponses = FAMILY.test(name) && RESPONSES_ALONE.test(name)
-  if (THINKS_ALWAYS.test(name)) return { needsResponses, needsResponsesForTools: false, thinks: true }
-  if (CHAT_CLIENT.test(name)) return { needsResponses, needsResponsesForTools: false, thinks: false }
+  const plain = { needsResponses, needsResponsesForTools: false, hasCacheBreakpoints: false }
+  if (THINKS_ALWAYS.test(name)) return { ...plain, thinks: true }
+  if (CHAT_CLIENT.test(name)) return { ...plain, thinks: false }
   const [found, major, minor] = VERSION.exec(name) ?? []
-  if (found === undefined) return { needsResponses, needsResponsesForTools: false, thinks: undefined }
+  if (found === undefined) return { ...plain, thinks: undefined }
   const version = major === WITHOUT_DOT ? 305 : Number(major) * 100 + Number(minor ?? 0)
-  return { needsResponses, needsResponsesForTools: version >= TOOLS_MOVED_WITH, thinks: version >= FIRST_THINKING }
+  return {
+    needsResponses,
+    needsResponsesForTools: version >= TOOLS_MOVED_WITH,
+    thinks: version >= FIRST_THINKING,
+    hasCacheBreakpoints: version >= BREAKPOINTS_SINCE,
+  }
 }

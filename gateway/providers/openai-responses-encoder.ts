@@ -6,6 +6,7 @@ import type { OutputFormat } from '../../protocol/output-format.ts'
 import type { InferenceRequest, Reasoning, Tool } from '../../protocol/request.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
 import type { Target } from '../policy/plan.ts'
+import { withMarksOf } from './cache-hints.ts'
 import { firstLacking } from './openai-features.ts'
 import { openAiTraits } from './openai-models.ts'
 import { hasSealed, RESPONSE_TOKENS_MIN, type ResponsesHabit, wantsThought } from './openai-responses-choice.ts'
@@ -64,7 +65,7 @@ export function encodeResponses(
   const mark = thinks === false ? undefined : habit.mark
   const body: Json = {
     model: target.model,
-    input: responseItems(messages.value, preset, mark),
+    input: responseItems(messages.value, withMarksOf(preset, target.model), mark),
     stream: true,
     store: false,
     ...samplingFields(request, preset),

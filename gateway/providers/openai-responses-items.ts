@@ -2,6 +2,7 @@
 // thoughts are items that go back as they came, with what followed them. The other fields are openai-responses-encoder.ts. Pure.
 import { CallIds } from '../../protocol/call-ids.ts'
 import type { ChatMessage, ContentPart, ImageSource } from '../../protocol/request.ts'
+import { cacheField } from './cache-hints.ts'
 import { readSealValue } from './openai-responses-seal.ts'
 import type { Preset } from './presets.ts'
 import { failedResult } from './refusal.ts'
@@ -22,38 +23,46 @@ export function responseItems(messages: readonly ChatMessage[], preset: Preset, 
       case 'system':
       case 'developer': {
         const role = preset.hasDeveloperRole ? message.role : 'system'
-        return [{ type: 'message', role, content: inputOf(message.content) }]
+        return [{ type: 'message', role, content: inputOf(message.content, preset) }]
       }
       case 'user':
-        return [{ type: 'message', role: 'user', content: inputOf(message.content) }]
+        return [{ type: 'message', role: 'user', content: inputOf(message.content, preset) }]
       case 'assistant':
         return turnItems(message.content, ids, mark)
       case 'tool':
-        return [{ type: 'function_call_output', call_id: ids.of(message.toolCallId ?? ''), output: resultOf(message) }]
+        return [
+          {
+            type: 'function_call_output',
+            call_id: ids.of(message.toolCallId ?? ''),
+            output: resultOf(message, preset),
+          },
+        ]
       default:
         return message.role satisfies never
     }
   })
 }
 
-/** One text where nothing but text is there. */
-function inputOf(parts: readonly ContentPart[]): string | Json[] {
-  if (parts.every(isSaid)) return parts.map(({ text }) => text).join('')
+/** One text where nothing but text is there, and no part has a mark. */
+function inputOf(parts: readonly ContentPart[], preset: Preset): string | Json[] {
+  const isMarked = preset.cacheMarks === 'breakpoint' && parts.some(({ cache }) => cache !== undefined)
+  if (parts.every(isSaid) && !isMarked) return parts.map(({ text }) => text).join('')
   return parts.flatMap((part): Json[] => {
+    const mark = isMarked ? cacheField(part.cache, preset) : {}
     if (part.type === 'image') {
-      return [{ type: 'input_image', image_url: urlOf(part.source), detail: part.detail ?? 'auto' }]
+      return [{ type: 'input_image', image_url: urlOf(part.source), detail: part.detail ?? 'auto', ...mark }]
     }
-    return isSaid(part) ? [{ type: 'input_text', text: part.text }] : []
+    return isSaid(part) ? [{ type: 'input_text', text: part.text, ...mark }] : []
   })
 }
 
 /** That a tool failed has no field: the text says it. */
-function resultOf({ content, isError }: ChatMessage): string | Json[] {
-  if (isError !== true) return inputOf(content)
+function resultOf({ content, isError }: ChatMessage, preset: Preset): string | Json[] {
+  if (isError !== true) return inputOf(content, preset)
   const at = content.findIndex((part) => isSaid(part) && part.text !== '')
   const told = content[at]
-  if (told?.type !== 'text') return inputOf([{ type: 'text', text: failedResult('') }, ...content])
-  return inputOf(content.with(at, { ...told, text: failedResult(told.text) }))
+  if (told?.type !== 'text') return inputOf([{ type: 'text', text: failedResult('') }, ...content], preset)
+  return inputOf(content.with(at, { ...told, text: failedResult(told.text) }), preset)
 }
 
 /** Texts that follow each other are one message. */

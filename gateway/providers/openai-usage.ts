@@ -20,12 +20,12 @@ export function normaliseOpenAi(raw: unknown, habit: Habit = { isReasoningBeside
   const inputDetails = jsonOrEmpty(raw.prompt_tokens_details ?? raw.input_tokens_details)
   const outputDetails = jsonOrEmpty(raw.completion_tokens_details ?? raw.output_tokens_details)
   const cached = reader.countOrZero(inputDetails.cached_tokens)
-  const written = reader.countOrZero(inputDetails.cache_write_tokens)
+  const written = writesOf(reader, inputDetails)
   const reasoning = reader.count(outputDetails.reasoning_tokens)
 
   const beside = besides(reader, { prompt, completion, total, cached, reasoning }, habit)
   // Where details exceed their sum, cached tokens are believed before written ones: they are the cheaper.
-  const input = reader.take(prompt ?? 0, beside.cached ? [0, written] : [cached, written])
+  const input = reader.take(prompt ?? 0, beside.cached ? [0, written.sum] : [cached, written.sum])
   const heard = modalities(reader, inputDetails, input.rest)
   const output = reader.take(completion ?? 0, beside.reasoning ? [] : [reasoning ?? 0])
   const spoken = modalities(reader, outputDetails, output.rest)
@@ -33,7 +33,8 @@ export function normaliseOpenAi(raw: unknown, habit: Habit = { isReasoningBeside
   const usage = reader.usage({
     inputUncached: heard.rest,
     inputCacheRead: beside.cached ? cached : insideCached,
-    inputCacheWrite5m: insideWritten,
+    inputCacheWrite5m: insideWritten - Math.min(written.long, insideWritten),
+    inputCacheWrite1h: Math.min(written.long, insideWritten),
     inputAudio: heard.audio,
     inputImage: heard.image,
     outputText: spoken.rest,
@@ -42,6 +43,15 @@ export function normaliseOpenAi(raw: unknown, habit: Habit = { isReasoningBeside
     outputImage: spoken.image,
   })
   return { usage, inconsistent: reader.inconsistent }
+}
+
+/** What was written to a cache, and what of it is kept for hours: the dearer where the two have prices of their own. */
+function writesOf(reader: CountReader, inputDetails: Json): { sum: number; long: number } {
+  const split = jsonOrEmpty(inputDetails.cache_write_tokens_details)
+  const long = reader.countOrZero(split.ttl_12h_tokens)
+  const sum = reader.count(inputDetails.cache_write_tokens) ?? long + reader.countOrZero(split.ttl_30m_tokens)
+  if (long > sum) reader.inconsistent = true
+  return { sum, long }
 }
 
 /**

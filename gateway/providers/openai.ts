@@ -5,7 +5,8 @@ import { bearer, openAiVendor } from './openai-vendor.ts'
 import { OPENAI } from './presets.ts'
 
 export const openAi = openAiVendor({
-  preset: () => OPENAI,
+  // Azure has not said that it takes them.
+  preset: () => ({ ...OPENAI, cacheMarks: 'breakpoint' }),
   url: ({ baseUrl }, _, path) => `${baseUrl}${path}`,
   authorisation: bearer,
   api: () => 'auto',

@@ -53,8 +53,8 @@ export type Preset = {
   logprobs: 'flag' | 'count'
   hasVerbosity: boolean
   hasPromptCacheKey: boolean
-  /** Whether parts may carry `cache_control`. */
-  hasCacheControl: boolean
+  /** How parts say up to where the prompt is to be kept; undefined: not at all. `breakpoint`: to the models that know it. */
+  cacheMarks: 'control' | 'breakpoint' | undefined
   /** How much to think. `effort`: a word; `object`: `reasoning` with a word or a budget; `toggle`: a word, and a switch. */
   reasoning: 'effort' | 'object' | 'toggle'
   /** Words it knows; the nearest one is sent. Undefined: all. */
@@ -92,7 +92,7 @@ export const PLAIN: Preset = {
   logprobs: 'flag',
   hasVerbosity: false,
   hasPromptCacheKey: false,
-  hasCacheControl: false,
+  cacheMarks: undefined,
   reasoning: 'effort',
 }
 
@@ -178,7 +178,7 @@ const PRESETS = {
     lacks: ['n', 'structured_outputs'],
     hasVerbosity: true,
     hasPromptCacheKey: true,
-    hasCacheControl: true,
+    cacheMarks: 'control',
     reasoning: 'object',
     thoughtField: 'reasoning_details',
     isRouter: true,

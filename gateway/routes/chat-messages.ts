@@ -15,9 +15,13 @@ type Content = Of<'user'>['content'] | NonNullable<Of<'assistant'>['content']>
 type WirePart = Exclude<Content, string>[number]
 type Cached = Pick<Extract<WirePart, { type: 'text' }>, 'cache_control' | 'prompt_cache_breakpoint'>
 
-/** A hint that is longer than the internal form's longest is that one. */
 function cacheHint({ cache_control: control, prompt_cache_breakpoint: breakpoint }: Cached): { cache?: CacheHint } {
   if (control !== undefined && control !== null) return { cache: { ttl: control.ttl ?? '5m' } }
+  return breakpointHint(breakpoint)
+}
+
+/** A hint that is longer than the internal form's longest is that one. */
+export function breakpointHint(breakpoint: Cached['prompt_cache_breakpoint']): { cache?: CacheHint } {
   if (breakpoint === undefined || breakpoint === null) return {}
   return { cache: { ttl: typeof breakpoint.ttl === 'string' ? '1h' : '5m' } }
 }

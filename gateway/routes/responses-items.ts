@@ -4,6 +4,7 @@ import type { ResponseInputItem } from '../../protocol/dialects/responses.ts'
 import type { Failure } from '../../protocol/errors.ts'
 import type { ChatMessage, ContentPart } from '../../protocol/request.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
+import { breakpointHint } from './chat-messages.ts'
 import { imageUrl } from './images.ts'
 import { invalid } from './schema-fault.ts'
 import { readSeal } from './seals.ts'
@@ -129,6 +130,7 @@ function partsOf(
 function partOf(part: WirePart, param: string, role: ChatMessage['role']): Result<ContentPart, Failure> {
   switch (part.type) {
     case 'input_text':
+      return ok({ type: 'text', text: part.text, ...breakpointHint(part.prompt_cache_breakpoint) })
     case 'output_text':
       return ok({ type: 'text', text: part.text })
     case 'refusal':
@@ -139,7 +141,8 @@ function partOf(part: WirePart, param: string, role: ChatMessage['role']): Resul
       const source = imageUrl(part.image_url)
       if (!source.ok) return err(invalid(source.error, `${param}.image_url`))
       const { detail } = part
-      return ok({ type: 'image', source: source.value, ...(typeof detail === 'string' ? { detail } : {}) })
+      const hint = breakpointHint(part.prompt_cache_breakpoint)
+      return ok({ type: 'image', source: source.value, ...(typeof detail === 'string' ? { detail } : {}), ...hint })
     }
     default:
       return part satisfies never

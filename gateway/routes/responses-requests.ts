@@ -123,6 +123,7 @@ export function requestOf(
 /** What every answer repeats of its request. */
 export function echoOf({ asked }: ParsedResponse): ResponseEcho {
   return {
+    access_programs: null,
     background: asked.background === true,
     instructions: asked.instructions ?? null,
     max_output_tokens: asked.max_output_tokens ?? null,

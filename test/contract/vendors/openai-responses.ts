@@ -1,6 +1,6 @@
 // What is promised of OpenAI's Responses API, registered as the only route for conversations; Azure's and other servers' are the same.
 import type { Answer, Claim, Promised } from '../promise.ts'
-import { OPENAI_CLAIMS, OWN_DEFAULT, refused } from './openai-claims.ts'
+import { MARKED_SINCE, OPENAI_CLAIMS, OWN_DEFAULT, refused } from './openai-claims.ts'
 
 const text = (words: string) => ({ type: 'text' as const, text: words })
 const thought = (words: string, value?: string) => ({
@@ -177,7 +177,7 @@ export const openAiResponses: Promised = {
   kind: 'openai',
   folder: 'openai-responses',
   baseUrl: 'https://api.openai.com/v1',
-  model: 'gpt-5.4',
+  model: 'gpt-5.6',
   secret: 'sk-test-0123456789',
   options: { api: 'responses', reasoningSummary: true },
   usageDialect: 'openai',
@@ -192,6 +192,17 @@ export const openAiResponses: Promised = {
   ],
   claims: {
     ...OPENAI_CLAIMS,
+    cache_hint: {
+      is: 'honoured',
+      body: {
+        'input[0].content[0]': {
+          type: 'input_text',
+          text: 'A long handbook.',
+          prompt_cache_breakpoint: { mode: 'explicit' },
+        },
+      },
+      note: MARKED_SINCE,
+    },
     system: { is: 'honoured', body: { 'input[0]': { type: 'message', role: 'system', content: 'Be brief.' } } },
     image_data: {
       is: 'honoured',

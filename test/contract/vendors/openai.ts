@@ -1,6 +1,6 @@
 // What is promised of OpenAI's own API, at OpenAI and on Azure.
 import type { Answer, Promised } from '../promise.ts'
-import { CHOSEN_CLAIMS } from './openai-claims.ts'
+import { CHOSEN_CLAIMS, MARKED_SINCE } from './openai-claims.ts'
 
 const text = (words: string) => ({ type: 'text' as const, text: words })
 const WEATHER_CALL = { type: 'tool_call' as const, name: 'weather' }
@@ -143,7 +143,7 @@ export const openAi: Promised = {
   url: 'https://api.openai.com/v1/chat/completions',
   headers: { authorization: 'Bearer sk-test-0123456789' },
   strangers: OPENAI_STRANGERS,
-  claims: CHOSEN_CLAIMS,
+  claims: { ...CHOSEN_CLAIMS, cache_hint: { is: 'left_out', note: MARKED_SINCE } },
   answers: ANSWERS,
   errors: [
     { fixture: 'error-400-field.http', code: 'invalid_request', kind: 'refused', says: 'temperature' },
@@ -171,6 +171,7 @@ export const azureOpenAi: Promised = {
   secret: '0123456789abcdef0123456789abcdef',
   url: 'https://fjord.openai.azure.com/openai/v1/chat/completions',
   headers: { 'api-key': '0123456789abcdef0123456789abcdef' },
+  claims: CHOSEN_CLAIMS,
   answers: [
     {
       fixture: 'text.http',

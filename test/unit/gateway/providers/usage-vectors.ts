@@ -37,6 +37,36 @@ export const VECTORS: Vector[] = [
     more: { inputCacheWrite5m: 512 },
   },
   {
+    id: 'writes that are kept for hours are told apart',
+    dialect: 'openai',
+    raws: [
+      {
+        input_tokens: 2000,
+        output_tokens: 10,
+        input_tokens_details: {
+          cached_tokens: 1024,
+          cache_write_tokens: 512,
+          cache_write_tokens_details: { ttl_30m_tokens: 112, ttl_12h_tokens: 400 },
+        },
+      },
+    ],
+    parts: [464, 1024, 512, 10, 0],
+    more: { inputCacheWrite5m: 112, inputCacheWrite1h: 400 },
+  },
+  {
+    id: 'writes that only their details count are counted',
+    dialect: 'openai',
+    raws: [
+      {
+        input_tokens: 2000,
+        output_tokens: 10,
+        input_tokens_details: { cache_write_tokens_details: { ttl_30m_tokens: 112, ttl_12h_tokens: 400 } },
+      },
+    ],
+    parts: [1488, 0, 512, 10, 0],
+    more: { inputCacheWrite5m: 112, inputCacheWrite1h: 400 },
+  },
+  {
     id: 'O3: the responses dialect has other names',
     dialect: 'openai',
     raws: [

@@ -8,9 +8,9 @@ import { echoOf, parseResponse } from '../../../../gateway/routes/responses-requ
 import { Collector } from '../../../../gateway/stream/collect.ts'
 import type { ResponseEventBody, ResponseObject } from '../../../../protocol/dialects/responses.ts'
 
-// What the official client promises its users is what our types promise; it adds `output_text` and defaults the other itself.
+// What the official client promises its users is what our types promise; it adds `output_text` itself.
 // Usage that is not known yet is null on the wire, which its type leaves out.
-type Promised = Omit<SdkResponse, 'output_text' | 'access_programs' | 'usage'> & { usage?: SdkResponse['usage'] | null }
+type Promised = Omit<SdkResponse, 'output_text' | 'usage'> & { usage?: SdkResponse['usage'] | null }
 const asPromised = (response: ResponseObject): Promised => response
 type PromisedEvent<T> = T extends { response: SdkResponse } ? Omit<T, 'response'> & { response: Promised } : T
 type ResponseEvent = ResponseEventBody & { sequence_number: number }

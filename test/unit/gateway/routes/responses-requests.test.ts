@@ -43,6 +43,24 @@ describe('input', () => {
     ])
   })
 
+  test('a breakpoint is a hint on its part', () => {
+    const mark = { prompt_cache_breakpoint: { mode: 'explicit' } }
+    const content = [
+      { type: 'input_text', text: 'a', ...mark },
+      { type: 'input_image', image_url: PNG, prompt_cache_breakpoint: { mode: 'explicit', ttl: '12h' } },
+      { type: 'input_text', text: 'b', prompt_cache_breakpoint: null },
+    ]
+    const result = { ...output, output: [{ type: 'input_text', text: 'sunny', ...mark }] }
+    const [said, , told] = messages({ input: [{ role: 'user', content }, call, result], tools: [weather] })
+    expect(said?.content.map(({ cache }) => cache)).toEqual([{ ttl: '5m' }, { ttl: '1h' }, undefined])
+    expect(told?.content.map(({ cache }) => cache)).toEqual([{ ttl: '5m' }])
+  })
+
+  test('to keep the prompt and answer nothing is refused, how it is kept is not', () => {
+    expect(refusal({ prompt_cache_options: { prewarm: true } }).param).toBe('prompt_cache_options')
+    expect(read({ prompt_cache_options: { mode: 'explicit', ttl: '12h', prewarm: false } })).toEqual(read({}))
+  })
+
   test('messages need no type, and their parts become parts', () => {
     const content = [
       { type: 'input_text', text: 'What is this?' },
