@@ -19,16 +19,9 @@ const PRIVATE_SUFFIXES = [
   'svc',
 ]
 /** Where cloud machines hand out credentials under a name, or at an address outside the link-local range. */
-const METADATA_NAMES: ReadonlySet<string> = new Set([
-  // What the resolver of such a machine makes whole.
-  'metadata',
-  'instance-data',
-  'metadata.google.internal',
-  'metadata.goog',
-  'metadata.azure.internal',
-  'metadata.tencentyun.com',
-  'instance-data.ec2.internal',
-])
+const METADATA_NAMES: ReadonlySet<string> = new Set(['metadata.goog', 'metadata.tencentyun.com'])
+/** Within a cloud's own network, where its resolver may make the name whole. */
+const METADATA_INSIDE = /^(metadata|instance-data)(\.|$)/
 const METADATA_ADDRESSES: ReadonlySet<string> = new Set(['168.63.129.16', '100.100.100.200', '[fd20:ce::254]'])
 
 type Place = 'public' | 'private' | 'forbidden'
@@ -69,7 +62,8 @@ function placeOf(hostname: string): Place {
   const name = hostname.replace(/\.$/, '')
   if (METADATA_NAMES.has(name) || name.split('.').includes('')) return 'forbidden'
   const inside = !name.includes('.') || PRIVATE_SUFFIXES.some((suffix) => name.endsWith(`.${suffix}`))
-  return inside ? 'private' : 'public'
+  if (!inside) return 'public'
+  return METADATA_INSIDE.test(name) ? 'forbidden' : 'private'
 }
 
 function placeOfIpv4([a = 0, b = 0, c = 0]: number[]): Place {

@@ -19,6 +19,7 @@ test.each([
   ['https://100.128.0.1', 'https://100.128.0.1'],
   ['https://localhost.example.com', 'https://localhost.example.com'],
   ['https://internal.example.com', 'https://internal.example.com'],
+  ['https://metadata.example.com', 'https://metadata.example.com'],
 ])('%s is a public upstream', (text, normal) => {
   expect(accepted(text, false)).toBe(normal)
   expect(accepted(text, true)).toBe(normal)
@@ -116,6 +117,8 @@ test.each([
   ['cloud metadata behind carrier-grade NAT inside IPv6', 'https://[::ffff:6464:64c8]'],
   ['cloud metadata by a short name', 'http://metadata'],
   ['cloud metadata by another short name', 'http://instance-data/latest'],
+  ['cloud metadata by the name of any cloud', 'http://metadata.cloud.internal'],
+  ['cloud metadata by a name in public', 'https://metadata.tencentyun.com'],
   ['cloud metadata inside IPv6 in hexadecimal', 'http://[::ffff:a9fe:a9fe]'],
   ['cloud metadata behind carrier-grade NAT', 'http://100.100.100.200'],
   ['cloud metadata at a public address', 'https://168.63.129.16'],
