@@ -15,6 +15,9 @@ import { encodeResponses } from './openai-responses-encoder.ts'
 import type { Preset } from './presets.ts'
 import type { EncodeContext, Vendor } from './vendor.ts'
 
+/** Of the digest of a caller's key: nobody guards anything by it. */
+const CACHE_KEY_CHARS = 32
+
 type Path = EncodedRequest['path'] | '/responses'
 
 export type OpenAiHouse = {
@@ -50,6 +53,7 @@ export function openAiVendor(house: OpenAiHouse): Vendor {
           ...config.options.headers,
           'content-type': 'application/json',
           accept: 'text/event-stream, application/json',
+          ...(await cacheHeader(house.preset(config), request)),
           ...house.authorisation(context),
           'x-client-request-id': requestId,
         },
@@ -91,6 +95,17 @@ function bodyOf(
   }
   const sealMark = house.sealMark?.(config)
   return encodeOpenAi(request, target, { ...common, ...(sealMark === undefined ? {} : { sealMark }) })
+}
+
+/** A digest of the key: a caller's own word goes into no header. */
+async function cacheHeader(
+  { cacheKeyHeader }: Preset,
+  { promptCacheKey }: InferenceRequest,
+): Promise<Record<string, string>> {
+  if (cacheKeyHeader === undefined || promptCacheKey === undefined) return {}
+  const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', new TextEncoder().encode(promptCacheKey)))
+  const hex = Array.from(digest, (byte) => byte.toString(16).padStart(2, '0')).join('')
+  return { [cacheKeyHeader]: hex.slice(0, CACHE_KEY_CHARS) }
 }
 
 /** A server without keys is sent none. */

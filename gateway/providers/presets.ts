@@ -53,6 +53,8 @@ export type Preset = {
   logprobs: 'flag' | 'count'
   hasVerbosity: boolean
   hasPromptCacheKey: boolean
+  /** The header that leads what has the same key to the machine that keeps it, where no field of the body does. */
+  cacheKeyHeader?: string
   /** How parts say up to where the prompt is to be kept; undefined: not at all. `breakpoint`: to the models that know it. */
   cacheMarks: 'control' | 'breakpoint' | undefined
   /** How much to think. `effort`: a word; `object`: `reasoning` with a word or a budget; `toggle`: a word, and a switch. */
@@ -158,7 +160,8 @@ const PRESETS = {
     needsThoughtsOfCalls: true,
   },
   // docs.x.ai, "Chat completions": logit_bias is listed as unsupported; reasoning models refuse penalties and stop
-  // themselves. Efforts are none to high. Reasoning is counted beside the completion.
+  // themselves. Efforts are none to high. Reasoning is counted beside the completion. developers/advanced-api-usage/
+  // prompt-caching: prompts are kept by machine, and `x-grok-conv-id` leads to the same one.
   xai: {
     ...PLAIN,
     baseUrl: 'https://api.x.ai/v1',
@@ -167,6 +170,7 @@ const PRESETS = {
     limitField: 'max_completion_tokens',
     hasDeveloperRole: false,
     hasDialectDefaults: true,
+    cacheKeyHeader: 'x-grok-conv-id',
     efforts: ['none', 'low', 'medium', 'high'],
   },
   // openrouter.ai/docs: use-cases/reasoning-tokens (`reasoning`, `reasoning_details` given back unchanged), features/

@@ -19,7 +19,7 @@ export type Places = Record<string, unknown>
  * not another one without it. `refused`: it would be, so the caller is told.
  */
 export type Claim = (
-  | { is: 'honoured' | 'translated'; body: Places }
+  | { is: 'honoured' | 'translated'; body: Places; headers?: Record<string, string> }
   | { is: 'left_out' }
   | { is: 'refused'; param: string }
 ) & {

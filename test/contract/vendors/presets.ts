@@ -240,6 +240,12 @@ export const COMPATIBLE: readonly Promised[] = [
       ...NO_EXTENSIONS,
       logit_bias: refused('logitBias'),
       temperature_of_one: { is: 'left_out', note: OWN_DEFAULT },
+      cache_key: {
+        is: 'translated',
+        body: {},
+        headers: { 'x-grok-conv-id': 'f07f6fac2575bcf0986c248e7e8a3d07' },
+        note: 'A digest of it, in the header that leads to the machine that keeps the prompt.',
+      },
     },
     answers: [
       {
