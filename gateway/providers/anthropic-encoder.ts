@@ -13,6 +13,8 @@ import { chatOnly, refuse, unsupportedSampling } from './refusal.ts'
 import { checkedToolNames, plainToolName } from './tool-names.ts'
 
 const TOOL_NAME_CHARS_MAX = 128
+/** From this version of the API on no model takes temperature, top_p or top_k. */
+const NO_SAMPLING_SINCE = '2026-10-21'
 
 export type AnthropicTarget = Pick<Target, 'model' | 'serviceTier' | 'contextTokens' | 'outputTokensMax'>
 
@@ -20,17 +22,19 @@ export type AnthropicTarget = Pick<Target, 'model' | 'serviceTier' | 'contextTok
  * The body of a call, always a stream.
  * @param maxOutputTokens The vendor demands a bound: where neither caller nor catalog has one, it is what every model of
  * the generation can give.
- * @param userId Whom the request is for, as the vendor may know it.
+ * @param options.userId Whom the request is for, as the vendor may know it.
+ * @param options.apiVersion Of the call. Default: one that knows all fields.
  */
 export function encodeAnthropic(
   request: InferenceRequest,
   target: AnthropicTarget,
   maxOutputTokens: number | undefined,
-  userId?: string,
+  { userId, apiVersion = '' }: { userId?: string | undefined; apiVersion?: string } = {},
 ): Result<Record<string, unknown>, Failure> {
   const refused = unsupportedSampling(request)
   if (refused !== undefined) return refused
-  const traits = claudeTraits(target.model)
+  const known = claudeTraits(target.model)
+  const traits = apiVersion < NO_SAMPLING_SINCE ? known : { ...known, hasSampling: false }
   const maxTokens = outputBound(target, traits, maxOutputTokens)
   const prompt = promptFields(request, target, traits, maxTokens)
   if (!prompt.ok) return prompt

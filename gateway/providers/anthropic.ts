@@ -3,20 +3,22 @@
 import type { Failure } from '../../protocol/errors.ts'
 import type { InferenceRequest } from '../../protocol/request.ts'
 import { ok, type Result } from '../../protocol/result.ts'
-import type { Target } from '../policy/plan.ts'
+import type { ProviderConfig, Target } from '../policy/plan.ts'
 import { AnthropicDecoder } from './anthropic-decoder.ts'
 import { encodeAnthropic, encodeAnthropicCount } from './anthropic-encoder.ts'
 import { anthropicFailure } from './anthropic-failure.ts'
 import { countOf } from './prompt-count.ts'
 import type { AnswerDecoder, EncodeContext, HttpCall, Vendor } from './vendor.ts'
 
+/** The later one knows less: older models do without temperature, top_p and top_k there. */
 const API_VERSION = '2023-06-01'
+const versionOf = ({ options }: ProviderConfig): string => options.apiVersion ?? API_VERSION
 
 export const anthropic: Vendor = {
   async encode(request: InferenceRequest, target: Target, context: EncodeContext): Promise<Result<HttpCall, Failure>> {
     const { maxOutputTokens, config } = context
     const userId = request.endUser === undefined ? undefined : await pseudonym(config.name, request.endUser)
-    const body = encodeAnthropic(request, target, maxOutputTokens, userId)
+    const body = encodeAnthropic(request, target, maxOutputTokens, { userId, apiVersion: versionOf(config) })
     return body.ok ? ok(callOf('/v1/messages', body.value, context)) : body
   },
   decoder(request: InferenceRequest): AnswerDecoder {
@@ -45,7 +47,7 @@ function callOf(path: string, body: Record<string, unknown>, { config, key }: En
       ...config.options.headers,
       'content-type': 'application/json',
       accept: 'text/event-stream, application/json',
-      'anthropic-version': config.options.apiVersion ?? API_VERSION,
+      'anthropic-version': versionOf(config),
       'x-api-key': key.secret,
     },
     body: JSON.stringify(body),

@@ -289,6 +289,19 @@ describe('thinking', () => {
     expect(think({ effort: 'high' }, OLD, 1024)).toEqual({})
   })
 
+  test('is not what the version of the API forbids sampling for', () => {
+    const asked = request([says('user', 'a')], { sampling: { ...NEUTRAL_SAMPLING, temperature: 0.5 } })
+    const paramIn = (apiVersion: string) => {
+      const encoded = encodeAnthropic(asked, { model: OLD, contextTokens: 200_000 }, 100, { apiVersion })
+      return encoded.ok ? encoded.value.temperature : encoded.error.param
+    }
+    expect(paramIn('2023-06-01')).toBe(0.5)
+    expect(paramIn('2026-10-21')).toBe('temperature')
+    const plain = request([says('user', 'a')], { sampling: { ...NEUTRAL_SAMPLING, temperature: 1, topP: 1 } })
+    const sent = encodeAnthropic(plain, { model: OLD, contextTokens: 200_000 }, 100, { apiVersion: '2026-10-21' })
+    expect(sent.ok && Object.keys(sent.value)).not.toContain('temperature')
+  })
+
   test('and sampling exclude each other', () => {
     const sampling = (more: object) => ({ sampling: { ...NEUTRAL_SAMPLING, ...more } })
     const thinks = { reasoning: { effort: 'high' as const } }
