@@ -1,7 +1,7 @@
 // `npm test`: every suite, and one line with the sum. Owns the order, the counting and the exit code; what is tested is in
-// the suites. They run in turn: those that wait much are slowed by a compiler beside them more than is won. But the types are
-// checked while the engine is built, and the simulation, which takes minutes of processor time and nothing else, runs beside all at
-// the lowest priority, in the time that they leave.
+// the suites. They run in turn, but for those that leave the processor alone for most of their time: what waits stands beside what
+// computes. The simulation, which takes minutes of processor time and nothing else, runs beside all at the lowest priority, in the
+// time that they leave.
 import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process'
 import { glob, mkdtemp, open, readFile, rm, statfs, writeFile } from 'node:fs/promises'
 import { availableParallelism, constants, homedir, setPriority, tmpdir } from 'node:os'
@@ -13,8 +13,8 @@ import { obtainModel } from './model.ts'
 import { DEFAULT_MODEL, parseOptions } from './options.ts'
 import { type Count, countCtest, countVitest, NOTHING, sum } from './test-results.ts'
 
-/** `checks` and `build` beside each other, then `tests`; in each one after the other. `idle`: beside all. */
-type Line = 'checks' | 'build' | 'tests' | 'idle'
+/** `checks` and `build` beside each other, then `first`, then `tests` and `beside`; in each one after the other. `idle`: beside all. */
+type Line = 'checks' | 'build' | 'first' | 'tests' | 'beside' | 'idle'
 type Suite = {
   name: string
   title: string
@@ -27,6 +27,8 @@ type Suite = {
 const ROOT = join(import.meta.dirname, '..')
 /** A test that hangs is ended by this; the slowest, a property test, takes seconds. */
 const CTEST_TIMEOUT_S = 300
+/** Of the engine's tests a third waits, for what a lost peer must not delay. */
+const CTESTS_AT_ONCE = Math.ceil(1.5 * availableParallelism())
 const EXIT_USAGE = 2
 /** The files of a part share a runtime, which grows slower with each: its objects have alarms that go on. */
 const WORKER_SHARDS = 10
@@ -36,33 +38,29 @@ const WORKER_SHARDS_AT_ONCE = Math.min(2, availableParallelism())
 const BROWSER_TESTS = '^(a new user|signing in|the first load)'
 /** All but the pages of the documentation that start hosts or whole systems of their own, some minute: `npm run test:docs`. */
 const E2E_TESTS = '^(?!.*docs/tasks/(?:gpu-host|disaggregated|cloudflare|upgrade|backup))'
+/** Of `test/e2e`: for most of their time they wait for a hold to end, for a gateway to come up, for a client to try again. */
+const WAITING_E2E_FILES = ['faults', 'gateway-death', 'money', 'sdk'].map((name) => `test/e2e/${name}.test.ts`)
 /** Memory as a disk, for what tests write and throw away: each write of a database there is waited for on a real one. */
 const MEMORY_DIR = '/dev/shm'
 /** Suites write some hundred megabytes; what is smaller than this (a container's default is 64 MiB) is not used. */
 const MEMORY_BYTES_MIN = 4 * 2 ** 30
 
-/** `behind` the checks, `idle` behind everything. */
-type Priority = 'behind' | 'idle'
-const NICENESS: Record<Priority, number> = {
-  behind: constants.priority.PRIORITY_BELOW_NORMAL,
-  idle: constants.priority.PRIORITY_LOW,
-}
-
 const SUITES: Suite[] = [
   { name: 'types', title: 'Types (tsc)', line: 'checks', run: types },
   { name: 'lint', title: 'Lint and format (biome)', line: 'checks', run: () => check([['biome', 'check', '.']]) },
-  { name: 'simulation', title: 'Simulation (vitest, Node)', line: 'idle', run: simulation },
+  {
+    name: 'simulation',
+    title: 'Simulation (vitest, Node)',
+    line: 'idle',
+    run: (dir) => vitestBeside('simulation', dir, { isIdle: true }),
+  },
   { name: 'engine', title: 'Engine (ctest)', line: 'build', run: engine },
-  { name: 'worker', title: 'Worker (vitest, workerd)', line: 'tests', run: worker },
+  { name: 'worker', title: 'Worker (vitest, workerd)', line: 'first', run: worker },
   { name: 'unit', title: 'Unit (vitest, Node)', line: 'tests', run: (dir) => vitest('unit', dir) },
   { name: 'sdk', title: 'SDK in its runtimes (vitest)', line: 'tests', run: (dir) => vitest('sdk', dir) },
-  {
-    name: 'e2e',
-    title: 'End to end (vitest, the real system)',
-    line: 'tests',
-    run: (dir) => vitest('e2e', dir, ['-t', E2E_TESTS]),
-  },
-  { name: 'browser', title: 'Dashboard (vitest, Chromium)', line: 'tests', run: browser, optional: true },
+  { name: 'e2e', title: 'End to end (vitest, the real system)', line: 'tests', run: (dir) => e2e(dir, 'busy') },
+  { name: 'e2e', title: 'End to end, what waits (vitest)', line: 'beside', run: (dir) => e2e(dir, 'waiting') },
+  { name: 'browser', title: 'Dashboard (vitest, Chromium)', line: 'beside', run: browser, optional: true },
 ]
 
 const stopping = new AbortController()
@@ -101,7 +99,8 @@ async function main(argv: string[]): Promise<number> {
     }
     const idle = inTurn('idle')
     await Promise.all([inTurn('checks'), inTurn('build')])
-    await inTurn('tests')
+    await inTurn('first')
+    await Promise.all([inTurn('tests'), inTurn('beside')])
     await idle
   } finally {
     await rm(dir, { recursive: true, force: true })
@@ -128,7 +127,7 @@ async function runSuite(suite: Suite, dir: string): Promise<Count> {
 }
 
 function chooseSuites(argv: string[]): Suite[] | undefined {
-  const names = SUITES.map((suite) => suite.name)
+  const names = [...new Set(SUITES.map((suite) => suite.name))]
   const usage = `Usage: npm test -- [--only ${names.join(',')}]`
   try {
     const { values } = parseArgs({
@@ -171,33 +170,53 @@ async function vitest(project: string, dir: string, more: string[] = []): Promis
   return countVitest(await readFile(results, 'utf8').catch(() => ''), code)
 }
 
+/** Beside another suite. `name`: one run's, of a project that runs in parts. */
+async function vitestBeside(
+  project: string,
+  dir: string,
+  options: { name?: string; more?: string[]; isIdle?: boolean; env?: Record<string, string> } = {},
+): Promise<Count> {
+  const { name = project, more = [], ...rest } = options
+  const results = join(dir, `${name}.json`)
+  const args = ['run', '--project', project, ...more, ...reporters(results)]
+  const code = await spawnBeside(tool('vitest'), args, { log: join(dir, `${name}.log`), ...rest })
+  return countVitest(await readFile(results, 'utf8').catch(() => ''), code)
+}
+
 function reporters(results: string): string[] {
   return ['--reporter=default', '--reporter=json', `--outputFile.json=${results}`]
 }
 
+async function e2e(dir: string, part: 'busy' | 'waiting'): Promise<Count> {
+  if (part === 'waiting') return vitestBeside('e2e', dir, { name: 'e2e-waiting', more: WAITING_E2E_FILES })
+  const busy: string[] = []
+  for await (const file of glob('test/e2e/*.test.ts', { cwd: ROOT })) {
+    if (!WAITING_E2E_FILES.includes(file)) busy.push(file)
+  }
+  return vitest('e2e', dir, [...busy, '-t', E2E_TESTS])
+}
+
 /** Skipped where there is no Chromium: it is no part of npm's, and nothing here downloads one. */
 async function browser(dir: string): Promise<Count> {
-  if (chromiumPath() !== undefined) return vitest('browser', dir, ['-t', BROWSER_TESTS])
+  if (chromiumPath() !== undefined) return vitestBeside('browser', dir, { more: ['-t', BROWSER_TESTS] })
   console.log('No Chromium was found (apt-get install chromium, or CHROMIUM_PATH): the dashboard is not looked at.')
   return { ...NOTHING, skipped: 1 }
 }
 
 /** Each part is a run of its own, which prints when it has ended. */
 async function worker(dir: string): Promise<Count> {
+  // The longest one first: last, it would run on with nothing beside it.
   const parts = [
-    ...Array.from({ length: WORKER_SHARDS }, (_, index) => ['worker', `--shard=${index + 1}/${WORKER_SHARDS}`]),
     ['worker-alone'],
+    ...Array.from({ length: WORKER_SHARDS }, (_, index) => ['worker', `--shard=${index + 1}/${WORKER_SHARDS}`]),
   ]
   const counts: Count[] = []
   const scratch = await scratchDir(dir)
   const next = async (): Promise<void> => {
-    const [project = '', ...shard] = parts.shift() ?? []
+    const [project = '', ...more] = parts.shift() ?? []
     if (project === '') return
     const name = `${project}-${parts.length}`
-    const results = join(dir, `${name}.json`)
-    const args = ['run', '--project', project, ...shard, ...reporters(results)]
-    const code = await spawnBeside(tool('vitest'), args, { log: join(dir, `${name}.log`), env: { TMPDIR: scratch } })
-    counts.push(countVitest(await readFile(results, 'utf8').catch(() => ''), code))
+    counts.push(await vitestBeside(project, dir, { name, more, env: { TMPDIR: scratch } }))
     return next()
   }
   try {
@@ -215,13 +234,6 @@ async function scratchDir(dir: string): Promise<string> {
   return mkdtemp(join(inMemory ? MEMORY_DIR : dir, 'penstock-scratch-'))
 }
 
-async function simulation(dir: string): Promise<Count> {
-  const results = join(dir, 'simulation.json')
-  const args = ['run', '--project', 'simulation', ...reporters(results)]
-  const code = await spawnBeside(tool('vitest'), args, { log: join(dir, 'simulation.log'), priority: 'idle' })
-  return countVitest(await readFile(results, 'utf8').catch(() => ''), code)
-}
-
 async function engine(dir: string): Promise<Count> {
   const sourceDir = join(ROOT, 'native-engine')
   const buildDir = join(sourceDir, 'build')
@@ -236,7 +248,6 @@ async function engine(dir: string): Promise<Count> {
       if (step !== shown) console.log(`── engine: compiling ${percent}%`)
       shown = step
     },
-    adopt: (pid) => lower(pid, 'behind'),
   }).catch((error: Error) => {
     if (!error.message.includes('GTest::')) throw error
     throw new Error(`GoogleTest cannot be found. Install it:
@@ -248,13 +259,12 @@ async function engine(dir: string): Promise<Count> {
   if (modelPath === undefined)
     console.log('The real model cannot be had here: its comparison with llama.cpp is skipped.')
   const results = join(dir, 'ctest.xml')
-  const limits = ['--timeout', String(CTEST_TIMEOUT_S), '--parallel', String(availableParallelism())]
+  const limits = ['--timeout', String(CTEST_TIMEOUT_S), '--parallel', String(CTESTS_AT_ONCE)]
   const code = await spawnBeside(
     'ctest',
     ['--test-dir', buildDir, '--output-on-failure', '--output-junit', results, ...limits],
     {
       log: join(dir, 'engine.log'),
-      priority: 'behind',
       ...(modelPath === undefined ? {} : { env: { PENSTOCK_MODEL_PATH: modelPath } }),
     },
   )
@@ -282,7 +292,7 @@ function tool(name: string): string {
 async function spawnBeside(
   command: string,
   args: string[],
-  options: { log: string; priority?: Priority; env?: Record<string, string> },
+  options: { log: string } & Omit<SpawnOptions, 'output'>,
 ): Promise<number> {
   const { log, ...rest } = options
   const out = await open(log, 'w')
@@ -295,18 +305,17 @@ type SpawnOptions = {
   env?: Record<string, string>
   /** File descriptor for what it prints. */
   output?: number
-  /** Default: the usual one. */
-  priority?: Priority
+  /** Gets the time that everything else leaves. */
+  isIdle?: boolean
 }
 
 async function spawnIn(command: string, args: string[], options: SpawnOptions = {}): Promise<number> {
   stopping.signal.throwIfAborted()
-  const { env = {}, output = 'inherit', priority } = options
+  const { env = {}, output = 'inherit', isIdle = false } = options
   const stdio: StdioOptions = ['ignore', output, output]
-  const detached = priority !== undefined
-  const child = spawn(command, args, { cwd: ROOT, stdio, env: { ...process.env, ...env }, detached })
+  const child = spawn(command, args, { cwd: ROOT, stdio, env: { ...process.env, ...env }, detached: isIdle })
   children.add(child)
-  if (priority !== undefined && child.pid !== undefined) lower(child.pid, priority)
+  if (isIdle && child.pid !== undefined) lower(child.pid)
   return new Promise<number>((resolve, reject) => {
     child.on('error', (error) => reject(new Error(`cannot run ${command}: ${error.message}`)))
     child.on('exit', (code) => resolve(code ?? 1))
@@ -317,9 +326,9 @@ async function spawnIn(command: string, args: string[], options: SpawnOptions = 
  * Linux shares the processor between sessions first, and a priority counts within its session alone: the session itself
  * has to step back. Where there is no such thing the priority of the process is enough.
  */
-function lower(pid: number, priority: Priority): void {
-  setPriority(pid, NICENESS[priority])
-  void writeFile(`/proc/${pid}/autogroup`, String(NICENESS[priority])).catch(() => {})
+function lower(pid: number): void {
+  setPriority(pid, constants.priority.PRIORITY_LOW)
+  void writeFile(`/proc/${pid}/autogroup`, String(constants.priority.PRIORITY_LOW)).catch(() => {})
 }
 
 function stop(signal: NodeJS.Signals): void {
