@@ -1,6 +1,7 @@
 // Usage that clients report afterwards, `POST /v1/usage/import`: calls that they made past the gateway, with keys of their own,
 // while it was away. Owns the body with its bounds, when a record is believed, and the answer. It is shown, never billed.
 import * as z from 'zod'
+import { late } from './late.ts'
 
 export const USAGE_IMPORT_PATH = '/v1/usage/import'
 /** What one call may bring: more than any client keeps for a batch, and little work for a database. */
@@ -22,63 +23,69 @@ const words = (charsMax: number) =>
     .min(1)
     .max(charsMax)
     .regex(/^\P{Cc}*$/u, 'must not hold control characters')
-const Count = z.int().min(0).max(PART_MAX).default(0)
-const Instant = z.iso
-  .datetime({ offset: true, message: 'must be an ISO 8601 instant with a zone, such as 2026-11-22T08:00:00Z' })
-  .refine((text) => !Number.isNaN(Date.parse(text)), 'is not a date')
-  .transform((text) => new Date(text).toISOString())
+const Count = late(() => z.int().min(0).max(PART_MAX).default(0))
+const Instant = late(() =>
+  z.iso
+    .datetime({ offset: true, message: 'must be an ISO 8601 instant with a zone, such as 2026-11-22T08:00:00Z' })
+    .refine((text) => !Number.isNaN(Date.parse(text)), 'is not a date')
+    .transform((text) => new Date(text).toISOString()),
+)
 
 /** The disjoint parts of usage by their names in tables; absent ones are 0. */
-const Parts = z.strictObject({
-  input_uncached: Count,
-  input_cache_read: Count,
-  input_cache_write_5m: Count,
-  input_cache_write_1h: Count,
-  input_audio: Count,
-  input_image: Count,
-  output_text: Count,
-  output_reasoning: Count,
-  output_audio: Count,
-  output_image: Count,
-  web_search_calls: Count,
-  image_calls: Count,
-  tool_calls: Count,
-})
+const Parts = late(() =>
+  z.strictObject({
+    input_uncached: Count,
+    input_cache_read: Count,
+    input_cache_write_5m: Count,
+    input_cache_write_1h: Count,
+    input_audio: Count,
+    input_image: Count,
+    output_text: Count,
+    output_reasoning: Count,
+    output_audio: Count,
+    output_image: Count,
+    web_search_calls: Count,
+    image_calls: Count,
+    tool_calls: Count,
+  }),
+)
 
 export const REPORTED_STATUSES = ['answered', 'failed', 'interrupted'] as const
 
 /** One call of a provider. Whose it is says the key that posts it: there are no fields for that. */
-const ReportedCall = z
-  .strictObject({
-    /** Made by the client once and for all: posted twice, it is stored once. */
-    id: z.uuid().toLowerCase(),
-    model: words(128),
-    /** What the client calls it. */
-    provider: words(64),
-    started_at: Instant,
-    ended_at: Instant,
-    status: z.enum(REPORTED_STATUSES),
-    usage: Parts,
-    /** Which try of the client's call it was. */
-    attempts: z.int().min(1).max(ATTEMPTS_MAX).optional(),
-    /** Why the gateway was passed. */
-    reason: words(200).optional(),
-    tags: z
-      .record(
-        z.string().regex(/^[a-z][a-z0-9_-]{0,31}$/, 'must be 1-32 lower-case letters, digits, _ and -'),
-        z.string().regex(/^[A-Za-z0-9_.:/@+-]{1,64}$/, 'must be 1-64 letters, digits and _.:/@+-'),
-      )
-      .refine((tags) => Object.keys(tags).length <= TAGS_MAX, `must be at most ${TAGS_MAX}`)
-      .optional(),
-  })
-  .refine(({ started_at: start, ended_at: end }) => start <= end, {
-    path: ['ended_at'],
-    message: 'must not be before started_at',
-  })
+const ReportedCall = late(() =>
+  z
+    .strictObject({
+      /** Made by the client once and for all: posted twice, it is stored once. */
+      id: z.uuid().toLowerCase(),
+      model: words(128),
+      /** What the client calls it. */
+      provider: words(64),
+      started_at: Instant,
+      ended_at: Instant,
+      status: z.enum(REPORTED_STATUSES),
+      usage: Parts,
+      /** Which try of the client's call it was. */
+      attempts: z.int().min(1).max(ATTEMPTS_MAX).optional(),
+      /** Why the gateway was passed. */
+      reason: words(200).optional(),
+      tags: z
+        .record(
+          z.string().regex(/^[a-z][a-z0-9_-]{0,31}$/, 'must be 1-32 lower-case letters, digits, _ and -'),
+          z.string().regex(/^[A-Za-z0-9_.:/@+-]{1,64}$/, 'must be 1-64 letters, digits and _.:/@+-'),
+        )
+        .refine((tags) => Object.keys(tags).length <= TAGS_MAX, `must be at most ${TAGS_MAX}`)
+        .optional(),
+    })
+    .refine(({ started_at: start, ended_at: end }) => start <= end, {
+      path: ['ended_at'],
+      message: 'must not be before started_at',
+    }),
+)
 export type ReportedCall = z.infer<typeof ReportedCall>
 
 /** The records one by one are `checkedCall`'s: one that is wrong keeps no other one out. */
-export const UsageImport = z.strictObject({ records: z.array(z.unknown()).min(1).max(IMPORT_RECORDS_MAX) })
+export const UsageImport = late(() => z.strictObject({ records: z.array(z.unknown()).min(1).max(IMPORT_RECORDS_MAX) }))
 
 /** What became of one record, in the order of the records. `refused` ones never get better: drop them. */
 export type ImportOutcome =

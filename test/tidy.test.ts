@@ -66,6 +66,10 @@ const CANARIES: Record<string, SourceFile[]> = {
     { path: 'backends/agent.ts', text: 'let spent: NanoUsd\n' },
   ],
   'every file is used': [{ path: 'gateway/stream/forgotten.ts', text: '// Forgotten.\n' }],
+  'schemas that every start reads are made when they are used': [
+    { path: 'gateway/fleet/fleet.ts', text: '// Fleet.\nconst Report = z.object({ id: z.string() })\n' },
+    { path: 'protocol/report.ts', text: '// Reports.\nexport const Report: z.ZodType<Report> = z\n  .object({})\n' },
+  ],
   'every exported value is used somewhere else': [
     { path: 'gateway/stream/sse.ts', text: '// Events.\nexport function neverCalled() {}\n' },
   ],

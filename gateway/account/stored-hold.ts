@@ -1,61 +1,66 @@
 // The stored text of a hold. Owns its encoding in SQLite and the check on the way back; the record is holds.ts.
 import * as z from 'zod'
 import { ERROR_CODES } from '../../protocol/errors.ts'
+import { late } from '../../protocol/late.ts'
 import { parseStored } from '../db/json.ts'
 import { encodeText, storedShapes } from '../ledger/outbox.ts'
 import type { Hold } from './contract.ts'
 import type { HoldRecord, HoldState, HoldTerms } from './holds.ts'
 
 const { money, usage, price, payer } = storedShapes
-const status = z.enum(['ok', 'client_cancelled', ...ERROR_CODES])
+const status = late(() => z.enum(['ok', 'client_cancelled', ...ERROR_CODES]))
 
-const limitState = z.object({ limit: z.number(), remaining: z.number(), resetAtMs: z.number().exactOptional() })
+const limitState = late(() =>
+  z.object({ limit: z.number(), remaining: z.number(), resetAtMs: z.number().exactOptional() }),
+)
 
-const body = z.object({
-  terms: z.object({
-    requestId: z.string(),
-    attempt: z.number(),
-    orgId: z.string(),
-    projectId: z.string(),
-    keyId: z.string(),
-    keyLineId: z.string().optional(),
-    userId: z.string().optional(),
-    teamId: z.string().optional(),
-    endUser: z.string().optional(),
-    tags: z.string().optional(),
-    modelRequested: z.string(),
-    provider: z.string(),
-    modelServed: z.string(),
-    estimate: z.object({ inputTokens: z.number(), outputTokens: z.number(), calls: z.number().default(0) }),
-    // JSON has no undefined: an unknown price is an absent one.
-    price: price.optional().transform((quote) => quote),
-    startedAtMs: z.number(),
-    deadlineAtMs: z.number(),
-    stream: z.boolean(),
-    idempotency: z.object({ keyHash: z.string(), bodyHash: z.string() }).optional(),
-    isTrial: z.boolean().optional(),
+const body = late(() =>
+  z.object({
+    terms: z.object({
+      requestId: z.string(),
+      attempt: z.number(),
+      orgId: z.string(),
+      projectId: z.string(),
+      keyId: z.string(),
+      keyLineId: z.string().optional(),
+      userId: z.string().optional(),
+      teamId: z.string().optional(),
+      endUser: z.string().optional(),
+      tags: z.string().optional(),
+      modelRequested: z.string(),
+      provider: z.string(),
+      modelServed: z.string(),
+      estimate: z.object({ inputTokens: z.number(), outputTokens: z.number(), calls: z.number().default(0) }),
+      // JSON has no undefined: an unknown price is an absent one.
+      price: price.optional().transform((quote) => quote),
+      startedAtMs: z.number(),
+      deadlineAtMs: z.number(),
+      stream: z.boolean(),
+      idempotency: z.object({ keyHash: z.string(), bodyHash: z.string() }).optional(),
+      isTrial: z.boolean().optional(),
+    }),
+    granted: z.object({
+      holdId: z.string(),
+      heldNanoUsd: money,
+      requests: limitState.exactOptional(),
+      tokens: limitState.exactOptional(),
+      warnings: z.array(z.string()).exactOptional(),
+    }),
+    checkpoint: usage.optional(),
+    end: z
+      .object({
+        usage,
+        costNanoUsd: money,
+        charge: payer,
+        status,
+        httpStatus: z.number().optional(),
+        firstTokenAtMs: z.number().optional(),
+        endedAtMs: z.number(),
+        backendId: z.string().optional(),
+      })
+      .optional(),
   }),
-  granted: z.object({
-    holdId: z.string(),
-    heldNanoUsd: money,
-    requests: limitState.exactOptional(),
-    tokens: limitState.exactOptional(),
-    warnings: z.array(z.string()).exactOptional(),
-  }),
-  checkpoint: usage.optional(),
-  end: z
-    .object({
-      usage,
-      costNanoUsd: money,
-      charge: payer,
-      status,
-      httpStatus: z.number().optional(),
-      firstTokenAtMs: z.number().optional(),
-      endedAtMs: z.number(),
-      backendId: z.string().optional(),
-    })
-    .optional(),
-})
+)
 
 /** Columns of the table `holds`. */
 export type StoredHold = {

@@ -32,7 +32,7 @@ import { providerHealth } from './provider-health.ts'
 import { isOtherHost, sealedFor } from './provider-secrets.ts'
 
 const ProviderInput = z.strictObject({
-  ...providerFields,
+  ...providerFields(),
   /** Of the key `default`. Kept as it is where absent on a later call. */
   secret: z.string().optional(),
 })

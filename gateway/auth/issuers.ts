@@ -2,6 +2,7 @@
 // this isolate's copies of such rows; whether the claims are true is token.ts.
 import { and, eq, inArray } from 'drizzle-orm'
 import * as z from 'zod'
+import { late } from '../../protocol/late.ts'
 import { FactCache } from '../db/cache.ts'
 import { parseStored } from '../db/json.ts'
 import { query } from '../db/orm.ts'
@@ -24,7 +25,7 @@ export const TOKEN_ALGORITHMS = [
   'EdDSA',
 ] as const
 export type TokenAlgorithm = (typeof TOKEN_ALGORITHMS)[number]
-export const Algorithms = z.array(z.enum(TOKEN_ALGORITHMS)).min(1).max(TOKEN_ALGORITHMS.length)
+export const Algorithms = late(() => z.array(z.enum(TOKEN_ALGORITHMS)).min(1).max(TOKEN_ALGORITHMS.length))
 
 export type Issuer = {
   orgId: string

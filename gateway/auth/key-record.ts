@@ -2,6 +2,7 @@
 // the directory keeps the answer; how long it may be kept is directory.ts.
 import { and, eq } from 'drizzle-orm'
 import * as z from 'zod'
+import { late } from '../../protocol/late.ts'
 import { parseStored } from '../db/json.ts'
 import { query } from '../db/orm.ts'
 import type { Database } from '../db/port.ts'
@@ -19,14 +20,16 @@ export type KeyRecord = { principal: Principal; revoked: boolean }
  * `scopes` of a key row: what is absent is not restricted, except that administration has to be named in `routes` and that
  * without `cache` no answer comes out of the response cache or goes in.
  */
-export const KeyScopes = z.strictObject({
-  models: z.array(z.string()).optional(),
-  routes: z.array(z.enum(ROUTE_SCOPES)).optional(),
-  addresses: z.array(z.string()).optional(),
-  end_user: z.string().optional(),
-  capabilities: z.array(z.enum(CAPABILITIES)).optional(),
-  cache: z.strictObject({ ttl_s: z.number() }).optional(),
-})
+export const KeyScopes = late(() =>
+  z.strictObject({
+    models: z.array(z.string()).optional(),
+    routes: z.array(z.enum(ROUTE_SCOPES)).optional(),
+    addresses: z.array(z.string()).optional(),
+    end_user: z.string().optional(),
+    capabilities: z.array(z.enum(CAPABILITIES)).optional(),
+    cache: z.strictObject({ ttl_s: z.number() }).optional(),
+  }),
+)
 export type KeyScopes = z.infer<typeof KeyScopes>
 
 /** The key with this hash and what its user may do, in one statement. */
@@ -69,28 +72,30 @@ export async function findKey(database: Database, hash: string): Promise<KeyReco
   return { principal, revoked: key.revokedAt !== null || isOrphaned }
 }
 
-const StoredRecord = z.object({
-  revoked: z.boolean(),
-  principal: z.object({
-    credential: z.literal('key').default('key'),
-    orgId: z.string(),
-    projectId: z.string(),
-    keyId: z.string(),
-    keyLineId: z.string().exactOptional(),
-    keyPrefix: z.string(),
-    userId: z.string().exactOptional(),
-    roles: z.array(z.enum(ROLES)).exactOptional(),
-    projects: z.array(z.string()).exactOptional(),
-    teamId: z.string().exactOptional(),
-    endUser: z.string().exactOptional(),
-    modelsAllowed: z.array(z.string()).exactOptional(),
-    routesAllowed: z.array(z.enum(ROUTE_SCOPES)).exactOptional(),
-    addressesAllowed: z.array(z.string()).exactOptional(),
-    capabilitiesAllowed: z.array(z.enum(CAPABILITIES)).exactOptional(),
-    cacheTtlMs: z.number().exactOptional(),
-    expiresAtMs: z.number().exactOptional(),
+const StoredRecord = late(() =>
+  z.object({
+    revoked: z.boolean(),
+    principal: z.object({
+      credential: z.literal('key').default('key'),
+      orgId: z.string(),
+      projectId: z.string(),
+      keyId: z.string(),
+      keyLineId: z.string().exactOptional(),
+      keyPrefix: z.string(),
+      userId: z.string().exactOptional(),
+      roles: z.array(z.enum(ROLES)).exactOptional(),
+      projects: z.array(z.string()).exactOptional(),
+      teamId: z.string().exactOptional(),
+      endUser: z.string().exactOptional(),
+      modelsAllowed: z.array(z.string()).exactOptional(),
+      routesAllowed: z.array(z.enum(ROUTE_SCOPES)).exactOptional(),
+      addressesAllowed: z.array(z.string()).exactOptional(),
+      capabilitiesAllowed: z.array(z.enum(CAPABILITIES)).exactOptional(),
+      cacheTtlMs: z.number().exactOptional(),
+      expiresAtMs: z.number().exactOptional(),
+    }),
   }),
-})
+)
 
 /** JSON text of a record. */
 export function encodeRecord(record: KeyRecord): string {

@@ -6,6 +6,7 @@
 //                              └──unknown kid, cooldown over──▶ fetched again, else refused
 import { createLocalJWKSet, type JSONWebKeySet } from 'jose'
 import * as z from 'zod'
+import { late } from '../../protocol/late.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
 import { parseUpstreamUrl } from '../policy/upstream-url.ts'
 import { readLimited } from '../providers/bounded-body.ts'
@@ -27,21 +28,23 @@ const KEYS_MAX = 100
 const FIRST_FETCHES_MAX = 8
 const CACHED_SETS_MAX = 500
 
-const text = z.string().min(1).max(2_000)
+const text = late(() => z.string().min(1).max(2_000))
 const named = { kid: text.max(200), use: text.exactOptional(), alg: text.exactOptional() }
 /** A public key for signatures, and of its parameters those that say which: what else stands there is not kept. */
-const PublicJwk = z.discriminatedUnion('kty', [
-  z.object({ ...named, kty: z.literal('RSA'), n: text, e: text }),
-  z.object({ ...named, kty: z.literal('EC'), crv: text, x: text, y: text }),
-  z.object({ ...named, kty: z.literal('OKP'), crv: text, x: text }),
-])
+const PublicJwk = late(() =>
+  z.discriminatedUnion('kty', [
+    z.object({ ...named, kty: z.literal('RSA'), n: text, e: text }),
+    z.object({ ...named, kty: z.literal('EC'), crv: text, x: text, y: text }),
+    z.object({ ...named, kty: z.literal('OKP'), crv: text, x: text }),
+  ]),
+)
 /** Whoever publishes a private or a shared key has lost it: nothing signed with it is to be believed. */
 const holdsSecret = (key: unknown): boolean =>
   typeof key === 'object' && key !== null && ['d', 'k', 'p', 'q'].some((member) => member in key)
-const PublicJwks = z.object({ keys: z.array(PublicJwk).min(1).max(KEYS_MAX) })
+const PublicJwks = late(() => z.object({ keys: z.array(PublicJwk).min(1).max(KEYS_MAX) }))
 
 /** Sets as they are published also hold keys of other kinds and uses, which are skipped. */
-const PublishedJwks = z.object({ keys: z.array(z.unknown()).max(KEYS_MAX) })
+const PublishedJwks = late(() => z.object({ keys: z.array(z.unknown()).max(KEYS_MAX) }))
 
 export type Fetch = (url: string, init: RequestInit) => Promise<Response>
 export type KeySet = { kids: ReadonlySet<string>; resolve: ReturnType<typeof createLocalJWKSet> }

@@ -2,6 +2,7 @@
 // counts is token.ts.
 import { and, asc, eq } from 'drizzle-orm'
 import * as z from 'zod'
+import { late } from '../../protocol/late.ts'
 import { parseStored } from '../db/json.ts'
 import { query } from '../db/orm.ts'
 import type { Database } from '../db/port.ts'
@@ -9,7 +10,7 @@ import { memberships, teamMembers, users } from '../db/schema/people.ts'
 import type { Role } from './roles.ts'
 
 /** `memberships.projects`. */
-const BoundProjects = z.array(z.string()).min(1)
+const BoundProjects = late(() => z.array(z.string()).min(1))
 
 export type MemberRecord = {
   userId: string

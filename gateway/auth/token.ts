@@ -4,6 +4,7 @@
 import { decodeJwt, decodeProtectedHeader, errors, type JWTPayload, jwtVerify } from 'jose'
 import * as z from 'zod'
 import type { Failure } from '../../protocol/errors.ts'
+import { late } from '../../protocol/late.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
 import { FactCache } from '../db/cache.ts'
 import { connect } from '../db/connect.ts'
@@ -26,10 +27,12 @@ const VERDICT_WITHOUT_DATABASE_MS = 5_000
 const MEMBER_STALE_MAX_MS = 600_000
 const CACHED_TOKENS_MAX = 5_000
 
-const Header = z.object({ alg: z.enum(TOKEN_ALGORITHMS), kid: z.string().min(1).max(200) })
-const text = z.string().min(1).max(500)
-const Claimed = z.object({ iss: text, aud: z.union([text.transform((one) => [one]), z.array(text).min(1).max(10)]) })
-const Subject = z.string().min(1).max(255)
+const Header = late(() => z.object({ alg: z.enum(TOKEN_ALGORITHMS), kid: z.string().min(1).max(200) }))
+const text = late(() => z.string().min(1).max(500))
+const Claimed = late(() =>
+  z.object({ iss: text, aud: z.union([text.transform((one) => [one]), z.array(text).min(1).max(10)]) }),
+)
+const Subject = late(() => z.string().min(1).max(255))
 
 /** By SHA-256 of the whole token: two tokens with a common beginning are two tokens. Refusals are not kept. */
 const verdicts = new FactCache<Principal>(CACHED_TOKENS_MAX)

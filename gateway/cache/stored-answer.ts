@@ -2,51 +2,56 @@
 // in tokens, for information. Counts of a replay are always zero: nothing is computed. Pure.
 import * as z from 'zod'
 import { LogprobEntry } from '../../protocol/dispatch.ts'
+import { late } from '../../protocol/late.ts'
 import { parseStored } from '../db/json.ts'
 import { inputTokens, outputTokens, type Usage } from '../meter/usage.ts'
 import type { ProviderEvent } from '../providers/event.ts'
 
-const choice = z.number()
-const text = z.string()
-const Seal = z.object({ by: z.string(), value: z.string(), isRedacted: z.boolean().exactOptional() })
-const seal = Seal.exactOptional()
-const outputTokensOfReplay = z.literal(0)
+const choice = late(() => z.number())
+const text = late(() => z.string())
+const Seal = late(() => z.object({ by: z.string(), value: z.string(), isRedacted: z.boolean().exactOptional() }))
+const seal = late(() => Seal.exactOptional())
+const outputTokensOfReplay = late(() => z.literal(0))
 
-const StoredEvent = z.discriminatedUnion('type', [
-  z.object({
-    type: z.literal('delta'),
-    choice,
-    text,
-    outputTokens: outputTokensOfReplay,
-    logprobs: z.array(LogprobEntry).exactOptional(),
-  }),
-  z.object({ type: z.literal('thought'), choice, text, outputTokens: outputTokensOfReplay, seal }),
-  z.object({
-    type: z.literal('tool_call'),
-    choice,
-    call: z.number(),
-    id: z.string().exactOptional(),
-    name: z.string().exactOptional(),
-    arguments: z.string(),
-    outputTokens: outputTokensOfReplay,
-    seal,
-  }),
-  z.object({
-    type: z.literal('finish'),
-    choice,
-    reason: z.enum(['stop', 'length', 'tool_calls']),
-    outputTokens: outputTokensOfReplay,
-    stopString: z.string().exactOptional(),
-  }),
-  z.object({ type: z.literal('embedding'), choice, values: z.string() }),
-])
+const StoredEvent = late(() =>
+  z.discriminatedUnion('type', [
+    z.object({
+      type: z.literal('delta'),
+      choice,
+      text,
+      outputTokens: outputTokensOfReplay,
+      logprobs: z.array(LogprobEntry).exactOptional(),
+    }),
+    z.object({ type: z.literal('thought'), choice, text, outputTokens: outputTokensOfReplay, seal }),
+    z.object({
+      type: z.literal('tool_call'),
+      choice,
+      call: z.number(),
+      id: z.string().exactOptional(),
+      name: z.string().exactOptional(),
+      arguments: z.string(),
+      outputTokens: outputTokensOfReplay,
+      seal,
+    }),
+    z.object({
+      type: z.literal('finish'),
+      choice,
+      reason: z.enum(['stop', 'length', 'tool_calls']),
+      outputTokens: outputTokensOfReplay,
+      stopString: z.string().exactOptional(),
+    }),
+    z.object({ type: z.literal('embedding'), choice, values: z.string() }),
+  ]),
+)
 export type StoredEvent = z.infer<typeof StoredEvent>
 
-const StoredAnswer = z.object({
-  events: z.array(StoredEvent),
-  /** What the answer took when it was computed. */
-  tokens: z.object({ input: z.number(), output: z.number() }).exactOptional(),
-})
+const StoredAnswer = late(() =>
+  z.object({
+    events: z.array(StoredEvent),
+    /** What the answer took when it was computed. */
+    tokens: z.object({ input: z.number(), output: z.number() }).exactOptional(),
+  }),
+)
 export type StoredAnswer = z.infer<typeof StoredAnswer>
 
 export const encodeAnswer = (answer: StoredAnswer): string => JSON.stringify(answer)

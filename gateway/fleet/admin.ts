@@ -3,6 +3,7 @@
 import { Hono } from 'hono'
 import * as z from 'zod'
 import type { Failure } from '../../protocol/errors.ts'
+import { late } from '../../protocol/late.ts'
 import { DesiredState } from '../../protocol/report.ts'
 import { MAX_BODY_BYTES } from '../../protocol/request.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
@@ -19,24 +20,28 @@ const TOKEN_TTL_DEFAULT_S = HOUR_S
 /** An enrolment token is a secret in somebody's script; it must not outlive the month. */
 const TOKEN_TTL_MAX_S = 30 * 24 * HOUR_S
 
-const TokenRequest = z.strictObject({
-  /** For the administrator's own memory. */
-  label: z.string().max(200).default(''),
-  ttl_seconds: z.int().min(1).max(TOKEN_TTL_MAX_S).default(TOKEN_TTL_DEFAULT_S),
-})
+const TokenRequest = late(() =>
+  z.strictObject({
+    /** For the administrator's own memory. */
+    label: z.string().max(200).default(''),
+    ttl_seconds: z.int().min(1).max(TOKEN_TTL_MAX_S).default(TOKEN_TTL_DEFAULT_S),
+  }),
+)
 
 /** Engines of one agent: a report has no more frames. */
 const ENGINES_MAX = 64
 
-const DesiredRequest = z
-  .strictObject({
-    draining: z.boolean().optional(),
-    /** All that are asked for: engines not named keep the role that they were started with. */
-    roles: DesiredState.shape.roles
-      .refine((roles) => Object.keys(roles).length <= ENGINES_MAX, `At most ${ENGINES_MAX} engines.`)
-      .optional(),
-  })
-  .refine(({ draining, roles }) => draining !== undefined || roles !== undefined, 'Say draining, roles, or both.')
+const DesiredRequest = late(() =>
+  z
+    .strictObject({
+      draining: z.boolean().optional(),
+      /** All that are asked for: engines not named keep the role that they were started with. */
+      roles: DesiredState.shape.roles
+        .refine((roles) => Object.keys(roles).length <= ENGINES_MAX, `At most ${ENGINES_MAX} engines.`)
+        .optional(),
+    })
+    .refine(({ draining, roles }) => draining !== undefined || roles !== undefined, 'Say draining, roles, or both.'),
+)
 
 /** The body as `schema` has it, an absent one as {}. */
 async function bodyOf<T>(c: AdminContext, schema: z.ZodType<T>): Promise<Result<T, Failure>> {

@@ -1,17 +1,20 @@
 // The gateway's own key pair, with which dispatches are signed. Owns reading it from the secret and its public half.
 import { importJWK } from 'jose'
 import * as z from 'zod'
+import { late } from '../../protocol/late.ts'
 import { base64url } from '../../protocol/signing.ts'
 import type { Env } from '../env.ts'
 import type { SigningKey } from './body-token.ts'
 
-const PrivateJwk = z.object({
-  kty: z.literal('OKP'),
-  crv: z.literal('Ed25519'),
-  x: z.string().min(1),
-  d: z.string().min(1),
-  kid: z.string().min(1).optional(),
-})
+const PrivateJwk = late(() =>
+  z.object({
+    kty: z.literal('OKP'),
+    crv: z.literal('Ed25519'),
+    x: z.string().min(1),
+    d: z.string().min(1),
+    kid: z.string().min(1).optional(),
+  }),
+)
 type PrivateJwk = z.infer<typeof PrivateJwk>
 
 export type PublicJwk = { kty: 'OKP'; crv: 'Ed25519'; x: string; kid: string; alg: 'EdDSA'; use: 'sig' }

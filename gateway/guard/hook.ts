@@ -1,6 +1,7 @@
 // Content rules of an organisation as they are stored and as they run. Owns the form of their settings, which is also the
 // admin API's, and the making of finders out of them. Pure.
 import * as z from 'zod'
+import { late } from '../../protocol/late.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
 import { type Finder, patternFinder } from './finder.ts'
 import { parsePattern } from './pattern.ts'
@@ -17,53 +18,63 @@ const WEBHOOK_TIMEOUT_MAX_MS = 2_000
 const WEBHOOK_TIMEOUT_DEFAULT_MS = 300
 
 /** What a caller is told in place of an answer. */
-const message = z
-  .string()
-  .min(1)
-  .max(MESSAGE_CHARS_MAX)
-  .regex(/^[^\p{Cc}]*$/u, 'must not hold control characters')
-  .exactOptional()
+const message = late(() =>
+  z
+    .string()
+    .min(1)
+    .max(MESSAGE_CHARS_MAX)
+    .regex(/^[^\p{Cc}]*$/u, 'must not hold control characters')
+    .exactOptional(),
+)
 /** `block` refuses, `mask` puts a word in the place of what was found, `flag` writes a line into the log. */
-const action = z.enum(['block', 'mask', 'flag'])
+const action = late(() => z.enum(['block', 'mask', 'flag']))
 
 /** What each kind of hook is told beside its name and its stages. */
 export const HOOK_SETTINGS = {
-  regex: z.strictObject({
-    patterns: z.array(z.string()).min(1).max(PATTERNS_MAX),
-    ignore_case: z.boolean().default(false),
-    action,
-    /** In the place of a match. No quotes and no backslash: it may stand inside of JSON. */
-    replacement: z
-      .string()
-      .max(64)
-      .regex(/^[^"'\\\p{Cc}]*$/u, 'must not hold quotes, backslashes or control characters')
-      .default('[REDACTED]'),
-    message,
-  }),
-  pii: z.strictObject({
-    entities: z.array(z.enum(PII_ENTITIES)).min(1).max(PII_ENTITIES.length),
-    action,
-    message,
-  }),
-  webhook: z.strictObject({
-    url: z.string(),
-    allow_private: z.boolean().default(false),
-    timeout_ms: z.int().min(WEBHOOK_TIMEOUT_MIN_MS).max(WEBHOOK_TIMEOUT_MAX_MS).default(WEBHOOK_TIMEOUT_DEFAULT_MS),
-    /** Where it is late, unreachable or answers nothing valid: `open` goes on without it, `closed` refuses. */
-    on_failure: z.enum(['open', 'closed']),
-    message,
-  }),
+  regex: late(() =>
+    z.strictObject({
+      patterns: z.array(z.string()).min(1).max(PATTERNS_MAX),
+      ignore_case: z.boolean().default(false),
+      action,
+      /** In the place of a match. No quotes and no backslash: it may stand inside of JSON. */
+      replacement: z
+        .string()
+        .max(64)
+        .regex(/^[^"'\\\p{Cc}]*$/u, 'must not hold quotes, backslashes or control characters')
+        .default('[REDACTED]'),
+      message,
+    }),
+  ),
+  pii: late(() =>
+    z.strictObject({
+      entities: z.array(z.enum(PII_ENTITIES)).min(1).max(PII_ENTITIES.length),
+      action,
+      message,
+    }),
+  ),
+  webhook: late(() =>
+    z.strictObject({
+      url: z.string(),
+      allow_private: z.boolean().default(false),
+      timeout_ms: z.int().min(WEBHOOK_TIMEOUT_MIN_MS).max(WEBHOOK_TIMEOUT_MAX_MS).default(WEBHOOK_TIMEOUT_DEFAULT_MS),
+      /** Where it is late, unreachable or answers nothing valid: `open` goes on without it, `closed` refuses. */
+      on_failure: z.enum(['open', 'closed']),
+      message,
+    }),
+  ),
 } as const
 export type HookKind = keyof typeof HOOK_SETTINGS
 
 type Settings = { [K in HookKind]: z.infer<(typeof HOOK_SETTINGS)[K]> }
 
 /** The stored JSON: kind and settings. */
-export const StoredHook = z.discriminatedUnion('kind', [
-  z.object({ kind: z.literal('regex'), settings: HOOK_SETTINGS.regex }),
-  z.object({ kind: z.literal('pii'), settings: HOOK_SETTINGS.pii }),
-  z.object({ kind: z.literal('webhook'), settings: HOOK_SETTINGS.webhook }),
-])
+export const StoredHook = late(() =>
+  z.discriminatedUnion('kind', [
+    z.object({ kind: z.literal('regex'), settings: HOOK_SETTINGS.regex }),
+    z.object({ kind: z.literal('pii'), settings: HOOK_SETTINGS.pii }),
+    z.object({ kind: z.literal('webhook'), settings: HOOK_SETTINGS.webhook }),
+  ]),
+)
 export type StoredHook = z.infer<typeof StoredHook>
 
 type Common = {

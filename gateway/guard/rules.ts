@@ -3,6 +3,7 @@
 import { asc, eq } from 'drizzle-orm'
 import * as z from 'zod'
 import type { Failure } from '../../protocol/errors.ts'
+import { late } from '../../protocol/late.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
 import { FactCache } from '../db/cache.ts'
 import { connect } from '../db/connect.ts'
@@ -27,8 +28,8 @@ export type GuardRules = {
 const LIFETIMES = { freshMs: 10_000, staleMaxMs: 600_000 }
 const CACHED_ORGANISATIONS_MAX = 2_000
 
-export const StoredStages = z.array(z.enum(HOOK_STAGES)).min(1)
-export const StoredCapabilities = z.array(z.enum(CAPABILITIES))
+export const StoredStages = late(() => z.array(z.enum(HOOK_STAGES)).min(1))
+export const StoredCapabilities = late(() => z.array(z.enum(CAPABILITIES)))
 
 /** What a tool without a tag can reach. */
 const UNTAGGED: Readonly<Record<'none' | 'all', readonly Capability[]>> = { none: [], all: CAPABILITIES }

@@ -6,6 +6,7 @@
 //   200        {"action": "allow"} | {"action": "block", "message"?} | {"action": "mask", "texts": ["…", as many as came]}
 import * as z from 'zod'
 import type { Failure } from '../../protocol/errors.ts'
+import { late } from '../../protocol/late.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
 import type { Job } from '../attempts/job.ts'
 import { errorText, log } from '../observe/log.ts'
@@ -19,11 +20,13 @@ export const WEBHOOK_CHARS_MAX = 1024 * 1024
 const ANSWER_BYTES_MAX = 4 * 1024 * 1024
 const MESSAGE_CHARS_MAX = 500
 
-const Verdict = z.discriminatedUnion('action', [
-  z.object({ action: z.literal('allow') }),
-  z.object({ action: z.literal('block'), message: z.string().max(MESSAGE_CHARS_MAX).optional() }),
-  z.object({ action: z.literal('mask'), texts: z.array(z.string()) }),
-])
+const Verdict = late(() =>
+  z.discriminatedUnion('action', [
+    z.object({ action: z.literal('allow') }),
+    z.object({ action: z.literal('block'), message: z.string().max(MESSAGE_CHARS_MAX).optional() }),
+    z.object({ action: z.literal('mask'), texts: z.array(z.string()) }),
+  ]),
+)
 
 export type AskedText = { role: string; text: string }
 

@@ -5,6 +5,7 @@
 // have to be settled: their calls of objects travel to the next process over the socket that callers come in by.
 import * as z from 'zod'
 import { HANDOVER_HEADER, OBJECTS_PATH } from '../../protocol/handover.ts'
+import { late } from '../../protocol/late.ts'
 import type { Env } from '../env.ts'
 import { life } from './life.ts'
 import { packed, unpacked } from './packed.ts'
@@ -21,14 +22,16 @@ type Namespace = (typeof NAMESPACES)[number]
 /** Calls that wait for something to happen: a handover does not wait for them, they are made again. */
 const WAITING = new Set(['follow'])
 
-const Asked = z.object({
-  namespace: z.enum(NAMESPACES),
-  name: z.string().max(1000),
-  method: z.string().regex(/^[a-z][A-Za-z]{1,60}$/),
-  args: z.string(),
-})
+const Asked = late(() =>
+  z.object({
+    namespace: z.enum(NAMESPACES),
+    name: z.string().max(1000),
+    method: z.string().regex(/^[a-z][A-Za-z]{1,60}$/),
+    args: z.string(),
+  }),
+)
 type Asked = Omit<z.infer<typeof Asked>, 'args'> & { args: unknown[] }
-const Answered = z.union([z.object({ value: z.string() }), z.object({ threw: z.string() })])
+const Answered = late(() => z.union([z.object({ value: z.string() }), z.object({ threw: z.string() })]))
 
 type Methods = Record<string, ((...args: unknown[]) => Promise<unknown>) | undefined>
 

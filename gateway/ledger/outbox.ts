@@ -2,6 +2,7 @@
 // text. One entry carries everything of one ending, so that its rows reach Postgres together or not at all.
 // Storage is account/store.ts, the way to Postgres flush.ts.
 import * as z from 'zod'
+import { late } from '../../protocol/late.ts'
 import { parseStored } from '../db/json.ts'
 import type { PriceQuote, Pricing } from '../meter/price.ts'
 import { mapParts, USAGE_PARTS, type Usage, type UsageSource } from '../meter/usage.ts'
@@ -88,19 +89,23 @@ export type OutboxEntry = {
   events?: LimitEvent[] | undefined
 }
 
-const money = z
-  .string()
-  .regex(/^-?\d+$/)
-  .transform(BigInt)
-const usage = z.object(mapParts(() => z.number().default(0))) satisfies z.ZodType<Usage>
-const priceTable = z.partialRecord(z.enum(USAGE_PARTS), money)
-const price = z.object({
-  priceVersionId: z.string(),
-  perMillion: priceTable,
-  contextTiers: z.array(z.object({ aboveInputTokens: z.number(), perMillion: priceTable })).optional(),
-  basisPoints: z.number().optional(),
-})
-const facts = {
+const money = late(() =>
+  z
+    .string()
+    .regex(/^-?\d+$/)
+    .transform(BigInt),
+)
+const usage = late(() => z.object(mapParts(() => z.number().default(0))) satisfies z.ZodType<Usage>)
+const priceTable = late(() => z.partialRecord(z.enum(USAGE_PARTS), money))
+const price = late(() =>
+  z.object({
+    priceVersionId: z.string(),
+    perMillion: priceTable,
+    contextTiers: z.array(z.object({ aboveInputTokens: z.number(), perMillion: priceTable })).optional(),
+    basisPoints: z.number().optional(),
+  }),
+)
+const facts = () => ({
   orgId: z.string(),
   requestId: z.string(),
   projectId: z.string(),
@@ -122,58 +127,60 @@ const facts = {
   firstTokenAtMs: z.number().optional(),
   endedAtMs: z.number(),
   recordedAtMs: z.number(),
-}
-const payer = z.enum(['customer', 'absorbed'])
-const entry = z.object({
-  attempts: z.array(
-    z.object({
-      ...facts,
-      keyLineId: z.string().optional(),
-      attempt: z.number(),
-      kind: z.enum(['attempt', 'adjustment', 'reversal']),
-      charge: payer,
-      usageSource: z.enum(['provider', 'stream_partial', 'estimated']),
-      pricing: z.enum(['priced', 'part_missing', 'price_missing']),
-      price: price.optional(),
-      providerCostNanoUsd: money.optional(),
-      cacheSavingsNanoUsd: money.optional(),
-      rawUsage: z.string().optional(),
-      inconsistent: z.boolean().optional(),
-      route: z.string().optional(),
-    }),
-  ),
-  transfers: z.array(
-    z.object({
-      orgId: z.string(),
-      requestId: z.string(),
-      attempt: z.number(),
-      kind: z.enum(['attempt', 'adjustment', 'reversal']),
-      purpose: z.enum(['usage', 'provider_cost']),
-      occurredAtMs: z.number(),
-      entries: z.array(
-        z.object({
-          account: z.enum(LEDGER_ACCOUNTS),
-          amountNanoUsd: money,
-        }),
-      ),
-    }),
-  ),
-  request: z.object({ ...facts, attempts: z.number() }).optional(),
-  events: z
-    .array(
+})
+const payer = late(() => z.enum(['customer', 'absorbed']))
+const entry = late(() =>
+  z.object({
+    attempts: z.array(
+      z.object({
+        ...facts(),
+        keyLineId: z.string().optional(),
+        attempt: z.number(),
+        kind: z.enum(['attempt', 'adjustment', 'reversal']),
+        charge: payer,
+        usageSource: z.enum(['provider', 'stream_partial', 'estimated']),
+        pricing: z.enum(['priced', 'part_missing', 'price_missing']),
+        price: price.optional(),
+        providerCostNanoUsd: money.optional(),
+        cacheSavingsNanoUsd: money.optional(),
+        rawUsage: z.string().optional(),
+        inconsistent: z.boolean().optional(),
+        route: z.string().optional(),
+      }),
+    ),
+    transfers: z.array(
       z.object({
         orgId: z.string(),
-        limitId: z.string(),
-        subject: z.string(),
-        windowKey: z.string(),
-        kind: z.enum(['passed', 'refused']),
-        max: money,
-        value: money,
+        requestId: z.string(),
+        attempt: z.number(),
+        kind: z.enum(['attempt', 'adjustment', 'reversal']),
+        purpose: z.enum(['usage', 'provider_cost']),
         occurredAtMs: z.number(),
+        entries: z.array(
+          z.object({
+            account: z.enum(LEDGER_ACCOUNTS),
+            amountNanoUsd: money,
+          }),
+        ),
       }),
-    )
-    .optional(),
-})
+    ),
+    request: z.object({ ...facts(), attempts: z.number() }).optional(),
+    events: z
+      .array(
+        z.object({
+          orgId: z.string(),
+          limitId: z.string(),
+          subject: z.string(),
+          windowKey: z.string(),
+          kind: z.enum(['passed', 'refused']),
+          max: money,
+          value: money,
+          occurredAtMs: z.number(),
+        }),
+      )
+      .optional(),
+  }),
+)
 
 /** Stored parts of a hold share these shapes. */
 export const storedShapes = { money, usage, price, payer }

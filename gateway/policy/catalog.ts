@@ -15,7 +15,7 @@ import type { Env } from '../env.ts'
 import type { PriceQuote } from '../meter/price.ts'
 import { log } from '../observe/log.ts'
 import { findMarkups, type Markup, markupInForce } from './markup.ts'
-import { DEFAULT_MODEL_POLICY, ModelPolicy } from './model-policy.ts'
+import { defaultModelPolicy, ModelPolicy } from './model-policy.ts'
 import type { Plan, ProviderConfig, ProviderKey, Target } from './plan.ts'
 import { findPrices, type PriceVersion, priceInForce, priceKey } from './price-book.ts'
 import { optionsOf, StoredOptions } from './provider-options.ts'
@@ -168,7 +168,7 @@ async function loadModel(database: Database, name: string, nowMs: number): Promi
     ...(target.weight === undefined ? {} : { weight: target.weight }),
     ...(target.region === undefined ? {} : { region: target.region }),
   }))
-  const policy = row.policy === null ? DEFAULT_MODEL_POLICY : parseStored(row.policy, ModelPolicy, 'models.policy')
+  const policy = row.policy === null ? defaultModelPolicy() : parseStored(row.policy, ModelPolicy, 'models.policy')
   const book = await findPrices(database, targets, nowMs, PRICE_HORIZON_MS)
   return { targets, prices: targets.map((target) => book.get(priceKey(target)) ?? []), policy }
 }

@@ -2,6 +2,7 @@
 // write and its normal form, in which nothing is left out that has a default; how two differ is config-diff.ts, who applies
 // one admin/config-plan.ts. Prices, mark-ups and guards are no part of it: they have histories of their own. Pure.
 import * as z from 'zod'
+import { late } from '../../protocol/late.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
 import { ModelPolicy, policyFault } from './model-policy.ts'
 import { completeProvider, type FormFault, type ProviderFields, providerFields } from './provider-form.ts'
@@ -16,10 +17,10 @@ export const MODELS_MAX = 2_000
 export const KEYS_MAX = 32
 const KEY_WEIGHT_MAX = 1_000
 
-export const KeyName = z
-  .string()
-  .regex(/^[a-z0-9][a-z0-9-]{0,62}$/, 'must be 1-63 lower-case letters, digits and hyphens')
-export const KeyWeight = z.number().int().min(1).max(KEY_WEIGHT_MAX)
+export const KeyName = late(() =>
+  z.string().regex(/^[a-z0-9][a-z0-9-]{0,62}$/, 'must be 1-63 lower-case letters, digits and hyphens'),
+)
+export const KeyWeight = late(() => z.number().int().min(1).max(KEY_WEIGHT_MAX))
 
 /** Leaves the key's secret as it is. */
 const KEEP = 'keep'
@@ -27,20 +28,22 @@ const KEEP = 'keep'
 export const NONE = 'none'
 const SECRET_SOURCE = /^(keep|none|env:[A-Za-z_][A-Za-z0-9_]{0,127})$/
 
-const ConfigKey = z.strictObject({
-  /**
-   * `keep`; `none` for a server that asks for no key; or `env:NAME` for a variable of whoever applies the document: the
-   * gateway is sent its value beside it, and keeps the secret it has where it is sent none. No secret has its place here.
-   */
-  secret: z
-    .string()
-    .regex(SECRET_SOURCE, 'must be "keep", "none", or "env:" and the name of an environment variable')
-    .default(KEEP),
-  /** Share of the requests among the provider's keys. */
-  weight: KeyWeight.default(1),
-  /** Not used, and kept. */
-  disabled: z.boolean().default(false),
-})
+const ConfigKey = late(() =>
+  z.strictObject({
+    /**
+     * `keep`; `none` for a server that asks for no key; or `env:NAME` for a variable of whoever applies the document: the
+     * gateway is sent its value beside it, and keeps the secret it has where it is sent none. No secret has its place here.
+     */
+    secret: z
+      .string()
+      .regex(SECRET_SOURCE, 'must be "keep", "none", or "env:" and the name of an environment variable')
+      .default(KEEP),
+    /** Share of the requests among the provider's keys. */
+    weight: KeyWeight.default(1),
+    /** Not used, and kept. */
+    disabled: z.boolean().default(false),
+  }),
+)
 
 const bounded = <T>(most: number, what: string) => ({
   check: (entries: Record<string, T>) => Object.keys(entries).length <= most,
@@ -50,35 +53,41 @@ const providerBound = bounded(PROVIDERS_MAX, 'providers')
 const modelBound = bounded(MODELS_MAX, 'models')
 const keyBound = bounded(KEYS_MAX, 'keys')
 
-const ConfigProvider = z.strictObject({
-  ...providerFields,
-  keys: z
-    .record(KeyName, ConfigKey)
-    .refine(
-      (keys) => Object.keys(keys).length > 0,
-      'needs a key; leave it out for one key "default" that keeps its secret',
-    )
-    .refine(keyBound.check, keyBound.message)
-    .optional(),
-})
-const ConfigModel = z.strictObject({
-  /** In the order of the catalog. */
-  targets: StoredTargets,
-  /** Absent: the defaults. */
-  policy: ModelPolicy.optional(),
-})
+const ConfigProvider = late(() =>
+  z.strictObject({
+    ...providerFields(),
+    keys: z
+      .record(KeyName, ConfigKey)
+      .refine(
+        (keys) => Object.keys(keys).length > 0,
+        'needs a key; leave it out for one key "default" that keeps its secret',
+      )
+      .refine(keyBound.check, keyBound.message)
+      .optional(),
+  }),
+)
+const ConfigModel = late(() =>
+  z.strictObject({
+    /** In the order of the catalog. */
+    targets: StoredTargets,
+    /** Absent: the defaults. */
+    policy: ModelPolicy.optional(),
+  }),
+)
 
-export const ConfigDocument = z.strictObject({
-  format: z.literal(FORM),
-  providers: z
-    .record(
-      ProviderName.refine((name) => name !== FLEET, `"${FLEET}" means the deployment's own backends`),
-      ConfigProvider,
-    )
-    .refine(providerBound.check, providerBound.message)
-    .default({}),
-  models: z.record(ModelName, ConfigModel).refine(modelBound.check, modelBound.message).default({}),
-})
+export const ConfigDocument = late(() =>
+  z.strictObject({
+    format: z.literal(FORM),
+    providers: z
+      .record(
+        ProviderName.refine((name) => name !== FLEET, `"${FLEET}" means the deployment's own backends`),
+        ConfigProvider,
+      )
+      .refine(providerBound.check, providerBound.message)
+      .default({}),
+    models: z.record(ModelName, ConfigModel).refine(modelBound.check, modelBound.message).default({}),
+  }),
+)
 export type ConfigDocument = z.infer<typeof ConfigDocument>
 
 export type NormalKey = { weight: number; disabled: boolean }

@@ -1,6 +1,7 @@
 // The fields of a registered provider. Owns their form in the admin API and in the configuration file, the defaults of what
 // is left out, and which fields go together; what each kind needs is providers/registration.ts. Pure.
 import * as z from 'zod'
+import { late } from '../../protocol/late.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
 import { PROVIDER_KINDS, type ProviderKind } from '../providers/kinds.ts'
 import { PRESET_NAMES } from '../providers/presets.ts'
@@ -10,7 +11,7 @@ import { CUTOFF_POLICIES, type CutoffPolicy } from './plan.ts'
 import { optionsOf, StoredOptions } from './provider-options.ts'
 import { parseUpstreamUrl } from './upstream-url.ts'
 
-export const providerFields = {
+export const providerFields = () => ({
   kind: z.enum(PROVIDER_KINDS),
   /** Default: the vendor's one public address, where the kind or the preset has one. */
   base_url: z.string().optional(),
@@ -23,8 +24,8 @@ export const providerFields = {
   usage_dialect: z.enum(USAGE_DIALECTS).optional(),
   /** What becomes of an answer that is cut off in its middle. */
   cutoff: z.enum(CUTOFF_POLICIES).default('cancel'),
-}
-const Form = z.strictObject(providerFields)
+})
+const Form = late(() => z.strictObject(providerFields()))
 export type ProviderForm = z.infer<typeof Form>
 
 /** A provider without its name and keys, with nothing left out that has a default. */

@@ -22,10 +22,6 @@ import type { Delivery, ParsedRequest } from './parsed-request.ts'
 import { samplingOf } from './sampling.ts'
 import { asObject, invalid, schemaFailure } from './schema-fault.ts'
 
-const CHAT_FIELDS: ReadonlySet<string> = new Set(Object.keys(ChatCompletionRequest.shape))
-const COMPLETION_FIELDS: ReadonlySet<string> = new Set(Object.keys(CompletionRequest.shape))
-const EMBEDDING_FIELDS: ReadonlySet<string> = new Set(Object.keys(EmbeddingRequest.shape))
-
 type Shared = Pick<
   ChatCompletionRequest,
   | 'temperature'
@@ -90,7 +86,7 @@ function tooManyChoices(request: InferenceRequest): Failure | undefined {
 export function parseChat(body: unknown): Result<ParsedRequest, Failure> {
   const object = asObject(body)
   if (!object.ok) return object
-  const unsupported = refuseUnsupported('chat', object.value, CHAT_FIELDS)
+  const unsupported = refuseUnsupported('chat', object.value, ChatCompletionRequest.shape)
   if (unsupported !== undefined) return err(unsupported)
   const parsed = ChatCompletionRequest.safeParse(object.value)
   if (!parsed.success) return err(schemaFailure(parsed.error))
@@ -151,7 +147,7 @@ function promptsOf(prompt: CompletionRequest['prompt']): Prompt[] {
 export function parseCompletion(body: unknown): Result<ParsedRequest, Failure> {
   const object = asObject(body)
   if (!object.ok) return object
-  const unsupported = refuseUnsupported('completion', object.value, COMPLETION_FIELDS)
+  const unsupported = refuseUnsupported('completion', object.value, CompletionRequest.shape)
   if (unsupported !== undefined) return err(unsupported)
   const parsed = CompletionRequest.safeParse(object.value)
   if (!parsed.success) return err(schemaFailure(parsed.error))
@@ -188,7 +184,7 @@ export function parseCompletion(body: unknown): Result<ParsedRequest, Failure> {
 export function parseEmbedding(body: unknown): Result<ParsedRequest, Failure> {
   const object = asObject(body)
   if (!object.ok) return object
-  const unsupported = refuseUnsupported('embedding', object.value, EMBEDDING_FIELDS)
+  const unsupported = refuseUnsupported('embedding', object.value, EmbeddingRequest.shape)
   if (unsupported !== undefined) return err(unsupported)
   const parsed = EmbeddingRequest.safeParse(object.value)
   if (!parsed.success) return err(schemaFailure(parsed.error))

@@ -69,16 +69,16 @@ const TABLES = { chat: CHAT, completion: COMPLETION, embedding: SHARED, response
 
 /**
  * The first parameter of the body that neither the schema nor the lists above cover, as the caller's fault.
- * @param known Names the schema handles itself.
+ * @param known The schema's fields, which it handles itself.
  */
 export function refuseUnsupported(
   route: keyof typeof TABLES,
   body: Record<string, unknown>,
-  known: ReadonlySet<string>,
+  known: object,
 ): Failure | undefined {
   const table = TABLES[route]
   for (const [name, value] of Object.entries(body)) {
-    if (known.has(name)) continue
+    if (Object.hasOwn(known, name)) continue
     const asksForNothing = Object.hasOwn(table, name) ? table[name] : undefined
     const shown = name.slice(0, 100)
     if (asksForNothing === undefined) {

@@ -18,8 +18,6 @@ import { samplingOf } from './sampling.ts'
 import { asObject, invalid, schemaFailure } from './schema-fault.ts'
 import { type AskedChoice, offered, toolFault } from './tools.ts'
 
-const FIELDS: ReadonlySet<string> = new Set(Object.keys(ResponseRequest.shape))
-
 export type ParsedResponse = {
   /** What the body says; its items may be references to stored ones. */
   asked: ResponseRequest
@@ -36,7 +34,7 @@ type Offer = Pick<InferenceRequest, 'tools' | 'toolChoice'>
 export function parseResponse(body: unknown): Result<ParsedResponse, Failure> {
   const object = asObject(body)
   if (!object.ok) return object
-  const unsupported = refuseUnsupported('response', object.value, FIELDS)
+  const unsupported = refuseUnsupported('response', object.value, ResponseRequest.shape)
   if (unsupported !== undefined) return err(unsupported)
   const parsed = ResponseRequest.safeParse(object.value)
   if (!parsed.success) return err(schemaFailure(parsed.error))

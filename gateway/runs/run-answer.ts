@@ -3,6 +3,7 @@
 import * as z from 'zod'
 import type { ResponseErrorCode, ResponseObject } from '../../protocol/dialects/responses.ts'
 import type { Failure } from '../../protocol/errors.ts'
+import { late } from '../../protocol/late.ts'
 import type { ErrorDialect } from '../errors.ts'
 import { jsonOrUndefined } from '../providers/json-text.ts'
 import type { AnswerEncoder } from '../routes/answer.ts'
@@ -91,7 +92,7 @@ const errorEvent = (dialect: ErrorDialect, body: string): string =>
   dialect === 'messages' ? `event: error\ndata: ${body}\n\n` : `data: ${body}\n\n`
 
 /** The error of a request that produced nothing; what is cut or of another shape is told in general words. */
-const Refusal = z.object({ error: z.object({ message: z.string() }) })
+const Refusal = late(() => z.object({ error: z.object({ message: z.string() }) }))
 
 function messageOf(body: string): string {
   const parsed = Refusal.safeParse(jsonOrUndefined(body))

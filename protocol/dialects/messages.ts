@@ -1,6 +1,7 @@
 // The messages dialect on wire 1 (Anthropic's): what clients send and what they get back. Owns the zod schemas of the request
 // bodies and the types of the answers. Turning them into the internal form is gateway/routes; errors are gateway/errors.ts.
 import * as z from 'zod'
+import { late } from '../late.ts'
 import { MAX_MESSAGES, MAX_STOP_BYTES, MAX_STOP_STRINGS, MAX_TOOLS } from '../request.ts'
 import {
   boundedArray,
@@ -23,80 +24,98 @@ const MAX_EXAMPLES = 64
 /** The dialect's own least. */
 const MIN_THINKING_TOKENS = 1024
 
-const cached = { cache_control: cacheControl.nullish() }
+const cached = () => ({ cache_control: cacheControl.nullish() })
 
-const text = z.strictObject({
-  type: z.literal('text'),
-  text: z.string(),
-  ...cached,
-  /** Part of each text block of an answer, and sent back with it. */
-  citations: z.array(z.unknown()).max(0, 'Citations are not supported.').nullish(),
-})
+const text = late(() =>
+  z.strictObject({
+    type: z.literal('text'),
+    text: z.string(),
+    ...cached(),
+    /** Part of each text block of an answer, and sent back with it. */
+    citations: z.array(z.unknown()).max(0, 'Citations are not supported.').nullish(),
+  }),
+)
 
-const image = z.strictObject({
-  type: z.literal('image'),
-  source: z.discriminatedUnion(
-    'type',
-    [
-      z.strictObject({ type: z.literal('base64'), media_type: z.string().max(100), data: z.string() }),
-      z.strictObject({ type: z.literal('url'), url: z.string().min(1) }),
-    ],
-    { error: unsupportedType('Image sources', "'base64' and 'url' are") },
-  ),
-  ...cached,
-})
+const image = late(() =>
+  z.strictObject({
+    type: z.literal('image'),
+    source: z.discriminatedUnion(
+      'type',
+      [
+        z.strictObject({ type: z.literal('base64'), media_type: z.string().max(100), data: z.string() }),
+        z.strictObject({ type: z.literal('url'), url: z.string().min(1) }),
+      ],
+      { error: unsupportedType('Image sources', "'base64' and 'url' are") },
+    ),
+    ...cached(),
+  }),
+)
 
-const callId = z.string().min(1).max(MAX_CALL_ID_CHARS)
+const callId = late(() => z.string().min(1).max(MAX_CALL_ID_CHARS))
 
-const toolUse = z.strictObject({
-  type: z.literal('tool_use'),
-  id: callId,
-  name: toolName,
-  input: z.custom<Record<string, unknown>>(isObject, 'Input should be an object.'),
-  ...cached,
-  caller: z.strictObject({ type: z.literal('direct', 'Only direct calls are supported.') }).nullish(),
-  toolset_name: z.null('Toolsets are not supported.').optional(),
-})
+const toolUse = late(() =>
+  z.strictObject({
+    type: z.literal('tool_use'),
+    id: callId,
+    name: toolName,
+    input: z.custom<Record<string, unknown>>(isObject, 'Input should be an object.'),
+    ...cached(),
+    caller: z.strictObject({ type: z.literal('direct', 'Only direct calls are supported.') }).nullish(),
+    toolset_name: z.null('Toolsets are not supported.').optional(),
+  }),
+)
 
-const resultContent = z.discriminatedUnion('type', [text, image], {
-  error: unsupportedType('Blocks of a tool result', "'text' and 'image' are"),
-})
+const resultContent = late(() =>
+  z.discriminatedUnion('type', [text, image], {
+    error: unsupportedType('Blocks of a tool result', "'text' and 'image' are"),
+  }),
+)
 
-const toolResult = z.strictObject({
-  type: z.literal('tool_result'),
-  tool_use_id: callId,
-  content: z
-    .union([z.string(), boundedArray(resultContent, 0, MAX_PARTS)], {
-      error: 'Expected a string or an array of blocks.',
-    })
-    .nullish(),
-  is_error: z.boolean().nullish(),
-  ...cached,
-  toolset_name: z.null('Toolsets are not supported.').optional(),
-})
+const toolResult = late(() =>
+  z.strictObject({
+    type: z.literal('tool_result'),
+    tool_use_id: callId,
+    content: z
+      .union([z.string(), boundedArray(resultContent, 0, MAX_PARTS)], {
+        error: 'Expected a string or an array of blocks.',
+      })
+      .nullish(),
+    is_error: z.boolean().nullish(),
+    ...cached(),
+    toolset_name: z.null('Toolsets are not supported.').optional(),
+  }),
+)
 
-const thinking = z.strictObject({ type: z.literal('thinking'), thinking: z.string(), signature: z.string() })
-const redacted = z.strictObject({ type: z.literal('redacted_thinking'), data: z.string().min(1) })
+const thinking = late(() =>
+  z.strictObject({ type: z.literal('thinking'), thinking: z.string(), signature: z.string() }),
+)
+const redacted = late(() => z.strictObject({ type: z.literal('redacted_thinking'), data: z.string().min(1) }))
 
 /** Blocks that only one role can have are the mapping's to refuse: their place is in its words. */
-const block = z.discriminatedUnion('type', [text, image, toolUse, toolResult, thinking, redacted], {
-  error: unsupportedType(
-    'Content blocks',
-    "'text', 'image', 'tool_use', 'tool_result', 'thinking' and 'redacted_thinking' are",
-  ),
-})
+const block = late(() =>
+  z.discriminatedUnion('type', [text, image, toolUse, toolResult, thinking, redacted], {
+    error: unsupportedType(
+      'Content blocks',
+      "'text', 'image', 'tool_use', 'tool_result', 'thinking' and 'redacted_thinking' are",
+    ),
+  }),
+)
 export type Block = z.infer<typeof block>
 
-const system = z.union([z.string(), boundedArray(text, 0, MAX_PARTS)], {
-  error: 'Expected a string or an array of text blocks.',
-})
-
-const message = z.strictObject({
-  role: z.enum(['user', 'assistant', 'system']),
-  content: z.union([z.string(), boundedArray(block, 0, MAX_PARTS)], {
-    error: 'Expected a string or an array of content blocks.',
+const system = late(() =>
+  z.union([z.string(), boundedArray(text, 0, MAX_PARTS)], {
+    error: 'Expected a string or an array of text blocks.',
   }),
-})
+)
+
+const message = late(() =>
+  z.strictObject({
+    role: z.enum(['user', 'assistant', 'system']),
+    content: z.union([z.string(), boundedArray(block, 0, MAX_PARTS)], {
+      error: 'Expected a string or an array of content blocks.',
+    }),
+  }),
+)
 
 const unsupportedTool = ({ input }: { input?: unknown }): string => {
   const known = "only the client's own, without a type or 'custom', are"
@@ -106,72 +125,84 @@ const unsupportedTool = ({ input }: { input?: unknown }): string => {
 }
 
 /** Tools that the vendor's own servers run have another `type`, with a date in it. */
-const tool = z.strictObject({
-  type: z.literal('custom', { error: unsupportedTool }).nullish(),
-  name: toolName,
-  description: z.string().nullish(),
-  input_schema: jsonSchema,
-  strict: z.boolean().nullish(),
-  ...cached,
-  /** Whether arguments may be sent before they are known to be valid. */
-  eager_input_streaming: z.boolean().nullish(),
-  input_examples: boundedArray(
-    z.custom<Record<string, unknown>>(isObject, 'Each example should be an object.'),
-    0,
-    MAX_EXAMPLES,
-  ).nullish(),
-  defer_loading: z.literal(false, 'Tools are always loaded.').nullish(),
-  allowed_callers: z.array(z.literal('direct', 'Only direct calls are supported.')).max(1).nullish(),
-})
-
-const choice = { disable_parallel_tool_use: z.boolean().nullish() }
-const toolChoice = z.discriminatedUnion(
-  'type',
-  [
-    z.strictObject({ type: z.literal('auto'), ...choice }),
-    z.strictObject({ type: z.literal('any'), ...choice }),
-    z.strictObject({ type: z.literal('tool'), name: toolName, ...choice }),
-    z.strictObject({ type: z.literal('none') }),
-  ],
-  { error: unsupportedType('Choices', "'auto', 'any', 'tool' and 'none' are") },
+const tool = late(() =>
+  z.strictObject({
+    type: z.literal('custom', { error: unsupportedTool }).nullish(),
+    name: toolName,
+    description: z.string().nullish(),
+    input_schema: jsonSchema,
+    strict: z.boolean().nullish(),
+    ...cached(),
+    /** Whether arguments may be sent before they are known to be valid. */
+    eager_input_streaming: z.boolean().nullish(),
+    input_examples: boundedArray(
+      z.custom<Record<string, unknown>>(isObject, 'Each example should be an object.'),
+      0,
+      MAX_EXAMPLES,
+    ).nullish(),
+    defer_loading: z.literal(false, 'Tools are always loaded.').nullish(),
+    allowed_callers: z.array(z.literal('direct', 'Only direct calls are supported.')).max(1).nullish(),
+  }),
 )
 
-const display = z.enum(['summarized', 'omitted']).nullish()
-const thinkingConfig = z.discriminatedUnion(
-  'type',
-  [
-    z.strictObject({ type: z.literal('enabled'), budget_tokens: z.int().min(MIN_THINKING_TOKENS), display }),
-    z.strictObject({ type: z.literal('adaptive'), display }),
-    z.strictObject({ type: z.literal('between_tools') }),
-    z.strictObject({ type: z.literal('disabled') }),
-  ],
-  { error: unsupportedType('Thinking settings', "'enabled', 'adaptive', 'between_tools' and 'disabled' are") },
+const choice = () => ({ disable_parallel_tool_use: z.boolean().nullish() })
+const toolChoice = late(() =>
+  z.discriminatedUnion(
+    'type',
+    [
+      z.strictObject({ type: z.literal('auto'), ...choice() }),
+      z.strictObject({ type: z.literal('any'), ...choice() }),
+      z.strictObject({ type: z.literal('tool'), name: toolName, ...choice() }),
+      z.strictObject({ type: z.literal('none') }),
+    ],
+    { error: unsupportedType('Choices', "'auto', 'any', 'tool' and 'none' are") },
+  ),
 )
 
-const outputFormat = z.strictObject({
-  type: z.literal('json_schema', "Only the type 'json_schema' is supported."),
-  schema: jsonSchema,
-})
+const display = late(() => z.enum(['summarized', 'omitted']).nullish())
+const thinkingConfig = late(() =>
+  z.discriminatedUnion(
+    'type',
+    [
+      z.strictObject({ type: z.literal('enabled'), budget_tokens: z.int().min(MIN_THINKING_TOKENS), display }),
+      z.strictObject({ type: z.literal('adaptive'), display }),
+      z.strictObject({ type: z.literal('between_tools') }),
+      z.strictObject({ type: z.literal('disabled') }),
+    ],
+    { error: unsupportedType('Thinking settings', "'enabled', 'adaptive', 'between_tools' and 'disabled' are") },
+  ),
+)
 
-const stopSequence = z
-  .string()
-  .min(1, 'A stop sequence must not be empty.')
-  .refine((one) => utf8Bytes(one) <= MAX_STOP_BYTES, `A stop sequence may have at most ${MAX_STOP_BYTES} bytes.`)
+const outputFormat = late(() =>
+  z.strictObject({
+    type: z.literal('json_schema', "Only the type 'json_schema' is supported."),
+    schema: jsonSchema,
+  }),
+)
+
+const stopSequence = late(() =>
+  z
+    .string()
+    .min(1, 'A stop sequence must not be empty.')
+    .refine((one) => utf8Bytes(one) <= MAX_STOP_BYTES, `A stop sequence may have at most ${MAX_STOP_BYTES} bytes.`),
+)
 
 /** Nothing of a conversation is ever cleared here: only the settings that ask for just that are honoured. */
-const contextManagement = z.strictObject({
-  edits: boundedArray(
-    z.strictObject({
-      type: z.literal('clear_thinking_20251015', 'Only keeping all thoughts is supported.'),
-      keep: z.literal('all', 'Only keeping all thoughts is supported.'),
-    }),
-    0,
-    1,
-  ).nullish(),
-})
+const contextManagement = late(() =>
+  z.strictObject({
+    edits: boundedArray(
+      z.strictObject({
+        type: z.literal('clear_thinking_20251015', 'Only keeping all thoughts is supported.'),
+        keep: z.literal('all', 'Only keeping all thoughts is supported.'),
+      }),
+      0,
+      1,
+    ).nullish(),
+  }),
+)
 
 /** What says what the model is shown; the same for an answer and for a count. */
-const prompt = {
+const prompt = () => ({
   model: z.string().min(1).max(200),
   messages: boundedArray(message, 1, MAX_MESSAGES),
   system: system.nullish(),
@@ -186,28 +217,30 @@ const prompt = {
     .nullish(),
   /** The older place of `output_config.format`. */
   output_format: outputFormat.nullish(),
-  ...cached,
+  ...cached(),
   speed: z.literal('standard', "Only the speed 'standard' is supported.").nullish(),
-}
-
-export const CountTokensRequest = z.strictObject(prompt)
-
-export const MessagesRequest = z.strictObject({
-  ...prompt,
-  max_tokens: z.int().min(1),
-  stream: z.boolean().nullish(),
-  stop_sequences: boundedArray(stopSequence, 0, MAX_STOP_STRINGS).nullish(),
-  temperature: z.number().min(0).max(1).nullish(),
-  top_p: z.number().min(0).max(1).nullish(),
-  top_k: z.int().min(0).max(1_000_000).nullish(),
-  metadata: z.strictObject({ user_id: z.string().nullish() }).nullish(),
-  service_tier: z.enum(['auto', 'standard_only']).nullish(),
-  container: z.null('Containers are not supported.').optional(),
-  inference_geo: z.null('A place to compute at is chosen by the operator.').optional(),
-  diagnostics: z.null('Diagnostics are not supported.').optional(),
-  mcp_servers: z.array(z.unknown()).max(0, 'Servers of tools are not supported.').nullish(),
-  context_management: contextManagement.nullish(),
 })
+
+export const CountTokensRequest = late(() => z.strictObject(prompt()))
+
+export const MessagesRequest = late(() =>
+  z.strictObject({
+    ...prompt(),
+    max_tokens: z.int().min(1),
+    stream: z.boolean().nullish(),
+    stop_sequences: boundedArray(stopSequence, 0, MAX_STOP_STRINGS).nullish(),
+    temperature: z.number().min(0).max(1).nullish(),
+    top_p: z.number().min(0).max(1).nullish(),
+    top_k: z.int().min(0).max(1_000_000).nullish(),
+    metadata: z.strictObject({ user_id: z.string().nullish() }).nullish(),
+    service_tier: z.enum(['auto', 'standard_only']).nullish(),
+    container: z.null('Containers are not supported.').optional(),
+    inference_geo: z.null('A place to compute at is chosen by the operator.').optional(),
+    diagnostics: z.null('Diagnostics are not supported.').optional(),
+    mcp_servers: z.array(z.unknown()).max(0, 'Servers of tools are not supported.').nullish(),
+    context_management: contextManagement.nullish(),
+  }),
+)
 export type MessagesRequest = z.infer<typeof MessagesRequest>
 export type Prompt = z.infer<typeof CountTokensRequest>
 

@@ -2,6 +2,7 @@
 // and the types of the answers; a chat's messages and tools are openai-chat.ts. Turning them into the internal form is
 // gateway/routes; errors are gateway/errors.ts.
 import * as z from 'zod'
+import { late } from '../late.ts'
 import { MAX_FORMAT_CHOICES } from '../output-format.ts'
 import {
   MAX_CACHE_KEY_CHARS,
@@ -22,68 +23,81 @@ const MAX_COMPLETION_LOGPROBS = 5
 /** Far above any model's; beyond it a number is a mistake. */
 const MAX_DIMENSIONS = 65_536
 
-const stopString = z
-  .string()
-  .min(1, 'A stop string must not be empty.')
-  .refine((text) => utf8Bytes(text) <= MAX_STOP_BYTES, `A stop string may have at most ${MAX_STOP_BYTES} bytes.`)
+const stopString = late(() =>
+  z
+    .string()
+    .min(1, 'A stop string must not be empty.')
+    .refine((text) => utf8Bytes(text) <= MAX_STOP_BYTES, `A stop string may have at most ${MAX_STOP_BYTES} bytes.`),
+)
 
 /** The dialect's own limit. */
 const MAX_STOPS = 4
-const stop = z.union([stopString, boundedArray(stopString, 0, MAX_STOPS)], {
-  error: `Expected a string, or up to ${MAX_STOPS} strings, none empty or over ${MAX_STOP_BYTES} bytes.`,
-})
+const stop = late(() =>
+  z.union([stopString, boundedArray(stopString, 0, MAX_STOPS)], {
+    error: `Expected a string, or up to ${MAX_STOPS} strings, none empty or over ${MAX_STOP_BYTES} bytes.`,
+  }),
+)
 
 const TOKEN_ID = /^(0|[1-9]\d{0,9})$/
 
-const logitBias = z
-  .custom<Record<string, unknown>>(
-    (value) =>
-      typeof value === 'object' &&
-      value !== null &&
-      !Array.isArray(value) &&
-      Object.keys(value).length <= MAX_LOGIT_BIAS,
-    `Expected an object from token id to bias with at most ${MAX_LOGIT_BIAS} entries.`,
-  )
-  .pipe(z.record(z.string().regex(TOKEN_ID, 'Keys of logit_bias are token ids.'), z.number().min(-100).max(100)))
+const logitBias = late(() =>
+  z
+    .custom<Record<string, unknown>>(
+      (value) =>
+        typeof value === 'object' &&
+        value !== null &&
+        !Array.isArray(value) &&
+        Object.keys(value).length <= MAX_LOGIT_BIAS,
+      `Expected an object from token id to bias with at most ${MAX_LOGIT_BIAS} entries.`,
+    )
+    .pipe(z.record(z.string().regex(TOKEN_ID, 'Keys of logit_bias are token ids.'), z.number().min(-100).max(100))),
+)
 
 /** The schema's own rules are its compiler's to check; the fields are those that official clients send. */
-const responseFormat = z.discriminatedUnion(
-  'type',
-  [
-    z.object({ type: z.literal('text') }),
-    z.object({ type: z.literal('json_object') }),
-    z.object({
-      type: z.literal('json_schema'),
-      json_schema: z.object({
-        name: z.string().regex(/^[\w-]{1,64}$/, 'A name has 1 to 64 letters, digits, dashes and underscores.'),
-        description: z.string().nullish(),
-        schema: jsonSchema.nullish(),
-        strict: z.boolean().nullish(),
+const responseFormat = late(() =>
+  z.discriminatedUnion(
+    'type',
+    [
+      z.object({ type: z.literal('text') }),
+      z.object({ type: z.literal('json_object') }),
+      z.object({
+        type: z.literal('json_schema'),
+        json_schema: z.object({
+          name: z.string().regex(/^[\w-]{1,64}$/, 'A name has 1 to 64 letters, digits, dashes and underscores.'),
+          description: z.string().nullish(),
+          schema: jsonSchema.nullish(),
+          strict: z.boolean().nullish(),
+        }),
       }),
-    }),
-  ],
-  { error: "Expected an object with a type of 'text', 'json_object' or 'json_schema'." },
+    ],
+    { error: "Expected an object with a type of 'text', 'json_object' or 'json_schema'." },
+  ),
 )
 
 /** The extension of self-hosted servers for everything that has no place in response_format. Exactly one of its fields. */
-const structuredOutputs = z
-  .object({
-    json: z
-      .custom<unknown>((value) => isObject(value) || typeof value === 'boolean', 'Expected a JSON schema.')
-      .nullish(),
-    regex: z.string().min(1).nullish(),
-    choice: boundedArray(z.string().min(1), 1, MAX_FORMAT_CHOICES).nullish(),
-    grammar: z.string().min(1).nullish(),
-  })
-  .strict()
-  .refine(
-    (asked) => Object.values(asked).filter((value) => value !== null && value !== undefined).length === 1,
-    "Expected exactly one of 'json', 'regex', 'choice' and 'grammar'.",
-  )
+const structuredOutputs = late(() =>
+  z
+    .object({
+      json: z
+        .custom<unknown>((value) => isObject(value) || typeof value === 'boolean', 'Expected a JSON schema.')
+        .nullish(),
+      regex: z.string().min(1).nullish(),
+      choice: boundedArray(z.string().min(1), 1, MAX_FORMAT_CHOICES).nullish(),
+      grammar: z.string().min(1).nullish(),
+    })
+    .strict()
+    .refine(
+      (asked) => Object.values(asked).filter((value) => value !== null && value !== undefined).length === 1,
+      "Expected exactly one of 'json', 'regex', 'choice' and 'grammar'.",
+    ),
+)
 
 /** Fields that both routes share. `null` means unset everywhere, as official clients send it. */
-const generation = {
-  model: z.string().min(1).max(200),
+const modelName = late(() => z.string().min(1).max(200))
+const endUser = late(() => z.string().max(1000).nullish())
+
+const generation = () => ({
+  model: modelName,
   temperature: z.number().min(0).max(2).nullish(),
   top_p: z.number().min(0).max(1).nullish(),
   n: z.int().min(1).max(MAX_CHOICES).nullish(),
@@ -97,28 +111,30 @@ const generation = {
   stream_options: z
     .object({ include_usage: z.boolean().nullish(), include_obfuscation: z.boolean().nullish() })
     .nullish(),
-  user: z.string().max(1000).nullish(),
+  user: endUser,
   // Extensions that self-hosted servers have in common; -1 is their other word for "off".
   top_k: z.int().min(-1).max(1_000_000).nullish(),
   min_p: z.number().min(0).max(1).nullish(),
   repetition_penalty: z.number().min(MIN_REPETITION_PENALTY).max(10).nullish(),
   structured_outputs: structuredOutputs.nullish(),
-}
-
-export const ChatCompletionRequest = z.object({
-  ...generation,
-  messages: boundedArray(Message, 1, MAX_MESSAGES),
-  max_completion_tokens: z.int().min(1).nullish(),
-  response_format: responseFormat.nullish(),
-  logprobs: z.boolean().nullish(),
-  top_logprobs: z.int().min(0).max(MAX_LOGPROBS_TOP).nullish(),
-  tools: Tools.nullish(),
-  tool_choice: ToolChoice.nullish(),
-  parallel_tool_calls: z.boolean().nullish(),
-  reasoning_effort: z.enum(REASONING_EFFORTS).nullish(),
-  verbosity: z.enum(['low', 'medium', 'high']).nullish(),
-  prompt_cache_key: z.string().max(MAX_CACHE_KEY_CHARS).nullish(),
 })
+
+export const ChatCompletionRequest = late(() =>
+  z.object({
+    ...generation(),
+    messages: boundedArray(Message, 1, MAX_MESSAGES),
+    max_completion_tokens: z.int().min(1).nullish(),
+    response_format: responseFormat.nullish(),
+    logprobs: z.boolean().nullish(),
+    top_logprobs: z.int().min(0).max(MAX_LOGPROBS_TOP).nullish(),
+    tools: Tools.nullish(),
+    tool_choice: ToolChoice.nullish(),
+    parallel_tool_calls: z.boolean().nullish(),
+    reasoning_effort: z.enum(REASONING_EFFORTS).nullish(),
+    verbosity: z.enum(['low', 'medium', 'high']).nullish(),
+    prompt_cache_key: z.string().max(MAX_CACHE_KEY_CHARS).nullish(),
+  }),
+)
 export type ChatCompletionRequest = z.infer<typeof ChatCompletionRequest>
 
 type CompletionPrompt = string | string[] | number[] | number[][]
@@ -153,18 +169,22 @@ function promptFault(value: unknown, promptsMax: number): { path: number[]; mess
   return undefined
 }
 
-const prompt = z.custom<CompletionPrompt>().superRefine((value, context) => {
-  const fault = promptFault(value, MAX_CHOICES)
-  if (fault !== undefined) context.addIssue({ code: 'custom', ...fault })
-})
+const prompt = late(() =>
+  z.custom<CompletionPrompt>().superRefine((value, context) => {
+    const fault = promptFault(value, MAX_CHOICES)
+    if (fault !== undefined) context.addIssue({ code: 'custom', ...fault })
+  }),
+)
 
-export const CompletionRequest = z.object({
-  ...generation,
-  prompt,
-  echo: z.boolean().nullish(),
-  best_of: z.int().min(1).nullish(),
-  logprobs: z.int().min(0).max(MAX_COMPLETION_LOGPROBS).nullish(),
-})
+export const CompletionRequest = late(() =>
+  z.object({
+    ...generation(),
+    prompt,
+    echo: z.boolean().nullish(),
+    best_of: z.int().min(1).nullish(),
+    logprobs: z.int().min(0).max(MAX_COMPLETION_LOGPROBS).nullish(),
+  }),
+)
 export type CompletionRequest = z.infer<typeof CompletionRequest>
 
 /** An empty text has no meaning to embed, and the dialect refuses it. */
@@ -177,18 +197,22 @@ function inputFault(value: unknown): { path: number[]; message: string } | undef
   return at < 0 ? undefined : { path: [at], message }
 }
 
-const input = z.custom<CompletionPrompt>().superRefine((value, context) => {
-  const fault = inputFault(value)
-  if (fault !== undefined) context.addIssue({ code: 'custom', ...fault })
-})
+const input = late(() =>
+  z.custom<CompletionPrompt>().superRefine((value, context) => {
+    const fault = inputFault(value)
+    if (fault !== undefined) context.addIssue({ code: 'custom', ...fault })
+  }),
+)
 
-export const EmbeddingRequest = z.object({
-  model: generation.model,
-  input,
-  encoding_format: z.enum(['float', 'base64']).nullish(),
-  dimensions: z.int().min(1).max(MAX_DIMENSIONS).nullish(),
-  user: generation.user,
-})
+export const EmbeddingRequest = late(() =>
+  z.object({
+    model: modelName,
+    input,
+    encoding_format: z.enum(['float', 'base64']).nullish(),
+    dimensions: z.int().min(1).max(MAX_DIMENSIONS).nullish(),
+    user: endUser,
+  }),
+)
 export type EmbeddingRequest = z.infer<typeof EmbeddingRequest>
 
 export type FinishReason = 'stop' | 'length' | 'content_filter' | 'tool_calls'

@@ -29,11 +29,11 @@ const id = late(() => z.string().min(1).max(MAX_CALL_ID_CHARS))
 const status = late(() => z.enum(['in_progress', 'completed', 'incomplete']).nullish())
 
 /** The exact end of what is to be kept of the prompt. */
-const marked = {
+const marked = () => ({
   prompt_cache_breakpoint: z.object({ mode: z.literal('explicit'), ttl: z.enum(['30m', '12h']).nullish() }).nullish(),
-}
+})
 
-const InputText = late(() => z.object({ type: z.literal('input_text'), text: z.string(), ...marked }))
+const InputText = late(() => z.object({ type: z.literal('input_text'), text: z.string(), ...marked() }))
 
 const InputImage = late(() =>
   z.object({
@@ -41,7 +41,7 @@ const InputImage = late(() =>
     image_url: z.string({ error: "Expected 'image_url', a URL or a data URL." }).min(1),
     detail: z.enum(IMAGE_DETAILS, { error: "Expected a detail of 'auto', 'low', 'high' or 'original'." }).nullish(),
     file_id: z.null("Files are not kept here; send the image itself in 'image_url'.").optional(),
-    ...marked,
+    ...marked(),
   }),
 )
 

@@ -1,5 +1,6 @@
 // What the schemas of several dialects are made of. Owns these few building blocks; each dialect's own fields are in its file.
 import * as z from 'zod'
+import { late } from '../late.ts'
 
 /** Content parts of one message: a bound beside the body's own, so that validation stays linear in useful content. */
 export const MAX_PARTS = 4096
@@ -24,14 +25,16 @@ export const isObject = (value: unknown): value is Record<string, unknown> =>
   typeof value === 'object' && value !== null && !Array.isArray(value)
 
 /** A JSON schema: an object whose rules are its compiler's or its vendor's to check. */
-export const jsonSchema = z.custom<Record<string, unknown>>(isObject, 'Expected a JSON schema, an object.')
+export const jsonSchema = late(() => z.custom<Record<string, unknown>>(isObject, 'Expected a JSON schema, an object.'))
 
-export const toolName = z
-  .string()
-  .regex(/^[\w.-]{1,128}$/, 'A tool has a name of 1 to 128 letters, digits, dashes, dots and underscores.')
+export const toolName = late(() =>
+  z.string().regex(/^[\w.-]{1,128}$/, 'A tool has a name of 1 to 128 letters, digits, dashes, dots and underscores.'),
+)
 
 /** Marks the end of a prefix that a provider may keep. */
-export const cacheControl = z.strictObject({ type: z.literal('ephemeral'), ttl: z.enum(['5m', '1h']).nullish() })
+export const cacheControl = late(() =>
+  z.strictObject({ type: z.literal('ephemeral'), ttl: z.enum(['5m', '1h']).nullish() }),
+)
 
 /**
  * A union of objects told apart by `type`, whose refusal names a type that is not among them.

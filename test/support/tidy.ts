@@ -253,6 +253,22 @@ const deadExports: Rule = {
   },
 }
 
+/** Loaded by the first request for them, with all that they make. */
+const LOADED_LATE = /^gateway\/(admin|dashboard)\/|^gateway\/ledger\/(statement|postgres-record)\.ts$/
+
+const lateSchemas: Rule = {
+  name: 'schemas that every start reads are made when they are used',
+  check: (files) =>
+    eachLine(
+      files,
+      (path) => /^(gateway|protocol)\/.*\.ts$/.test(path) && !LOADED_LATE.test(path),
+      (line) =>
+        /^(export )?const \w+(: [^=]+)? = (z\b|boundedArray\()/.test(line)
+          ? 'make it with late() of protocol/late.ts'
+          : undefined,
+    ),
+}
+
 export const RULES: readonly Rule[] = [
   importDirections,
   engineBorders,
@@ -268,6 +284,7 @@ export const RULES: readonly Rule[] = [
   money,
   deadFiles,
   deadExports,
+  lateSchemas,
 ]
 
 /** Calls `find` for each line of the chosen files; what it returns is a finding. */

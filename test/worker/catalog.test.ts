@@ -4,7 +4,7 @@ import { beforeEach, describe, expect, test } from 'vitest'
 import type { Principal } from '../../gateway/auth/principal.ts'
 import { connect } from '../../gateway/db/connect.ts'
 import { findPlan, findProvider, forgetCatalog, listModels } from '../../gateway/policy/catalog.ts'
-import { DEFAULT_MODEL_POLICY } from '../../gateway/policy/model-policy.ts'
+import { defaultModelPolicy } from '../../gateway/policy/model-policy.ts'
 import { admin, type Json, newName, withoutDatabase } from './support/admin.ts'
 
 const anyone: Principal = {
@@ -48,7 +48,7 @@ describe('models', () => {
       ok: true,
       value: {
         model: name,
-        policy: DEFAULT_MODEL_POLICY,
+        policy: defaultModelPolicy(),
         targets: [
           { provider, model: 'big', contextTokens: 8192, outputTokensMax: 1024, serviceTier: 'flex', price: undefined },
           { provider: 'fleet', model: 'small', contextTokens: 2048, price: undefined },
