@@ -318,6 +318,8 @@ function endingOf(reason: string, hasCalls: boolean): FinishReason | Failure {
     case 'STOP':
       return hasCalls ? 'tool_calls' : 'stop'
     case 'MAX_TOKENS':
+    // More than one call gives: the model would go on in another one.
+    case 'CONTINUATION':
       return 'length'
     case 'SAFETY':
     case 'RECITATION':

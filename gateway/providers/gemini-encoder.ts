@@ -6,7 +6,7 @@ import type { EmbeddingInput, InferenceRequest, Tool } from '../../protocol/requ
 import { ok, type Result } from '../../protocol/result.ts'
 import type { Target } from '../policy/plan.ts'
 import { geminiContents } from './gemini-contents.ts'
-import { thinkingConfig } from './gemini-thinking.ts'
+import { isSinceFour, thinkingConfig } from './gemini-thinking.ts'
 import { refuse, startedAnswer } from './refusal.ts'
 
 export type GeminiCall = {
@@ -32,7 +32,7 @@ export function encodeGemini(
   if (input.kind === 'completion') {
     return refuse('prompt', 'This model answers conversations only: send messages in place of a prompt.')
   }
-  const refused = startedAnswer(request) ?? refusal(request)
+  const refused = startedAnswer(request) ?? refusal(request) ?? ignoredSampling(request, target.model)
   if (refused !== undefined) return refused
   const conversation = geminiContents(input.messages, target.model)
   if (!conversation.ok) return conversation
@@ -69,6 +69,15 @@ function refusal(request: InferenceRequest): Result<never, Failure> | undefined 
   return undefined
 }
 
+/** "What's new in Gemini 4": these are ignored, and an answer of another temperature is another answer. 1 is left out. */
+function ignoredSampling({ sampling }: InferenceRequest, model: string): Result<never, Failure> | undefined {
+  if (!isSinceFour(model)) return undefined
+  const { temperature = 1, topP = 1, topK = 0 } = sampling
+  if (temperature !== 1) return refuse('temperature', 'This model takes no temperature: leave it out.')
+  if (topP !== 1) return refuse('topP', 'This model takes no top_p: leave it out.')
+  return topK === 0 ? undefined : refuse('topK', 'This model takes no top_k: leave it out.')
+}
+
 function generationConfig(
   request: InferenceRequest,
   model: string,
@@ -79,8 +88,9 @@ function generationConfig(
   if (maxOutputTokens !== undefined) config.maxOutputTokens = maxOutputTokens
   if (request.n !== 1) config.candidateCount = request.n
   if (request.stop.length > 0) config.stopSequences = request.stop
-  if (sampling.temperature !== undefined) config.temperature = sampling.temperature
-  if (sampling.topP !== undefined) config.topP = sampling.topP
+  const isSampled = !isSinceFour(model)
+  if (sampling.temperature !== undefined && isSampled) config.temperature = sampling.temperature
+  if (sampling.topP !== undefined && isSampled) config.topP = sampling.topP
   // 0 is no number of candidates to Gemini.
   if (sampling.topK !== undefined && sampling.topK !== 0) config.topK = sampling.topK
   if (sampling.presencePenalty !== undefined) config.presencePenalty = sampling.presencePenalty

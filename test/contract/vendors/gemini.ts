@@ -2,6 +2,7 @@
 import type { Promised } from '../promise.ts'
 
 const CONFIG = 'generationConfig'
+const IGNORED = 'Models from Gemini 4 on ignore it: refused for them.'
 const text = (words: string) => ({ type: 'text' as const, text: words })
 const thought = (words: string, value?: string) => ({
   type: 'thought' as const,
@@ -100,10 +101,10 @@ export const gemini: Promised = {
         'contents[1].parts[1].functionCall.name': 'weather',
       },
     },
-    temperature: { is: 'honoured', body: { [`${CONFIG}.temperature`]: 0.5 } },
-    top_p: { is: 'honoured', body: { [`${CONFIG}.topP`]: 0.9 } },
+    temperature: { is: 'honoured', body: { [`${CONFIG}.temperature`]: 0.5 }, note: IGNORED },
+    top_p: { is: 'honoured', body: { [`${CONFIG}.topP`]: 0.9 }, note: IGNORED },
     temperature_of_one: { is: 'honoured', body: { [`${CONFIG}.temperature`]: 1, [`${CONFIG}.topP`]: 1 } },
-    top_k: { is: 'honoured', body: { [`${CONFIG}.topK`]: 40 } },
+    top_k: { is: 'honoured', body: { [`${CONFIG}.topK`]: 40 }, note: IGNORED },
     min_p: { is: 'refused', param: 'minP' },
     presence_penalty: { is: 'honoured', body: { [`${CONFIG}.presencePenalty`]: 0.5 } },
     frequency_penalty: { is: 'honoured', body: { [`${CONFIG}.frequencyPenalty`]: 0.5 } },
@@ -252,6 +253,11 @@ export const gemini: Promised = {
     },
     {
       fixture: 'length.http',
+      choices: [{ parts: [text('Once upon a time')], finish: 'length' }],
+      usage: { inputUncached: 7, outputText: 4 },
+    },
+    {
+      fixture: 'length-of-call.http',
       choices: [{ parts: [text('Once upon a time')], finish: 'length' }],
       usage: { inputUncached: 7, outputText: 4 },
     },

@@ -64,6 +64,9 @@ describe('thinking', () => {
     ['gemini-flash-latest', ['LOW', 'LOW', 'LOW', 'MEDIUM', 'HIGH', 'HIGH', 'HIGH']],
     ['gemini-3-pro-preview', ['LOW', 'LOW', 'LOW', 'HIGH', 'HIGH', 'HIGH', 'HIGH']],
     ['gemini-3.1-pro-preview', ['LOW', 'LOW', 'LOW', 'MEDIUM', 'HIGH', 'HIGH', 'HIGH']],
+    ['gemini-4-argon', ['LOW', 'LOW', 'LOW', 'MEDIUM', 'HIGH', 'HIGH', 'HIGH']],
+    ['models/gemini-4.1-flash', ['LOW', 'LOW', 'LOW', 'MEDIUM', 'HIGH', 'HIGH', 'HIGH']],
+    ['gemini-4.1-flash-lite', ['MINIMAL', 'MINIMAL', 'LOW', 'MEDIUM', 'HIGH', 'HIGH', 'HIGH']],
     ['gemini-pro-latest', ['LOW', 'LOW', 'LOW', 'MEDIUM', 'HIGH', 'HIGH', 'HIGH']],
     ['gemini-2.5-flash', [0, 1024, 1024, 8192, 24_576, 24_576, 24_576]],
     ['gemini-2.5-pro', [128, 1024, 1024, 8192, 24_576, 32_768, 32_768]],
@@ -81,11 +84,29 @@ describe('thinking', () => {
     expect(thinkingConfig(both, 'gemini-2.5-flash-lite')).toEqual({ thinkingBudget: 24_576 })
   })
 
+  test('within a budget is asked of the fourth generation as a level', () => {
+    const levels = [0, 2000, 8000, 30_000].map((budgetTokens) => thinkingConfig({ budgetTokens }, 'gemini-4-argon'))
+    expect(levels).toEqual(['LOW', 'LOW', 'MEDIUM', 'HIGH'].map((thinkingLevel) => ({ thinkingLevel })))
+  })
+
   test('that nobody asked about is left to the model', () => {
     expect(thinkingConfig(undefined, MODEL)).toBeUndefined()
     expect(thinkingConfig({}, MODEL)).toBeUndefined()
     expect(thinkingConfig({ show: false }, MODEL)).toEqual({ includeThoughts: false })
   })
+})
+
+test.each([
+  [{ temperature: 0 }, 'temperature'],
+  [{ topP: 0.9 }, 'topP'],
+  [{ topK: 40 }, 'topK'],
+  [{ temperature: 1, topP: 1, topK: 0 }, undefined],
+])('of sampling with %j the fourth generation is spared %s', (sampling, param) => {
+  const asked = request({ sampling: { ...NEUTRAL_SAMPLING, ...sampling } })
+  const encoded = encodeGemini(asked, { model: 'gemini-4-argon' }, 100)
+  expect(encoded.ok ? undefined : encoded.error.param).toBe(param)
+  if (encoded.ok) expect(encoded.value.body.generationConfig).toEqual({ maxOutputTokens: 100 })
+  expect(encodeGemini(asked, { model: MODEL }, 100).ok).toBe(true)
 })
 
 describe('a conversation', () => {
