@@ -245,6 +245,8 @@ export function denialToFailure(denial: Denial): Failure {
           `Request ${denial.requestId} under this idempotency key was answered and charged; it is not run again. ` +
           'Use a new key for a new answer.',
       }
+    case 'attempt_ended':
+      return attemptEnded(denial)
     case 'request_closed':
       return {
         code: 'unavailable',
@@ -266,6 +268,16 @@ export function denialToFailure(denial: Denial): Failure {
     default:
       return denial satisfies never
   }
+}
+
+/** Of a request whose process died between its end and the word of it. */
+function attemptEnded({ status }: Denial & { reason: 'attempt_ended' }): Failure {
+  if (status !== 'ok' && status !== 'client_cancelled') {
+    return { code: status, message: `The request had ended (${status}) when the gateway was restarted.` }
+  }
+  const message =
+    'The answer was complete and paid when the gateway was restarted, and is lost. Send the request again.'
+  return { code: 'unavailable', message }
 }
 
 const CONCURRENCY_RETRY_MS = 1_000

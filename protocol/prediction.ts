@@ -21,10 +21,10 @@ export const UNMEASURED_STEP: StepModel = {
 /** Of the work on its uncached prompt, what a request is charged beyond waiting for it itself. */
 const WORK_SHARE = 3
 /** At most: what a prefix may count for beyond the time that it saves. */
-export const AFFINITY_MS_MAX = 20_000
+const AFFINITY_MS_MAX = 20_000
 /** Scores this close are equal: the figures are up to a second old, and ties are spread at random. */
-export const TIE_MS = 5
-export const TIE_SHARE = 0.02
+const TIE_MS = 5
+const TIE_SHARE = 0.02
 /** So many of the candidates hold a beginning: then it is taken to be everywhere. */
 export const NEARLY_ALL = 0.75
 /** A match below both is not worth a detour: most often it is what every request begins with. */

@@ -4,7 +4,7 @@
 //
 // What must survive lies in SQLite. An instance may be dropped at any `await` and a new one be made on the same storage;
 // fields are copies, made again from the tables by `load` at the start and after a transaction that was undone.
-import { err, ok, type Result } from '../../protocol/result.ts'
+import { err, type Result } from '../../protocol/result.ts'
 import type { AttemptRow, LimitEvent, OutboxEntry, RequestRow } from '../ledger/outbox.ts'
 import { transfersOf } from '../ledger/postings.ts'
 import type { Usage } from '../meter/usage.ts'
@@ -47,7 +47,7 @@ import { Readiness } from './readiness.ts'
 import { canClose, requestRow } from './requests.ts'
 import type { Series } from './rule-index.ts'
 import { Rules } from './rules.ts'
-import { assertAsk, assertEnd, assertRepeats } from './sanity.ts'
+import { assertAsk, assertEnd, repeated } from './sanity.ts'
 import { Store } from './store.ts'
 import { Waking } from './waking.ts'
 import { windowOf } from './windows.ts'
@@ -287,18 +287,15 @@ export class AccountCore implements AccountRpc {
     assertAsk(ask)
     const attempts = this.#store.attempts(ask.requestId)
     const known = attempts.find(({ terms }) => terms.attempt === ask.attempt)
-    if (known !== undefined) {
-      assertRepeats(known, ask)
-      return { reply: { kind: 'reserve', result: ok(known.granted) }, appended: 0 }
-    }
+    if (known !== undefined) return { reply: { kind: 'reserve', result: repeated(known, ask) }, appended: 0 }
     this.#bindOrganisation(ask.orgId)
     const deny = (error: Denial): Done => ({ reply: { kind: 'reserve', result: err(error) }, appended: 0 })
     const { index } = this.#rules
     if (index === undefined) return deny({ reason: 'unavailable', retryAfterMs: UNAVAILABLE_RETRY_MS })
     const isClosed = ask.attempt > 1 && attempts.some(({ requestClosed }) => requestClosed)
     if (isClosed && ask.isTrial !== true) return deny({ reason: 'request_closed' })
-    const repeated = this.#idempotency.refusal(ask, nowMs)
-    if (repeated !== undefined) return deny(repeated)
+    const refusal = this.#idempotency.refusal(ask, nowMs)
+    if (refusal !== undefined) return deny(refusal)
     const { result, notices } = admit(ask, index.applying(ask, ask.modelRequested), this.#view(ask))
     const events = this.#notices.news(ask.orgId, notices)
     if (events.length > 0) this.#append({ attempts: [], transfers: [] }, undefined, events)

@@ -93,6 +93,8 @@ export type Denial =
   | { reason: 'key_revoked' }
   /** The request's row is written: an attempt that comes now would stand in no request. */
   | { reason: 'request_closed' }
+  /** This very attempt has ended: by the one who had asked before, or by its time. `isClosed`: no other may follow it. */
+  | { reason: 'attempt_ended'; status: AttemptStatus; isClosed: boolean }
   /** The idempotency key belongs to a request with another body. */
   | { reason: 'idempotency_conflict'; requestId: string }
   /** The same request is running now, or was answered; it is neither run nor charged again. */

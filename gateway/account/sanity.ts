@@ -2,16 +2,19 @@
 // so a violation is a bug and throws; nothing a client sends reaches these. They stand in production too, because a row
 // that Postgres cannot take, or counters of two organisations in one object, would be found out much later. Pure.
 import { MAX_CHOICES, MAX_END_USER_CHARS } from '../../protocol/request.ts'
+import { err, ok, type Result } from '../../protocol/result.ts'
 import { TOKENS_MAX } from '../policy/targets.ts'
 import {
   BACKEND_CHARS_MAX,
+  type Denial,
+  type Hold,
   RAW_USAGE_CHARS_MAX,
   type ReserveAsk,
   ROUTE_CHARS_MAX,
   type SettleEnd,
   TAGS_CHARS_MAX,
 } from './contract.ts'
-import type { HoldRecord } from './holds.ts'
+import { endOf, type HoldRecord, isOpen } from './holds.ts'
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/
 const SHA256 = /^[0-9a-f]{64}$/
@@ -67,12 +70,11 @@ export function assertEnd(end: SettleEnd): void {
 }
 
 /**
- * A repeated reservation asks for the same thing and comes while its hold is open.
+ * What a repeated reservation is answered; it asks for the same thing, and is not granted again after its end.
  * @throws Error otherwise: granting it would dispatch without money set aside.
  */
-export function assertRepeats(known: HoldRecord, ask: ReserveAsk): void {
+export function repeated(known: HoldRecord, ask: ReserveAsk): Result<Hold, Denial> {
   const { terms } = known
-  if (known.state !== 'held') throw new Error(`hold ${known.granted.holdId} has ended (${known.state})`)
   const same =
     terms.orgId === ask.orgId &&
     terms.keyId === ask.keyId &&
@@ -82,6 +84,8 @@ export function assertRepeats(known: HoldRecord, ask: ReserveAsk): void {
     terms.estimate.inputTokens === ask.estimate.inputTokens &&
     terms.estimate.outputTokens === ask.estimate.outputTokens
   if (!same) throw new Error(`hold ${known.granted.holdId} was taken for something else`)
+  if (isOpen(known)) return ok(known.granted)
+  return err({ reason: 'attempt_ended', status: endOf(known).status, isClosed: known.requestClosed })
 }
 
 function assertInstant(atMs: number, name: string): void {

@@ -98,7 +98,9 @@ export async function settleFailed(
     (failure.code === 'invalid_request' && final) ||
     (failure.code === 'deadline_exceeded' && job.deadlineIsCallers)
   const httpStatus = progress.headSent ? 200 : failureStatus(failure.code, job.errorDialect)
-  const charge = isCallersDoing ? 'customer' : 'absorbed'
+  // An earlier life of the request has given the client some of this answer.
+  const wasShown = job.kept?.attempt === attempt.number && job.kept.wasShown
+  const charge = isCallersDoing || wasShown ? 'customer' : 'absorbed'
   const settling = endAttempt(job, attempt, { status: failure.code, charge, final, httpStatus })
   // The next attempt's hold must not count beside this one's.
   if (!final) await within(settling, SETTLE_WAIT_MS, job.appointments)

@@ -7,14 +7,13 @@ import { holdIdOf } from '../account/holds.ts'
 import { denialToFailure } from '../errors.ts'
 import { errorText, log } from '../observe/log.ts'
 import type { Target } from '../policy/plan.ts'
-import { toldEvents } from '../providers/answer-journal.ts'
 import { Settlement } from '../settlement.ts'
 import { worstCase } from '../stream/estimate.ts'
 import { type Stop, Stopped } from '../stream/stop.ts'
-import { Tally } from '../stream/tally.ts'
 import { endOf } from './end.ts'
 import { stopFailure } from './failure.ts'
 import type { Job, Progress } from './job.ts'
+import { toldOf } from './told.ts'
 
 export type Held = {
   settlement: Settlement
@@ -77,8 +76,17 @@ export async function reserve(
       if (trial === undefined) noteHold(reserved.value, progress)
       return ok({ settlement: settlementOf(reserved.value), number: attempt })
     }
-    if (trial === undefined) noteDenial(reserved.error, progress, ports.nowMs())
-    return err(denialToFailure(reserved.error))
+    const denial = reserved.error
+    if (denial.reason === 'attempt_ended' && kept?.attempt === attempt) {
+      // Its process died between this attempt and the next one, which has a hold of its own.
+      if (!denial.isClosed) return reserve(job, target, progress, stop)
+      // Where it ended by its time alone, its row is set right by what was told.
+      const { tally } = toldOf(job, attempt)
+      const end = { status: denial.status, charge: 'customer', final: true, httpStatus: 200 } as const
+      job.waitUntil(settlementOf({ holdId: holdIdOf(ask) }).end(endOf(tally.counted(), end, ports.nowMs())))
+    }
+    if (trial === undefined) noteDenial(denial, progress, ports.nowMs())
+    return err(denialToFailure(denial))
   } catch (error) {
     if (error instanceof Stopped) {
       // The answer may still come, and with it a hold that nobody uses.
@@ -86,12 +94,10 @@ export async function reserve(
         const late = await reserving
         if (!late.ok) return
         const isKept = kept?.attempt === attempt
-        const told = isKept ? toldEvents(kept.entries, job.request) : []
-        const tally = new Tally()
-        for (const event of told) tally.see(event)
+        const { tally, hasContent } = toldOf(job, attempt)
         // What an earlier life of the request has given its caller is paid all the same; else as after any failure (end.ts).
         const isCallersDoing = error.reason === 'client_gone' || job.deadlineIsCallers
-        const isPaid = isKept && (isCallersDoing || told.some(({ type }) => type !== 'accepted'))
+        const isPaid = isKept && (isCallersDoing || hasContent)
         const status = isKept && error.reason === 'deadline' ? 'deadline_exceeded' : 'client_cancelled'
         // Of a later attempt, the one before it says that the request has ended; that is not known in a next life.
         const final = isKept || attempt === 1

@@ -11,12 +11,12 @@ import { maxOutputTokens } from '../stream/estimate.ts'
 import { EventReader } from '../stream/reader.ts'
 import type { Stop } from '../stream/stop.ts'
 import type { Taking } from '../stream/take.ts'
-import { Tally } from '../stream/tally.ts'
 import { isToBeDrained } from './end.ts'
 import { thrownFailure } from './failure.ts'
 import type { Attempt, Candidate, Job, Won } from './job.ts'
 import { noteFirstContent, noteSuccess } from './learned.ts'
 import type { Held } from './reserve.ts'
+import { toldOf } from './told.ts'
 
 /** The agent's deadline comes this much before ours, so that its own exact last count still arrives. */
 const DEADLINE_MARGIN_MS = 100
@@ -37,7 +37,7 @@ export function newAttempt(job: Job, candidate: Candidate, { settlement, number 
     upstreamStop: upstreamStop(attemptStop, provider.cutoff),
     cutoff: provider.cutoff,
     reader: undefined,
-    tally: new Tally(),
+    tally: toldOf(job, number).tally,
     sentAtMs: nowMs,
     firstTokenAtMs: keptAtMs,
     clientWaitMs: 0,
@@ -117,7 +117,9 @@ export async function runAttempt<T>(
           noteFirstContent(job, attempt, nowMs)
           attempt.onFirstContent()
         }
-        attempt.settlement.checkpoint(tally.counted().usage, nowMs)
+        const { usage } = tally.counted()
+        job.journal?.counted(attempt.number, usage, attempt.cutoff === 'cancel_free')
+        attempt.settlement.checkpoint(usage, nowMs)
       },
     }
     const taken = await take(taking)

@@ -194,7 +194,7 @@ async function background(
   if (!plan.ok) return refuse(c, plan.error)
   const owner = ownerOf(principal)
   const job: RunJob = { name, owner, echo, items: conversation, carried: carriedOf(call) }
-  const started = await reachRuns(c.env, owner, name, (runs) => runs.start(job))
+  const started = await reachRuns(c.env, owner, name, (runs) => runs.start(job), { again: true })
   if (!started.ok) return refuse(c, started.error)
   return isStream ? followFor(c, name, -1, ports) : json(c, started.value, call.answerHeaders)
 }

@@ -9,6 +9,7 @@ import { life } from '../handover/life.ts'
 import type { Call } from '../lifecycle.ts'
 import { type Following, followRun } from '../runs/follow.ts'
 import { reachRuns } from '../runs/reach.ts'
+import { noSuch } from '../runs/run-reader.ts'
 import type { RunJob, StreamForm } from '../runs/runner.ts'
 import { NO_SUCH_EVENT, nameOfStream, ownerOf, streamId } from '../runs/stored-run.ts'
 import type { AppEnv } from './context.ts'
@@ -51,7 +52,7 @@ export async function resumableStream(
   const owner = ownerOf(call.principal)
   const job: RunJob = { ...run, owner, carried: carriedOf(call) }
   const dialect = stream.dialect === 'messages' ? 'messages' : 'openai'
-  const started = await reachRuns(c.env, owner, name, (runs) => runs.startStream(job))
+  const started = await reachRuns(c.env, owner, name, (runs) => runs.startStream(job), { again: true })
   if (!started.ok) return failureResponse(started.error, call.requestId, { dialect })
   const { status, headers, body } = started.value
   const shown = { ...Object.fromEntries(headers), ...call.answerHeaders }
@@ -75,6 +76,8 @@ export const followFor = (
     after,
     keepAliveMs: ports.timings.keepAliveMs,
     clientGone: c.req.raw.signal,
+    // Answered as a GET is, but for its body.
+    isHeadOnly: c.req.raw.method === 'HEAD',
     waitUntil: (work) => c.executionCtx.waitUntil(work),
     ...(stream !== undefined && { stream }),
   })
@@ -88,7 +91,7 @@ const dialectOf = (c: Ctx) => errorDialectOf(c.req.path, c.req.raw.headers)
 const refuse = (c: Ctx, failure: Failure): Response =>
   failureResponse(failure, c.get('requestId'), { dialect: dialectOf(c) })
 
-const missing: Failure = { code: 'not_found', message: 'There is no such stream, or it is not kept any more.' }
+const missing = noSuch('stream')
 
 async function read(c: Ctx, ports: Ports): Promise<Response> {
   const id = c.req.param('id') ?? ''
@@ -105,7 +108,7 @@ async function cancel(c: Ctx): Promise<Response> {
   if (name === undefined) return refuse(c, missing)
   const owner = ownerOf(c.get('principal'))
   const cancelled = await reachRuns(c.env, owner, name, (runs) => runs.cancelStream(name, owner))
-  if (!cancelled.ok) return refuse(c, cancelled.error.code === 'not_found' ? missing : cancelled.error)
+  if (!cancelled.ok) return refuse(c, cancelled.error)
   const headers = requestIdHeaders(c.get('requestId'))
   return Response.json({ id, object: 'stream', status: cancelled.value }, { headers })
 }

@@ -13,9 +13,6 @@ import { eventsOf, type Followed, type Owner } from './stored-run.ts'
 
 /** One call waits in the object at most this long; keep-alive comments go out meanwhile. */
 const WAIT_MS = 5_000
-/** An object that restarts is back within a moment; one that stays away is not asked for ever. */
-const TRIES_MAX = 3
-const RETRY_MS = 500
 /** Longer than a response can take. A client that holds its stream without reading is let go, and can come back. */
 const FOLLOW_MAX_MS = 15 * 60_000
 
@@ -28,6 +25,8 @@ export type Following = {
   after: number
   keepAliveMs: number
   clientGone: AbortSignal
+  /** Of a HEAD request: the head of the answer, and nobody follows. */
+  isHeadOnly: boolean
   waitUntil: (work: Promise<unknown>) => void
   /** Each event goes out with its number as its id; what goes wrong on the way breaks the connection, and the client comes back. */
   stream?: { dialect: ErrorDialect; headers: Record<string, string> }
@@ -39,13 +38,14 @@ export async function followRun(following: Following): Promise<Response> {
   const first = await ask(following, following.after, 0)
   const { requestId, stream } = following
   if (!first.ok) return failureResponse(first.error, requestId, stream === undefined ? {} : { dialect: stream.dialect })
+  const headers = { ...requestIdHeaders(requestId), ...stream?.headers, ...SSE_HEADERS }
+  if (following.isHeadOnly) return new Response(null, { headers })
   const stop = new Stop()
   stop.arm(FOLLOW_MAX_MS, 'deadline')
   if (following.clientGone.aborted) stop.stop('client_gone')
   else following.clientGone.addEventListener('abort', () => stop.stop('client_gone'), { once: true })
   const client = new ClientStream(stop, following.keepAliveMs)
   following.waitUntil(pump(following, first.value, client, stop))
-  const headers = { ...requestIdHeaders(requestId), ...stream?.headers, ...SSE_HEADERS }
   return new Response(client.readable, { headers })
 }
 
@@ -56,7 +56,7 @@ async function pump(following: Following, first: Followed, client: ClientStream,
   try {
     for (;;) {
       if (text !== '') await client.send(isStream ? withIds(text, last) : text)
-      if (isOver || stop.reason !== undefined) break
+      if (isOver) break
       const next = await stop.race(ask(following, last, WAIT_MS))
       if (!next.ok) {
         words = isStream ? undefined : errorEvent(next.error, last + 1)
@@ -76,17 +76,14 @@ async function pump(following: Following, first: Followed, client: ClientStream,
 }
 
 async function ask(
-  { env, name, owner, stream }: Following,
+  { env, name, owner, stream, isHeadOnly }: Following,
   after: number,
   waitMs: number,
 ): Promise<Result<Followed, Failure>> {
-  for (let attempt = 1; ; attempt++) {
-    const found = await reachRuns(env, owner, name, (runs) =>
-      runs.follow(name, owner, after, waitMs, stream === undefined ? 'response' : 'stream'),
-    )
-    if (found.ok || found.error.code !== 'unavailable' || attempt >= TRIES_MAX) return found
-    await new Promise((resolve) => setTimeout(resolve, RETRY_MS))
-  }
+  const form = stream === undefined ? 'response' : 'stream'
+  return reachRuns(env, owner, name, (runs) => runs.follow(name, owner, after, waitMs, form, isHeadOnly), {
+    again: true,
+  })
 }
 
 /** @param last Number of the last of them. */

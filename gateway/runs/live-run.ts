@@ -50,7 +50,7 @@ export class LiveRun {
     return this.#before !== undefined
   }
 
-  /** They were given up in an earlier life. */
+  /** They are given up: no more are kept. */
   loseEvents(): void {
     this.#areLost = true
     this.#before = undefined

@@ -24,6 +24,16 @@ export const NOT_CONTINUED: Failure = {
   message: 'The answer was interrupted by a restart of the gateway and could not be taken up again. Send it again.',
 }
 
+export const NOT_WRITTEN: Failure = {
+  code: 'unavailable',
+  message: 'The answer could not be stored as it came, and was ended. Send it again.',
+}
+export const NO_ROOM: Failure = {
+  code: 'overloaded',
+  message:
+    'The gateway has no room to keep more of this stream, and has ended it. Ask for it as a plain stream, or later.',
+}
+
 /** Of a response: created, queued where it is in the background, in progress. */
 export const lastBeforeOutput = ({ echo }: RunJob): number => (echo === undefined ? -1 : echo.background ? 2 : 1)
 

@@ -3,7 +3,9 @@
 import type { DispatchEvent } from '../../protocol/dispatch.ts'
 import type { InferenceRequest } from '../../protocol/request.ts'
 import { packed, unpacked } from '../handover/packed.ts'
+import type { Usage } from '../meter/usage.ts'
 import type { Target } from '../policy/plan.ts'
+import { FLEET } from '../policy/targets.ts'
 import {
   type AnswerJournal,
   hasLast,
@@ -11,13 +13,25 @@ import {
   type JournalEntry,
   type KeptAnswer,
   measured,
+  toldEvents,
 } from '../providers/answer-journal.ts'
+import { type Counted, Tally } from '../stream/tally.ts'
 
 /** Beyond it the entries are given up: the run goes on, and ends with its process. */
 const ENTRIES_CHARS_MAX = 32 * 1024 * 1024
 
-/** The attempt under way. */
-type Head = { attempt: number; numbered: number; target: Target; firstTokenAtMs?: number; areLost?: boolean }
+/** The attempt under way. `counted`: of one whose answer no entries tell. */
+type Head = {
+  attempt: number
+  numbered: number
+  target: Target
+  firstTokenAtMs?: number
+  areLost?: boolean
+  counted?: { usage: Usage; isFree: boolean; firstTokenAtMs: number }
+}
+
+/** A journal as the storage has it: what stands for the attempt, and lines of entries. */
+export type Written = { head: string; entries: string }
 
 /** What is to be written. `isAnew`: the entries before these are of no use. */
 export type JournalNews = { head: string | undefined; entries: string; isAnew: boolean }
@@ -32,11 +46,16 @@ export class RunJournal implements AnswerJournal {
   #chars = 0
   #numbered = 0
 
-  /** @param changed There is news; urgent: what follows must find it written. */
-  constructor(nowMs: () => number, changed: (isUrgent: boolean) => void, kept?: KeptAnswer) {
+  /**
+   * @param changed There is news; urgent: what follows must find it written.
+   * @param before What earlier lives have left, which counts.
+   */
+  constructor(nowMs: () => number, changed: (isUrgent: boolean) => void, before?: Pick<KeptRun, 'kept' | 'chars'>) {
     this.#nowMs = nowMs
     this.#changed = changed
-    if (kept === undefined) return
+    if (before === undefined) return
+    const { kept, chars } = before
+    this.#chars = chars
     const { attempt, numbered, target, firstTokenAtMs } = kept
     this.#head = { attempt, numbered, target, ...(firstTokenAtMs === undefined ? {} : { firstTokenAtMs }) }
     this.#numbered = numbered
@@ -44,10 +63,15 @@ export class RunJournal implements AnswerJournal {
 
   began(attempt: number, target: Target | undefined): void {
     this.#numbered = Math.max(this.#numbered, attempt)
-    if (target !== undefined && this.#head?.attempt !== attempt) {
+    const head = this.#head
+    if (target !== undefined && head?.attempt !== attempt) {
       this.#head = { attempt, numbered: this.#numbered, target }
       this.#anew()
-    } else if (this.#head !== undefined) this.#head = { ...this.#head, numbered: this.#numbered }
+    } else if (head !== undefined) {
+      this.#head = { ...head, numbered: this.#numbered }
+      // The same attempt once more counts from its beginning.
+      if (target !== undefined) delete this.#head.counted
+    }
     this.#isHeadNew = true
     this.#changed(true)
   }
@@ -68,6 +92,25 @@ export class RunJournal implements AnswerJournal {
     }
     this.#add({ told: [...events] })
     this.#changed(hasLast(events))
+  }
+
+  /** Of an own backend the entries say it, as far as there are any. */
+  counted(attempt: number, usage: Usage, isFree: boolean): void {
+    const head = this.#head
+    if (head?.attempt !== attempt || (head.target.provider === FLEET && head.areLost !== true)) return
+    const firstTokenAtMs = head.counted?.firstTokenAtMs ?? head.firstTokenAtMs ?? this.#nowMs()
+    this.#head = { ...head, counted: { usage, isFree, firstTokenAtMs } }
+    this.#isHeadNew = true
+    this.#changed(false)
+  }
+
+  /** No more is kept of it. */
+  lose(): void {
+    const head = this.#head
+    if (head === undefined || head.areLost === true) return
+    this.#anew()
+    this.#head = { ...head, areLost: true }
+    this.#isHeadNew = true
   }
 
   /** What was not written yet. */
@@ -97,26 +140,66 @@ export class RunJournal implements AnswerJournal {
       this.#entries += line
       return
     }
-    this.#anew()
-    this.#head = { ...head, areLost: true }
-    this.#isHeadNew = true
+    this.lose()
   }
 }
 
+/** @see keptOf. `tokens`: told by a backend; `chars`: of its entries. */
+export type KeptRun = { kept: KeptAnswer; tokens: number; chars: number }
+
+/** Both texts of a run's journal are this file's own. */
+const entriesOf = (text: string): JournalEntry[] =>
+  text
+    .split('\n')
+    .filter((line) => line !== '')
+    .map((line) => JSON.parse(line) as JournalEntry)
+
 /**
- * What was written. Both texts are this class's own.
+ * What the next life goes on from.
  * @returns undefined where no attempt had begun, or more was told than is kept.
  */
-export function keptOf(
-  head: string,
-  entries: string,
-  request: InferenceRequest,
-): { kept: KeptAnswer; tokens: number } | undefined {
+export function keptOf({ head, entries }: Written, request: InferenceRequest, wasShown: boolean): KeptRun | undefined {
   if (head === '') return undefined
-  const { areLost, ...rest } = unpacked(head) as Head
+  const { areLost, counted: _, ...rest } = unpacked(head) as Head
   if (areLost === true) return undefined
-  const lines = entries.split('\n').filter((line) => line !== '')
-  const all = lines.map((line) => JSON.parse(line) as JournalEntry)
+  const all = entriesOf(entries)
   const { tokens, isWhole } = measured(all, request)
-  return { kept: { ...rest, entries: all, isWhole: all.length > 0 && isWhole }, tokens }
+  return {
+    kept: { ...rest, entries: all, isWhole: all.length > 0 && isWhole, wasShown },
+    tokens,
+    chars: entries.length,
+  }
+}
+
+/** An attempt that nobody goes on with. */
+export type Left = {
+  attempt: number
+  counted: Counted
+  firstTokenAtMs?: number
+  /** Its target bills nothing for what is cut off. */
+  isFree: boolean
+  /** The last own machine that was at work on it. */
+  backendId?: string
+}
+
+/** @returns undefined where none had begun, or what it has used is not known here. */
+export function leftOf({ head, entries }: Written, request: InferenceRequest): Left | undefined {
+  if (head === '') return undefined
+  const { attempt, target, counted, areLost, firstTokenAtMs } = unpacked(head) as Head
+  if (counted !== undefined) {
+    const { usage, isFree, firstTokenAtMs } = counted
+    return { attempt, counted: { usage, source: 'stream_partial' }, firstTokenAtMs, isFree }
+  }
+  if (areLost === true) return undefined
+  const all = entriesOf(entries)
+  const tally = new Tally()
+  for (const event of toldEvents(all, request)) tally.see(event)
+  const leg = target.provider === FLEET ? all.findLast((entry) => 'leg' in entry) : undefined
+  return {
+    attempt,
+    counted: tally.counted(),
+    ...(firstTokenAtMs === undefined ? {} : { firstTokenAtMs }),
+    isFree: false,
+    ...(leg !== undefined && 'leg' in leg ? { backendId: leg.leg } : {}),
+  }
 }

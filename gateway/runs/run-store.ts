@@ -1,6 +1,6 @@
 // The SQLite of stored responses: the responses, the items of their conversations, their numbered events. Owns these tables and
 // every statement on them; what is written when is runs.ts.
-import type { JournalNews } from './run-journal.ts'
+import type { JournalNews, Written } from './run-journal.ts'
 import { eventsOf, type Owner } from './stored-run.ts'
 
 const TABLES = [
@@ -19,6 +19,8 @@ const TABLES = [
   // One row: lines of what the next life of a run goes on from.
   `CREATE TABLE IF NOT EXISTS journal (
     run TEXT NOT NULL, at INTEGER NOT NULL, piece TEXT NOT NULL, PRIMARY KEY (run, at)) WITHOUT ROWID`,
+  // One row: the end of a hold that its account has yet to take. `body` is an Owed (owed-ends.ts).
+  'CREATE TABLE IF NOT EXISTS owed (hold TEXT PRIMARY KEY, due_at_ms INTEGER NOT NULL, body TEXT NOT NULL) WITHOUT ROWID',
 ]
 
 /** Three bytes a character at most, below the 2 MB of a value. */
@@ -41,7 +43,7 @@ export type RunHead = {
   bodyHash?: string
 }
 
-export type EventPage = { text: string; last: number }
+type EventPage = { text: string; last: number }
 /** Of one that runs: `job`: what is to be done; `attempt`: what is being done; `lives`: how often it was begun. */
 type Kind = 'response' | 'items' | 'job' | 'attempt' | 'lives'
 
@@ -51,6 +53,11 @@ export class RunStore {
   constructor(sql: SqlStorage) {
     this.#sql = sql
     for (const statement of TABLES) sql.exec(statement)
+  }
+
+  /** Of all that is stored. */
+  get bytes(): number {
+    return this.#sql.databaseSize
   }
 
   head(name: string): RunHead | undefined {
@@ -176,17 +183,36 @@ export class RunStore {
       this.#sql.exec('INSERT INTO journal (run, at, piece) VALUES (?, ?, ?)', name, next + at, piece)
   }
 
-  journal(name: string): string {
+  journal(name: string): Written {
     const query = 'SELECT piece FROM journal WHERE run = ? ORDER BY at'
-    let text = ''
-    for (const row of this.#sql.exec<{ piece: string }>(query, name)) text += row.piece
-    return text
+    let entries = ''
+    for (const row of this.#sql.exec<{ piece: string }>(query, name)) entries += row.piece
+    return { head: this.text(name, 'attempt'), entries }
   }
 
   /** What only one that runs needs. */
   dropWork(name: string): void {
     for (const kind of ['job', 'attempt', 'lives'] as const) this.dropText(name, kind)
     this.#sql.exec('DELETE FROM journal WHERE run = ?', name)
+  }
+
+  putOwed(hold: string, dueAtMs: number, body: string): void {
+    const query = 'INSERT OR REPLACE INTO owed (hold, due_at_ms, body) VALUES (?, ?, ?)'
+    this.#sql.exec(query, hold, dueAtMs, body)
+  }
+
+  /** The first that is due by then. */
+  owed(byMs: number): { hold: string; body: string } | undefined {
+    const query = 'SELECT hold, body FROM owed WHERE due_at_ms <= ? ORDER BY due_at_ms LIMIT 1'
+    return this.#sql.exec<{ hold: string; body: string }>(query, byMs).toArray()[0]
+  }
+
+  owedDueAtMs(): number | undefined {
+    return this.#sql.exec<{ next: number | null }>('SELECT min(due_at_ms) AS next FROM owed').one().next ?? undefined
+  }
+
+  dropOwed(hold: string): void {
+    this.#sql.exec('DELETE FROM owed WHERE hold = ?', hold)
   }
 
   remove(name: string): void {

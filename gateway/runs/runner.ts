@@ -5,10 +5,9 @@ import type { ResponseEcho } from '../../protocol/dialects/responses.ts'
 import type { Failure } from '../../protocol/errors.ts'
 import type { Job, Ports } from '../attempts.ts'
 import type { Env } from '../env.ts'
-import { failureBody, messagesFailureBody } from '../errors.ts'
+import { failureResponse } from '../errors.ts'
 import { guardCall } from '../guard/guard.ts'
 import { type Call, serve } from '../lifecycle.ts'
-import { NO_USAGE } from '../meter/usage.ts'
 import { errorText, log } from '../observe/log.ts'
 import type { AnswerJournal, KeptAnswer } from '../providers/answer-journal.ts'
 import type { AnswerEncoder, AnswerMeta } from '../routes/answer.ts'
@@ -58,16 +57,16 @@ export type RunJob = {
 /** What a caller who waits is answered first. `body`: of a refusal. */
 export type RunHead = { status: number; headers: [string, string][]; body?: string }
 
-export type RunnerPorts = {
+/** `response`: as JSON. `isRefused`: nothing was begun for it. `isAnswered`: whoever waits for its head has got its failure by that. */
+export type RunEnd = { response: string; isRefused: boolean; isAnswered: boolean }
+
+type RunnerPorts = {
   /** Takes events as they come. */
   append: (text: string) => void
   /** Takes the response as JSON when the work on it begins. */
   started: (response: string) => void
-  /**
-   * Takes the response as JSON when it has ended; called once, after the last event.
-   * @param wasRefused Nothing was ever begun for it.
-   */
-  ended: (response: string, wasRefused: boolean) => void
+  /** Called once, after the last event. */
+  ended: (end: RunEnd) => void
   journal: AnswerJournal
 }
 
@@ -83,7 +82,7 @@ export class Runner {
   readonly #head = Promise.withResolvers<RunHead>()
   #refusal: Failure | undefined
   #isDecided = false
-  #wasRefused = false
+  #isAnswered = false
   #hasEnded = false
   #isCancelled = false
 
@@ -131,23 +130,32 @@ export class Runner {
       const call = await guardCall(this.#call(), { isChecked: true })
       if (!call.ok) {
         this.#decide(call.error)
-        this.#end(await this.#answer.encoder.failure(call.error, NO_USAGE))
+        await this.#answered(this.#failureOf(call.error))
         return
       }
       const response = await serve(call.value)
-      const headers = [...response.headers]
-      if (response.ok) {
-        this.#head.resolve({ status: response.status, headers })
+      if (!response.ok) await this.#answered(response)
+      else {
+        this.#head.resolve({ status: response.status, headers: [...response.headers] })
         await drained(response)
-      } else if (!this.#hasEnded) this.#refused({ status: response.status, headers, body: await response.text() })
+      }
     } catch (error) {
       log('error', 'run_threw', { requestId: this.#job.carried.requestId, error: errorText(error) })
     } finally {
       // A stream that ended without its last word was ended by its client, and here that is the run itself.
-      if (!this.#hasEnded) this.#refused({ status: 500, headers: [], body: this.#failureText() })
+      if (!this.#hasEnded) await this.#answered(this.#failureOf(FAILED))
       this.#decide(undefined)
       this.#head.resolve({ status: 200, headers: [] })
     }
+  }
+
+  get hasEnded(): boolean {
+    return this.#hasEnded
+  }
+
+  /** Why nothing was begun in this life; undefined where something was. */
+  get refusal(): Failure | undefined {
+    return this.#refusal
   }
 
   get isCancelled(): boolean {
@@ -223,24 +231,27 @@ export class Runner {
     }
   }
 
-  #refused(head: Required<RunHead>): void {
-    this.#head.resolve(head)
-    this.#wasRefused = true
-    this.#end(this.#answer.refused(head.status, head.body))
+  /** With a failure, by its status: nothing of an answer has come. */
+  async #answered(response: Response): Promise<void> {
+    const { status, headers } = response
+    const body = await response.text()
+    if (this.#hasEnded) return
+    this.#head.resolve({ status, headers: [...headers], body })
+    this.#isAnswered = true
+    this.#end(this.#answer.refused(status, body))
   }
 
-  #failureText(): string {
-    const { errorDialect } = this.#answer.encoder
-    const { requestId } = this.#job.carried
-    return JSON.stringify(errorDialect === 'messages' ? messagesFailureBody(FAILED, requestId) : failureBody(FAILED))
+  #failureOf(failure: Failure): Response {
+    const { errorDialect: dialect, fieldNames } = this.#answer.encoder
+    return failureResponse(inCallersWords(failure, fieldNames), this.#job.carried.requestId, { dialect })
   }
 
   #end(text: string): void {
     if (this.#hasEnded) return
     this.#hasEnded = true
     this.#ports.append(text)
-    const wasRefused = this.#refusal !== undefined || (this.#wasRefused && this.#job.stream !== undefined)
-    this.#ports.ended(this.#answer.response(), wasRefused)
+    const isAnswered = this.#isAnswered && this.#job.stream !== undefined
+    this.#ports.ended({ response: this.#answer.response(), isRefused: this.#refusal !== undefined, isAnswered })
   }
 }
 

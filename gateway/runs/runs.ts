@@ -18,49 +18,45 @@ import { err, ok, type Result } from '../../protocol/result.ts'
 import type { Env } from '../env.ts'
 import { life } from '../handover/life.ts'
 import { packed, unpacked } from '../handover/packed.ts'
-import { TextDigest } from '../hash.ts'
 import { errorText, log } from '../observe/log.ts'
-import type { KeptAnswer } from '../providers/answer-journal.ts'
 import { within } from '../stream/within.ts'
-import { type LivePorts, LiveRun, type Said } from './live-run.ts'
-import { DIVERGED, firstLife, INTERRUPTED, type Lives, lastBeforeOutput, NOT_CONTINUED, nextLife } from './lives.ts'
+import { type LivePorts, LiveRun } from './live-run.ts'
+import { DIVERGED, INTERRUPTED, NO_ROOM, NOT_CONTINUED, NOT_WRITTEN } from './lives.ts'
+import { OwedEnds, type OwedPorts } from './owed-ends.ts'
+import { hasOutput, type Past, pastOf } from './past.ts'
 import { CANCELLED, interruptedEvent, interruptedResponse } from './run-answer.ts'
-import { type JournalNews, keptOf, RunJournal } from './run-journal.ts'
+import { type JournalNews, RunJournal } from './run-journal.ts'
+import { type Form, noSuch, RunReader, WAITING_LOOK_MS } from './run-reader.ts'
 import { type RunHead, RunStore } from './run-store.ts'
-import { type RunHead as AnswerHead, type RunJob, Runner } from './runner.ts'
+import { type RunHead as AnswerHead, type RunEnd, type RunJob, Runner } from './runner.ts'
 import {
   type Conversation,
   EVENTS_KEPT_MS,
   type Followed,
   type Kept,
-  mayFollow,
   mayRead,
-  NO_SUCH_EVENT,
   type Owner,
   RESPONSE_KEPT_MS,
   STREAM_KEPT_MS,
   STREAM_UNATTENDED_MS,
 } from './stored-run.ts'
 
-/** A follower's longest wait in one call; then it asks again. */
-const WAIT_MAX_MS = 10_000
 /** Longer than a healthy account takes to say no. A refusal that comes later is told by the response. */
 const VERDICT_WAIT_MS = 1_000
 /** Background responses of one object at a time: each may have some 30 MB in memory, and most have very little. */
 const RUNNING_MAX = 64
 /** Of the 10 GB that an object may store. Past it nothing new is kept here until old responses go. */
 const STORED_BYTES_MAX = 8 * 1024 ** 3
+/** Past it what runs is given no more room either: what is left of the 10 GB is for the ends of 64 runs. */
+const RUNNING_BYTES_MAX = 9e9
 /** While something runs; after the process died the runtime wakes the object by then. */
 const BEAT_MS = 5_000
 /** Events that come within this travel together. Whoever reads along sees them that much later. */
 const BATCH_MS = 100
 const STREAM_BATCH_MS = 40
-/** Between two looks whether what waits can begin; whoever follows it waits as long. */
-const WAITING_LOOK_MS = 1_000
 /** Responses that one alarm clears; the next follows at once. */
 const SWEEP_ROWS_MAX = 200
 
-const notFound: Failure = { code: 'not_found', message: 'There is no such response.' }
 const full: Failure = {
   code: 'overloaded',
   message: 'No more background responses and kept streams can be taken on right now.',
@@ -70,23 +66,30 @@ const full: Failure = {
 /** What is to be done. `isDeferred`: it was never begun; else its hold may be taken already, and is found again. */
 type Undone = { job: RunJob; isDeferred: boolean }
 type Made = { runner: Runner; live: LiveRun }
-/** As what it is asked for. */
-type Form = 'response' | 'stream'
 
 export class Runs extends DurableObject<Env> {
   /** Instance fields are out of reach for Workers RPC; the suites swap it. */
   now: () => number = () => Date.now()
   readonly #store: RunStore
   readonly #live = new Map<string, LiveRun>()
+  readonly #reader: RunReader
+  readonly #owed: OwedEnds
   #alarmAtMs = Number.POSITIVE_INFINITY
 
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env)
     this.#store = new RunStore(ctx.storage.sql)
+    const nowMs = () => this.now()
+    const live = (name: string) => this.#live.get(name)
+    this.#reader = new RunReader(this.#store, { nowMs, live, isWaiting: (name) => this.#isWaiting(name) })
+    // A fresh stub each time: one that has seen an exception may stay broken.
+    const settle: OwedPorts['settle'] = (orgId, end) => env.ACCOUNT.getByName(orgId).settle(end)
+    this.#owed = new OwedEnds(this.#store, { nowMs, settle })
     for (const name of this.#store.running()) {
       if (!this.#isWaiting(name)) this.#interrupted(name, undefined, INTERRUPTED)
     }
     this.#beginWaiting()
+    this.#settleOwed()
   }
 
   /** Keeps a response that has ended; one that is there already stays as it is. @throws Error where there is no room. */
@@ -136,7 +139,8 @@ export class Runs extends DurableObject<Env> {
     const { name, owner, stream, echo } = job
     const { receivedAtMs, idempotency } = job.carried
     const known = this.#store.head(name)
-    if (known !== undefined) {
+    if (known !== undefined && this.now() >= known.expiresAtMs) this.#store.remove(name)
+    else if (known !== undefined) {
       const isSame = known.bodyHash !== undefined && known.bodyHash === idempotency?.bodyHash
       // Without a key the name is of this one call: it has come twice, since its answer was lost.
       const isRepeated = known.bodyHash === undefined && idempotency === undefined
@@ -199,33 +203,29 @@ export class Runs extends DurableObject<Env> {
   #beginNow(name: string): void {
     // Written by this class alone.
     const { job, isDeferred } = unpacked(this.#store.text(name, 'job')) as Undone
-    const { receivedAtMs, deadlineAtMs, deadlineIsCallers, request } = job.carried
-    const events = this.#store.lastEvent(name)
-    const found = keptOf(this.#store.text(name, 'attempt'), this.#store.journal(name), request)
-    const tokens = found?.tokens ?? 0
-    const told = this.#store.text(name, 'lives')
-    const before: Lives = told === '' ? firstLife(isDeferred ? 0 : 1) : JSON.parse(told)
-    const areLost = this.#store.head(name)?.areEventsLost === true
-    const hasOutput = areLost || events > lastBeforeOutput(job)
-    const lives = nextLife({ before, events, tokens, hasOutput, kept: found?.kept })
+    const { receivedAtMs, deadlineAtMs, deadlineIsCallers } = job.carried
+    const past = pastOf(this.#store, job, isDeferred)
+    const lives = past.next
     if (!lives.ok) return this.#interrupted(name, job, lives.error)
     // The hold of one that was begun ends by its first deadline.
     const waitedMs = deadlineIsCallers || !isDeferred ? 0 : Math.max(0, this.now() - receivedAtMs)
     const next: RunJob = { ...job, carried: { ...job.carried, deadlineAtMs: deadlineAtMs + waitedMs } }
-    const made = this.#make(next, { said: this.#said(name), ...found })
+    const made = this.#make(next, past)
     this.ctx.storage.transactionSync(() => {
       if (isDeferred) this.#store.putText(name, 'job', packed({ job: next, isDeferred: false } satisfies Undone))
       this.#store.putText(name, 'lives', JSON.stringify(lives.value))
     })
-    if (before.lives > 0) log('warn', 'run_lives_again', { run: name, lives: before.lives, events: events + 1, tokens })
-    if (areLost) made.live.loseEvents()
+    const { lastEvent, found } = past
+    if (past.lives > 0) {
+      log('warn', 'run_lives_again', {
+        run: name,
+        lives: past.lives,
+        events: lastEvent + 1,
+        tokens: found?.tokens ?? 0,
+      })
+    }
+    if (past.areEventsLost) made.live.loseEvents()
     this.#run(name, made, made.runner.begin())
-  }
-
-  #said(name: string): Said {
-    const said = new TextDigest()
-    for (const piece of this.#store.pieces(name)) said.add(piece)
-    return { chars: said.chars, digest: said.hex() }
   }
 
   /** @param first Of a further life: what is stored already, to be compared with that. */
@@ -236,77 +236,78 @@ export class Runs extends DurableObject<Env> {
     this.ctx.waitUntil(runner.run(first).finally(() => life.runEnded()))
   }
 
-  #make(job: RunJob, { said, kept }: { said?: Said; kept?: KeptAnswer } = {}): Made {
+  /** @param before Of a further life: what the lives before it have said and heard. */
+  #make(job: RunJob, before?: Pick<Past, 'said' | 'found'>): Made {
     const { name, stream } = job
     const isOurs = () => this.#live.get(name) === live
     const ports: LivePorts = {
-      write: (text, journal) => {
-        if (isOurs()) this.#write(name, text, journal)
+      write: (text, news) => {
+        if (!isOurs()) return
+        if (this.#store.bytes > RUNNING_BYTES_MAX && !runner.hasEnded) return this.#noRoom(live, job, news)
+        this.#write(live, job, text, news)
       },
       lose: () => {
         if (isOurs()) this.#lose(name)
       },
       diverged: () => {
-        if (isOurs()) this.#giveUp(name, live, job, DIVERGED)
+        if (isOurs()) this.#giveUp(live, job, DIVERGED)
       },
     }
-    const live = new LiveRun(ports, stream === undefined ? BATCH_MS : STREAM_BATCH_MS, this.now(), said)
-    const journal = new RunJournal(this.now, (isUrgent) => live.changed(isUrgent), kept)
+    const live = new LiveRun(ports, stream === undefined ? BATCH_MS : STREAM_BATCH_MS, this.now(), before?.said)
+    const journal = new RunJournal(this.now, (isUrgent) => live.changed(isUrgent), before?.found)
     live.journal = journal
     const work = {
       append: (text: string) => live.append(text),
       started: (response: string) => {
         if (isOurs()) this.#store.putText(name, 'response', response)
       },
-      ended: (response: string, wasRefused: boolean) => {
+      ended: (end: RunEnd) => {
         if (!isOurs()) return
         // What it says now is not what followers have by number.
-        if (live.isBehind) this.#giveUp(name, live, job, runner.isCancelled ? CANCELLED : NOT_CONTINUED)
-        else this.#ended(name, live, { response, wasRefused, isFirstLife: said === undefined })
+        const why = runner.isCancelled ? CANCELLED : (runner.refusal ?? NOT_CONTINUED)
+        if (live.isBehind) this.#giveUp(live, job, why)
+        else this.#ended(live, job, end, before === undefined)
       },
       journal,
     }
-    const runner = new Runner(job, this.env, (one) => this.ctx.waitUntil(one), work, kept)
+    const runner = new Runner(job, this.env, (one) => this.ctx.waitUntil(one), work, before?.found?.kept)
     live.runner = runner
     return { runner, live }
   }
 
-  /** Its next life cannot say what its last one said. */
-  #giveUp(name: string, live: LiveRun, job: RunJob, failure: Failure): void {
-    this.#live.delete(name)
-    this.#interrupted(name, job, failure)
-    live.runner?.stop()
-    live.wake()
+  /** It cannot go on as it has begun. */
+  #giveUp(live: LiveRun, job: RunJob, failure: Failure): void {
+    this.#live.delete(job.name)
+    try {
+      this.#interrupted(job.name, job, failure)
+    } finally {
+      live.runner?.stop()
+      live.wake()
+    }
   }
 
   /** The response as it stands, as JSON. */
   async read(name: string, asking: Owner): Promise<Result<string, Failure>> {
-    return this.#find(name, asking) === undefined ? err(notFound) : ok(this.#store.text(name, 'response'))
+    return this.#reader.text(name, asking, 'response')
   }
 
   async state(name: string, asking: Owner): Promise<Result<'running' | 'ended', Failure>> {
-    const head = this.#find(name, asking)
-    return head === undefined ? err(notFound) : ok(head.state)
+    return this.#reader.state(name, asking)
   }
 
   /** The items that stand before its output, as JSON. */
   async items(name: string, asking: Owner): Promise<Result<string, Failure>> {
-    return this.#find(name, asking) === undefined ? err(notFound) : ok(this.#store.text(name, 'items'))
+    return this.#reader.text(name, asking, 'items')
   }
 
   /** What a request that goes on from here needs. */
   async conversation(name: string, asking: Owner): Promise<Result<Conversation, Failure>> {
-    const head = this.#find(name, asking)
-    if (head === undefined) return err(notFound)
-    if (head.state === 'running') {
-      return err({ code: 'conflict', message: 'That response is still in progress; wait for its end to continue it.' })
-    }
-    return ok({ response: this.#store.text(name, 'response'), items: this.#store.text(name, 'items') })
+    return this.#reader.conversation(name, asking)
   }
 
   /**
    * Events after a number; waits for them where there are none yet.
-   * @param after Number of an event, or -1.
+   * @param after Number of an event, or -1. @param isLook Whether there is something to follow, and nothing of it.
    */
   async follow(
     name: string,
@@ -314,45 +315,15 @@ export class Runs extends DurableObject<Env> {
     after: number,
     waitMs: number,
     form: Form = 'response',
+    isLook = false,
   ): Promise<Result<Followed, Failure>> {
-    const before = this.#find(name, asking, form)
-    if (before === undefined) return err(notFound)
-    if (form === 'response' && !before.isBackground) {
-      const message = 'Only a response that was created with "background": true can be streamed again.'
-      return err({ code: 'invalid_request', message, param: 'stream' })
-    }
-    if (form === 'stream' && !before.areEventsLost && after > this.#store.lastEvent(name)) return err(NO_SUCH_EVENT)
-    if (this.#isWaiting(name) && waitMs > 0) await new Promise((resolve) => setTimeout(resolve, WAITING_LOOK_MS))
-    const live = this.#live.get(name)
-    if (live !== undefined) live.attendedAtMs = this.now()
-    if (live !== undefined && waitMs > 0 && after >= this.#store.lastEvent(name)) {
-      if (live.isCrowded) {
-        const message = 'Too many clients follow this response already.'
-        return err({ code: 'concurrency_limited', message, retryAfterMs: 1000 })
-      }
-      await live.news(Math.min(waitMs, WAIT_MAX_MS))
-      live.attendedAtMs = this.now()
-    }
-    const head = this.#find(name, asking, form)
-    if (head === undefined) return err(notFound)
-    if (head.areEventsLost === true) {
-      const message =
-        form === 'stream'
-          ? 'This stream is longer than what is kept of one.'
-          : 'The events of this response are not kept any more; get it without "stream".'
-      return err({ code: 'invalid_request', message, param: 'stream' })
-    }
-    const page = this.#store.page(name, after)
-    const last = page?.last ?? after
-    // What is not live ends here, whatever its state says: nobody asks in a loop for events that will never come.
-    const isOver = !this.#live.has(name) && !this.#isWaiting(name) && last >= this.#store.lastEvent(name)
-    return ok({ text: page?.text ?? '', last, isOver })
+    return this.#reader.follow(name, asking, { after, waitMs, form, isLook })
   }
 
   /** Ends a background response that runs; one that has ended stays as it is. */
   async cancel(name: string, asking: Owner): Promise<Result<string, Failure>> {
-    const head = this.#find(name, asking)
-    if (head === undefined) return err(notFound)
+    const head = this.#reader.find(name, asking)
+    if (head === undefined) return err(noSuch('response'))
     if (!head.isBackground) {
       const message = 'Only a response that was created with "background": true can be cancelled.'
       return err({ code: 'invalid_request', message })
@@ -363,7 +334,7 @@ export class Runs extends DurableObject<Env> {
 
   /** Ends a stream that runs, for good; its client's going does not. */
   async cancelStream(name: string, asking: Owner): Promise<Result<'running' | 'ended', Failure>> {
-    if (this.#find(name, asking, 'stream') === undefined) return err(notFound)
+    if (this.#reader.find(name, asking, 'stream') === undefined) return err(noSuch('stream'))
     this.#cancel(name)
     return ok(this.#store.head(name)?.state ?? 'ended')
   }
@@ -375,8 +346,8 @@ export class Runs extends DurableObject<Env> {
 
   /** Deletes the response and all that came with it; one that runs is cancelled first. */
   async remove(name: string, asking: Owner): Promise<Result<true, Failure>> {
-    if (this.#find(name, asking) === undefined) return err(notFound)
-    this.#live.get(name)?.runner?.cancel()
+    if (this.#reader.find(name, asking) === undefined) return err(noSuch('response'))
+    this.#cancel(name)
     this.ctx.storage.transactionSync(() => this.#store.remove(name))
     return ok(true)
   }
@@ -384,6 +355,7 @@ export class Runs extends DurableObject<Env> {
   override async alarm(): Promise<void> {
     this.#alarmAtMs = Number.POSITIVE_INFINITY
     this.#beginWaiting()
+    this.#settleOwed()
     const nowMs = this.now()
     for (const [name, { attendedAtMs, runner }] of this.#live) {
       if (this.#store.head(name)?.stream === undefined || nowMs - attendedAtMs < STREAM_UNATTENDED_MS) continue
@@ -406,28 +378,36 @@ export class Runs extends DurableObject<Env> {
     this.#store.putHead(name, { ...rest, areEventsLost: true })
   }
 
-  /** The run, for those who may know of it. */
-  #find(name: string, asking: Owner, form: Form = 'response'): RunHead | undefined {
-    const head = this.#store.head(name)
-    if (head === undefined || this.now() >= head.expiresAtMs) return undefined
-    const isFound =
-      form === 'stream'
-        ? head.stream !== undefined && mayFollow(head.owner, asking)
-        : head.stream !== 'only' && mayRead(head.owner, asking)
-    return isFound ? head : undefined
-  }
-
   #isFull(): boolean {
-    return this.ctx.storage.sql.databaseSize > STORED_BYTES_MAX
+    return this.#store.bytes > STORED_BYTES_MAX
   }
 
   /** From a live run: a batch of events, with what stands behind them. */
-  #write(name: string, text: string, journal: JournalNews | undefined): void {
+  #write(live: LiveRun, job: RunJob, text: string, news: JournalNews | undefined): void {
+    const { name } = job
     if (this.#store.head(name) === undefined) return
-    this.ctx.storage.transactionSync(() => {
-      if (journal !== undefined) this.#store.addToJournal(name, journal)
-      if (text !== '') this.#store.append(name, text)
-    })
+    try {
+      this.ctx.storage.transactionSync(() => {
+        if (news !== undefined) this.#store.addToJournal(name, news)
+        if (text !== '') this.#store.append(name, text)
+      })
+    } catch (error) {
+      log('error', 'run_not_written', { run: name, error: errorText(error) })
+      // Its end is one transaction, which is undone as a whole.
+      if (live.runner?.hasEnded === true) throw error
+      // What comes behind it would be told as if nothing were missing.
+      this.#giveUp(live, job, NOT_WRITTEN)
+    }
+  }
+
+  /** The object is all but full. A response is more than its events; a stream is not. */
+  #noRoom(live: LiveRun, job: RunJob, news: JournalNews | undefined): void {
+    if (job.stream !== undefined) return this.#giveUp(live, job, NO_ROOM)
+    if (this.#store.head(job.name)?.areEventsLost !== true) this.#lose(job.name)
+    live.loseEvents()
+    live.journal?.lose()
+    const last = live.journal?.take() ?? news
+    if (last !== undefined) this.#write(live, job, '', { ...last, entries: '' })
   }
 
   #lose(name: string): void {
@@ -443,11 +423,8 @@ export class Runs extends DurableObject<Env> {
   }
 
   /** From a runner, once. */
-  #ended(
-    name: string,
-    live: LiveRun,
-    { response, wasRefused, isFirstLife }: { response: string; wasRefused: boolean; isFirstLife: boolean },
-  ): void {
+  #ended(live: LiveRun, job: RunJob, { response, isRefused, isAnswered }: RunEnd, isFirstLife: boolean): void {
+    const { name } = job
     this.ctx.storage.transactionSync(() => {
       // With its end: the last event says when that was, and no further life would say the same.
       live.flush()
@@ -455,12 +432,15 @@ export class Runs extends DurableObject<Env> {
       const head = this.#store.head(name)
       if (head === undefined) return
       // Its caller waits for the refusal, and has got nothing else.
-      if (wasRefused && isFirstLife && head.stream !== undefined) return this.#store.remove(name)
+      if (isAnswered && isFirstLife && head.stream !== undefined) return this.#store.remove(name)
       this.#store.putText(name, 'response', response)
       // Of what was refused only the refusal is kept, for as long as its caller may still look for it.
-      if (wasRefused) this.#store.putText(name, 'items', '[]')
-      this.#putEnded(name, head, wasRefused)
+      if (isRefused) this.#store.putText(name, 'items', '[]')
+      // It has come to no hold in this life, and may have left one in another.
+      if (isRefused && !isFirstLife) this.#owe(job, live.runner?.refusal ?? NOT_CONTINUED)
+      this.#putEnded(name, head, isRefused || isAnswered)
     })
+    this.#settleOwed()
     live.wake()
   }
 
@@ -479,6 +459,7 @@ export class Runs extends DurableObject<Env> {
     if (head === undefined) return
     log('warn', 'run_interrupted', { run: name, message: failure.message })
     this.ctx.storage.transactionSync(() => {
+      if (job !== undefined) this.#owe(job, failure)
       const stored = this.#store.text(name, 'response')
       if (stored !== '') {
         const { event, text } = interruptedResponse(stored, this.#store.lastEvent(name) + 1, failure)
@@ -487,6 +468,23 @@ export class Runs extends DurableObject<Env> {
       } else if (job !== undefined) this.#store.append(name, interruptedEvent(job, failure))
       this.#putEnded(name, head, false)
     })
+    this.#settleOwed()
+  }
+
+  /** In a transaction. A journal of another release may be unreadable: then the hold ends by its own time. */
+  #owe(job: RunJob, failure: Failure): void {
+    try {
+      this.#owed.owe(job, failure, hasOutput(this.#store, job))
+    } catch (error) {
+      log('error', 'run_not_billed', { run: job.name, error: errorText(error) })
+    }
+  }
+
+  #settleOwed(): void {
+    const { dueAtMs } = this.#owed
+    if (dueAtMs === undefined) return
+    this.#wakeAt(Math.max(dueAtMs, this.now() + BEAT_MS))
+    this.ctx.waitUntil(this.#owed.settle())
   }
 
   /** The one alarm, for all of them: the earliest of their times. */

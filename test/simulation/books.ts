@@ -281,6 +281,10 @@ export class Books {
     switch (denial.reason) {
       case 'key_revoked':
         return this.revoked.has(ask.keyId) ? undefined : no('the key is not revoked')
+      case 'attempt_ended': {
+        const one = this.attempts.get(`${ask.requestId}.${ask.attempt}`)
+        return one !== undefined && one.state !== 'held' ? undefined : no('the attempt goes on')
+      }
       case 'request_closed':
         return ask.attempt > 1 && this.#isOver(ask.requestId) ? undefined : no('the request goes on')
       case 'price_unknown':
@@ -400,8 +404,6 @@ export class Books {
           : call.holdId
     const one = this.attempts.get(holdId)
     this.#world.note(`failed: ${call.kind}`)
-    // A reservation that comes again after its end must not be granted, and has no refusal of its own.
-    if (call.kind === 'reserve' && one !== undefined && one.state !== 'held') return
     // What waited in an isolate while the account lost everything comes too late; the record has the estimate.
     if (call.kind === 'settle' && one?.isForgotten === true) return
     throw new Violation('answers_fit', `${call.kind} of ${holdId} failed: ${error}`)

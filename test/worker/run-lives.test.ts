@@ -7,7 +7,7 @@ import type { DispatchRequest } from '../../protocol/dispatch.ts'
 import { admin } from './support/admin.ts'
 import { type AgentScript, answer, toldAnswer, usage } from './support/fake-agent.ts'
 import { gate, type World } from './support/path.ts'
-import { ask, create, storedAt, until, worldOf } from './support/responses.ts'
+import { ask, create, kill, storedAt, until, untilStored, worldOf } from './support/responses.ts'
 import { ending, late, never, piece, target } from './support/vendor.ts'
 
 afterEach(() => {
@@ -18,37 +18,11 @@ const WORDS = ['The ', 'quick ', 'brown ', 'fox ', 'jumps ', '😀.']
 const TEXT = WORDS.join('')
 const textOf = (response: { output: { content: { text: string }[] }[] }) => response.output[0]?.content[0]?.text
 
-/** The runtime throws the object away and makes it anew over what is stored. */
-async function kill(world: World, id: string): Promise<void> {
-  const { runs } = await storedAt(world, id)
-  await runInDurableObject(runs, (_, state) => state.abort('restart')).catch(() => {})
-}
-
 /** Events by their numbers, none missing and none twice. */
 async function eventsOf(world: World, id: string) {
   const { events } = await ask(world, 'GET', `/v1/responses/${id}?stream=true`)
   expect(events.map(({ sequence_number }) => sequence_number)).toEqual(events.map((_, at) => at))
   return events
-}
-
-/** What is stored says this much. */
-async function untilStored(world: World, id: string, has: (text: string, journal: string) => boolean): Promise<void> {
-  const { name, runs } = await storedAt(world, id)
-  await vi.waitFor(
-    async () => {
-      const [text, journal] = await runInDurableObject(runs, (_, state) => {
-        const joined = (table: string) =>
-          state.storage.sql
-            .exec<{ piece: string }>(`SELECT piece FROM ${table} WHERE run = ?`, name)
-            .toArray()
-            .map(({ piece: one }) => one)
-            .join('')
-        return [joined('events'), joined('journal')] as const
-      })
-      if (!has(text, journal)) throw new Error('not yet')
-    },
-    { timeout: 10_000, interval: 20 },
-  )
 }
 
 async function expectPaidOnce(world: World, output: number): Promise<void> {

@@ -8,7 +8,7 @@ import type { DispatchRequest } from '../../protocol/dispatch.ts'
 import { admin, type Json, newTenant } from './support/admin.ts'
 import { type AgentScript, toldAnswer } from './support/fake-agent.ts'
 import { gate, type World } from './support/path.ts'
-import { storedAt, worldOf } from './support/responses.ts'
+import { kill, storedAt, worldOf } from './support/responses.ts'
 import { late, never, piece, target } from './support/vendor.ts'
 
 afterEach(() => {
@@ -114,13 +114,6 @@ const resume = (world: World, dialect: Dialect, id: string, after: number | unde
     { ...DIALECTS[dialect].headers, ...(after === undefined ? {} : { 'last-event-id': String(after) }) },
     key,
   )
-
-const objectOf = (world: World, id: string) => storedAt(world, id.replace('stream_', ''))
-
-async function kill(world: World, id: string): Promise<void> {
-  const { runs } = await objectOf(world, id)
-  await runInDurableObject(runs, (_, state) => state.abort('restart')).catch(() => {})
-}
 
 /** The first dispatch stops after the second word; those after it are whole. */
 function stuck(): { script: AgentScript; dispatches: DispatchRequest[] } {
@@ -238,7 +231,7 @@ describe('a stream that can be taken up again', () => {
     const { response, id, leave } = await open(world, 'chat', RESUMABLE)
     await readUntil(response, 'quick')
     leave()
-    const { runs } = await objectOf(world, id)
+    const { runs } = await storedAt(world, id)
     expect(await runDurableObjectAlarm(runs)).toBe(true)
     expect((await world.recorded()).attempts).toEqual([])
     await runInDurableObject(runs, (instance) => {
@@ -266,7 +259,7 @@ describe('a stream that can be taken up again', () => {
     expect(other.status).toBe(404)
     expect(JSON.parse(other.text)).toMatchObject({ type: 'error', error: { type: 'not_found_error' } })
     expect((await call(world, 'GET', `/v1/responses/${id.replace('stream', 'resp')}`)).status).toBe(404)
-    const { runs, name } = await objectOf(world, id)
+    const { runs, name } = await storedAt(world, id)
     await runInDurableObject(runs, (instance) => {
       instance.now = () => Date.now() + STREAM_KEPT_MS
     })

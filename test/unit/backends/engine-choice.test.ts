@@ -6,8 +6,13 @@ import { EngineWork } from '../../../backends/engine-work.ts'
 import type { Computer, Helper } from '../../../backends/handoff/decision.ts'
 import type { StepModel } from '../../../protocol/capacity.ts'
 import type { DispatchEvent } from '../../../protocol/dispatch.ts'
-import { AFFINITY_MS_MAX, TIE_MS, TIE_SHARE, USUAL_OUTPUT_TOKENS } from '../../../protocol/prediction.ts'
+import { scoreOf, tieBound, USUAL_OUTPUT_TOKENS } from '../../../protocol/prediction.ts'
 import { begun, eventsOf, type Harness, type HarnessOptions, startHarness } from './support/harness.ts'
+
+/** What a prefix may count for beyond the time that it saves, and how close equal scores are, as the scores themselves have it. */
+const AFFINITY_MS_MAX = scoreOf(0, Number.POSITIVE_INFINITY)
+const TIE_MS = tieBound(0, 0)
+const TIE_SHARE = tieBound(0, 1) - TIE_MS
 
 const MODEL: StepModel = { baseMs: 10, prefillTokenMs: 1, decodeSequenceMs: 1, kvTokenMs: 0.0001 }
 const idle: Computer = {

@@ -215,5 +215,8 @@ describe('a denial in words', () => {
     expect(denialToFailure({ reason: 'outbox_full', retryAfterMs: 5 })).toMatchObject({ code: 'unavailable' })
     expect(denialToFailure({ reason: 'request_closed' })).toMatchObject({ code: 'unavailable', retryAfterMs: 1000 })
     expect(denialToFailure({ reason: 'price_unknown', model: 'm' }).code).toBe('price_unknown')
+    const endedAs = (status: 'ok' | 'upstream_error') =>
+      denialToFailure({ reason: 'attempt_ended', status, isClosed: true }).code
+    expect([endedAs('ok'), endedAs('upstream_error')]).toEqual(['unavailable', 'upstream_error'])
   })
 })

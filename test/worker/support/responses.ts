@@ -1,6 +1,6 @@
 // /v1/responses for tests: a world whose background responses reach its hosts too, any method and path, events as they were
 // sent, and the official client over the app.
-import { createExecutionContext, env, waitOnExecutionContext } from 'cloudflare:test'
+import { createExecutionContext, env, runInDurableObject, waitOnExecutionContext } from 'cloudflare:test'
 import OpenAI from 'openai'
 import { vi } from 'vitest'
 import { runsOf } from '../../../gateway/runs/reach.ts'
@@ -85,7 +85,37 @@ export async function official(world: World): Promise<OpenAI> {
 /** The object that has a response of the world's tenant, and the response's name there. */
 export async function storedAt(world: World, id: string) {
   const { orgId, projectId } = await world.ownTenant()
-  const name = id.replace('resp_', '')
+  const name = id.replace(/^(resp|stream)_/, '')
   const owner = { orgId, projectId, keyLineId: '' }
   return { name, owner, runs: runsOf(env, owner, name) }
+}
+
+/** The runtime throws the object away and makes it anew over what is stored. */
+export async function kill(world: World, id: string): Promise<void> {
+  const { runs } = await storedAt(world, id)
+  await runInDurableObject(runs, (_, state) => state.abort('restart')).catch(() => {})
+}
+
+/** What is stored says this much. */
+export async function untilStored(
+  world: World,
+  id: string,
+  has: (text: string, journal: string) => boolean,
+): Promise<void> {
+  const { name, runs } = await storedAt(world, id)
+  await vi.waitFor(
+    async () => {
+      const [text, journal] = await runInDurableObject(runs, (_, state) => {
+        const joined = (table: string) =>
+          state.storage.sql
+            .exec<{ piece: string }>(`SELECT piece FROM ${table} WHERE run = ?`, name)
+            .toArray()
+            .map(({ piece: one }) => one)
+            .join('')
+        return [joined('events'), joined('journal')] as const
+      })
+      if (!has(text, journal)) throw new Error('not yet')
+    },
+    { timeout: 10_000, interval: 20 },
+  )
 }

@@ -3,8 +3,13 @@ import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import type { Ask, LocalKnowledge } from '../../../../gateway/routing/pick.ts'
 import type { BackendView } from '../../../../gateway/routing/snapshot.ts'
-import { AFFINITY_MS_MAX, TIE_MS, TIE_SHARE, USUAL_OUTPUT_TOKENS } from '../../../../protocol/prediction.ts'
+import { scoreOf, tieBound, USUAL_OUTPUT_TOKENS } from '../../../../protocol/prediction.ts'
 import { ask, backend, choose, frame, openAt, TOKENS_PER_CHUNK } from './fleet-support.ts'
+
+/** What a prefix may count for beyond the time that it saves, and how close equal scores are, as the scores themselves have it. */
+const AFFINITY_MS_MAX = scoreOf(0, Number.POSITIVE_INFINITY)
+const TIE_MS = tieBound(0, 0)
+const TIE_SHARE = tieBound(0, 1) - TIE_MS
 
 const chosen = (backends: BackendView[], given: Parameters<typeof choose>[1] = {}) =>
   choose(backends, given).decision.chosen?.backendId
