@@ -8,6 +8,8 @@ import { dialectFor, requestFor } from './target.ts'
 /** Of one break; with their pauses some half a minute, in which a gateway is back many times over. */
 const TRIES_MAX = 10
 const CANCEL_MS = 10_000
+/** Most often it is left because the gateway is away: one that is being restarted is back after a few seconds. */
+const CANCEL_TRIES_MAX = 4
 
 /** The gateway's id of a stream that it keeps. */
 export const streamIdOf = ({ target, headers }: Won): string | undefined =>
@@ -15,14 +17,14 @@ export const streamIdOf = ({ target, headers }: Won): string | undefined =>
 
 /**
  * The rest of a stream.
- * @returns undefined where the gateway has it no more, or cannot be reached.
+ * @returns `gone` where the gateway has it no more, `lost` where it cannot be had now and may go on there.
  * @throws what the call was aborted with.
  */
 export async function takenUp(
   core: Core,
   call: Call,
   { streamId, lastEventId, resumes }: { streamId: string; lastEventId: string | undefined; resumes: number },
-): Promise<Won | undefined> {
+): Promise<Won | 'gone' | 'lost'> {
   const { 'last-event-id': _, ...headers } = call.request.headers
   call.request = {
     method: 'GET',
@@ -35,20 +37,27 @@ export async function takenUp(
     await pause(pauseMs(Math.max(tries, resumes), undefined, core.random()), call.scope.signal)
     const outcome = await one(core, call, core.gateway)
     if (outcome.kind !== 'failed') return outcome
-    if (!outcome.verdict.retryable) return undefined
+    if (!outcome.verdict.retryable) return outcome.verdict.code === 'not_found' ? 'gone' : 'lost'
   }
-  return undefined
+  return 'lost'
 }
 
 /** Nobody waits for it: a stream that nobody follows ends by itself a while later. */
 export function cancelStream(core: Core, streamId: string): void {
   const path = `/streams/${encodeURIComponent(streamId)}/cancel`
   const request = { method: 'POST', path, body: {}, headers: {}, isStream: false } as const
-  const asking = async () => {
+  const asked = async (): Promise<boolean> => {
     const response = await core.fetch(await requestFor(core.gateway, request, {}), {
       signal: AbortSignal.timeout(CANCEL_MS),
     })
     await response.body?.cancel()
+    return response.status < 500
   }
-  asking().catch(() => {})
+  const asking = async () => {
+    for (let tries = 0; tries < CANCEL_TRIES_MAX; tries++) {
+      if (tries > 0) await pause(pauseMs(tries, undefined, core.random()), new AbortController().signal)
+      if (await asked().catch(() => false)) return
+    }
+  }
+  void asking()
 }

@@ -32,7 +32,7 @@ type Progress = {
 }
 
 /** The answer that is passed on now, and how far it has come. */
-type Passing = { current: Won; progress: Progress; isLeft: boolean }
+type Passing = { current: Won; progress: Progress /** Nobody has to end it. */; isLeft: boolean }
 
 /**
  * Everything of the answer, from its first event.
@@ -66,7 +66,8 @@ async function* passAll(core: Core, call: Call, passing: Passing): AsyncGenerato
       const streamId = streamIdOf(current)
       if (streamId !== undefined && !progress.hasFailed && resumes < RESUMES_MAX) {
         const next = await takenUp(core, call, { streamId, lastEventId: progress.lastEventId, resumes: resumes++ })
-        if (next !== undefined) {
+        if (next === 'gone') passing.isLeft = true
+        else if (next !== 'lost') {
           passing.current = { ...next, requestId: current.requestId }
           continue
         }
@@ -81,12 +82,15 @@ async function* passAll(core: Core, call: Call, passing: Passing): AsyncGenerato
       const afterContent = call.options.afterContent ?? core.afterContent
       if (afterContent === 'error' || restarts++ >= RESTARTS_MAX) throw interrupted(call, current, progress, broken)
       report(core, call, passing)
+      // The old answer costs as long as it goes on, and nobody reads it any more.
+      leave(core, passing)
       yield { event: RESTART_EVENT, data: JSON.stringify({ type: RESTART_EVENT, restart: restarts }) }
       if (current.target.isGateway) call.isGatewayDown = true
       // What was begun under the old key is over: the ledger has it as broken off, and this is another answer.
       call.idempotencyKey = core.newId()
       passing.current = await answer(core, call)
       passing.progress = newProgress()
+      passing.isLeft = false
     }
   } catch (error) {
     throw error instanceof PenstockError ? error : stopped(call, error)

@@ -124,6 +124,29 @@ describe('a stream that the gateway keeps', () => {
     expect(given.fetch.seen.at(-1)?.body).toMatchObject({ model: 'small', stream: true })
   })
 
+  it('is ended where the answer begins anew while it may go on, however long its gateway is away, and the new one is not', async () => {
+    const locked: Step = {
+      kind: 'json',
+      status: 401,
+      headers: KEPT,
+      body: { error: { message: 'no', code: 'invalid_api_key' } },
+    }
+    const other = { ...KEPT, 'x-penstock-stream-id': 'stream_2' }
+    const anew: Step = { kind: 'stream', pieces, headers: other }
+    const gateway = [part(0, 2), locked, { kind: 'refuse' }, anew, { kind: 'json', body: {} }] as const
+    const given = world(gateway, { afterContent: 'restart' })
+    let text = ''
+    for await (const chunk of await given.penstock.chat.completions.create(request)) {
+      if ('type' in chunk && chunk.type === 'penstock.restart') text = ''
+      else text += chunk.choices?.[0]?.delta.content ?? ''
+    }
+    expect(text).toBe('one two three')
+    // The first word of it is lost.
+    const cancels = () => given.asked().filter((one) => one.endsWith('/cancel'))
+    await expect.poll(cancels).toEqual(['POST /streams/stream_1/cancel', 'POST /streams/stream_1/cancel'])
+    expect(given.asked().slice(0, 2)).toEqual(['POST /chat/completions', 'GET /streams/stream_1'])
+  })
+
   it('is ended by a call of its own where its reader leaves, and by nothing where it was read', async () => {
     const left = world([part(0, 3, 'stall'), { kind: 'json', body: {} }])
     for await (const _ of await left.penstock.chat.completions.create(request)) break
