@@ -82,22 +82,30 @@ export type PolicyFault = { path: (string | number)[]; message: string }
  * @returns the first thing that does not, with its path from the model on: `['policy', 'canary', 'target']`.
  */
 export function policyFault(policy: ModelPolicy, targets: StoredTargets): PolicyFault | undefined {
-  const { strategy, canary, shadow, cascade, hedge } = policy
+  const { strategy, sticky, canary, shadow, cascade, hedge } = policy
   const fault = (path: (string | number)[], message: string): PolicyFault => ({ path: ['policy', ...path], message })
   const missing = `is not the position of a target; there are ${targets.length}, counted from 0`
   if (canary !== undefined && canary.target >= targets.length) return fault(['canary', 'target'], missing)
   if (shadow !== undefined && shadow.target >= targets.length) return fault(['shadow', 'target'], missing)
-  if (strategy === 'weighted' && targets.every(({ weight }) => weight === 0)) {
-    return { path: ['targets', 0, 'weight'], message: 'is 0 for every target: a weighted choice needs one above 0' }
+  if (shadow !== undefined && targets.length < 2) return fault(['shadow'], 'needs a second target, which answers')
+  if (canary !== undefined && canary.target === shadow?.target) {
+    return fault(['canary', 'target'], 'is the shadow target, whose answers no caller is given')
   }
-  if (hedge !== undefined && targets.length < 2) return fault(['hedge'], 'needs a second target')
+  const answering = targets.filter((_, index) => index !== shadow?.target)
+  if (strategy === 'weighted' && answering.every(({ weight }) => weight === 0)) {
+    const index = shadow?.target === 0 ? 1 : 0
+    return { path: ['targets', index, 'weight'], message: 'is 0 for every target: a weighted choice needs one above 0' }
+  }
+  if (hedge !== undefined && answering.length < 2) return fault(['hedge'], 'needs a second target that answers')
   if (cascade === undefined) return undefined
-  if (targets.length < 2) return fault(['cascade'], 'needs a second target to escalate to')
+  if (answering.length < 2) return fault(['cascade'], 'needs a second target to escalate to')
   if (strategy !== 'ordered')
     return fault(['strategy'], 'must be "ordered": a cascade asks the targets as they are listed')
   if (hedge !== undefined) return fault(['hedge'], 'cannot stand beside a cascade, which waits for each answer')
   if (canary !== undefined)
     return fault(['canary'], 'cannot stand beside a cascade, which begins with its first target')
+  if (sticky !== undefined)
+    return fault(['sticky'], 'cannot stand beside a cascade, which begins with its first target')
   const byConfidence = cascade.escalate_on.includes('low_confidence')
   if (byConfidence && cascade.confidence_min === undefined) {
     return fault(['cascade', 'confidence_min'], 'is needed for "low_confidence"')

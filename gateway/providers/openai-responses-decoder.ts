@@ -311,8 +311,9 @@ export class ResponsesDecoder implements AnswerDecoder {
   #ended(response: Json, byEvent: string, where: 'in_band' | 'ok_with_error'): ProviderEvent[] {
     this.#seeId(response)
     const events: ProviderEvent[] = []
-    // A body in one piece, or a stream of nothing but its end.
-    if (this.#items.size === 0 && Array.isArray(response.output)) {
+    // A body in one piece, or a stream that said nothing before its end. After the first piece nothing is taken from here:
+    // some servers count the items of their streams otherwise than those of the whole.
+    if (this.#seenChars.size === 0 && Array.isArray(response.output)) {
       for (const [index, item] of response.output.entries()) events.push(...this.#itemWhole(index, jsonOrEmpty(item)))
     }
     if (this.#isOver) return events

@@ -67,6 +67,15 @@ describe('an answer of the responses route', () => {
     expect(read(...many, done()).at(-1)).toMatchObject({ type: 'error', failure: { kind: 'malformed' } })
   })
 
+  test('misses nothing where items are only begun, and repeats nothing where the end counts them otherwise', () => {
+    const begun = { type: 'response.output_item.added', output_index: 0, item: { type: 'message', content: [] } }
+    const piece = { type: 'response.output_text.delta', output_index: 0, content_index: 0, delta: 'One.' }
+    const item = { type: 'message', content: [{ type: 'output_text', text: 'One.' }] }
+    const texts = (...events: object[]) => read(...events).flatMap((event) => ('text' in event ? event.text : []))
+    expect(texts(begun, done({ output: [item] })).join('')).toBe('One.')
+    expect(texts(begun, piece, done({ output: [{ type: 'reasoning', summary: [] }, item] })).join('')).toBe('One.')
+  })
+
   test('may repeat itself at its end in an event that is larger than those of other routes', () => {
     const long = 'x'.repeat(3 * 1024 * 1024)
     const item = { type: 'message', content: [{ type: 'output_text', text: long }] }
