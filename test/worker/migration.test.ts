@@ -230,16 +230,12 @@ describe('the next backend', () => {
   })
 
   test('does not come because all have left, as at a shutdown: that is not waited for as long', async () => {
-    const world = await worldOf(
-      cutAt(3, { wait: new Promise((resolve) => setTimeout(resolve, 300)) }, moved('draining')),
-      1,
-      {
-        resumeMs: 60_000,
-      },
-    )
+    const left = Promise.withResolvers<void>()
+    const world = await worldOf(cutAt(3, { wait: left.promise }, moved('draining')), 1, { resumeMs: 60_000 })
     const [agent] = world.agents
     const { response, settled } = await world.chat({ stream: true })
     await agent?.report([])
+    left.resolve()
     expect(read(await response.text())).toMatchObject({ done: false, error: 'backend_lost' })
     await settled()
     expect((await world.recorded()).attempts).toMatchObject([{ status: 'backend_lost', output: 3 }])

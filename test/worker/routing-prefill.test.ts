@@ -1,7 +1,7 @@
 // What a dispatch to a backend that only decodes says of those that may compute its prompt: who they are, the right to ask them, and
 // what is known of their queues, their speed and their caches.
 import { decodeJwt } from 'jose'
-import { expect, test } from 'vitest'
+import { expect, test, vi } from 'vitest'
 import { chunkHashes, promptPieces } from '../../protocol/prefix.ts'
 import { answer, frame } from './support/fake-agent.ts'
 import { FLEET_TARGET, World } from './support/path.ts'
@@ -37,22 +37,29 @@ test('a decode backend is told of prefill backends, best first, with their queue
   await busy.report([frame(world.model, { ...prefill, ...slow, sequence: 3, prefillTokensQueued: 900 })], undefined, kv)
   // Until this isolate's copy of the fleet is an old one.
   await new Promise((resolve) => setTimeout(resolve, 1100))
-  const { response, settled } = await world.chat({ messages: [{ role: 'user', content }] })
-  expect(await textOf(response)).toBe('said')
-  await settled()
-  const dispatch = decode.dispatches.at(-1)
-  expect(dispatch?.prefill).toMatchObject([
-    {
-      backendId: free.backendId,
-      url: free.url,
-      load: { prefillTokensQueued: 0, prefillTokensPerSecond: 500, stepModel: STEP },
+  // A fleet that answers late is not waited for: the request goes by the old copy.
+  const dispatch = await vi.waitFor(
+    async () => {
+      const { response, settled } = await world.chat({ messages: [{ role: 'user', content }] })
+      expect(await textOf(response)).toBe('said')
+      await settled()
+      const last = decode.dispatches.at(-1)
+      expect(last?.prefill).toMatchObject([
+        {
+          backendId: free.backendId,
+          url: free.url,
+          load: { prefillTokensQueued: 0, prefillTokensPerSecond: 500, stepModel: STEP },
+        },
+        {
+          backendId: busy.backendId,
+          url: busy.url,
+          load: { prefillTokensQueued: 900, prefillTokensPerSecond: 500, heldChunk: chunks[1] },
+        },
+      ])
+      return last
     },
-    {
-      backendId: busy.backendId,
-      url: busy.url,
-      load: { prefillTokensQueued: 900, prefillTokensPerSecond: 500, heldChunk: chunks[1] },
-    },
-  ])
+    { interval: 300 },
+  )
   expect(dispatch?.prefill?.[0]?.load).not.toHaveProperty('heldChunk')
   for (const { grant, backendId } of dispatch?.prefill ?? [])
     expect(decodeJwt(grant)).toMatchObject({ aud: `backend:${backendId}`, request_id: dispatch?.requestId })

@@ -61,10 +61,12 @@ describe('a target that fails', () => {
   test('is not asked again where the deadline leaves no time', async () => {
     const world = new World()
     let calls = 0
-    const name = await world.provider((request) => (++calls === 1 ? says('warm')(request) : fails(500)(request)))
+    const bad = fails(500, { 'retry-after-ms': '3000' })
+    const name = await world.provider((request) => (++calls === 1 ? says('warm')(request) : bad(request)))
     await world.catalog([target(name)])
     expect(await textOf((await world.chat()).response)).toBe('warm')
-    const { response } = await world.chat({}, { headers: { 'x-penstock-deadline-ms': '450' } })
+    // Time enough for one attempt, and for none after the pause.
+    const { response } = await world.chat({}, { headers: { 'x-penstock-deadline-ms': '3000' } })
     expect(response.status).toBe(502)
     expect(calls).toBe(2)
   })
@@ -119,7 +121,7 @@ describe('a target that fails', () => {
   ] as const)('by %s hands over, and the row says how', async (_, host, kind) => {
     const world = new World()
     const [bad, good] = [await world.provider(host), await world.provider(says('good'))]
-    await world.catalog([target(bad), target(good)], { first_token_timeout_ms: 200 })
+    await world.catalog([target(bad), target(good)], { first_token_timeout_ms: 500 })
     const { response, settled } = await world.chat({ stream: true })
     expect(response.headers.get('x-penstock-route')).toBe(`${bad}/${MODEL}:${kind}>${good}/${MODEL}:running`)
     expect(await textOf(response)).toBe('good')
