@@ -13,10 +13,10 @@ export type Habit = { isReasoningBeside: boolean }
 export function normaliseOpenAi(raw: unknown, habit: Habit = { isReasoningBeside: false }): Normalised | undefined {
   if (!isJson(raw)) return undefined
   const reader = new CountReader()
-  const prompt = reader.count(raw.prompt_tokens ?? raw.input_tokens)
-  const completion = reader.count(raw.completion_tokens ?? raw.output_tokens)
   const total = reader.count(raw.total_tokens)
-  if (prompt === undefined && completion === undefined && total === undefined) return undefined
+  const sums = sumsOf(reader, raw, total)
+  if (sums === undefined) return undefined
+  const { prompt, completion } = sums
   const inputDetails = jsonOrEmpty(raw.prompt_tokens_details ?? raw.input_tokens_details)
   const outputDetails = jsonOrEmpty(raw.completion_tokens_details ?? raw.output_tokens_details)
   const cached = reader.countOrZero(inputDetails.cached_tokens)
@@ -43,6 +43,26 @@ export function normaliseOpenAi(raw: unknown, habit: Habit = { isReasoningBeside
     outputImage: spoken.image,
   })
   return { usage, inconsistent: reader.inconsistent }
+}
+
+/**
+ * The two sums; one that is missing is what the other leaves of the total, and a total alone is the prompt, the cheaper of
+ * the two. A prompt that nobody counted is noted: every answer had one.
+ */
+function sumsOf(
+  reader: CountReader,
+  raw: Json,
+  total: number | undefined,
+): { prompt: number | undefined; completion: number | undefined } | undefined {
+  const prompt = reader.count(raw.prompt_tokens ?? raw.input_tokens)
+  const completion = reader.count(raw.completion_tokens ?? raw.output_tokens)
+  if (total === undefined) {
+    if (prompt === undefined && completion === undefined) return undefined
+    if (prompt === undefined) reader.inconsistent = true
+    return { prompt, completion }
+  }
+  if (prompt === undefined) return { prompt: Math.max(0, total - (completion ?? 0)), completion }
+  return { prompt, completion: completion ?? Math.max(0, total - prompt) }
 }
 
 /** What was written to a cache, and what of it is kept for hours: the dearer where the two have prices of their own. */

@@ -118,6 +118,26 @@ describe('what is no usage', () => {
   )
 })
 
+describe('a sum that is missing', () => {
+  test.each<[string, unknown, Parts, boolean]>([
+    ['the prompt is what is left of the total', { completion_tokens: 3, total_tokens: 13 }, [10, 0, 0, 3, 0], false],
+    ['the completion is what is left of it', { prompt_tokens: 10, total_tokens: 13 }, [10, 0, 0, 3, 0], false],
+    ['a total alone is the prompt', { total_tokens: 13 }, [13, 0, 0, 0, 0], false],
+    [
+      'a prompt beyond belief is read from it too',
+      { prompt_tokens: -1, completion_tokens: 3, total_tokens: 13 },
+      [10, 0, 0, 3, 0],
+      true,
+    ],
+    ['a prompt nobody counted is noted', { completion_tokens: 3 }, [0, 0, 0, 3, 0], true],
+    ['an embedding has a prompt alone', { prompt_tokens: 10 }, [10, 0, 0, 0, 0], false],
+  ])('%s', (_, raw, parts, isInconsistent) => {
+    const counted = seen('openai', raw)
+    expect(counted && partsOf(counted.usage)).toEqual(parts)
+    expect(counted?.inconsistent).toBe(isInconsistent)
+  })
+})
+
 describe('contradictions are flagged and stay chargeable', () => {
   test.each<[string, UsageDialect, unknown, Parts]>([
     [
