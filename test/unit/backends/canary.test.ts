@@ -2,8 +2,8 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 import { CanaryReference } from '../../../backends/canary-reference.ts'
 import { eventsOf, type HarnessOptions, startHarness, textOf, until } from './support/harness.ts'
 
-/** An engine is asked as soon as it is idle. */
-const TIMING = { idleMs: 1, timeoutMs: 300, pollMs: 10 }
+/** An engine is asked as soon as it is idle, and has as long as a busy machine takes. */
+const TIMING = { idleMs: 1, timeoutMs: 20_000, pollMs: 10 }
 /** Of one question: eight, and the second half of them again. */
 const TOKENS = 12
 
@@ -44,15 +44,19 @@ describe('an idle engine', () => {
       engine: { wrongAfterTokens: TOKENS },
       canary: { ...TIMING, pollMs: 1000, idleMs: 1 },
     })
-    await until(async () => (await count('wrong')) === 1)
+    await until(async () => (await count('wrong')) >= 1)
     await until(() => frame()?.notReady !== undefined)
-    expect(frame()).toMatchObject({ draining: true, notReady: 'canary_wrong', canaryFailures: 1 })
+    expect(frame()).toMatchObject({ draining: true, notReady: 'canary_wrong' })
+    expect(frame()?.canaryFailures).toBeGreaterThanOrEqual(1)
     expect(await health()).toMatchObject({ status: 503, body: { live: true, engines: [{ notReady: 'canary_wrong' }] } })
     expect((await dispatch()).status).toBe(503)
   })
 
   test('that says nothing in time is given no more work, and is restarted after some failures', async () => {
-    const { logs, agent, count, health } = await start({ engine: { stuckAfterTokens: TOKENS } })
+    const { logs, agent, count, health } = await start({
+      engine: { stuckAfterTokens: TOKENS },
+      canary: { ...TIMING, timeoutMs: 500 },
+    })
     const first = agent.enginePid
     await until(() => agent.enginePid !== undefined && agent.enginePid !== first)
     expect(logs.join('\n')).toContain('canary_timeout 3 times in a row')
@@ -73,7 +77,7 @@ describe('an idle engine', () => {
 describe('a first answer', () => {
   test('is believed only where both ways to compute it agree', async () => {
     const { logs, count, frame } = await start({ engine: { wrongByTheWay: true }, canary: { ...TIMING, pollMs: 1000 } })
-    await until(async () => (await count('wrong')) === 1)
+    await until(async () => (await count('wrong')) >= 1)
     await until(() => frame()?.notReady !== undefined)
     expect(frame()).toMatchObject({ draining: true, notReady: 'canary_wrong' })
     expect(await count('passed')).toBe(0)
