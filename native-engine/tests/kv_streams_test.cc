@@ -299,8 +299,11 @@ TEST_P(Streams, GoWithFewerWhereTheReceiverTakesNoMoreConnections) {
 TEST_P(Streams, WaitForThoseThatAreAcceptedLateAsLongAsTheTransferLasts) {
   receiver = std::make_unique<KvReceiver>(target.view, kFingerprint, table, listen_address(),
                                           ReceiverOptions{.silence_max = 500ms, .connections_max = 2});
-  const TransferPeer other(receiver->address());  // says nothing, and has its place until it is given up
-  std::this_thread::sleep_for(20ms);
+  // Is let in, says nothing more, and has its place until it is given up.
+  table.open(grant_of(2), kContent, {4});
+  TransferPeer other(receiver->address());
+  other.send(offer_bytes(grant_of(2), kContent, kFingerprint));
+  EXPECT_EQ(other.answer(), 0u);
   SenderOptions options = kFourStreams;
   options.silence_max = 200ms;
   send_with(options);
@@ -312,6 +315,7 @@ TEST_P(Streams, WaitForThoseThatAreAcceptedLateAsLongAsTheTransferLasts) {
   sender->finish(1);
   EXPECT_TRUE(sent.wait(1).good);
   EXPECT_TRUE(received.wait(1).good);
+  EXPECT_FALSE(received.wait(2).good);
   EXPECT_TRUE(has_first_blocks());
 }
 

@@ -1,6 +1,7 @@
 // Addresses and sockets of the KV transport. See endpoint.h.
 #include "kv/endpoint.h"
 
+#include <arpa/inet.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -18,10 +19,13 @@
 namespace penstock {
 namespace {
 
-constexpr int kBacklog = 64;
 // Of Unix sockets. Room for some blocks on their way: a faster sender waits in the kernel and not in our loop. Those of TCP
 // grow by themselves, further than net.core.rmem_max lets us go, and a size that is set would end that.
 constexpr int kSocketBufferBytes = 4 * 1024 * 1024;
+
+// Of an IPv6 address: what names the network, and what is ahead of an IPv4 address within.
+constexpr size_t kNetworkBytes = 8;
+constexpr size_t kMappedBytes = 12;
 
 constexpr size_t kUnixBytes = std::char_traits<char>::length("unix:");
 
@@ -98,6 +102,21 @@ uint16_t port_of(int fd) {
   return ntohs(reinterpret_cast<const sockaddr_in*>(&address)->sin_port);
 }
 
+// Of the process at the other end of a Unix socket.
+std::string user_of(int fd) {
+#ifdef SO_PEERCRED
+  ucred credentials{};
+  socklen_t length = sizeof credentials;
+  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &credentials, &length) != 0) return {};
+  const uid_t user = credentials.uid;
+#else
+  uid_t user = 0;
+  gid_t group = 0;
+  if (getpeereid(fd, &user, &group) != 0) return {};
+#endif
+  return "user " + std::to_string(user);
+}
+
 }  // namespace
 
 std::vector<std::string> addresses_in(std::string_view text) {
@@ -154,6 +173,28 @@ Descriptor connect_to(const std::string& address) {
   // A Unix socket whose backlog is full says EAGAIN and is not on its way.
   if (connect(made.get(), generic(place), place.length) != 0 && errno != EINPROGRESS) fail("connect");
   return made;
+}
+
+std::string peer_of(const Descriptor& accepted) {
+  sockaddr_storage address{};
+  socklen_t length = sizeof address;
+  if (getpeername(accepted.get(), reinterpret_cast<sockaddr*>(&address), &length) != 0) return {};
+  if (address.ss_family == AF_UNIX) return user_of(accepted.get());
+  char text[INET6_ADDRSTRLEN] = {};
+  if (address.ss_family == AF_INET) {
+    inet_ntop(AF_INET, &reinterpret_cast<const sockaddr_in*>(&address)->sin_addr, text, sizeof text);
+    return text;
+  }
+  if (address.ss_family != AF_INET6) return {};
+  in6_addr host = reinterpret_cast<const sockaddr_in6*>(&address)->sin6_addr;
+  // As a socket sees IPv4 that listens for both.
+  if (IN6_IS_ADDR_V4MAPPED(&host)) {
+    inet_ntop(AF_INET, host.s6_addr + kMappedBytes, text, sizeof text);
+    return text;
+  }
+  std::memset(host.s6_addr + kNetworkBytes, 0, sizeof host.s6_addr - kNetworkBytes);
+  inet_ntop(AF_INET6, &host, text, sizeof text);
+  return std::string(text) + "/64";
 }
 
 }  // namespace penstock

@@ -1,4 +1,5 @@
-// Where K and V are received: an address as text, and the sockets behind it. Owns parsing, listening and connecting.
+// Where K and V are received: an address as text, and the sockets behind it. Owns parsing, listening and connecting, and who is at the other
+// end.
 #pragma once
 
 #include <string>
@@ -8,6 +9,9 @@
 #include "serve/descriptor.h"
 
 namespace penstock {
+
+// Connections of one listener that the system keeps until they are accepted.
+inline constexpr int kBacklog = 64;
 
 // Of one place under several addresses, `unix:PATH tcp:HOST:PORT`, in order of preference: where one ends is where a space is
 // followed by the next scheme, since paths may have spaces. Nothing is checked.
@@ -26,5 +30,8 @@ Descriptor listen_at(std::string& address);
 void stop_listening(const std::string& address);
 // A connection, non-blocking, perhaps still on its way. Throws as listen_at().
 Descriptor connect_to(const std::string& address);
+// Whose connection was accepted, as far as one can have many: an IPv4 address, 64 bits of an IPv6 address (a host may use all that
+// begin so), a user of this host. Empty: it has gone, or the system does not say.
+std::string peer_of(const Descriptor& accepted);
 
 }  // namespace penstock

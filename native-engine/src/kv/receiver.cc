@@ -52,8 +52,8 @@ struct KvReceiver::Transfer {
 //   Offer ──JOIN, of a transfer that is attached──▶ Piece, without END: it is over with the first, and the first with it.
 class KvReceiver::Connection {
  public:
-  Connection(KvReceiver& receiver, std::unique_ptr<Transport> transport)
-      : receiver_(receiver), transport_(std::move(transport)), accepted_(Clock::now()), heard_(accepted_) {
+  Connection(KvReceiver& receiver, std::unique_ptr<Transport> transport, std::string peer)
+      : receiver_(receiver), transport_(std::move(transport)), peer_(std::move(peer)), accepted_(Clock::now()), heard_(accepted_) {
     expect(State::Offer, sizeof(wire::OfferHead));
   }
   ~Connection() { leave(false); }
@@ -65,9 +65,14 @@ class KvReceiver::Connection {
   bool has_bytes() const { return !over() && transport_->has_bytes(); }
   bool over() const { return state_ == State::Over; }
   void give_up() { leave(false); }
+  // Whose it is, as peer_of() says.
+  const std::string& peer() const { return peer_; }
+  // Has shown no grant, and does not count as let in.
+  bool is_newcomer() const { return !over() && transfer_ == nullptr; }
   // When it is given up unless something comes until then.
-  Clock::time_point patience(std::chrono::milliseconds silence_max) const {
-    if (transfer_ == nullptr) return accepted_ + silence_max;
+  Clock::time_point patience() const {
+    const auto silence_max = receiver_.options_.silence_max;
+    if (transfer_ == nullptr) return accepted_ + std::min(silence_max, receiver_.options_.grant_wait_max);
     return (state_ == State::Ended ? transfer_->heard : heard_) + silence_max;
   }
   // Nobody wants what it writes any more.
@@ -174,6 +179,7 @@ class KvReceiver::Connection {
     // After the grant: who has none learns nothing of what is computed here.
     if (theirs != receiver_.fingerprint_) return refuse(TransferRefusal::Layout);
     transfer_ = std::make_shared<Transfer>();
+    ++receiver_.let_in_;
     transfer_->grant = grant;
     transfer_->content = offer_.content;
     transfer_->blocks = std::move(writer.blocks);
@@ -195,9 +201,11 @@ class KvReceiver::Connection {
     if (transfer.grant.generation != offer_.generation) return refuse(TransferRefusal::Stale);
     if (!equal_secrets(transfer.grant.secret, offer_.secret)) return refuse(TransferRefusal::Forbidden);
     if (transfer.content != offer_.content) return refuse(TransferRefusal::Content);
-    if (transfer.joined + 1 >= wire::kStreamsMax) return refuse(TransferRefusal::Busy);
+    // Without it the transfer goes on all the same; its place is another transfer's first connection's.
+    if (transfer.joined + 1 >= wire::kStreamsMax || receiver_.is_full()) return refuse(TransferRefusal::Busy);
     ++transfer.joined;
     transfer_ = found->second;
+    ++receiver_.let_in_;
     answer(0);
     expect(State::Piece, sizeof(wire::PieceHead));
   }
@@ -278,6 +286,7 @@ class KvReceiver::Connection {
   void leave(bool complete, TransferNote note = {}) {
     if (state_ == State::Over) return;
     state_ = State::Over;
+    if (transfer_ != nullptr) --receiver_.let_in_;
     if (transfer_ != nullptr && attached_) {
       transfer_->over = true;
       receiver_.transfers_.erase(offer_.id);
@@ -294,6 +303,7 @@ class KvReceiver::Connection {
 
   KvReceiver& receiver_;
   std::unique_ptr<Transport> transport_;
+  std::string peer_;
   Clock::time_point accepted_;
   Clock::time_point heard_;
   State state_ = State::Offer;
@@ -329,18 +339,17 @@ KvReceiver::~KvReceiver() {
 }
 
 void KvReceiver::run() {
-  std::vector<std::unique_ptr<Connection>> connections;
+  Connections connections;  // in the order in which they came
   std::vector<pollfd> polled;
   const size_t first = listeners_.size() + 1;  // of the connections in polled
   while (!stop_) {
     polled.clear();
     polled.push_back({wake_.fd(), POLLIN, 0});
-    const bool accepts = connections.size() < options_.connections_max;
-    for (const auto& listener : listeners_) polled.push_back({accepts ? listener->socket.get() : -1, POLLIN, 0});
+    for (const auto& listener : listeners_) polled.push_back({is_full() ? -1 : listener->socket.get(), POLLIN, 0});
     auto until = Clock::time_point::max();
     for (const auto& connection : connections) {
       polled.push_back({connection->fd(), connection->events(), 0});
-      until = std::min(until, connection->has_bytes() ? Clock::now() : connection->patience(options_.silence_max));
+      until = std::min(until, connection->has_bytes() ? Clock::now() : connection->patience());
     }
     int timeout_ms = -1;
     if (!connections.empty()) {
@@ -355,21 +364,50 @@ void KvReceiver::run() {
     // Behind the reading of all: what one has brought, or broken off, another one waits for.
     for (const auto& connection : connections) {
       connection->look_around();
-      if (connection->closed() || Clock::now() > connection->patience(options_.silence_max)) connection->give_up();
+      if (connection->closed() || Clock::now() > connection->patience()) connection->give_up();
+    }
+    for (size_t i = 0; i < listeners_.size(); ++i) {
+      if ((polled[1 + i].revents & POLLIN) != 0) accept_from(i, connections);
     }
     std::erase_if(connections, [](const auto& connection) { return connection->over(); });
-    for (size_t i = 0; i < listeners_.size() && connections.size() < options_.connections_max; ++i) {
-      if ((polled[1 + i].revents & POLLIN) == 0) continue;
-      Descriptor accepted(accept(listeners_[i]->socket.get(), nullptr, nullptr));
-      if (!accepted.is_open()) {
-        // Out of descriptors: what is asked for again at once is asked for in vain.
-        if (!would_block()) std::this_thread::sleep_for(kAcceptPause);
-        continue;
-      }
-      set_nonblocking(accepted.get());
-      connections.push_back(
-          std::make_unique<Connection>(*this, accepted_transport(std::move(accepted), listeners_[i]->address, kv_.access)));
+  }
+}
+
+// Those that wait, as far as there is room for who has a grant.
+void KvReceiver::accept_from(size_t listener, Connections& connections) {
+  const Listening& at = *listeners_[listener];
+  for (int accepted = 0; accepted < kBacklog && !is_full(); ++accepted) {
+    Descriptor socket(accept(at.socket.get(), nullptr, nullptr));
+    if (!socket.is_open()) {
+      // Out of descriptors: what is asked for again at once is asked for in vain.
+      if (!would_block()) std::this_thread::sleep_for(kAcceptPause);
+      return;
     }
+    set_nonblocking(socket.get());
+    std::string peer = peer_of(socket);
+    auto made = std::make_unique<Connection>(*this, accepted_transport(std::move(socket), at.address, kv_.access), std::move(peer));
+    // What it has to show is often there by now, and then it needs no newcomer's place.
+    made->read();
+    if (made->is_newcomer()) make_room(made->peer(), connections);
+    if (!made->over()) connections.push_back(std::move(made));
+  }
+}
+
+// For one more newcomer of `peer`.
+void KvReceiver::make_room(const std::string& peer, Connections& connections) {
+  for (;;) {
+    std::vector<std::string> peers;
+    std::vector<Connection*> newcomers;
+    for (const auto& connection : connections) {
+      if (!connection->is_newcomer()) continue;
+      peers.push_back(connection->peer());
+      newcomers.push_back(connection.get());
+    }
+    const auto found = who_gives_way(peers, peer, options_.newcomers);
+    if (!found.has_value()) return;
+    // It may have shown its grant since it was last read; it is no newcomer in either case.
+    newcomers[*found]->read();
+    if (newcomers[*found]->is_newcomer()) newcomers[*found]->give_up();
   }
 }
 

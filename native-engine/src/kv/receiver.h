@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kv/endpoint.h"
+#include "kv/newcomers.h"
 #include "kv/transfer_table.h"
 #include "kv/view.h"
 #include "serve/descriptor.h"
@@ -19,11 +20,15 @@
 namespace penstock {
 
 struct ReceiverOptions {
-  // A connection on which nothing comes for so long is given up: its blocks are waited for. So is one that has shown no
-  // grant by then.
+  // A connection on which nothing comes for so long is given up: its blocks are waited for.
   std::chrono::milliseconds silence_max{10'000};
-  // Connections at a time; more wait to be accepted.
+  // Connections at a time that have shown a grant. Where they are as many, no other is accepted and none joins another any more, so
+  // that there may be more by those that were there before, `newcomers`.
   size_t connections_max = 64;
+  // One that has shown no grant has a place of another kind, for so long, however much it says, and gives way to those that come
+  // after it (newcomers.h). Of one peer as many as wait to be accepted: a sender may open them at once.
+  std::chrono::milliseconds grant_wait_max{3'000};
+  NewcomerLimits newcomers{.places = 2 * kBacklog, .per_peer = kBacklog};
 };
 
 class KvReceiver {
@@ -44,8 +49,12 @@ class KvReceiver {
  private:
   class Connection;
   struct Transfer;
+  using Connections = std::vector<std::unique_ptr<Connection>>;
 
   void run();
+  void accept_from(size_t listener, Connections& connections);
+  void make_room(const std::string& peer, Connections& connections);
+  bool is_full() const { return let_in_ >= options_.connections_max; }
 
   KvView kv_;
   std::string fingerprint_;
@@ -62,7 +71,9 @@ class KvReceiver {
   std::vector<std::unique_ptr<Listening>> listeners_;
   std::string address_;
   WakePipe wake_;
-  std::map<uint64_t, std::shared_ptr<Transfer>> transfers_;  // the thread's own: those that are attached
+  // The thread's own.
+  std::map<uint64_t, std::shared_ptr<Transfer>> transfers_;  // those that are attached
+  size_t let_in_ = 0;  // connections that have shown a grant
   std::atomic<bool> stop_{false};
   std::thread thread_;
 };
