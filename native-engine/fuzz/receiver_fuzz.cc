@@ -163,12 +163,22 @@ std::vector<std::byte> speech(std::span<const uint8_t> input) {
   return said;
 }
 
+// What poll() says of it. The fuzzer's own clock interrupts calls that wait.
+short wait_for(int peer, short events) {
+  pollfd polled{peer, events, 0};
+  int count = 0;
+  do {
+    count = poll(&polled, 1, kPatienceMs);
+  } while (count < 0 && errno == EINTR);
+  require(count == 1);
+  return polled.revents;
+}
+
 // Until the receiver has answered an offer.
 void wait_for_answer(int peer) {
   std::array<std::byte, sizeof(wire::Answer)> answer;
   for (size_t got = 0; got < answer.size();) {
-    pollfd polled{peer, POLLIN, 0};
-    require(poll(&polled, 1, kPatienceMs) == 1);
+    wait_for(peer, POLLIN);
     const ssize_t count = recv(peer, answer.data() + got, answer.size() - got, 0);
     require(count > 0 || (count < 0 && would_block()));
     if (count > 0) got += static_cast<size_t>(count);
@@ -178,20 +188,15 @@ void wait_for_answer(int peer) {
 // Sends everything, unless the other side has had enough, and waits for it to be done.
 void say(int peer, std::span<const std::byte> bytes) {
   bool ended = false;
-  const auto wait = [&](short events) {
-    pollfd polled{peer, events, 0};
-    require(poll(&polled, 1, kPatienceMs) == 1);
-    return polled.revents;
-  };
   while (!bytes.empty() && !ended) {
-    if ((wait(POLLOUT) & POLLOUT) == 0) break;
+    if ((wait_for(peer, POLLOUT) & POLLOUT) == 0) break;
     const ssize_t count = send(peer, bytes.data(), bytes.size(), MSG_NOSIGNAL);
     if (count > 0) bytes = bytes.subspan(static_cast<size_t>(count));
     ended = count < 0 && !would_block();
   }
   shutdown(peer, SHUT_WR);
   for (ended = false; !ended;) {
-    wait(POLLIN);
+    wait_for(peer, POLLIN);
     std::array<std::byte, 64> answer;
     const ssize_t count = recv(peer, answer.data(), answer.size(), 0);
     ended = count == 0 || (count < 0 && !would_block());
