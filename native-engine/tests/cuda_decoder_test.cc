@@ -8,15 +8,18 @@
 
 #include "cuda_models.h"
 #include "family_models.h"
+#include "model/cuda/kernel_limits.h"
+#include "model/cuda/step_arrays.h"
 #include "model/device_sampler.h"
 #include "ops/cuda/gemm.h"
+#include "ops/cuda/matmul.h"
 #include "story_goldens.h"
 
 namespace penstock {
 namespace {
 
 using namespace penstock::testing;
-using cuda::Gemm;
+using namespace penstock::cuda;
 
 // Greedy text of `count` tokens, the prompt in chunks of `chunk`.
 std::vector<int32_t> greedy(Runner& runner, const StoryGolden& golden, int32_t chunk, size_t count) {
@@ -228,6 +231,67 @@ TEST(CudaDecoder, RefusesWhatItCannotKeepOrCompute) {
   options.device = {};
   options.kv_type = KvType::bf16;
   EXPECT_EQ(refusal(options), "kv_type bf16 needs a CUDA device");
+}
+
+// Before the weights are read. Steps of so many rows are beyond the int8 kernel's indices, not beyond those of f16.
+TEST(CudaDecoder, RefusesStepsThatItsKernelsCannotNumber) {
+  ModelShape wide = kSmallShape;
+  wide.ffn_dim = 1 << 15;
+  wide.layers = 1;
+  const TempFile quantised(random_model(wide, TensorType::q8_0, TensorType::q8_0, true, 7));
+  LoadOptions options = device_options(quantised.path());
+  options.step_tokens_max = (1 << 16) - options.step_sequences_max;
+  EXPECT_NE(refusal(options).find("fewer --step-tokens"), std::string::npos) << refusal(options);
+  EXPECT_NE(refusal(options).find("up to 65472 rows"), std::string::npos) << refusal(options);
+}
+
+// The longest context that a file may state, of as many heads as it may.
+TEST(CudaKernelLimits, NoStateOfAttentionIsNumberedBeyond31Bits) {
+  for (const int32_t heads : {32, 4096}) {
+    const StepArrays::Shape shape{.rows = 1 << 16,
+                                  .read_rows = 1 << 16,
+                                  .sequences = 1 << 14,
+                                  .blocks = static_cast<int32_t>(kContextMax / kBlockTokens),
+                                  .attention = {.heads = heads, .kv_heads = 8, .head_dim = 64, .window_tokens = 0, .blocks_wanted = 1056}};
+    const int64_t rows = StepArrays::partial_rows_max(shape);
+    EXPECT_GT(rows, 0);
+    EXPECT_LT(rows * heads, int64_t{1} << 31) << heads << " heads";
+  }
+}
+
+TEST(CudaKernelLimits, NameWhatIsTooLarge) {
+  Config config{};
+  config.dim = config.ffn_dim = 4096;
+  config.heads = config.kv_heads = 32;
+  config.head_dim = 128;
+  config.vocab_size = 128'256;
+  const DecoderLimits limits{0, 8192, 256};
+  EXPECT_NO_THROW(check_kernel_limits(config, limits, true));
+  const auto refused = [&](auto change) {
+    Config other = config;
+    DecoderLimits others = limits;
+    change(other, others);
+    try {
+      check_kernel_limits(other, others, true);
+    } catch (const std::invalid_argument& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  const auto names = [&](auto change, const std::string& what) {
+    const std::string said = refused(change);
+    EXPECT_NE(said.find(what), std::string::npos) << said;
+  };
+  names([](Config& c, DecoderLimits&) { c.head_dim = 264; }, "heads of 264 dimensions");
+  names([](Config& c, DecoderLimits&) { c.dim = kNormColsMax + 4; }, "a width of 32772");
+  names([](Config& c, DecoderLimits&) { c.vocab_size = kSampleVocabMax + 1; }, "a vocabulary of 917505");
+  names([](Config& c, DecoderLimits&) { c.ffn_dim = kProductOutputsMax + 1; }, "a matrix of 1048561 rows");
+  // Llama 3.1 405B, whose feed-forward is 53248 wide.
+  names([](Config& c, DecoderLimits& l) { c.ffn_dim = 53248, l.step_tokens = 1 << 16; }, "up to 40320 rows");
+  Config wide = config;
+  wide.ffn_dim = 53248;
+  EXPECT_NO_THROW(check_kernel_limits(wide, {0, 1 << 16, 256}, false)) << "f16 has no such limit";
+  EXPECT_NO_THROW(check_kernel_limits(wide, {0, 40'000, 320}, true));
 }
 
 TEST(CudaDecoder, RefusesBrokenBatchesBeforeAnythingIsChanged) {

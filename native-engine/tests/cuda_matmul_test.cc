@@ -288,6 +288,59 @@ TEST(CudaMatmul, RefusesActivationsOfAnotherFormOrWidthAndPathsThatDoNotExist) {
   EXPECT_TRUE(multiply(q.weights.matrix(), q.x.slice(0, 0), {}).empty());
 }
 
+// Before anything is enqueued: nothing is behind these pointers.
+TEST(CudaMatmul, RefusesWhatItsIndicesDoNotReach) {
+  const auto multiply_nothing = [](TensorType type, int32_t weight_rows, int32_t cols, int32_t rows) {
+    float none = 0;
+    const DeviceMatrix w{type, weight_rows, cols, reinterpret_cast<const std::byte*>(&none)};
+    matmul(nullptr, w, {activation_form(type), &none, &none, &none, cols}, rows, &none, weight_rows);
+  };
+  for (const int32_t cols : {32, 4096, 28672, 53248, 1 << 20}) {
+    const int64_t most = quantised_rows_max(cols);
+    EXPECT_EQ(most % kInt8TileCols, 0);
+    EXPECT_LT(most * cols, int64_t{1} << 31);
+    EXPECT_GE((most + kInt8TileCols) * cols, (int64_t{1} << 31) - 1) << "no fewer than there could be";
+    EXPECT_THROW(multiply_nothing(TensorType::q8_0, 32, cols, static_cast<int32_t>(most) + 1), std::length_error);
+  }
+  EXPECT_THROW(multiply_nothing(TensorType::f16, kProductOutputsMax + 1, 32, 16), std::length_error);
+}
+
+#if PENSTOCK_CUDA_EMULATED
+TEST(PerDevice, IsAskedOnceOnEachDevice) {
+  simt::set_devices({86, 80});
+  PerDevice known;
+  int asked = 0;
+  const auto is_second = [&] {
+    int device = 0;
+    check(cudaGetDevice(&device), "cudaGetDevice");
+    ++asked;
+    return device == 1;
+  };
+  for (const int device : {0, 1, 0, 1}) {
+    check(cudaSetDevice(device), "cudaSetDevice");
+    EXPECT_EQ(known.is(is_second), device == 1);
+  }
+  EXPECT_EQ(asked, 2);
+  simt::set_devices({86});
+}
+
+// A kernel's right to more than 48 KB of shared memory is one device's. An engine has one; a process that computes on another
+// afterwards would be refused every launch of such a kernel.
+TEST(PerDevice, KernelsMayHaveTheirSharedMemoryOnEveryDevice) {
+  simt::set_devices({86, 86});
+  for (const TensorType type : {TensorType::q8_0, TensorType::f16}) {
+    std::vector<float> results[2];
+    for (const int device : {0, 1}) {
+      check(cudaSetDevice(device), "cudaSetDevice");
+      const Case c(type, 160, 96, 96);
+      results[device] = multiply(c.weights.matrix(), c.x, MatmulPath::wide);
+    }
+    EXPECT_TRUE(same_bits(results[0], results[1]));
+  }
+  simt::set_devices({86});
+}
+#endif
+
 TEST(CudaGemm, MultipliesWithOurKernelsUnlessALibraryIsAskedFor) {
   const Case c(TensorType::f16, 40, 72, 130);
   const DeviceArray<uint16_t> x(c.x.halves);

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstring>
 #include <map>
+#include <utility>
 
 #include "simt/shared.h"
 #include "simt/stream.h"
@@ -36,7 +37,7 @@ struct State {
   std::vector<const DeviceRow*> devices{&row_of(86)};
   std::vector<size_t> used{0};
   size_t memory_bytes = 0;
-  std::map<const void*, size_t> shared;
+  std::map<std::pair<int, const void*>, size_t> shared;  // of a device and a kernel
 };
 State& state() {
   static State* const all = new State;
@@ -65,7 +66,7 @@ const DeviceRow& current_device() {
   return number < all.devices.size() ? *all.devices[number] : kDevices[1];
 }
 size_t allowed_shared_bytes(const void* function) {
-  const auto found = state().shared.find(function);
+  const auto found = state().shared.find({device_number, function});
   return found == state().shared.end() ? 0 : found->second;
 }
 bool take_device_memory(size_t bytes) {
@@ -251,7 +252,7 @@ cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribu
     if (function == nullptr) return cudaErrorInvalidDeviceFunction;
     if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
     if (value < 0 || static_cast<size_t>(value) > simt::current_device().shared_optin_bytes) return cudaErrorInvalidValue;
-    state().shared[function] = static_cast<size_t>(value);
+    state().shared[{simt::device_number, function}] = static_cast<size_t>(value);
     return cudaSuccess;
   });
 }

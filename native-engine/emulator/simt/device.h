@@ -17,7 +17,7 @@ struct DeviceRow {
   int clock_khz, memory_clock_khz, bus_bits;
 };
 const DeviceRow& current_device();
-// What cudaFuncSetAttribute has allowed a kernel; 0: nothing.
+// What cudaFuncSetAttribute has allowed a kernel on the current device; 0: nothing.
 size_t allowed_shared_bytes(const void* function);
 // Of the current device. false: it has no so many.
 bool take_device_memory(size_t bytes);

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "model/cuda/decoder.h"
+#include "model/cuda/kernel_limits.h"
 #include "model/load_parts.h"
 #include "model/source.h"
 
@@ -21,13 +22,14 @@ constexpr int64_t kFreePercent = 90;
 
 std::string mib(int64_t bytes) { return std::to_string((bytes + (1 << 20) - 1) >> 20) + " MiB"; }
 
-void check_for_device(const LoadOptions& options, const Config& config) {
-  const auto require = [](bool holds, const std::string& rule) {
-    if (!holds) throw std::invalid_argument(rule);
-  };
-  require(options.kv_type != KvType::f32, "kv_type f32 is for the processor: on a CUDA device f16, bf16 or q8_0");
-  require(config.head_dim % 8 == 0 && config.head_dim <= 256,
-          "heads of " + std::to_string(config.head_dim) + " dimensions: on a CUDA device up to 256, in multiples of 8");
+void check_for_device(const LoadOptions& options, const ModelSource& source) {
+  if (options.kv_type == KvType::f32)
+    throw std::invalid_argument("kv_type f32 is for the processor: on a CUDA device f16, bf16 or q8_0");
+  const auto& tensors = source.tensors();
+  const bool quantised = options.quantize.has_value() || std::any_of(tensors.begin(), tensors.end(), [](const SourceTensor& tensor) {
+    return tensor.type.has_value() && is_quantized(*tensor.type);
+  });
+  check_kernel_limits(source.config, {0, options.step_tokens_max, options.step_sequences_max}, quantised);
 }
 
 // Throws std::invalid_argument where the library is asked for and is not in this build.
@@ -43,7 +45,7 @@ class Loading {
  public:
   explicit Loading(const LoadOptions& options)
       : options_(options), facts_(open_device(options.device.index)), source_(ModelSource::open(options.path)) {
-    check_for_device(options, source_.config);
+    check_for_device(options, source_);
     (void)library_of(options.gemm);  // before weights are read for minutes
   }
 

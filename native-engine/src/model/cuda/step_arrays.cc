@@ -2,6 +2,7 @@
 #include "model/cuda/step_arrays.h"
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 
 namespace penstock::cuda {
@@ -26,7 +27,9 @@ int32_t items_max(const AttentionPlanShape& attention, int32_t rows, int32_t seq
 int32_t StepArrays::partial_rows_max(const Shape& shape) {
   const int64_t row_floats = int64_t{shape.attention.heads} * softmax_floats(shape.attention.head_dim);
   const int64_t all = int64_t{shape.read_rows} * segments_max(shape);
-  return static_cast<int32_t>(std::min(all, std::max<int64_t>(kPartialFloatsMax / row_floats, segments_max(shape))));
+  // Kernels number the states of rows and heads with 31 bits; what does not fit is not split.
+  const int64_t numbered = std::numeric_limits<int32_t>::max() / shape.attention.heads;
+  return static_cast<int32_t>(std::min({all, numbered, std::max<int64_t>(kPartialFloatsMax / row_floats, segments_max(shape))}));
 }
 
 StepArrays::Place StepArrays::reserve(int64_t bytes) {

@@ -366,9 +366,8 @@ template <class Shape, int kBlocksPerSm>
 AttentionLaunch attention_launch() {
   static_assert(Shape::kTiles == 1 ? Shape::kQueries == kDecodeQueries : Shape::kQueries == chunk_queries(Shape::kDim));
   if constexpr (Shape::kSharedBytes > kSharedWithoutAsking) {
-    // Once: a process has one device.
-    [[maybe_unused]] static const bool asked =
-        (allow_shared(attention_kernel<Shape, kBlocksPerSm>, Shape::kSharedBytes), true);
+    static PerDevice allowed;
+    allow_shared(allowed, attention_kernel<Shape, kBlocksPerSm>, Shape::kSharedBytes);
   }
   return {attention_kernel<Shape, kBlocksPerSm>, blocks_of_item<Shape>, Shape::kThreads, Shape::kSharedBytes};
 }

@@ -10,8 +10,6 @@
 
 namespace penstock::cuda {
 
-inline constexpr int32_t kCudaHeadDimMax = 256;
-
 // The type of the operands: what is stored, and f16 for q8_0, which holds its integers exactly.
 template <KvType kType>
 struct KvOperandOf {

@@ -1,6 +1,8 @@
 // matmul() of ops.h: checks what it is given and chooses the kernel.
 #include "ops/cuda/matmul.h"
 
+#include <algorithm>
+#include <limits>
 #include <stdexcept>
 #include <string>
 
@@ -38,6 +40,10 @@ MatmulPath choose_half_path(int32_t weight_rows, int32_t rows) {
 
 }  // namespace
 
+int32_t quantised_rows_max(int32_t cols) {
+  return std::numeric_limits<int32_t>::max() / std::max(cols, 1) / kInt8TileCols * kInt8TileCols;
+}
+
 MatmulPath choose_path(TensorType type, int32_t weight_rows, int32_t rows) {
   if (type == TensorType::f32) return MatmulPath::rows;
   return is_quantized(type) ? choose_int8_path(weight_rows, rows) : choose_half_path(weight_rows, rows);
@@ -55,6 +61,12 @@ void matmul_by(MatmulPath path, cudaStream_t stream, const DeviceMatrix& w, cons
                                 tensor_type_facts(w.type).name);
   }
   if (rows == 0 || w.rows == 0) return;
+  // Whoever loads a model has refused what could come to it (model/cuda/kernel_limits.h).
+  if (w.rows > kProductOutputsMax || (is_quantized(w.type) && rows > quantised_rows_max(w.cols))) {
+    throw std::length_error("matmul: " + std::to_string(w.rows) + " x " + std::to_string(w.cols) + " weights of type " +
+                            tensor_type_facts(w.type).name + " times " + std::to_string(rows) +
+                            " rows: beyond what the kernels' indices reach");
+  }
   const Product p{w.data, x.values, x.d, x.s, out, w.rows, w.cols, rows, out_stride, segment_panels(w.cols)};
   if (w.type == TensorType::f32) return matmul_f32(stream, p);
   if (!is_quantized(w.type)) return matmul_half(stream, w.type, p, path == MatmulPath::split);

@@ -25,6 +25,12 @@ void matmul_by(MatmulPath path, cudaStream_t stream, const DeviceMatrix& w, cons
 // Rows of the dot-product kernel: two passes over the weights, the second from L2.
 inline constexpr int32_t kDotRowsMax = 8;
 
+// Weight rows of a product: 65,535 tiles of the smallest, which have 16 of them, are the most that a grid has in that direction.
+inline constexpr int32_t kProductOutputsMax = 65535 * 16;
+// Rows of activations that a product of quantised weights takes. The int8 kernel's indices of them have 32 bits, also of the rows
+// that fill up its last tile.
+int32_t quantised_rows_max(int32_t cols);
+
 // Weight rows, and rows of activations, of a wide tile.
 inline constexpr int32_t kInt8TileRows = 128;
 inline constexpr int32_t kInt8TileCols = 64;

@@ -51,8 +51,8 @@ auto with_half_shape(HalfShape shape, Call&& call) {
 // One thread block per tile; a split shape has a warp per segment.
 template <class S>
 void launch_half(void (*kernel)(Product), cudaStream_t stream, const Product& p) {
-  static const bool allowed = (allow_shared(kernel, static_cast<size_t>(S::shared_bytes(S::kGroups))), true);
-  (void)allowed;
+  static PerDevice allowed;
+  allow_shared(allowed, kernel, static_cast<size_t>(S::shared_bytes(S::kGroups)));
   const int32_t groups = S::kGroups == 1 ? 1 : segments_of(p.cols);
   const LaunchShape shape{
       dim3(static_cast<uint32_t>(ceil_div(p.rows, S::kCols)), static_cast<uint32_t>(ceil_div(p.weight_rows, S::kRows))),

@@ -15,7 +15,7 @@
 // minimums, fifth bits) travels with its first stage, in two buffers. A tile's planes of a stage lie in a line, in memory as in the
 // stage, so a copy costs an addition; 8 rows of a plane are 128 bytes in a line, and nibbles of word t are just
 // the two registers of an m16n8k32 fragment.
-// PRECOND: cols % 32 == 0, rows * cols < 2^31.
+// PRECOND: cols % 32 == 0, rows <= quantised_rows_max(cols).
 // Bytes: per block of the grid, its weights once and its x once, from L2 or memory. Operations: 2 * rows * weight_rows * cols. An
 // mma of 4096 multiply-adds leaves 4 integers per lane, each of which costs 3 (Q8_0) to 6 more instructions: issuing them is what
 // bounds the wide shape, at a quarter of what mma alone could do. Counted instructions per mma: 15 (Q8_0), 20 (Q4_0).

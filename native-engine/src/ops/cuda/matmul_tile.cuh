@@ -110,8 +110,8 @@ __device__ __forceinline__ void finish_split(const Product& p, const WarpSums<2,
 // the shape S, and waits for the previous one.
 template <class S>
 void launch_shape(void (*kernel)(Product), cudaStream_t stream, const Product& p) {
-  static const bool allowed = (allow_shared(kernel, S::shared_bytes(S::kGroupsMax)), true);
-  (void)allowed;
+  static PerDevice allowed;
+  allow_shared(allowed, kernel, S::shared_bytes(S::kGroupsMax));
   const int32_t groups = S::kSplit ? segments_of(p.cols) : 1;
   const LaunchShape shape{dim3(static_cast<uint32_t>(ceil_div(p.rows, S::kCols)),
                                static_cast<uint32_t>(ceil_div(p.weight_rows, S::kRows))),

@@ -65,6 +65,9 @@ struct DeviceBatch {
   int32_t rows;                 // launched
 };
 
+// The widest head that a kernel takes.
+inline constexpr int32_t kCudaHeadDimMax = 256;
+
 // The paged cache in device memory: [layer][block][k|v][kv_head][tile]. Both tiles are [kBlockTokens][head_dim] in f16 or bf16;
 // q8_0: d [kBlockTokens][head_dim / kKvQuantBlock] f16, then q [kBlockTokens][head_dim] int8.
 struct DeviceKv {
@@ -77,8 +80,10 @@ struct DeviceKv {
 };
 
 // --- rows.cu ---------------------------------------------------------------------------------------------------------
+// Columns of a row that add_rms_norm keeps in registers, above any published model.
+inline constexpr int32_t kNormColsMax = 32 * 1024;
 // x [rows, n] += delta [rows, n] (nullptr: nothing), then outputs = x / sqrt(mean(x^2) + eps) * weight [n]; x keeps the sum.
-// outputs.count 0: the sum alone. PRECOND: n % 32 == 0 where a form is q8.
+// outputs.count 0: the sum alone. PRECOND: n <= kNormColsMax, n % 32 == 0 where a form is q8.
 void add_rms_norm(cudaStream_t stream, float* x, const float* delta, const float* weight, int32_t rows, int32_t n, float eps,
                   const ActivationOutputs& outputs);
 // gate, up [rows, n] -> outputs = gate * sigmoid(gate) * up
@@ -220,6 +225,8 @@ struct SampleArgs {
   SampleWork work;             // of these rows
 };
 int64_t sample_scratch_words(int32_t vocab_size);
+// Tokens whose tiles' masses one block adds up in shared memory.
+inline constexpr int32_t kSampleVocabMax = 28 * 1024 / 8 * 256;
 enum class SampleFailure : int32_t { not_finite = -1, all_excluded = -2 };
 void sample(cudaStream_t stream, const SampleArgs& args);
 

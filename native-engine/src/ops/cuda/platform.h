@@ -3,8 +3,10 @@
 // ptx.cuh.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -77,6 +79,27 @@ inline void check(cudaError_t code, const char* what) {
   (void)cudaGetLastError();  // of a call that failed alone, the runtime keeps no memory; what is sticky comes again
   throw CudaError(what, code);
 }
+
+// What is so on a device, asked for once there: attributes of a kernel are those it has on the device that is current at the call.
+// Two threads that are the first may both ask.
+class PerDevice {
+ public:
+  // What ask(), which says yes or no, said on this device.
+  template <class Ask>
+  bool is(Ask&& ask) {
+    int device = 0;
+    check(cudaGetDevice(&device), "cudaGetDevice");
+    if (static_cast<size_t>(device) >= std::size(known_)) return ask();
+    std::atomic<Answer>& known = known_[device];
+    if (known.load(std::memory_order_acquire) == Answer::none)
+      known.store(ask() ? Answer::yes : Answer::no, std::memory_order_release);
+    return known.load(std::memory_order_acquire) == Answer::yes;
+  }
+
+ private:
+  enum class Answer : uint8_t { none, yes, no };
+  std::atomic<Answer> known_[64] = {};  // of devices with higher numbers it is asked each time
+};
 
 struct LaunchShape {
   dim3 grid;
@@ -151,6 +174,17 @@ __device__ __forceinline__ void wait_for_previous() {
 inline constexpr int32_t kEarlyRowsFew = 4;
 inline constexpr int32_t kEarlyRowsMany = 128;
 
+// Whether kernels wait on the current device: whether their machine code there was made for 9.0 or later. Of any kernel, since all
+// are compiled for the same architectures.
+inline bool waits_for_previous(const void* kernel) {
+  static PerDevice known;
+  return known.is([&] {
+    cudaFuncAttributes attributes{};
+    check(cudaFuncGetAttributes(&attributes, kernel), "cudaFuncGetAttributes");
+    return attributes.ptxVersion >= 90 && attributes.binaryVersion >= 90;
+  });
+}
+
 // As launch(), but the kernel may take its place beside the last thread blocks of the one before it, up to wait_for_previous()
 // (programmatic dependent launch, from compute capability 9.0 on). Like launch() with other numbers of rows, on other chips, and
 // where machine code was made of an older architecture's, whose kernels do not wait.
@@ -161,23 +195,21 @@ void launch_early([[maybe_unused]] int32_t rows, void (*kernel)(Parameters...), 
   constexpr bool kEarly = true;  // whatever the rows: it looks whether every thread waits
   enqueue(kEarly, kernel, shape, std::forward<Arguments>(arguments)...);
 #else
-  // Of any kernel: all are compiled for the same architectures.
-  static const bool waits = [&] {
-    cudaFuncAttributes attributes{};
-    check(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel)), "cudaFuncGetAttributes");
-    return attributes.ptxVersion >= 90 && attributes.binaryVersion >= 90;
-  }();
-  const bool early = waits && (rows <= kEarlyRowsFew || rows >= kEarlyRowsMany);
+  const bool early = (rows <= kEarlyRowsFew || rows >= kEarlyRowsMany) && waits_for_previous(reinterpret_cast<const void*>(kernel));
   enqueue(early, kernel, shape, std::forward<Arguments>(arguments)...);
 #endif
 }
 
-// Before a kernel may be launched with more than 48 KB of dynamic shared memory; once per device is enough.
+// Before a kernel is launched with more than 48 KB of dynamic shared memory. `allowed` is the kernel's own, `bytes` the most that any
+// launch of it takes.
 template <class... Parameters>
-void allow_shared(void (*kernel)(Parameters...), size_t bytes) {
-  check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(bytes)),
-        "allow_shared");
+void allow_shared(PerDevice& allowed, void (*kernel)(Parameters...), size_t bytes) {
+  allowed.is([&] {
+    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(bytes)),
+          "allow_shared");
+    return true;
+  });
 }
 
 }  // namespace penstock::cuda

@@ -17,11 +17,10 @@ namespace {
 constexpr int kNormThreadsMax = 1024;
 constexpr int kNormWarpsMax = kNormThreadsMax / kLanes;
 // Vectors that a thread keeps in registers between the sum and the outputs: one while the largest block has a thread for each, since
-// a thread's second waits for its first (int8 of 1 x 4096 on an H100: 2.7 us, with two 2.9); eight bound a row to kNormColsMax, above
-// any published model.
+// a thread's second waits for its first (int8 of 1 x 4096 on an H100: 2.7 us, with two 2.9); eight bound a row to kNormColsMax.
 constexpr int kFewVectors = 2;
 constexpr int kManyVectors = 8;
-constexpr int32_t kNormColsMax = kManyVectors * kNormThreadsMax * kVectorValues;
+static_assert(kNormColsMax == kManyVectors * kNormThreadsMax * kVectorValues);
 constexpr int kPointThreads = 256;
 
 // x, delta [rows, n], weight [n]; grid (rows), blockDim.x * kVectors * 4 >= n. PRECOND: n % 4 == 0.

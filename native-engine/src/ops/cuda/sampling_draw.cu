@@ -312,9 +312,10 @@ __global__ void __launch_bounds__(kDrawThreads, 1) draw_kernel(SampleArgs args) 
 }  // namespace
 
 void draw_tokens(cudaStream_t stream, const SampleArgs& args) {
-  constexpr size_t kSharedMax = 28 * 1024;  // with what is static, 48 KB
+  // With what is static, 48 KB.
+  static_assert(kSampleVocabMax == 28 * 1024 / sizeof(Mass) * kTileTokens);
   const size_t shared_bytes = static_cast<size_t>(tiles_of(args.vocab_size)) * sizeof(Mass);
-  if (shared_bytes > kSharedMax) throw std::logic_error("sample: the vocabulary is beyond what one block adds up");
+  if (args.vocab_size > kSampleVocabMax) throw std::logic_error("sample: the vocabulary is beyond what one block adds up");
   const LaunchShape shape{dim3(static_cast<unsigned>(args.row_count)), dim3(kDrawThreads), shared_bytes, stream};
   launch_early(args.row_count, draw_kernel, shape, args);
 }
