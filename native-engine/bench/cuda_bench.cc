@@ -6,7 +6,7 @@
 //   cuda-bench kernels [--small 1]                a row per kernel and shape
 //   cuda-bench engine --shape 8b --type Q4_0 --path FILE [--gemm own|cublaslt] [--keep 1] [--small 1]
 //                                                 writes a model of noise, loads it, computes; a row per workload. --keep: FILE
-//                                                 stays, and is taken as it is where it exists
+//                                                 stays, and is taken where it is that model already; another file stays as it is
 // On the emulator the same code runs, and its times mean nothing.
 #include <unistd.h>
 
@@ -192,7 +192,12 @@ void print_engine(const Flags& flags, bool small) {
     ceilings = ceilings_of(stream, pool, device, small);
   }
   const bool keeps = flags.contains("--keep");
-  if (!keeps || access(path.c_str(), R_OK) != 0) write_synthetic_model(path, shape, type);
+  if (!keeps || access(path.c_str(), F_OK) != 0) {
+    write_synthetic_model(path, shape, type);
+  } else if (!is_synthetic_model(path, shape, type)) {
+    throw std::invalid_argument("--keep: " + path + " is there, and is not the whole " + shape.name + " model of " +
+                                tensor_type_facts(type).name + " weights that is measured: remove it, or name another file");
+  }
   const std::vector<int32_t> batches = small ? std::vector<int32_t>{1, 2} : std::vector<int32_t>{1, 8, 32};
   const std::vector<int32_t> prompts = small ? std::vector<int32_t>{32} : std::vector<int32_t>{512, 4096};
   const int32_t context = small ? 40 : 1024;

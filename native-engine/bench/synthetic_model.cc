@@ -129,17 +129,13 @@ std::vector<Tensor> tensors_of(const SyntheticShape& shape, TensorType type) {
 
 int64_t aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
-}  // namespace
+// All ahead of the tensors' data, and how long that is.
+struct Head {
+  std::vector<char> bytes;
+  int64_t data_bytes;
+};
 
-const SyntheticShape& synthetic_shape(std::string_view name) {
-  for (const SyntheticShape& shape : kShapes) {
-    if (shape.name == name) return shape;
-  }
-  throw std::invalid_argument("no such shape: " + std::string(name));
-}
-
-int64_t write_synthetic_model(const std::string& path, const SyntheticShape& shape, TensorType type) {
-  const std::vector<Tensor> tensors = tensors_of(shape, type);
+Head head_of(const SyntheticShape& shape, const std::vector<Tensor>& tensors) {
   Bytes head;
   head.raw<uint32_t>(0x46554747).raw<uint32_t>(3).raw<uint64_t>(tensors.size()).raw<uint64_t>(13);
   head.string("general.architecture", "llama").string("general.name", std::string("synthetic-") + shape.name);
@@ -158,8 +154,23 @@ int64_t write_synthetic_model(const std::string& path, const SyntheticShape& sha
     offset += aligned(tensor.bytes());
   }
   head.pad();
+  return {head.data(), offset};
+}
+
+}  // namespace
+
+const SyntheticShape& synthetic_shape(std::string_view name) {
+  for (const SyntheticShape& shape : kShapes) {
+    if (shape.name == name) return shape;
+  }
+  throw std::invalid_argument("no such shape: " + std::string(name));
+}
+
+int64_t write_synthetic_model(const std::string& path, const SyntheticShape& shape, TensorType type) {
+  const std::vector<Tensor> tensors = tensors_of(shape, type);
+  const Head head = head_of(shape, tensors);
   std::ofstream out(path, std::ios::binary | std::ios::trunc);
-  out.write(head.data().data(), static_cast<std::streamsize>(head.data().size()));
+  out.write(head.bytes.data(), static_cast<std::streamsize>(head.bytes.size()));
   std::vector<char> blocks;
   int64_t blocks_cols = 0;
   for (const Tensor& tensor : tensors) {
@@ -182,7 +193,17 @@ int64_t write_synthetic_model(const std::string& path, const SyntheticShape& sha
     out.write(zeros, aligned(tensor.bytes()) - tensor.bytes());
   }
   if (!out.flush()) throw std::runtime_error("cannot write " + path);
-  return static_cast<int64_t>(head.data().size()) + offset;
+  return static_cast<int64_t>(head.bytes.size()) + head.data_bytes;
+}
+
+bool is_synthetic_model(const std::string& path, const SyntheticShape& shape, TensorType type) {
+  const Head head = head_of(shape, tensors_of(shape, type));
+  std::ifstream in(path, std::ios::binary | std::ios::ate);
+  if (!in || static_cast<int64_t>(in.tellg()) != static_cast<int64_t>(head.bytes.size()) + head.data_bytes) return false;
+  std::vector<char> found(head.bytes.size());
+  in.seekg(0);
+  in.read(found.data(), static_cast<std::streamsize>(found.size()));
+  return in && found == head.bytes;
 }
 
 }  // namespace penstock::bench

@@ -28,4 +28,8 @@ const SyntheticShape& synthetic_shape(std::string_view name);
 // written, std::invalid_argument for another type.
 int64_t write_synthetic_model(const std::string& path, const SyntheticShape& shape, TensorType type);
 
+// Whether the file is what write_synthetic_model() writes for them, whole: by its head and its length, the noise is not read. False for
+// what cannot be read.
+bool is_synthetic_model(const std::string& path, const SyntheticShape& shape, TensorType type);
+
 }  // namespace penstock::bench
