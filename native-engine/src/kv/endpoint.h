@@ -1,5 +1,5 @@
-// Where K and V are received: an address as text, and the sockets behind it. Owns parsing, listening and connecting, and who is at the other
-// end.
+// Where K and V are received: an address as text, and the sockets behind it. Owns parsing, listening and connecting, and who is at
+// the other end.
 #pragma once
 
 #include <string>
