@@ -34,7 +34,7 @@ inline constexpr int warpSize = 32;
 namespace simt {
 // __threadfence and its kin: on this machine nothing, to ThreadSanitizer an edge between any two of them.
 void fence();
-inline void wait_for_previous() { current_lane->has_waited = true; }
+void wait_for_previous();
 [[noreturn]] void trap(Site site);
 void named_barrier_sync(int id, int threads, Site site = Site::current());
 void named_barrier_arrive(int id, int threads, Site site = Site::current());

@@ -62,6 +62,10 @@ __global__ void between_blocks(int* out, bool is_atomic) {
   }
 }
 __global__ void own_element(int* out) { out[blockIdx.x * blockDim.x + threadIdx.x] += 1; }
+__global__ void waiting(int* out) {
+  simt::wait_for_previous();
+  out[blockIdx.x * blockDim.x + threadIdx.x] += 1;
+}
 __global__ void last_block_sums(int* parts, unsigned* counter, int* out, bool fences) {
   SIMT_SHARED(bool, is_last, [1]);
   if (threadIdx.x == 0) {
@@ -137,6 +141,10 @@ TEST_F(Races, KernelsOfOneStreamFollowEachOther) {
               run(neighbours, {1, 64}, out_.data(), true);
             }),
             0);
+}
+// What the emulator notes of a lane, whose place others have in the next block, is no access of the kernel's.
+TEST_F(Races, WaitingForThePreviousKernelIsNone) {
+  EXPECT_EQ(races([&] { run(waiting, {8, 64}, out_.data()); }), 0);
 }
 TEST_F(Races, AFenceMakesTheLastBlocksSumRight) {
   const DeviceArray<unsigned> counter(std::vector<unsigned>(2, 0));
