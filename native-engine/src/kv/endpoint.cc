@@ -156,7 +156,7 @@ Descriptor listen_at(std::string& address) {
   umask(mask);
   errno = bind_errno;
   if (bound != 0) fail("bind");
-  if (listen(made.get(), kBacklog) != 0) fail("listen");
+  if (listen(made.get(), kWaitingMax) != 0) fail("listen");
   if (place.family != AF_UNIX) address = address.substr(0, address.rfind(':') + 1) + std::to_string(port_of(made.get()));
   return made;
 }

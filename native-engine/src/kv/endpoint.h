@@ -11,7 +11,7 @@
 namespace penstock {
 
 // Connections of one listener that the system keeps until they are accepted.
-inline constexpr int kBacklog = 64;
+inline constexpr int kWaitingMax = 64;
 
 // Of one place under several addresses, `unix:PATH tcp:HOST:PORT`, in order of preference: where one ends is where a space is
 // followed by the next scheme, since paths may have spaces. Nothing is checked.

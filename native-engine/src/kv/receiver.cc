@@ -376,7 +376,7 @@ void KvReceiver::run() {
 // Those that wait, as far as there is room for who has a grant.
 void KvReceiver::accept_from(size_t listener, Connections& connections) {
   const Listening& at = *listeners_[listener];
-  for (int accepted = 0; accepted < kBacklog && !is_full(); ++accepted) {
+  for (int accepted = 0; accepted < kWaitingMax && !is_full(); ++accepted) {
     Descriptor socket(accept(at.socket.get(), nullptr, nullptr));
     if (!socket.is_open()) {
       // Out of descriptors: what is asked for again at once is asked for in vain.

@@ -28,7 +28,7 @@ struct ReceiverOptions {
   // One that has shown no grant has a place of another kind, for so long, however much it says, and gives way to those that come
   // after it (newcomers.h). Of one peer as many as wait to be accepted: a sender may open them at once.
   std::chrono::milliseconds grant_wait_max{3'000};
-  NewcomerLimits newcomers{.places = 2 * kBacklog, .per_peer = kBacklog};
+  NewcomerLimits newcomers{.places = 2 * kWaitingMax, .per_peer = kWaitingMax};
 };
 
 class KvReceiver {
