@@ -1,6 +1,15 @@
 // Usage seen in passing. Owns what an attempt is known to have used at any moment of its stream. Pure.
 import type { NanoUsd } from '../../protocol/units.ts'
-import { NO_USAGE, outputTokens, type Usage, type UsageSource } from '../meter/usage.ts'
+import {
+  addUsage,
+  inputTokens,
+  mapParts,
+  NO_USAGE,
+  outputTokens,
+  sideOf,
+  type Usage,
+  type UsageSource,
+} from '../meter/usage.ts'
 import type { ProviderEvent, Reported } from '../providers/event.ts'
 
 export type Counted = {
@@ -41,8 +50,10 @@ export class Tally {
         this.#finished.add(event.choice)
         return
       case 'usage':
-        if (event.isRunning === true) this.#base = event.usage
-        else this.#final = event.usage
+        // Some servers say 0 of the prompt until the last count: until then, what was taken on stands.
+        if (event.isRunning === true) {
+          this.#base = inputTokens(event.usage) === 0 ? addUsage(event.usage, promptOf(this.#base)) : event.usage
+        } else this.#final = event.usage
         this.#reported = event
         return
       case 'error':
@@ -79,3 +90,5 @@ export class Tally {
     return { usage, source: 'stream_partial', ...said }
   }
 }
+
+const promptOf = (usage: Usage): Usage => mapParts((part) => (sideOf(part) === 'input' ? usage[part] : 0))

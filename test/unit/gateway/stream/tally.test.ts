@@ -39,6 +39,19 @@ describe('the tally', () => {
     expect(tally.counted().usage.outputText).toBe(4)
   })
 
+  test('keeps the accepted prompt where a count so far says nothing of it', () => {
+    const tally = new Tally()
+    tally.see({ type: 'accepted', usage: { ...NO_USAGE, inputUncached: 5 } })
+    for (const outputText of [1, 2]) {
+      tally.see({ type: 'usage', usage: { ...NO_USAGE, outputText }, isRunning: true })
+      expect(tally.counted().usage).toEqual({ ...NO_USAGE, inputUncached: 5, outputText })
+    }
+    tally.see({ type: 'usage', usage: { ...NO_USAGE, inputUncached: 4 }, isRunning: true })
+    expect(tally.counted().usage).toEqual({ ...NO_USAGE, inputUncached: 4 })
+    tally.see({ type: 'usage', usage: { ...NO_USAGE, outputText: 2 } })
+    expect(tally.counted()).toEqual({ usage: { ...NO_USAGE, outputText: 2 }, source: 'provider' })
+  })
+
   test('takes a count so far as a base to which the tokens seen since are added', () => {
     const tally = new Tally()
     tally.see({ type: 'accepted', usage: { ...NO_USAGE, inputUncached: 5 } })
