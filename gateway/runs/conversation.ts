@@ -99,7 +99,7 @@ async function loadConversation(name: string, owner: Owner, env: Env): Promise<R
   return ok([...parseStored(found.value.items, StoredItems, 'a run'), ...output])
 }
 
-export type ItemPage = { limit: number; order: 'asc' | 'desc'; after: string | undefined }
+type ItemPage = { limit: number; order: 'asc' | 'desc'; after: string | undefined }
 
 /** One page of the items a response was made of. @returns undefined where `after` is none of them. */
 export function listItems(text: string, { limit, order, after }: ItemPage) {
