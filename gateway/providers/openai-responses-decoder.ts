@@ -57,6 +57,8 @@ export class ResponsesDecoder implements AnswerDecoder {
   readonly #items = new Map<number, Item>()
   /** Characters of each part that went out. */
   readonly #seenChars = new Map<string, number>()
+  /** Calls that were begun, by their place. */
+  readonly #callIds = new Map<number, string>()
   #held: HeldPart[] = []
   #heldChars = 0
   #answerId: string
@@ -189,6 +191,7 @@ export class ResponsesDecoder implements AnswerDecoder {
     if (this.#itemAt(index) === undefined) return [this.#tooMany()]
     const sign: ProviderEvent[] = isFirst ? [{ type: 'delta', choice: 0, text: '', outputTokens: this.#tokens }] : []
     if (item.type !== 'function_call') return sign
+    this.#callIds.set(index, callId(item))
     const call = { id: callId(item), name: textIn(item.name), arguments: textIn(item.arguments) }
     return [...sign, ...this.#call(index, call)]
   }
@@ -303,6 +306,17 @@ export class ResponsesDecoder implements AnswerDecoder {
     })
   }
 
+  /** Calls of which nothing but the beginning was told: without this they would be calls without arguments. */
+  #missedArguments(output: unknown): ProviderEvent[] {
+    if (!Array.isArray(output)) return []
+    const calls = output.map(jsonOrEmpty).filter(({ type }) => type === 'function_call')
+    return [...this.#callIds].flatMap(([index, id]) => {
+      const isTold = this.#seenChars.get(placeOf(index, { kind: 'call', part: 0 })) !== 0
+      const call = isTold ? undefined : calls.find((one) => callId(one) === id)
+      return call === undefined ? [] : this.#callWhole(index, call)
+    })
+  }
+
   #pieces(ready: ReturnType<CallReader['end']>): ProviderEvent[] {
     return ready.map((piece) => ({ type: 'tool_call', choice: 0, ...piece, outputTokens: this.#tokens }))
   }
@@ -311,11 +325,11 @@ export class ResponsesDecoder implements AnswerDecoder {
   #ended(response: Json, byEvent: string, where: 'in_band' | 'ok_with_error'): ProviderEvent[] {
     this.#seeId(response)
     const events: ProviderEvent[] = []
-    // A body in one piece, or a stream that said nothing before its end. After the first piece nothing is taken from here:
-    // some servers count the items of their streams otherwise than those of the whole.
+    // A body in one piece, or a stream that said nothing before its end. After the first piece only what is known
+    // by its id is taken from here: some servers count the items of their streams otherwise than those of the whole.
     if (this.#seenChars.size === 0 && Array.isArray(response.output)) {
       for (const [index, item] of response.output.entries()) events.push(...this.#itemWhole(index, jsonOrEmpty(item)))
-    }
+    } else events.push(...this.#missedArguments(response.output))
     if (this.#isOver) return events
     const status = textIn(response.status) || byEvent
     this.#usage.running(response.usage)

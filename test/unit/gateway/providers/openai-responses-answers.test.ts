@@ -73,6 +73,17 @@ describe('an answer of the responses route', () => {
     const item = { type: 'message', content: [{ type: 'output_text', text: 'One.' }] }
     const texts = (...events: object[]) => read(...events).flatMap((event) => ('text' in event ? event.text : []))
     expect(texts(begun, done({ output: [item] })).join('')).toBe('One.')
+    const call = { type: 'function_call', call_id: 'c', name: 'look_up' }
+    const called = read(
+      { type: 'response.output_item.added', output_index: 0, item: { ...call, arguments: '' } },
+      done({
+        output: [
+          { type: 'reasoning', summary: [] },
+          { ...call, arguments: '{"a":1}' },
+        ],
+      }),
+    )
+    expect(called.flatMap((event) => (event.type === 'tool_call' ? event.arguments : [])).join('')).toBe('{"a":1}')
     expect(texts(begun, piece, done({ output: [{ type: 'reasoning', summary: [] }, item] })).join('')).toBe('One.')
   })
 
