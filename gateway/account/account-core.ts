@@ -36,6 +36,7 @@ import {
   parseHoldId,
   REQUEST_CLOSE_GRACE_MS,
   settleHold,
+  unknownHold,
 } from './holds.ts'
 import { Idempotency } from './idempotency.ts'
 import type { RuleBook } from './limit.ts'
@@ -321,7 +322,7 @@ export class AccountCore implements AccountRpc {
     assertEnd(end)
     const attempts = this.#store.attempts(requestId)
     const hold = attempts.find(({ terms }) => terms.attempt === attempt)
-    if (hold === undefined) throw new Error(`no hold ${end.holdId} is known to this account`)
+    if (hold === undefined) throw new Error(unknownHold(end.holdId))
     const transition = settleHold(hold, end, nowMs)
     const closes = end.final && !attempts.some(({ requestClosed }) => requestClosed)
     if (transition === undefined) {

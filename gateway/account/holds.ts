@@ -93,6 +93,9 @@ export function parseHoldId(holdId: string): { requestId: string; attempt: numbe
 
 export const holdIdOf = (of: { requestId: string; attempt: number }): string => `${of.requestId}.${of.attempt}`
 
+/** What an account says to the end of a hold that it never gave, or has forgotten. */
+export const unknownHold = (holdId: string): string => `no hold ${holdId} is known to this account`
+
 export const isOpen = (hold: HoldRecord): boolean => hold.state === 'held'
 
 /** (none) → held. */

@@ -3,7 +3,7 @@
 // ends the account takes the first, so a runner that has ended its hold itself does no harm.
 import type { Failure } from '../../protocol/errors.ts'
 import type { SettleEnd } from '../account/contract.ts'
-import { holdIdOf } from '../account/holds.ts'
+import { holdIdOf, unknownHold } from '../account/holds.ts'
 import { endOf } from '../attempts/end.ts'
 import { failureStatus } from '../errors.ts'
 import { packed, unpacked } from '../handover/packed.ts'
@@ -100,6 +100,8 @@ export class OwedEnds {
     } catch (thrown) {
       error = errorText(thrown)
     }
+    // The process died before the hold was given.
+    if (error.includes(unknownHold(hold))) return this.#store.dropOwed(hold)
     const nowMs = this.#ports.nowMs()
     const isOver = nowMs >= owed.untilMs
     log(isOver ? 'error' : 'warn', isOver ? 'owed_given_up' : 'owed_not_settled', { hold, error })

@@ -243,6 +243,33 @@ describe('a run whose object dies', () => {
     await expectEnded(world, [{ attempt: 1, status: 'no_target', charge: 'customer', output: 2 }], [{ attempts: 1 }])
   })
 
+  test('before it has a hold, and gets none afterwards, owes nothing', async () => {
+    const world = await worldOf((dispatch) => toldAnswer(dispatch, WORDS))
+    const asked = gate()
+    const silent = vi.spyOn(AccountCore.prototype, 'batch').mockImplementation(() => {
+      asked.open()
+      return new Promise(() => {})
+    })
+    const { body } = await create(world, { background: true })
+    await asked.opened
+    await untilStored(world, body.id, (text) => text.includes('in_progress'))
+    const { runs } = await storedAt(world, body.id)
+    silent.mockRestore()
+    const { orgId } = await world.ownTenant()
+    const limits = [{ meter: 'requests', window: 'day', max: 0 }]
+    expect((await admin('PUT', `/organisations/${orgId}/limits`, { limits })).status).toBeLessThan(300)
+    const owed = vi.spyOn(RunStore.prototype, 'putOwed')
+    await kill(world, body.id)
+    expect(await until(world, body.id, 'failed')).toMatchObject({ error: { code: 'rate_limit_exceeded' } })
+    await vi.waitFor(() =>
+      runInDurableObject(runs, (_, state) => {
+        expect(state.storage.sql.exec('SELECT hold FROM owed').toArray()).toEqual([])
+      }),
+    )
+    expect(owed).toHaveBeenCalledOnce()
+    expect(await world.recorded()).toMatchObject({ attempts: [], holds: 0 })
+  })
+
   test('while its process is replaced, and is deleted then, is paid as far as it was told', async () => {
     const { script } = stuck()
     const world = await worldOf(script)
