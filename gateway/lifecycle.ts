@@ -78,6 +78,8 @@ const streamTaker = ({ filters = [] }: Call): Taker<Beginning> => ({
 /** The answer in one piece. Nothing has reached the client before it is complete, so any failure can fall over. */
 async function whole(call: Call, plan: Plan, stop: Stop, progress: Progress): Promise<Response> {
   const won = await firstToAnswer(call, plan, stop, progress, WHOLE)
+  // It was read to its end: let go of before all else is stopped, its connection serves the next request.
+  if (won.ok) won.value.attempt.reader?.close()
   stop.stop('done')
   if (!won.ok) return refuse(call, won.error, progress)
   const { attempt, taking, taken } = won.value

@@ -59,6 +59,7 @@ export function openContext(job: Job, attempt: Attempt, backendsTried: Set<strin
     ...(bound === undefined ? {} : { maxOutputTokens: bound }),
     signal: attempt.upstreamStop.signal,
     fetch: ports.fetch,
+    waitUntil: job.waitUntil,
     nowMs: ports.nowMs,
     random: ports.random,
     newId: ports.newId,

@@ -21,6 +21,7 @@ import type { ProviderEvent } from './event.ts'
 import { enginesOf, FailedBackends } from './failed-backends.ts'
 import { providerEvents } from './fleet-events.ts'
 import type { OpenContext } from './provider.ts'
+import { readToEnd } from './stream-end.ts'
 
 /** A fleet that is replaced host by host moves a long answer once for each host at worst; more is a fleet that does not stand. */
 const MOVES_MAX = 8
@@ -167,6 +168,7 @@ export class FleetStream {
     const silence = this.#watch(backendId, abandon)
     let error = 'the answer ended early'
     let isComputing = false
+    let isRead = false
     try {
       for (;;) {
         const { done, value } = await reader.read()
@@ -182,6 +184,8 @@ export class FleetStream {
         }
         const { events, isOver, broken } = this.#continuation.take(decoded.events)
         if (decoded.events.length > 0) yield providerEvents(events)
+        isRead = done || isOver
+        if (isOver && !done) this.#context.waitUntil(readToEnd(reader))
         if (isOver || broken !== undefined) return broken
         if (done) break
       }
@@ -191,7 +195,7 @@ export class FleetStream {
     } finally {
       silence.end()
       // Closing the answer is the cancel: an agent still generating stops at its next write.
-      await reader.cancel().catch(() => {})
+      if (!isRead) await reader.cancel().catch(() => {})
     }
     this.#fleet.distrust(backendId)
     log('warn', 'backend_lost', { requestId: this.#context.requestId, backendId, error })

@@ -12,6 +12,7 @@ import { readLimited } from './bounded-body.ts'
 import type { ProviderEvent } from './event.ts'
 import type { OpenContext, Provider, Upstream } from './provider.ts'
 import { cleanFailure, cleanText, type Secret, secretsIn } from './secret-text.ts'
+import { readToEnd } from './stream-end.ts'
 import type { AnswerDecoder, Vendor } from './vendor.ts'
 
 const ERROR_BYTES_MAX = 16 * 1024
@@ -94,9 +95,11 @@ export class HttpProvider implements Provider {
   ): AsyncGenerator<ProviderEvent[]> {
     const reader = body.getReader()
     let accepted = false
+    let isRead = false
     try {
       for (;;) {
         const { done, value } = await reader.read()
+        isRead = done
         const batch = done ? decoder.end() : decoder.push(value)
         if (!accepted && batch.some((event) => event.type !== 'error')) {
           accepted = true
@@ -104,7 +107,11 @@ export class HttpProvider implements Provider {
         }
         // An empty batch, too: pings, proofs of thoughts and calls half built say that the provider is at work.
         if (batch.length > 0 || !done) yield this.#cleaned(batch)
-        if (decoder.isOver) return
+        if (decoder.isOver) {
+          isRead = true
+          if (!done) context.waitUntil(readToEnd(reader))
+          return
+        }
         if (done) break
       }
       if (!decoder.isComplete) yield [broken('The provider closed the stream before the answer was complete.')]
@@ -118,7 +125,7 @@ export class HttpProvider implements Provider {
       yield [broken('The connection to the provider broke off.')]
     } finally {
       this.#noteInconsistency(decoder, context)
-      await reader.cancel().catch(() => {})
+      if (!isRead) await reader.cancel().catch(() => {})
     }
   }
 

@@ -24,6 +24,8 @@ export type OpenContext = {
   /** Ends the call and the stream. Providers pass it to `fetch` and add nothing to it. */
   signal: AbortSignal
   fetch: typeof fetch
+  /** Keeps work alive that nobody waits for. */
+  waitUntil: (work: Promise<unknown>) => void
   nowMs: () => number
   random: () => number
   newId: () => string

@@ -78,6 +78,7 @@ function context(answer: () => Response): OpenContext {
     maxOutputTokens: 10,
     signal: new AbortController().signal,
     fetch: async () => answer(),
+    waitUntil: () => {},
     nowMs: () => 0,
     random: () => 0,
     newId: () => 'id',
