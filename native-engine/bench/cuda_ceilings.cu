@@ -81,8 +81,8 @@ __global__ void __launch_bounds__(kThreads) multiply_s8_kernel(int32_t loops, in
 }
 
 double round_ms(const Stream& stream, const Graph& graph) {
-  const Event begin(true);
-  const Event end(true);
+  const Event begin(Event::Use::timed);
+  const Event end(Event::Use::timed);
   begin.record(stream);
   graph.launch(stream);
   end.record(stream);

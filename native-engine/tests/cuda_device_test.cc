@@ -74,12 +74,47 @@ TEST(DeviceBlocks, ComeAndGoAsTheyAreThroughTheProcessorsMemory) {
   const std::vector<int32_t> from{7, 3, 60, 11, 5}, to{1, 2, 9, 8, 4};
   std::vector<std::byte> bytes(from.size() * static_cast<size_t>(kv.bytes_per_block()));
   for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::byte>(i * 31 + i / 251);
-  kv.access->write(from, bytes);
+  kv.access->write(from, {0, kv.layers}, bytes);
   std::vector<std::byte> read(bytes.size());
-  kv.access->read(from, read);
+  kv.access->read(from, {0, kv.layers}, read);
   EXPECT_EQ(read, bytes);
-  kv.access->read(to, read);
+  kv.access->read(to, {0, kv.layers}, read);
   EXPECT_EQ(read, std::vector<std::byte>(bytes.size())) << "other blocks are untouched";
+}
+
+TEST(DeviceBlocks, ComeAndGoByLayers) {
+  ModelShape shape = kSmallShape;
+  shape.layers = 5;
+  const TempFile file(random_model(shape, TensorType::q8_0, TensorType::q8_0, true, 42));
+  LoadOptions options = device_options(file.path());
+  options.blocks_total = 200;
+  const auto runner = load_model(options);
+  const KvView kv = runner->kv();
+  // More blocks than are packed at once, however few their layers.
+  std::vector<int32_t> blocks;
+  for (int32_t i = 0; i < 150; ++i) blocks.push_back((i * 7 + 3) % 200);
+  const auto bytes_of = [&](int32_t layers) { return blocks.size() * static_cast<size_t>(layers * kv.block_bytes); };
+  const auto patch = [&](std::byte* at, size_t bytes, uint8_t seed) {
+    for (size_t i = 0; i < bytes; ++i) at[i] = static_cast<std::byte>(i * 31 + i / 251 + seed);
+  };
+  std::vector<std::byte> all(bytes_of(5));
+  patch(all.data(), all.size(), 0);
+  kv.access->write(blocks, {0, 5}, all);
+  for (const LayerSpan layers : {LayerSpan{0, 1}, LayerSpan{2, 2}, LayerSpan{4, 1}, LayerSpan{0, 5}, LayerSpan{1, 4}}) {
+    std::vector<std::byte> part(bytes_of(layers.count));
+    patch(part.data(), part.size(), static_cast<uint8_t>(7 * layers.first + layers.count));
+    kv.access->write(blocks, layers, part);
+    const auto block_bytes = static_cast<size_t>(kv.bytes_per_block()), span_bytes = static_cast<size_t>(layers.count * kv.block_bytes);
+    for (size_t i = 0; i < blocks.size(); ++i)
+      std::copy_n(part.begin() + static_cast<int64_t>(i * span_bytes), span_bytes,
+                  all.begin() + static_cast<int64_t>(i * block_bytes) + layers.first * kv.block_bytes);
+    std::vector<std::byte> read(all.size());
+    kv.access->read(blocks, {0, 5}, read);
+    EXPECT_EQ(read, all) << "layers from " << layers.first;
+    std::vector<std::byte> again(part.size());
+    kv.access->read(blocks, layers, again);
+    EXPECT_EQ(again, part) << "layers from " << layers.first;
+  }
 }
 
 // More transfers than there is pinned memory for.

@@ -1,16 +1,12 @@
 // Hand-overs between two serving engines. Goal: a prompt that is handed over gives exactly the tokens that one engine alone
 // gives, in any schedule, and both engines hold no block in the end. What breaks on the way is serve_handoff_faults_test.
 #include <gtest/gtest.h>
-#include <poll.h>
-#include <sys/socket.h>
-#include <sys/time.h>
 
 #include <random>
-#include <set>
 
+#include "handoff_listening.h"
+#include "handoff_schedules.h"
 #include "handoff_serving.h"
-#include "kv/endpoint.h"
-#include "kv/transfer_wire.h"
 #include "model/load.h"
 #include "model_fixtures.h"
 
@@ -205,52 +201,6 @@ TEST_F(HandoffServing, WhatIsCommittedGivesWayUnderPressureAndIsSaidToBeGone) {
   expect_nothing_held();
 }
 
-// A receiver that takes note of which layers of which blocks have come.
-class Listening {
- public:
-  explicit Listening(std::string at) : address(std::move(at)), listener_(listen_at(address)) {}
-  ~Listening() { stop_listening(address); }
-  // Lets the sender in.
-  void accept() {
-    pollfd polled{listener_.get(), POLLIN, 0};
-    if (poll(&polled, 1, 20'000) != 1) throw std::runtime_error("nobody came");
-    socket_ = Descriptor(::accept(listener_.get(), nullptr, nullptr));
-    const timeval limit{.tv_sec = 20, .tv_usec = 0};
-    setsockopt(socket_.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
-    take(wire::read<wire::OfferHead>(take(sizeof(wire::OfferHead))).fingerprint_bytes);
-    answer();
-  }
-  void answer() {
-    const wire::Answer answer{};
-    if (send(socket_.get(), &answer, sizeof answer, MSG_NOSIGNAL) != sizeof answer) throw std::runtime_error("the sender is gone");
-  }
-  // The head of the next message, whose payload is taken too.
-  wire::PieceHead next(int64_t block_bytes) {
-    const auto head = wire::read<wire::PieceHead>(take(sizeof(wire::PieceHead)));
-    if (head.magic != wire::kBlocks) return head;
-    take(static_cast<size_t>(head.count * head.layers * block_bytes) + sizeof(uint64_t));
-    for (uint32_t block = head.first; block < head.first + head.count; ++block)
-      for (uint32_t layer = head.layer; layer < head.layer + head.layers; ++layer) there.insert({block, layer});
-    return head;
-  }
-
-  std::string address;
-  std::set<std::pair<uint32_t, uint32_t>> there;
-
- private:
-  std::vector<std::byte> take(size_t count) {
-    std::vector<std::byte> bytes(count);
-    for (size_t at = 0; at < count;) {
-      const ssize_t got = recv(socket_.get(), bytes.data() + at, count - at, 0);
-      if (got <= 0) throw std::runtime_error("nothing more came");
-      at += static_cast<size_t>(got);
-    }
-    return bytes;
-  }
-  Descriptor listener_;
-  Descriptor socket_;
-};
-
 TEST_F(HandoffServing, LayersTravelWhileTheOthersAreComputed) {
   start();
   const int64_t block_bytes = prefill->fake().kv().block_bytes;
@@ -281,118 +231,6 @@ TEST_F(HandoffServing, LayersTravelWhileTheOthersAreComputed) {
 }
 
 // --- Any schedule
-
-struct Job {
-  frame::Submit submit;
-  bool handed_over = false, draws = false, cancelled_push = false, released = false;
-  bool rival = false;  // P computes the same prompt for somebody else at the same time, from its first row on
-};
-
-// Runs everything on one engine, and returns what each said.
-std::map<uint64_t, std::vector<int32_t>> aggregated(Engine& engine, const std::vector<Job>& jobs) {
-  Client agent(engine.path());
-  agent.hello();
-  for (Job job : jobs) {
-    job.submit.reservation = 0;
-    agent.send(job.submit);
-  }
-  for (const Job& job : jobs) agent.finish_of(job.submit.id);
-  return agent.tokens;
-}
-
-std::vector<Job> random_jobs(std::mt19937& random, int count, int32_t vocab, size_t prompt_max) {
-  const auto pick = [&](size_t low, size_t high) { return low + random() % (high - low + 1); };
-  std::vector<Job> jobs;
-  for (uint64_t id = 1; id <= static_cast<uint64_t>(count); ++id) {
-    Job job;
-    // Half of them begin like others.
-    const size_t common = random() % 2 == 0 ? pick(1, prompt_max) : 0;
-    std::vector<uint32_t> prompt;
-    const size_t stem = random() % 3;
-    for (size_t i = 0; i < common; ++i) prompt.push_back(static_cast<uint32_t>((i * 7 + stem) % static_cast<size_t>(vocab)));
-    for (const size_t total = std::max(common, pick(1, prompt_max)); prompt.size() < total;)
-      prompt.push_back(static_cast<uint32_t>(random() % static_cast<size_t>(vocab)));
-    job.submit = submit_frame(id, prompt, static_cast<uint32_t>(pick(1, 20)));
-    if (random() % 2 == 0) {
-      job.submit.temperature = 0.8f;
-      job.submit.seed = random();
-    }
-    job.handed_over = random() % 4 != 0;
-    job.draws = random() % 4 != 0;
-    job.cancelled_push = random() % 6 == 0;
-    job.released = random() % 8 == 0;
-    job.rival = random() % 4 == 0;
-    jobs.push_back(std::move(job));
-  }
-  return jobs;
-}
-
-// The same over both engines, with six of them under way at a time.
-std::map<uint64_t, std::vector<int32_t>> handed_over(Engine& prefill, Engine& decode, const std::vector<Job>& jobs,
-                                                     uint64_t& cached_tokens) {
-  Client p(prefill.path()), d(decode.path());
-  p.hello();
-  const std::string address = d.hello().kv_address;
-  std::map<uint64_t, const Job*> reserving, pushing;
-  size_t next = 0, ended = 0;
-  const auto submit = [&](const Job& job) {
-    frame::Submit taken_over = job.submit;
-    taken_over.reservation = job.handed_over ? taken_over.id : 0;
-    d.send(taken_over);
-  };
-  while (ended < jobs.size()) {
-    while (next < jobs.size() && next - ended < 6) {
-      const Job& job = jobs[next++];
-      if (!job.handed_over || job.submit.prompt.size() < kBlockTokens) {
-        submit(job);
-        continue;
-      }
-      reserving[job.submit.id] = &job;
-      d.send(reserve_frame(job.submit.id, job.submit.prompt));
-    }
-    const auto frame = d.receive();
-    if (!frame.has_value()) throw std::runtime_error("D is gone");
-    d.note(*frame);
-    if (std::holds_alternative<Finished>(*frame)) ++ended;
-    if (const auto* admitted = std::get_if<frame::Admitted>(&*frame)) cached_tokens += admitted->cached_tokens;
-    if (const auto* reserved = std::get_if<frame::Reserved>(&*frame)) {
-      const Job& job = *reserving.at(reserved->id);
-      if (reserved->code != frame::ReserveCode::Ok || reserved->blocks == reserved->cached_blocks) {
-        submit(job);
-        continue;
-      }
-      pushing[reserved->id] = &job;
-      frame::Push push = push_frame(reserved->id, job.submit.prompt, *reserved, address);
-      // Where the rest of the prompt is not handed over, there is nothing to draw behind.
-      const bool whole = push.tokens.size() == job.submit.prompt.size();
-      if (job.draws && whole) push.draw = draw_of(job.submit, {job.submit.seed});
-      if (job.rival) {
-        frame::Submit rival = submit_frame(1000 + push.id, push.tokens, 1);
-        rival.pooling = Pooling::mean;
-        p.send(rival);
-      }
-      p.send(push);
-      if (job.cancelled_push) p.send(frame::Cancel{reserved->id});
-      if (job.released) d.send(frame::Release{reserved->id});
-      // What was released is never heard of again, and one whose push was cancelled before it began is the agent's to
-      // release; for both it goes on at once.
-      if (job.released || job.cancelled_push) {
-        pushing.erase(reserved->id);
-        submit(job);
-      }
-    }
-    if (const auto* transferred = std::get_if<frame::Transferred>(&*frame)) {
-      const auto found = pushing.find(transferred->id);
-      if (found == pushing.end()) continue;
-      submit(*found->second);
-      pushing.erase(found);
-    }
-  }
-  const auto said = d.tokens;
-  d.settled(holds_nothing);
-  p.settled(holds_nothing);
-  return said;
-}
 
 TEST_F(HandoffServing, AnyScheduleSaysWhatOneEngineAloneSays) {
   const uint32_t seed = std::random_device{}();

@@ -10,8 +10,9 @@
 namespace simt {
 
 // eager: a call to a stream is done when it returns. lazy: work waits in its stream until somebody waits for it, and what of
-// other streams runs meanwhile is drawn from the seed; a missing synchronisation then reads old bytes.
-enum class Streams : uint8_t { eager, lazy };
+// other streams runs meanwhile is drawn from the seed; a missing synchronisation then reads old bytes. late: nothing of other streams
+// runs meanwhile but what has to, so that a wait for too little always does.
+enum class Streams : uint8_t { eager, lazy, late };
 void set_streams(Streams mode, uint64_t seed = 0);
 
 // The devices there are, by compute capability: 80, 86, 89, 90, 100 or 120. One of 86 at the start: it has the least shared memory.

@@ -114,7 +114,7 @@ cudaError_t copy(Runtime& runtime, const Rows& rows, cudaMemcpyKind kind, cudaSt
   const CUstream_st* const where = runtime.stream(stream);
   if (where == nullptr) return cudaErrorInvalidResourceHandle;
   const bool is_captured = where->capture != nullptr;
-  if (source == Side::pageable && runtime.mode == simt::Streams::lazy && !is_captured) {
+  if (source == Side::pageable && runtime.mode != simt::Streams::eager && !is_captured) {
     auto staged = std::make_shared<std::vector<std::byte>>(rows.width * rows.height);
     for (size_t row = 0; row < rows.height; ++row)
       std::memcpy(staged->data() + row * rows.width, rows.source + row * rows.source_pitch, rows.width);

@@ -133,18 +133,34 @@ bool Runtime::step() {
   for (const auto& each : streams)
     if (ready(*each)) able.push_back(each.get());
   if (able.empty()) return false;
-  CUstream_st* const chosen = able[random() % able.size()];
+  run_front(able[random() % able.size()]);
+  return true;
+}
+
+void Runtime::run_front(CUstream_st* chosen) {
   Work work = std::move(chosen->queue.front());
   chosen->queue.pop_front();
   work.run();
   work.mark->done = true;
   if (chosen->is_destroyed && chosen->queue.empty())
     std::erase_if(streams, [&](const auto& each) { return each.get() == chosen; });
-  return true;
+}
+
+bool Runtime::step_towards(const Mark& mark) {
+  if (mode != Streams::late) return step();
+  for (const auto& each : streams) {
+    const auto has = [&](const Work& work) { return work.mark == mark; };
+    if (std::none_of(each->queue.begin(), each->queue.end(), has)) continue;
+    for (const Mark& before : each->queue.front().after)
+      if (!before->done) return step_towards(before);
+    run_front(each.get());
+    return true;
+  }
+  return false;
 }
 
 void Runtime::wait(const Mark& mark) {
-  while (mark != nullptr && !mark->done && step()) {
+  while (mark != nullptr && !mark->done && step_towards(mark)) {
   }
 }
 
@@ -245,7 +261,7 @@ cudaError_t cudaStreamQuery(cudaStream_t handle) {
     if (stream == nullptr) return cudaErrorInvalidResourceHandle;
     if (const cudaError_t forbidden = runtime.forbid_in_capture(stream); forbidden != cudaSuccess) return forbidden;
     if (stream->last == nullptr || stream->last->done) return cudaSuccess;
-    runtime.step();  // time goes by, so that who asks again gets there
+    runtime.step_towards(stream->last);  // time goes by, so that who asks again gets there
     return stream->last->done ? cudaSuccess : cudaErrorNotReady;
   });
 }
@@ -346,7 +362,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
     if (event == nullptr) return cudaErrorInvalidResourceHandle;
     if (event->capture != nullptr) return cudaErrorCapturedEvent;
     if (event->mark == nullptr || event->mark->done) return cudaSuccess;
-    runtime.step();
+    runtime.step_towards(event->mark);
     return event->mark->done ? cudaSuccess : cudaErrorNotReady;
   });
 }

@@ -56,6 +56,8 @@ class Runtime {
   void wait_all();
   // One piece of work of any stream; false: there is none that may run.
   bool step();
+  // The same, for somebody who waits for the mark: where streams are late, one that the mark cannot be done without.
+  bool step_towards(const Mark& mark);
   // Whether a call that waits or allocates may be made; a capture that forbids it ends.
   cudaError_t forbid_in_capture(const CUstream_st* stream = nullptr);
   uint64_t random();
@@ -75,6 +77,7 @@ class Runtime {
  private:
   Runtime();
   bool ready(const CUstream_st& stream) const;
+  void run_front(CUstream_st* stream);
   uint64_t random_ = 0;
 };
 

@@ -108,6 +108,52 @@ TEST_F(Lazy, AnEventThatIsAskedForComesInTheEnd) {
   EXPECT_EQ(cudaEventSynchronize(event_), cudaSuccess);
 }
 
+// Streams that are late: only what somebody waits for is done.
+class Late : public Lazy {
+ protected:
+  void SetUp() override {
+    Lazy::SetUp();
+    simt::set_streams(simt::Streams::late);
+  }
+};
+
+TEST_F(Late, WaitingForAStreamDoesNothingOfAnother) {
+  const DeviceArray<int> x(std::vector<int>(64, 1)), y(std::vector<int>(64, 1));
+  ASSERT_EQ(run(add, {1, 64, 0, first_}, x.data(), 64, 4), cudaSuccess);
+  ASSERT_EQ(run(add, {1, 64, 0, second_}, y.data(), 64, 5), cudaSuccess);
+  for (int i = 0; i < 20; ++i) {
+    ASSERT_EQ(cudaMemcpyAsync(pinned_, x.data(), sizeof(int), cudaMemcpyDeviceToHost, second_), cudaSuccess);
+    ASSERT_EQ(cudaStreamSynchronize(second_), cudaSuccess);
+    ASSERT_EQ(pinned_[0], 1) << "what the first stream is to do, nobody has waited for";
+  }
+  EXPECT_EQ(cudaStreamQuery(second_), cudaSuccess);
+  ASSERT_EQ(cudaStreamSynchronize(first_), cudaSuccess);
+  EXPECT_EQ(x.read()[0], 5);
+  EXPECT_EQ(y.read()[0], 6);
+}
+
+TEST_F(Late, AnEventIsWaitedForWithWhatIsBeforeItAndNothingBehindIt) {
+  const DeviceArray<int> x(std::vector<int>(1, 1));
+  cudaEvent_t other = nullptr;
+  ASSERT_EQ(cudaEventCreate(&other), cudaSuccess);
+  ASSERT_EQ(run(add, {1, 1, 0, first_}, x.data(), 1, 4), cudaSuccess);
+  ASSERT_EQ(cudaEventRecord(event_, first_), cudaSuccess);
+  ASSERT_EQ(run(multiply, {1, 1, 0, first_}, x.data(), 1, 10), cudaSuccess);
+  ASSERT_EQ(cudaEventRecord(other, first_), cudaSuccess);
+  EXPECT_EQ(cudaEventQuery(other), cudaErrorNotReady);  // one piece of work at a time
+  EXPECT_EQ(cudaEventSynchronize(event_), cudaSuccess);
+  const auto now = [&] {
+    EXPECT_EQ(cudaMemcpyAsync(pinned_, x.data(), sizeof(int), cudaMemcpyDeviceToHost, second_), cudaSuccess);
+    EXPECT_EQ(cudaStreamSynchronize(second_), cudaSuccess);
+    return pinned_[0];
+  };
+  EXPECT_EQ(now(), 5);
+  // Through another stream that waits for it.
+  ASSERT_EQ(cudaStreamWaitEvent(second_, other), cudaSuccess);
+  EXPECT_EQ(now(), 50);
+  EXPECT_EQ(cudaEventDestroy(other), cudaSuccess);
+}
+
 TEST_F(Lazy, TheDefaultStreamAndBlockingStreamsWaitForEachOther) {
   cudaStream_t blocking = nullptr;
   ASSERT_EQ(cudaStreamCreate(&blocking), cudaSuccess);

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "kv/checksum.h"
+#include "kv/view.h"
 
 namespace penstock {
 
@@ -60,9 +61,10 @@ class KvAccess {
   virtual ~KvAccess() = default;
 
   virtual KvStaging staging() = 0;
-  // blocks of the cache -> out [blocks][layers][block_bytes], and back. Throw DeviceFailure when the device is lost.
-  virtual void read(std::span<const int32_t> blocks, std::span<std::byte> out) = 0;
-  virtual void write(std::span<const int32_t> blocks, std::span<const std::byte> from) = 0;
+  // blocks of the cache -> out [blocks][layers][block_bytes], and back; of other layers nothing is touched. Throw DeviceFailure when
+  // the device is lost.
+  virtual void read(std::span<const int32_t> blocks, LayerSpan layers, std::span<std::byte> out) = 0;
+  virtual void write(std::span<const int32_t> blocks, LayerSpan layers, std::span<const std::byte> from) = 0;
 
   // Memory of the device that another process may map: the receiver's, and its name. nullptr: there is none, or none left.
   virtual std::unique_ptr<SharedRing> make_ring([[maybe_unused]] ArenaHandle& handle) { return nullptr; }

@@ -24,18 +24,11 @@ inline constexpr size_t kPiecePartsMax = 64;
 // Which way the bytes go.
 enum class PieceWay : uint8_t { out, in };
 
-struct LayerSpan {
-  int32_t first = 0;
-  int32_t count = 0;
-  int32_t end() const { return first + count; }
-  bool operator==(const LayerSpan&) const = default;
-};
-
 class Piece {
  public:
   Piece() = default;
   // Neither the view nor the blocks are copied. `staged`: the parts are the processor's memory, also where the blocks are not:
-  // then bytes go through some memory in between, a few blocks at a time, with all their layers.
+  // then bytes go through some memory in between, a few blocks at a time.
   Piece(const KvView& kv, std::span<const int32_t> blocks, LayerSpan layers, PieceWay way, bool staged)
       : kv_(&kv), blocks_(blocks), layers_(layers), way_(way), layer_(layers.first) {
     if (staged && kv.access != nullptr) staging_ = kv.access->staging();
@@ -83,18 +76,18 @@ class Piece {
   Checksum& sum() { return sum_; }
 
  private:
+  // Of a block in the staging memory.
+  size_t staged_block_bytes() const { return static_cast<size_t>(layers_.count * kv_->block_bytes); }
   // Of the staging memory: what the next blocks fill.
-  std::span<std::byte> staged() const {
-    return staging_.bytes().first(staged_blocks_ * static_cast<size_t>(kv_->bytes_per_block()));
-  }
+  std::span<std::byte> staged() const { return staging_.bytes().first(staged_blocks_ * staged_block_bytes()); }
   std::span<const int32_t> staged_ids() const { return blocks_.subspan(block_, staged_blocks_); }
 
   std::span<const iovec> staged_parts() {
     if (staged_blocks_ == 0) {
-      const size_t fitting = staging_.bytes().size() / static_cast<size_t>(kv_->bytes_per_block());
+      const size_t fitting = staging_.bytes().size() / staged_block_bytes();
       staged_blocks_ = std::min(fitting, blocks_.size() - block_);
       offset_ = 0;
-      if (staged_blocks_ > 0 && way_ == PieceWay::out) kv_->access->read(staged_ids(), staged());
+      if (staged_blocks_ > 0 && way_ == PieceWay::out) kv_->access->read(staged_ids(), layers_, staged());
     }
     const std::span<std::byte> rest = staged().subspan(offset_);
     parts_[0] = {rest.data(), std::min(rest.size(), kPieceBytesPerCall)};
@@ -104,7 +97,7 @@ class Piece {
   void advance_staged(size_t bytes) {
     offset_ += bytes;
     if (staged_blocks_ == 0 || offset_ < staged().size()) return;
-    if (way_ == PieceWay::in) kv_->access->write(staged_ids(), staged());
+    if (way_ == PieceWay::in) kv_->access->write(staged_ids(), layers_, staged());
     block_ += std::exchange(staged_blocks_, 0);
     offset_ = 0;
   }

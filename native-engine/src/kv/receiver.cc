@@ -233,14 +233,12 @@ class KvReceiver::Connection {
     expect(State::Payload, 0);
   }
 
-  // All of it is of this transfer and none of it has come before, or is coming on another connection. What lies on a device is
-  // written with all its layers at once.
+  // All of it is of this transfer and none of it has come before, or is coming on another connection.
   bool is_missing(const wire::PieceHead& head) const {
     const auto layers = static_cast<size_t>(receiver_.kv_.layers);
     const size_t blocks = transfer_->blocks.size();
     if (head.count == 0 || head.first >= blocks || head.count > blocks - head.first) return false;
     if (head.layers == 0 || head.layer >= layers || head.layers > layers - head.layer) return false;
-    if (receiver_.kv_.access != nullptr && head.layers != layers) return false;
     for (size_t block = head.first; block < size_t{head.first} + head.count; ++block) {
       const auto from = transfer_->begun.begin() + static_cast<std::ptrdiff_t>(block * layers + head.layer);
       if (std::find(from, from + head.layers, true) != from + head.layers) return false;

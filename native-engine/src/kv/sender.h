@@ -62,7 +62,6 @@ class KvSender {
   // These blocks are complete and stay as they are; in order, behind those that were told before.
   void extend(uint64_t id, std::span<const int32_t> blocks);
   // Some layers of them are, from number `first` of the transfer's blocks on: each layer of each block is told once, in any order.
-  // Of blocks on a device, all layers.
   void extend(uint64_t id, uint32_t first, std::span<const int32_t> blocks, LayerSpan layers);
   // Everything has been told. `note`: for the other engine, at most wire::kNoteBytesMax; it comes with the last answer.
   void finish(uint64_t id, TransferNote note = {});

@@ -23,11 +23,11 @@
 //
 // The content is a checksum of the tokens and of the number of the first block: a grant that an agent pairs with another
 // prompt writes nothing. A payload holds, for each block, the block of each of its layers: a sender may say the first layers of
-// blocks while it computes the others. Blocks on a device come with all their layers. A connection that ends before the last
-// ANSWER has transferred nothing. The note is what the sender's engine has for the receiver's, the first tokens of sequences
-// (serve/first_tokens.h), and counts as little before the last ANSWER; without one its checksum is left out too. The features
-// are what the sender asks for; one that the transport does not have is refused. From the ANSWER on a transport may carry the
-// bytes elsewhere than on the socket (shared_memory.h); they stay the same.
+// blocks while it computes the others. A connection that ends before the last ANSWER has transferred nothing. The note is what
+// the sender's engine has for the receiver's, the first tokens of sequences (serve/first_tokens.h), and counts as little before
+// the last ANSWER; without one its checksum is left out too. The features are what the sender asks for; one that the transport
+// does not have is refused. From the ANSWER on a transport may carry the bytes elsewhere than on the socket (shared_memory.h);
+// they stay the same.
 #pragma once
 
 #include <cstddef>

@@ -10,6 +10,14 @@ namespace penstock {
 
 class KvAccess;
 
+// Some layers that follow each other.
+struct LayerSpan {
+  int32_t first = 0;
+  int32_t count = 0;
+  int32_t end() const { return first + count; }
+  bool operator==(const LayerSpan&) const = default;
+};
+
 // Layout [layer][block][block_bytes]; see cache.h.
 struct KvView {
   std::byte* base = nullptr;

@@ -29,9 +29,12 @@ class StepWatch {
  public:
   virtual ~StepWatch() = default;
   // K and V of every row of the batch are in the cache for the layers before `layers`, and nobody writes to them again in this
-  // step. Called on the thread of forward(); where it is called at all, the last call before forward() returns names all layers.
-  // Must not throw.
+  // step. Called on the thread of forward(), more layers each time; where it is called at all and forward() does not throw, its
+  // last call names all layers. Must not throw.
   virtual void layers_stored(int32_t layers) = 0;
+  // Whether a call with so many layers would be more than noted. Of a device, where it has a price to know how far it is, the
+  // runner asks, in the step, and makes those calls and the last one alone. Must not throw.
+  virtual bool wants([[maybe_unused]] int32_t layers) const { return true; }
 };
 
 // A mixed batch: chunks of prompts and decode rows side by side.
@@ -39,7 +42,7 @@ struct StepBatch {
   std::span<const int32_t> token_ids;  // [rows]
   std::span<const int32_t> positions;  // [rows] position in its sequence, = kv_tokens - rows + i
   std::span<const StepSequence> sequences;
-  StepWatch* watch = nullptr;  // a runner whose steps are one piece tells it nothing
+  StepWatch* watch = nullptr;  // a step that is one piece tells it nothing
 };
 
 }  // namespace penstock

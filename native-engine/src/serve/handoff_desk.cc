@@ -259,8 +259,7 @@ void HandoffDesk::follow(const StepPlan* plan) {
 
 StepWatch* HandoffDesk::watch(const StepPlan& plan) {
   early_.clear();
-  // Blocks on a device travel with all their layers, and its steps are one piece.
-  if (pushes_.empty() || kv_.access != nullptr) return nullptr;
+  if (pushes_.empty()) return nullptr;
   for (size_t i = 0; i < plan.owners.size(); ++i) {
     const Sequence& sequence = *plan.owners[i];
     if (!sequence.hands_over()) continue;
@@ -275,6 +274,11 @@ StepWatch* HandoffDesk::watch(const StepPlan& plan) {
                       .layers_at_a_time = layers_at_a_time_.value_or(layers_per_group(count * kv_.bytes_per_block(), kv_.layers))});
   }
   return early_.empty() ? nullptr : this;
+}
+
+// With any runner the same groups: each begins at a multiple of its size.
+bool HandoffDesk::wants(int32_t layers) const {
+  return std::any_of(early_.begin(), early_.end(), [&](const Early& early) { return layers % early.layers_at_a_time == 0; });
 }
 
 void HandoffDesk::layers_stored(int32_t layers) {

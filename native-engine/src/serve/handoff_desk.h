@@ -127,6 +127,7 @@ class HandoffDesk : private StepWatch {
   };
 
   void layers_stored(int32_t layers) override;
+  bool wants(int32_t layers) const override;
   TransferSecret new_secret();
   void let_go(uint64_t id);
 

@@ -98,7 +98,8 @@ CudaDecoder::CudaDecoder(Config config, const CudaDecoderOptions& options, std::
             .kv_bytes_per_token = kv_shape.bytes_per_token(),
             .embedding_dims = config_.dim},
       logits_host_(int64_t{4} * options.limits.step_sequences * config_.vocab_size),
-      states_host_(int64_t{4} * buffer_rows(options.limits) * config_.dim) {
+      states_host_(int64_t{4} * buffer_rows(options.limits) * config_.dim),
+      layer_events_(config_.layers) {
   blocks_ = std::make_unique<KvBlocks>(options.device, *pool_, kv_shape_, memory_.kv);
   draw_ = std::make_unique<DeviceDraw>(*stream_, *pool_, options.limits.step_sequences, config_.vocab_size,
                                        memory_.scratch.logits);
@@ -125,13 +126,20 @@ void CudaDecoder::forward(const StepBatch& batch, std::span<float> logits) {
   guarded([&] {
     // The thread that steps need not be the one that loaded.
     use_device(options_.device);
-    compute(batch, logits);
+    try {
+      compute(batch, logits);
+    } catch (...) {
+      // The blocks of a step that failed are somebody else's next: what it has enqueued may not go on writing to them.
+      stream_->settle();
+      throw;
+    }
   });
 }
 
 void CudaDecoder::compute(const StepBatch& batch, std::span<float> logits) {
   const bool decodes = options_.graphs && StepArrays::is_decode(batch);
   StepArrays& step = decodes ? memory_.decode : memory_.mixed;
+  layer_events_.begin(decodes ? nullptr : batch.watch);
   int32_t sampled = 0;
   if (decodes) {
     sampled = static_cast<int32_t>(batch.token_ids.size());
@@ -153,6 +161,7 @@ void CudaDecoder::compute(const StepBatch& batch, std::span<float> logits) {
   const int64_t logit_bytes = int64_t{4} * sampled * config_.vocab_size;
   const bool fetches = !logits.empty() && sampled > 0;
   if (fetches) copy_to_host(*stream_, logits_host_.data(), memory_.scratch.logits, logit_bytes);
+  layer_events_.tell();
   stream_->synchronize();
   if (fetches) std::memcpy(logits.data(), logits_host_.data(), static_cast<size_t>(logit_bytes));
   if (!decodes) add_pooled(batch, step);
@@ -189,6 +198,7 @@ void CudaDecoder::enqueue(const StepArrays& step) {
                  .q_bias = w.q_bias, .k_bias = w.k_bias, .v_bias = w.v_bias, .q_norm = w.q_norm, .k_norm = w.k_norm,
                  .norm_eps = c.norm_eps, .cos_sin = s.cos_sin, .pairs = c.rope_pairs, .rope_dims = c.rope_dims,
                  .heads = c.heads, .layer = layer});
+    layer_events_.stored(*stream_, layer + 1);
     const bool is_last = layer + 1 == c.layers;
     if (is_last && step.read_rows() == 0) return;
     const int32_t rows = is_last ? step.read_rows() : step.rows();

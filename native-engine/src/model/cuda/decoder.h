@@ -1,9 +1,11 @@
 // A Llama decoder on a CUDA device. Owns weights, KV cache, scratch, streams and graphs of one loaded model; the order of work is
 // that of model/decoder.cc, the kernels are ops/cuda/ops.h, the device's form of a step is step_arrays.h.
 //
-// A step is enqueued as a whole and waited for once. Steps in which every sequence decodes are replayed as graphs, one for each
-// bucket of rows: all that differs between two such steps lies in device memory, rows that are not there have row_sequence -1.
-// A row's bits are the same in every bucket and in a step that is no graph, since no kernel's order depends on the others.
+// A step is enqueued as a whole and waited for once, or layer by layer where it has a watch (layer_events.h). Steps in which every
+// sequence decodes are replayed as graphs, one for each bucket of rows: all that differs between two such steps lies in device
+// memory, rows that are not there have row_sequence -1. A row's bits are the same in every bucket and in a step that is no graph,
+// since no kernel's order depends on the others. A graph is one piece and tells its watch nothing: it adds a row to a sequence, so
+// that there is nothing to gain.
 #pragma once
 
 #include <cstdint>
@@ -17,6 +19,7 @@
 #include "model/config.h"
 #include "model/cuda/device_draw.h"
 #include "model/cuda/kv_blocks.h"
+#include "model/cuda/layer_events.h"
 #include "model/cuda/scratch.h"
 #include "model/cuda/step_arrays.h"
 #include "model/cuda/weights.h"
@@ -97,6 +100,7 @@ class CudaDecoder final : public Runner {
   PinnedMemory logits_host_;  // [step_sequences, vocab_size]
   PinnedMemory states_host_;  // [rows, dim] what is pooled
   std::vector<Graph> graphs_;  // one for each bucket
+  LayerEvents layer_events_;
   // Made when the graphs are there: steps that only decode keep to our kernels.
   std::optional<Gemm> gemm_;
   std::unique_ptr<KvBlocks> blocks_;

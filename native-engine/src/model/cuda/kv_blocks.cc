@@ -7,8 +7,7 @@
 namespace penstock::cuda {
 
 KvBlocks::Packed::Packed(DevicePool& pool, const KvShape& shape)
-    : bytes(pool.take_bytes(staged_blocks(shape) * shape.layers * shape.block_bytes())),
-      blocks(pool.take<int32_t>(staged_blocks(shape))) {}
+    : bytes(pool.take_bytes(staged_bytes(shape))), blocks(pool.take<int32_t>(kStagedBlocksMax)) {}
 
 void KvBlocks::count(DevicePool& pool, const KvShape& shape) { Packed{pool, shape}; }
 
@@ -16,15 +15,14 @@ KvBlocks::KvBlocks(int32_t device, DevicePool& pool, const KvShape& shape, const
     : device_(device),
       shape_(shape),
       kv_(kv),
-      at_once_(staged_blocks(shape)),
       packed_(pool, shape),
-      ids_(at_once_ * static_cast<int64_t>(sizeof(int32_t))) {
+      ids_(kStagedBlocksMax * static_cast<int64_t>(sizeof(int32_t))) {
   pinned_.reserve(kPinnedStagings);
   free_.reserve(kPinnedStagings);
 }
 
 KvStaging KvBlocks::staging() {
-  const int64_t bytes = at_once_ * shape_.layers * shape_.block_bytes();
+  const int64_t bytes = staged_bytes(shape_);
   const std::lock_guard lock(staging_mutex_);
   if (free_.empty() && pinned_.size() < static_cast<size_t>(kPinnedStagings)) {
     guarded([&] {
@@ -47,14 +45,22 @@ void KvBlocks::give_back(std::span<std::byte> staging) {
   delete[] staging.data();
 }
 
-// move(first, count) for ranges of `blocks` whose ids are in packed_.blocks by then.
+DeviceKv KvBlocks::only(LayerSpan layers) const {
+  DeviceKv kv = kv_;
+  kv.base += int64_t{layers.first} * kv.blocks_total * kv.block_bytes;
+  return kv;
+}
+
+// move(first, count) for ranges of `blocks` whose ids are in packed_.blocks by then, and which these layers of fit in packed_.bytes.
 template <class Move>
-void KvBlocks::in_parts(std::span<const int32_t> blocks, const Move& move) {
+void KvBlocks::in_parts(std::span<const int32_t> blocks, LayerSpan layers, const Move& move) {
+  const auto fitting = static_cast<size_t>(staged_bytes(shape_) / (layers.count * shape_.block_bytes()));
+  const size_t at_once = std::min(fitting, static_cast<size_t>(kStagedBlocksMax));
   const std::lock_guard lock(device_mutex_);
   guarded([&] {
     use_device(device_);
-    for (size_t first = 0; first < blocks.size(); first += static_cast<size_t>(at_once_)) {
-      const auto here = blocks.subspan(first, std::min(static_cast<size_t>(at_once_), blocks.size() - first));
+    for (size_t first = 0; first < blocks.size(); first += at_once) {
+      const auto here = blocks.subspan(first, std::min(at_once, blocks.size() - first));
       std::memcpy(ids_.data(), here.data(), here.size_bytes());
       copy_to_device(stream_, packed_.blocks, ids_.data(), static_cast<int64_t>(here.size_bytes()));
       move(first, static_cast<int32_t>(here.size()));
@@ -63,19 +69,19 @@ void KvBlocks::in_parts(std::span<const int32_t> blocks, const Move& move) {
   });
 }
 
-void KvBlocks::read(std::span<const int32_t> blocks, std::span<std::byte> out) {
-  const int64_t block_bytes = shape_.layers * shape_.block_bytes();
-  in_parts(blocks, [&](size_t first, int32_t count) {
-    gather_blocks(stream_, kv_, shape_.layers, packed_.blocks, count, packed_.bytes);
+void KvBlocks::read(std::span<const int32_t> blocks, LayerSpan layers, std::span<std::byte> out) {
+  const int64_t block_bytes = layers.count * shape_.block_bytes();
+  in_parts(blocks, layers, [&](size_t first, int32_t count) {
+    gather_blocks(stream_, only(layers), layers.count, packed_.blocks, count, packed_.bytes);
     copy_to_host(stream_, out.data() + static_cast<int64_t>(first) * block_bytes, packed_.bytes, count * block_bytes);
   });
 }
 
-void KvBlocks::write(std::span<const int32_t> blocks, std::span<const std::byte> from) {
-  const int64_t block_bytes = shape_.layers * shape_.block_bytes();
-  in_parts(blocks, [&](size_t first, int32_t count) {
+void KvBlocks::write(std::span<const int32_t> blocks, LayerSpan layers, std::span<const std::byte> from) {
+  const int64_t block_bytes = layers.count * shape_.block_bytes();
+  in_parts(blocks, layers, [&](size_t first, int32_t count) {
     copy_to_device(stream_, packed_.bytes, from.data() + static_cast<int64_t>(first) * block_bytes, count * block_bytes);
-    scatter_blocks(stream_, kv_, shape_.layers, packed_.blocks, count, packed_.bytes);
+    scatter_blocks(stream_, only(layers), layers.count, packed_.blocks, count, packed_.bytes);
   });
 }
 

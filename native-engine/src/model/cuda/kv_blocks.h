@@ -1,10 +1,11 @@
 // The device's KV cache for the threads that move blocks between engines. Owns the copy stream, the pinned memory through which
 // blocks go, and the device memory in which they are packed; which blocks are whose is the scheduler's.
 //
-// Copies run on a stream of their own, beside the steps: a block that moves is neither written to nor read by one. What is told
-// to be complete was computed by a step that has been waited for, so no event has to pass between the two streams.
+// Copies run on a stream of their own, beside the steps: what moves is not written to by one. What is told to be complete was stored
+// by kernels that the processor has waited for (layer_events.h), so no event has to pass between the two streams.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -19,8 +20,8 @@
 
 namespace penstock::cuda {
 
-// Blocks that are packed, or fetched, at once: enough bytes that a copy costs what its bytes do, and so few that pinned memory is
-// not missed elsewhere. At least one block.
+// What is packed, or fetched, at once: enough bytes that a copy costs what its bytes do, and so few that pinned memory is not missed
+// elsewhere. At least one block with all its layers.
 inline constexpr int64_t kStagedBytes = 4 << 20;
 inline constexpr int32_t kStagedBlocksMax = 64;
 // Transfers that have pinned memory at a time; those beyond have ordinary memory, which the driver copies once more.
@@ -29,9 +30,9 @@ inline constexpr int32_t kPinnedStagings = 8;
 // Transfers at a time that go through memory of the device; those beyond have the processor's.
 inline constexpr size_t kRingsMax = 4;
 
-inline int32_t staged_blocks(const KvShape& shape) {
-  const int64_t fitting = kStagedBytes / (shape.layers * shape.block_bytes());
-  return static_cast<int32_t>(fitting < 1 ? 1 : fitting > kStagedBlocksMax ? kStagedBlocksMax : fitting);
+inline int64_t staged_bytes(const KvShape& shape) {
+  const int64_t block = shape.layers * shape.block_bytes();
+  return std::max(std::min(kStagedBytes, kStagedBlocksMax * block), block);
 }
 
 class KvBlocks final : public KvAccess {
@@ -40,8 +41,8 @@ class KvBlocks final : public KvAccess {
   KvBlocks(int32_t device, DevicePool& pool, const KvShape& shape, const DeviceKv& kv);
 
   KvStaging staging() override;
-  void read(std::span<const int32_t> blocks, std::span<std::byte> out) override;
-  void write(std::span<const int32_t> blocks, std::span<const std::byte> from) override;
+  void read(std::span<const int32_t> blocks, LayerSpan layers, std::span<std::byte> out) override;
+  void write(std::span<const int32_t> blocks, LayerSpan layers, std::span<const std::byte> from) override;
   std::unique_ptr<SharedRing> make_ring(ArenaHandle& handle) override;
   std::unique_ptr<SharedRing> take_ring(const ArenaHandle& handle, size_t bytes) override;
 
@@ -53,18 +54,19 @@ class KvBlocks final : public KvAccess {
 
  private:
   struct Packed {
-    std::byte* bytes;  // [staged_blocks] [layers][block_bytes]
-    int32_t* blocks;   // [staged_blocks]
+    std::byte* bytes;  // [blocks][layers][block_bytes] of a part
+    int32_t* blocks;   // [kStagedBlocksMax]
     Packed(DevicePool& pool, const KvShape& shape);
   };
   void give_back(std::span<std::byte> staging) override;
+  // The cache as if it had these layers alone.
+  DeviceKv only(LayerSpan layers) const;
   template <class Move>
-  void in_parts(std::span<const int32_t> blocks, const Move& move);
+  void in_parts(std::span<const int32_t> blocks, LayerSpan layers, const Move& move);
 
   int32_t device_;
   KvShape shape_;
   DeviceKv kv_;
-  int32_t at_once_;
   std::mutex device_mutex_;  // of the stream and what is behind it
   Stream stream_;
   Packed packed_;

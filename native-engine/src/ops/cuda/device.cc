@@ -56,8 +56,9 @@ Stream::Stream() {
 // Destructors say nothing: what is wrong with the device by then was thrown before, or will be by the next owner.
 Stream::~Stream() { (void)cudaStreamDestroy(stream_); }
 
-Event::Event(bool timed) {
-  check(cudaEventCreateWithFlags(&event_, timed ? cudaEventDefault : cudaEventDisableTiming), "cudaEventCreateWithFlags");
+Event::Event(Use use) {
+  const unsigned flags = use == Use::timed ? cudaEventDefault : cudaEventDisableTiming | cudaEventBlockingSync;
+  check(cudaEventCreateWithFlags(&event_, flags), "cudaEventCreateWithFlags");
 }
 Event::~Event() { (void)cudaEventDestroy(event_); }
 
@@ -134,7 +135,7 @@ void fill_zero(const Stream& stream, void* to, int64_t bytes) {
 uint64_t measure_device_bandwidth(const Stream& stream, std::byte* scratch, int64_t bytes) {
   const int64_t half = bytes / 2 / DevicePool::kAlignBytes * DevicePool::kAlignBytes;
   if (half == 0) return 0;
-  const Event begin(true), end(true);
+  const Event begin(Event::Use::timed), end(Event::Use::timed);
   copy_on_device(stream, scratch + half, scratch, half);
   begin.record(stream);
   for (int i = 0; i < kCopiesTimed; ++i) copy_on_device(stream, scratch + half, scratch, half);

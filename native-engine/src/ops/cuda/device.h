@@ -52,6 +52,10 @@ class Stream {
   Stream& operator=(const Stream&) = delete;
   operator cudaStream_t() const { return stream_; }
   void synchronize() const { check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
+  // As synchronize(), behind a call that has failed: what is wrong was thrown by that, or will be by the next one.
+  void settle() const noexcept {
+    if (cudaStreamSynchronize(stream_) != cudaSuccess) (void)cudaGetLastError();
+  }
 
  private:
   cudaStream_t stream_ = nullptr;
@@ -59,13 +63,14 @@ class Stream {
 
 class Event {
  public:
-  // `timed`: elapsed_ms() may be asked.
-  explicit Event(bool timed = false);
+  // timed: elapsed_ms() may be asked. waited: wait() leaves the core to others meanwhile.
+  enum class Use : uint8_t { timed, waited };
+  explicit Event(Use use = Use::waited);
   ~Event();
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;
   void record(const Stream& stream) const { check(cudaEventRecord(event_, stream), "cudaEventRecord"); }
-  // Until what was recorded has happened; at once where nothing was.
+  // Until what was recorded last has happened; at once where nothing was.
   void wait() const { check(cudaEventSynchronize(event_), "cudaEventSynchronize"); }
   // From `from` to this one; both have happened.
   float elapsed_ms(const Event& from) const;

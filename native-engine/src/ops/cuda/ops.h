@@ -172,7 +172,8 @@ void matmul(cudaStream_t stream, const DeviceMatrix& w, const DeviceActivations&
             int32_t out_stride);
 
 // --- blocks.cu -------------------------------------------------------------------------------------------------------
-// Whole blocks, all layers, to and from one contiguous buffer [count][layers][block_bytes]; what travels between engines.
+// Whole blocks of the first `layers` layers, to and from one contiguous buffer [count][layers][block_bytes]; what travels between
+// engines.
 void gather_blocks(cudaStream_t stream, const DeviceKv& kv, int32_t layers, const int32_t* blocks, int32_t count,
                    std::byte* packed);
 void scatter_blocks(cudaStream_t stream, const DeviceKv& kv, int32_t layers, const int32_t* blocks, int32_t count,
