@@ -7,6 +7,7 @@
 //   cuda-bench engine --shape 8b --type Q4_0 --path FILE [--gemm own|cublaslt] [--keep 1] [--small 1]
 //                                                 writes a model of noise, loads it, computes; a row per workload. --keep: FILE
 //                                                 stays, and is taken where it is that model already; another file stays as it is
+//   cuda-bench receive ...                        the other engine of a hand-over, started by `engine` (cuda_handoff.h)
 // On the emulator the same code runs, and its times mean nothing.
 #include <unistd.h>
 
@@ -22,6 +23,7 @@
 
 #include "cuda_cases.h"
 #include "cuda_ceilings.h"
+#include "cuda_handoff.h"
 #include "model/cuda/load.h"
 #include "model/device_sampler.h"
 #include "model/load.h"
@@ -54,7 +56,8 @@ Flags parse(int argc, char** argv) {
   if (argc % 2 != 0) throw std::invalid_argument("an option has no value");
   for (const auto& [name, value] : flags) {
     if (name != "--small" && name != "--shape" && name != "--type" && name != "--path" && name != "--gemm" &&
-        name != "--keep")
+        name != "--keep" && name != "--layers" && name != "--block-bytes" && name != "--blocks" && name != "--transfers" &&
+        name != "--listen")
       throw std::invalid_argument("unknown option " + name);
   }
   return flags;
@@ -243,6 +246,7 @@ void print_engine(const Flags& flags, bool small) {
     std::printf("| decode, batch %d, context %d | %.0f | %.3f | %.0f | %.0f%% |\n", batch, context, batch / seconds,
                 1e3 * seconds, bytes / seconds / 1e9, 100 * bytes / reads / seconds);
   }
+  if (!by_library) print_handoff(*runner, small ? 32 : 2048, small ? 16 : options.step_tokens_max, small ? 1 : 5);
 }
 
 int run(int argc, char** argv) {
@@ -255,6 +259,8 @@ int run(int argc, char** argv) {
     print_kernels(small);
   } else if (mode == "engine") {
     print_engine(flags, small);
+  } else if (mode == "receive") {
+    receive_handoffs(flags);
   } else {
     throw std::invalid_argument("usage: cuda-bench facts | kernels | engine --shape 8b --type Q4_0 --path FILE");
   }

@@ -112,7 +112,7 @@ endfunction()
 # --- Bench -----------------------------------------------------------------------------------------------------------
 # On the emulator it is a test of itself: its times mean nothing there.
 add_executable(cuda-bench EXCLUDE_FROM_ALL bench/cuda_bench.cc bench/cuda_cases.cc bench/cuda_ceilings.cu
-               bench/synthetic_model.cc bench/workload.cc)
+               bench/cuda_handoff.cc bench/synthetic_model.cc bench/workload.cc)
 set_target_properties(cuda-bench PROPERTIES LINKER_LANGUAGE CXX)
 target_link_libraries(cuda-bench PRIVATE penstock_cuda)
 if(PENSTOCK_CUDA_MODE STREQUAL "ON")
