@@ -73,11 +73,11 @@ struct Receiving {
   KvReceiver receiver;
 };
 
-// As a step tells them that fills some blocks at a time.
+// As steps tell them that fill some blocks each, but in an order in which no layers wait for others in the sender to go with them.
 void tell_by_layers(KvSender& sender, uint64_t id, const std::vector<int32_t>& blocks) {
   for (size_t first = 0; first < blocks.size(); first += 6) {
     const auto some = std::span(blocks).subspan(first, std::min<size_t>(6, blocks.size() - first));
-    for (const LayerSpan layers : {LayerSpan{0, 2}, LayerSpan{2, 2}, LayerSpan{4, 1}})
+    for (const LayerSpan layers : {LayerSpan{2, 2}, LayerSpan{0, 2}, LayerSpan{4, 1}})
       sender.extend(id, static_cast<uint32_t>(first), some, layers);
   }
 }

@@ -218,6 +218,12 @@ TEST_F(CudaHandoff, AnEndBetweenTwoGroupsOfLayersLeavesNothingThatCounts) {
       p->settled(holds_nothing);
     }
   }
+  // And one that does not end between them.
+  ++id;
+  frame::Push whole = push_frame(id, prompt_of(2, 64), reserve(id, prompt_of(2, 64)), address);
+  p->send(whole);
+  EXPECT_TRUE(d->expect<frame::Transferred>().complete);
+  EXPECT_EQ(p->finish_of(id).reason, FinishReason::Stop);
 }
 
 TEST_F(CudaHandoff, AnyScheduleSaysWhatOneEngineAloneSays) {

@@ -50,7 +50,7 @@ inline constexpr uint32_t kAlive = 0x4c564b50;   // "PKVL"
 inline constexpr uint32_t kEnd = 0x45564b50;     // "PKVE"
 inline constexpr uint32_t kAnswer = 0x41564b50;  // "PKVA"
 // Part of the fingerprint that engines are paired by: those of another version compute for themselves.
-inline constexpr uint32_t kVersion = 4;
+inline constexpr uint32_t kVersion = 5;
 // Connections of one transfer.
 inline constexpr int32_t kStreamsMax = 8;
 // Bits of OfferHead::features.
