@@ -1,8 +1,8 @@
 // A Llama decoder on a CUDA device. Owns weights, KV cache, scratch, streams and graphs of one loaded model; the order of work is
 // that of model/decoder.cc, the kernels are ops/cuda/ops.h, the device's form of a step is step_arrays.h.
 //
-// A step is enqueued as a whole and waited for once, or layer by layer where it has a watch (layer_events.h). Steps in which every
-// sequence decodes are replayed as graphs, one for each bucket of rows: all that differs between two such steps lies in device
+// A step is enqueued as a whole and waited for once; where it has a watch, first by groups of layers (layer_events.h). Steps in which
+// every sequence decodes are replayed as graphs, one for each bucket of rows: all that differs between two such steps lies in device
 // memory, rows that are not there have row_sequence -1. A row's bits are the same in every bucket and in a step that is no graph,
 // since no kernel's order depends on the others. A graph is one piece and tells its watch nothing: it adds a row to a sequence, so
 // that there is nothing to gain.
