@@ -184,8 +184,8 @@ void print_handoff(Runner& runner, int32_t tokens, int32_t step_tokens, int32_t 
   std::string made = (std::filesystem::temp_directory_path() / "penstock-handoff-XXXXXX").string();
   if (mkdtemp(made.data()) == nullptr) throw std::runtime_error("no temporary folder");
   const int64_t last_bytes = (((tokens - 1) % step_tokens + 1) / kBlockTokens) * kv.bytes_per_block();
-  std::printf("\nA prompt of %d handed over to another process, medians of %d: the last step has %.1f MiB of keys and values, in groups of "
-              "%d layers.\n\n",
+  std::printf("\n**A prompt of %d handed over to another process**, medians of %d: the last step has %.1f MiB of keys and values, in "
+              "groups of %d layers.\n\n",
               tokens, rounds, static_cast<double>(last_bytes) / (1 << 20), layers_per_group(last_bytes, kv.layers));
   std::printf("| way | told | last step, ms | then left until all is there, ms |\n| --- | --- | ---: | ---: |\n");
   struct Way {

@@ -2,8 +2,8 @@
 //
 // An event stands in the stream behind the kernel that stores the layer's K and V, and has happened when everything before it has
 // ended and can be read from other streams. That kernel may have been launched early, beside the one before it
-// (platform.h): it ends only when that has ended, so this means all kernels. The one behind the event is not launched early: that is
-// the price of an event, and why there is one for each group of layers that a watch wants to hear of, and not for each layer.
+// (platform.h): it ends only when that has ended, so this means all kernels. The one behind the event may lose its early start: that
+// is the price of an event, and why there is one for each group of layers that a watch wants to hear of, and not for each layer.
 //
 // The thread of forward() waits for them, once everything is enqueued, and nobody else does: so a watch is told in order, on that
 // thread, of nothing that a failed call leaves open, and of nothing when forward() has returned.
