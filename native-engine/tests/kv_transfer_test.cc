@@ -291,11 +291,15 @@ TEST_P(Transfer, SurvivesRandomDamageAndCommitsOnlyWhatWasSent) {
   std::mt19937 random(seed);
   for (uint64_t generation = 1; generation <= 150; ++generation) {
     const TransferGrant grant = grant_of(generation, generation);
-    table.open(grant, kContent, {1, 2, 3});
     TransferBytes bytes = stream(grant);
     // Also beyond the offer, or hardly any would be let in.
     const size_t from = random() % 2 == 0 ? 0 : sizeof(wire::OfferHead) + 8;
-    bytes[from + random() % (bytes.size() - from)] ^= static_cast<std::byte>(1u << (random() % 8));
+    const size_t at = from + random() % (bytes.size() - from);
+    const uint32_t bit = random() % 8;
+    // Not the wishes for an arena: they are granted, and this writer cannot read what is then said.
+    if (at == offsetof(wire::OfferHead, features) && bit < 2) continue;
+    table.open(grant, kContent, {1, 2, 3});
+    bytes[at] ^= static_cast<std::byte>(1u << bit);
     if (random() % 8 == 0) bytes = stream(grant);
     const bool intact = bytes == stream(grant);
     TransferPeer peer(receiver->address());

@@ -249,10 +249,11 @@ TEST_P(EveryTransport, CommitsWhatWasSentAndNothingElseUnderRandomDamage) {
     TransferBytes offer = writer.offer(grant), bytes = stream();
     const uint32_t what = random() % 8;
     if (what >= 1 && what < 4) {
-      // Not the wish for an arena: without it, it goes another way, and is as good.
+      // Not the wishes for an arena: without one it goes another way and is as good, and with one that this writer cannot take it
+      // has hung up before the other side knows.
       const size_t at = random() % offer.size();
       const uint32_t bit = random() % 8;
-      if (at == offsetof(wire::OfferHead, features) && bit == 0) continue;
+      if (at == offsetof(wire::OfferHead, features) && bit < 2) continue;
       offer[at] ^= static_cast<std::byte>(1u << bit);
       writer.send(offer);
     } else if (what >= 4) {
