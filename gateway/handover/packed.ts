@@ -69,7 +69,8 @@ function unpack(value: unknown): unknown {
     case 'number':
       return Number(said)
     case 'date':
-      return new Date(said as number)
+      // JSON has no number for a date that is none.
+      return new Date((said as number | null) ?? Number.NaN)
     case 'bytes':
       return Uint8Array.from(atob(said as string), (char) => char.charCodeAt(0))
     case 'map':

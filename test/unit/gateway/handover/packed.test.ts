@@ -19,6 +19,7 @@ test.each<[string, unknown]>([
   ['bytes', { a: new Uint8Array([0, 255, 7]) }],
   ['an object with the key that marks others', { $: ['map', 1], b: undefined }],
   ['what JSON has no number for', [Number.NaN, -0, Infinity, -Infinity]],
+  ['a date that is none', { at: new Date(Number.NaN) }],
   ['a name that objects have', JSON.parse('{"__proto__":{"x":1}}')],
 ])('%s', (_, value) => {
   expect(unpacked(packed(value))).toStrictEqual(value)
