@@ -4,6 +4,7 @@ import * as z from 'zod'
 import type { ResponseInputItem, ResponseListedItem, ResponseRequestItem } from '../../protocol/dialects/responses.ts'
 import { StoredItem } from '../../protocol/dialects/responses.ts'
 import type { Failure } from '../../protocol/errors.ts'
+import { late } from '../../protocol/late.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
 import { parseStored } from '../db/json.ts'
 import type { Env } from '../env.ts'
@@ -13,8 +14,8 @@ import { CONVERSATION_CHARS_MAX, itemId, nameOfItem, nameOfResponse, type Owner 
 /** Responses that the references of one request may come from; each is a call of its own. */
 const REFERRED_MAX = 16
 
-const StoredItems = z.array(StoredItem)
-const StoredOutput = z.object({ status: z.string(), output: z.array(StoredItem) })
+const StoredItems = late(() => z.array(StoredItem))
+const StoredOutput = late(() => z.object({ status: z.string(), output: z.array(StoredItem) }))
 
 export type Continued = {
   /** Oldest first: the earlier responses', then the request's own, which have ids now. */
