@@ -24,6 +24,8 @@ export type Env = {
   DATABASE_POOL: DurableObjectNamespace<DatabasePool>
   /** Files of the dashboard, by their names. Absent where it was not built. */
   ASSETS?: Fetcher
+  /** Leads to public addresses alone. Set off Cloudflare only, where the Worker's own way out leads inside, too. */
+  INTERNET?: Fetcher
   /** Set on Cloudflare only. */
   HYPERDRIVE?: Hyperdrive
   /** Set off Cloudflare only: postgres:// address for the pool. Secret. */

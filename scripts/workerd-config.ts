@@ -48,6 +48,38 @@ const MODULE_KINDS: Record<string, string> = {
  */
 export const V8_FLAGS = ['--min-semi-space-size=16']
 
+/** Where nothing is ever served to a gateway: link-local addresses and those where cloud machines hand out credentials. */
+const NEVER = [
+  '0.0.0.0/8',
+  '169.254.0.0/16',
+  '168.63.129.16/32',
+  '100.100.100.200/32',
+  '224.0.0.0/4',
+  'fe80::/10',
+  'fd00:ec2::/32',
+  'fd20:ce::254/128',
+  'ff00::/8',
+]
+/**
+ * What workerd takes for public beside its own list of private ranges: benchmarking, and IPv6 that is a way to an IPv4 address.
+ * Of the well-known prefix of NAT64 (RFC 6052) only what is private behind it: in a network without IPv4 it leads to everything.
+ */
+const NOT_PUBLIC = [
+  '192.0.0.0/24',
+  '198.18.0.0/15',
+  '2001::/32',
+  '2002::/16',
+  '64:ff9b:1::/48',
+  '64:ff9b::/104',
+  '64:ff9b::a00:0/104',
+  '64:ff9b::6440:0/106',
+  '64:ff9b::7f00:0/104',
+  '64:ff9b::a83f:8110/128',
+  '64:ff9b::a9fe:0/112',
+  '64:ff9b::ac10:0/108',
+  '64:ff9b::c0a8:0/112',
+]
+
 /** By which the command line names the socket that callers come in by. */
 export const SOCKET_NAME = 'http'
 
@@ -75,6 +107,7 @@ export function workerdConfig(inputs: WorkerdInputs): string {
         : `(name = ${quote(name)}, json = ${quote(JSON.stringify(value))})`,
     ),
     ...(assets === undefined ? [] : [`(name = ${quote(assets.binding)}, service = "assets")`]),
+    '(name = "INTERNET", service = "internet")',
     ...inputs.secrets.map((name) => `(name = ${quote(name)}, fromEnvironment = ${quote(name)})`),
   ]
   // The key of a class is part of the identity of its objects: it must never change, or their storage is lost.
@@ -88,7 +121,9 @@ const config :Workerd.Config = (
   services = [
     (name = "gateway", worker = .gateway),
     # Backends and Postgres are on private addresses; which hosts are called is decided in the gateway, never by a caller.
-    (name = "outside", network = (allow = ["public", "private"], tlsOptions = (trustBrowserCas = true))),
+    ${network('outside', ['public', 'private'], NEVER)},
+    # What a public name resolves to is checked where the connection is made, so that no name leads inside, today or tomorrow.
+    ${network('internet', ['public'], [...NEVER, ...NOT_PUBLIC])},
     (name = "objects", disk = (path = ${quote(inputs.storageDir)}, writable = true)),${
       assets === undefined ? '' : `\n    (name = "assets", disk = (path = ${quote(inputs.assetsDir ?? '')})),`
     }
@@ -120,6 +155,12 @@ function quote(text: string): string {
     else quoted += char
   }
   return `"${quoted}"`
+}
+
+function network(name: string, allow: string[], deny: string[]): string {
+  const quoted = (items: string[]) => items.map(quote).join(', ')
+  const addresses = `allow = [${quoted(allow)}], deny = [${quoted(deny)}]`
+  return `(name = ${quote(name)}, network = (${addresses}, tlsOptions = (trustBrowserCas = true)))`
 }
 
 function list(items: string[]): string {

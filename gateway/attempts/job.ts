@@ -9,6 +9,7 @@ import type { Principal } from '../auth/principal.ts'
 import type { Env } from '../env.ts'
 import type { ErrorDialect } from '../errors.ts'
 import type { CutoffPolicy, ProviderKey, Target } from '../policy/plan.ts'
+import type { Fetch } from '../policy/reach.ts'
 import type { AnswerJournal, KeptAnswer } from '../providers/answer-journal.ts'
 import type { Provider } from '../providers/provider.ts'
 import type { Health } from '../routing/health.ts'
@@ -56,7 +57,7 @@ export const DEFAULT_TIMINGS: Timings = {
 
 /** The world outside, so that tests can stand in for it. */
 export type Ports = {
-  fetch: typeof fetch
+  fetch: Fetch
   nowMs: () => number
   random: () => number
   newId: () => string

@@ -4,9 +4,10 @@ import type { Failure } from '../../protocol/errors.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
 import { FactCache } from '../db/cache.ts'
 import type { Env } from '../env.ts'
+import { systemFetch } from '../outbound.ts'
+import type { Fetch } from '../policy/reach.ts'
 import { directoryName, type Lookup } from './directory.ts'
 import type { KeyRecord } from './key-record.ts'
-import type { Fetch } from './key-sets.ts'
 import { hashKey, parseKey } from './keys.ts'
 import type { Principal } from './principal.ts'
 
@@ -33,8 +34,6 @@ export type AuthOptions = {
   /** Takes no copy of this isolate and none that may be old: for what is rare and must see a change at once. Default: false. */
   fresh?: boolean
 }
-
-const systemFetch: Fetch = (url, init) => globalThis.fetch(url, init)
 
 /**
  * Who is calling: `Authorization: Bearer KEY`, `x-api-key: KEY`, or `Authorization: Bearer TOKEN` with a JWT of a

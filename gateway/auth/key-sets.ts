@@ -8,6 +8,7 @@ import { createLocalJWKSet, type JSONWebKeySet } from 'jose'
 import * as z from 'zod'
 import { late } from '../../protocol/late.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
+import { type Fetch, reachOf } from '../policy/reach.ts'
 import { parseUpstreamUrl } from '../policy/upstream-url.ts'
 import { readLimited } from '../providers/bounded-body.ts'
 import type { Issuer } from './issuers.ts'
@@ -46,7 +47,6 @@ const PublicJwks = late(() => z.object({ keys: z.array(PublicJwk).min(1).max(KEY
 /** Sets as they are published also hold keys of other kinds and uses, which are skipped. */
 const PublishedJwks = late(() => z.object({ keys: z.array(z.unknown()).max(KEYS_MAX) }))
 
-export type Fetch = (url: string, init: RequestInit) => Promise<Response>
 export type KeySet = { kids: ReadonlySet<string>; resolve: ReturnType<typeof createLocalJWKSet> }
 /** `no_such_key`: the issuer's set does not have it. `unreachable`: nobody can tell now. */
 export type KeyFault = { reason: 'no_such_key' } | { reason: 'unreachable'; retryAfterMs: number }
@@ -119,11 +119,12 @@ async function download(
   const url = parseUpstreamUrl(uri, { allowPrivate })
   if (!url.ok) return undefined
   try {
-    const response = await fetch(url.value, {
+    const init = {
       redirect: 'manual',
       headers: { accept: 'application/json' },
       signal: AbortSignal.timeout(FETCH_TIMEOUT_MS),
-    })
+    } as const
+    const response = await fetch(url.value, init, reachOf(allowPrivate))
     if (response.status !== 200) {
       await response.body?.cancel()
       return undefined

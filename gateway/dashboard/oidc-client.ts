@@ -4,7 +4,6 @@
 import { and, asc, eq } from 'drizzle-orm'
 import * as z from 'zod'
 import { err, ok, type Result } from '../../protocol/result.ts'
-import type { Fetch } from '../auth/key-sets.ts'
 import { FactCache } from '../db/cache.ts'
 import { query } from '../db/orm.ts'
 import type { Database } from '../db/port.ts'
@@ -12,6 +11,7 @@ import { tokenIssuers } from '../db/schema/people.ts'
 import { signInClients } from '../db/schema/sessions.ts'
 import { organisations } from '../db/schema/tenancy.ts'
 import type { Env } from '../env.ts'
+import { type Fetch, type Reach, reachOf } from '../policy/reach.ts'
 import { openSecret } from '../policy/secrets.ts'
 import { parseUpstreamUrl } from '../policy/upstream-url.ts'
 import { readLimited } from '../providers/bounded-body.ts'
@@ -103,7 +103,11 @@ async function published(
 ): Promise<Endpoints | undefined> {
   const base = parseUpstreamUrl(issuer, { allowPrivate })
   if (!base.ok) return undefined
-  const answer = await ask(`${base.value}/.well-known/openid-configuration`, {}, fetch)
+  const answer = await ask(
+    `${base.value}/.well-known/openid-configuration`,
+    {},
+    { fetch, reach: reachOf(allowPrivate) },
+  )
   const metadata = Metadata.safeParse(answer?.status === 200 ? answer.json : undefined)
   // Else one issuer could have another one's users sign in here.
   if (!metadata.success || metadata.data.issuer !== issuer) return undefined
@@ -143,7 +147,8 @@ export async function exchange(
       form.set('client_secret', secret.value)
     } else headers.set('authorization', basic(issuer.audience, secret.value))
   }
-  const answer = await ask(endpoint.token, { method: 'POST', headers, body: form.toString() }, tools.fetch)
+  const way = { fetch: tools.fetch, reach: reachOf(issuer.allowPrivate) }
+  const answer = await ask(endpoint.token, { method: 'POST', headers, body: form.toString() }, way)
   if (answer === undefined) return err('it does not answer')
   const tokens = Tokens.safeParse(answer.json)
   if (answer.status === 200 && tokens.success) return ok(tokens.data.id_token)
@@ -161,13 +166,13 @@ function basic(id: string, secret: string): string {
 async function ask(
   url: string,
   init: { method?: string; headers?: Headers; body?: string },
-  fetch: Fetch,
+  { fetch, reach }: { fetch: Fetch; reach: Reach },
 ): Promise<{ status: number; json: unknown } | undefined> {
   const headers = init.headers ?? new Headers()
   headers.set('accept', 'application/json')
   try {
     const signal = AbortSignal.timeout(FETCH_TIMEOUT_MS)
-    const response = await fetch(url, { ...init, headers, redirect: 'manual', signal })
+    const response = await fetch(url, { ...init, headers, redirect: 'manual', signal }, reach)
     const text = await readLimited(response, ANSWER_CHARS_MAX + 1)
     if (text.length > ANSWER_CHARS_MAX) return undefined
     return { status: response.status, json: JSON.parse(text) }

@@ -10,11 +10,10 @@
 import { Hono } from 'hono'
 import type { AdminEnv } from '../admin/context.ts'
 import { clientAddress } from '../auth/client-address.ts'
-import type { Fetch } from '../auth/key-sets.ts'
+import { systemFetch } from '../outbound.ts'
+import type { Fetch } from '../policy/reach.ts'
 import { assetResponse } from './assets.ts'
 import { DASHBOARD_PATH } from './browser.ts'
-
-const systemFetch: Fetch = (url, init) => globalThis.fetch(url, init)
 
 const loaded = () => import('./sign-in.ts')
 

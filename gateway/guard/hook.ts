@@ -3,6 +3,7 @@
 import * as z from 'zod'
 import { late } from '../../protocol/late.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
+import { type Reach, reachOf } from '../policy/reach.ts'
 import { type Finder, patternFinder } from './finder.ts'
 import { parsePattern } from './pattern.ts'
 import { PII_ENTITIES, piiFinder } from './pii.ts'
@@ -99,6 +100,7 @@ export type TextHook = Common & {
 export type WebhookHook = Common & {
   kind: 'webhook'
   url: string
+  reach: Reach
   timeoutMs: number
   onFailure: Settings['webhook']['on_failure']
   secretCiphertext: string
@@ -135,10 +137,11 @@ export function hookOf(identity: HookIdentity, stored: StoredHook): Result<Hook,
       return ok({ ...common, kind: stored.kind, action, finders, replacement: (label) => `[${label}]` })
     }
     case 'webhook': {
-      const { url, timeout_ms: timeoutMs, on_failure: onFailure } = stored.settings
+      const { url, allow_private: allowPrivate, timeout_ms: timeoutMs, on_failure: onFailure } = stored.settings
       const { secretCiphertext } = identity
       if (secretCiphertext === undefined) return err({ param: 'secret', message: 'is required for a webhook' })
-      return ok({ ...common, kind: stored.kind, url, timeoutMs, onFailure, secretCiphertext })
+      const reach = reachOf(allowPrivate)
+      return ok({ ...common, kind: stored.kind, url, reach, timeoutMs, onFailure, secretCiphertext })
     }
     default:
       return stored satisfies never

@@ -113,7 +113,7 @@ async function ask(
   const secret = await openSecret(job.env.SECRETS_KEK, hookSecretName(hook.hookId), hook.secretCiphertext)
   if (!secret.ok) throw new Error(`its secret cannot be opened: ${secret.error.reason}`)
   const seconds = Math.floor(job.ports.nowMs() / 1000)
-  const response = await job.ports.fetch(hook.url, {
+  const init = {
     method: 'POST',
     headers: {
       'content-type': 'application/json',
@@ -122,7 +122,8 @@ async function ask(
     body,
     redirect: 'manual',
     signal: AbortSignal.timeout(timeoutMs),
-  })
+  } as const
+  const response = await job.ports.fetch(hook.url, init, hook.reach)
   if (response.status !== 200) {
     await response.body?.cancel()
     throw new Error(`it answered ${response.status}`)

@@ -19,6 +19,7 @@ import { defaultModelPolicy, ModelPolicy } from './model-policy.ts'
 import type { Plan, ProviderConfig, ProviderKey, Target } from './plan.ts'
 import { findPrices, type PriceVersion, priceInForce, priceKey } from './price-book.ts'
 import { optionsOf, StoredOptions } from './provider-options.ts'
+import { reachOf } from './reach.ts'
 import { keySubject, openSecret } from './secrets.ts'
 import { ModelName, STANDARD_TIER, StoredTargets } from './targets.ts'
 
@@ -116,6 +117,7 @@ export async function findProvider(name: string, env: Env, nowMs: number): Promi
     name: row.name,
     kind: row.kind,
     baseUrl: row.baseUrl.replace(/\/+$/, ''),
+    reach: reachOf(row.allowPrivate),
     keys,
     ...(row.preset === null ? {} : { preset: row.preset }),
     options: optionsOf(parseStored(row.options, StoredOptions, 'providers.options')),

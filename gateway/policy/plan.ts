@@ -4,6 +4,7 @@ import type { PriceQuote } from '../meter/price.ts'
 import type { ProviderKind } from '../providers/kinds.ts'
 import type { UsageDialect } from '../providers/usage-dialect.ts'
 import type { ModelPolicy } from './model-policy.ts'
+import type { Reach } from './reach.ts'
 
 /** One place that can serve the model. */
 export type Target = {
@@ -49,6 +50,7 @@ export type ProviderConfig = {
   kind: ProviderKind
   /** Registered by an administrator; no caller ever chooses a host. No slash at the end. */
   baseUrl: string
+  reach: Reach
   /** At least one. Which one a call uses is decided before it is opened. */
   keys: ProviderKey[]
   /** Known deviations of a server from its dialect, by name; see providers/presets.ts. */

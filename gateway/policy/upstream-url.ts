@@ -1,5 +1,5 @@
 // Which addresses an administrator may register as an upstream. Owns the reading of the address; no caller ever names
-// one, redirects are not followed, and what a public name resolves to is the resolver's business.
+// one, and redirects are not followed. What a name resolves to is checked by the network that the call takes, see reach.ts.
 import { err, ok, type Result } from '../../protocol/result.ts'
 
 const URL_CHARS_MAX = 500

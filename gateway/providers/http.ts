@@ -65,7 +65,8 @@ export class HttpProvider implements Provider {
     const fields = { requestId, provider: this.#config.name, key: this.#key.name }
     let response: Response
     try {
-      response = await context.fetch(url, { method: 'POST', headers, body, redirect: 'manual', signal: context.signal })
+      const init = { method: 'POST', headers, body, redirect: 'manual', signal: context.signal } as const
+      response = await context.fetch(url, init, this.#config.reach)
     } catch (error) {
       if (context.signal.aborted) throw error
       log('warn', 'provider_unreachable', { ...fields, error: this.#clean(errorText(error)) })

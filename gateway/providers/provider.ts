@@ -5,6 +5,7 @@ import type { InferenceRequest } from '../../protocol/request.ts'
 import type { Result } from '../../protocol/result.ts'
 import type { Env } from '../env.ts'
 import type { CutoffPolicy, Target } from '../policy/plan.ts'
+import type { Fetch } from '../policy/reach.ts'
 import type { RouteFacts } from '../routing/decision.ts'
 import type { Service } from '../routing/door.ts'
 import type { AnswerJournal, KeptAnswer } from './answer-journal.ts'
@@ -23,7 +24,7 @@ export type OpenContext = {
   maxOutputTokens?: number
   /** Ends the call and the stream. Providers pass it to `fetch` and add nothing to it. */
   signal: AbortSignal
-  fetch: typeof fetch
+  fetch: Fetch
   /** Keeps work alive that nobody waits for. */
   waitUntil: (work: Promise<unknown>) => void
   nowMs: () => number

@@ -5,6 +5,7 @@ import type { InferenceRequest } from '../../protocol/request.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
 import { errorText, log } from '../observe/log.ts'
 import type { ProviderConfig, ProviderKey, Target } from '../policy/plan.ts'
+import type { Fetch } from '../policy/reach.ts'
 import { readLimited } from './bounded-body.ts'
 import { cleanFailure, cleanText, secretsIn } from './secret-text.ts'
 import { vendorOf } from './vendors.ts'
@@ -16,7 +17,7 @@ const COUNT_BYTES_MAX = 16 * 1024
 export type CountContext = {
   /** The one of the provider's keys to ask with. */
   key: ProviderKey
-  fetch: (url: string, init: RequestInit) => Promise<Response>
+  fetch: Fetch
   requestId: string
   nowMs: () => number
 }
@@ -42,7 +43,8 @@ export async function countTokens(
   const fields = { requestId, provider: config.name, key: key.name }
   try {
     const signal = AbortSignal.timeout(COUNT_TIMEOUT_MS)
-    const response = await fetch(url, { method: 'POST', headers, body, redirect: 'manual', signal })
+    const init = { method: 'POST', headers, body, redirect: 'manual', signal } as const
+    const response = await fetch(url, init, config.reach)
     const text = await readLimited(response, COUNT_BYTES_MAX)
     if (response.status === 200) return ok(counter.read(text))
     const failure = cleanFailure(vendor.failure(response.status, text, response.headers, nowMs()), secrets)

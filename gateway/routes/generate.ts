@@ -7,6 +7,7 @@ import { Lanes } from '../account/lane.ts'
 import { DEFAULT_TIMINGS, type Ports, type Timings } from '../attempts.ts'
 import { failureResponse } from '../errors.ts'
 import { serve } from '../lifecycle.ts'
+import { systemFetch } from '../outbound.ts'
 import { BackendProvider } from '../providers/backend.ts'
 import { Health } from '../routing/health.ts'
 import { MAX_JSON_TOKEN_VALUES, MAX_JSON_VALUES } from './body.ts'
@@ -56,7 +57,7 @@ const messages: Dialect = {
 /** The world as it is. One of each per app: snapshot, in-flight counts and lanes serve the whole isolate. */
 export function systemPorts(timings: Partial<Timings> = {}): Ports {
   return {
-    fetch: (input, init) => globalThis.fetch(input, init),
+    fetch: systemFetch,
     nowMs: () => Date.now(),
     random: () => Math.random(),
     newId: () => crypto.randomUUID(),

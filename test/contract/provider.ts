@@ -23,6 +23,7 @@ function configOf(promised: Promised): ProviderConfig {
     name: 'provider',
     kind,
     baseUrl,
+    reach: 'public',
     keys: [keyOf(promised)],
     ...(preset === undefined ? {} : { preset }),
     options: options ?? {},

@@ -2,9 +2,9 @@
 // somebody could try to come in by it.
 import { env } from 'cloudflare:test'
 import { beforeEach, describe, expect, test, vi } from 'vitest'
-import type { Fetch } from '../../gateway/auth/key-sets.ts'
 import { forgetEndpoints } from '../../gateway/dashboard/oidc-client.ts'
 import { connect } from '../../gateway/db/connect.ts'
+import type { Fetch } from '../../gateway/policy/reach.ts'
 import { admin, type Json, newName, newTenant, type Tenant } from './support/admin.ts'
 import { Browser, newCode } from './support/browser.ts'
 import { FakeIssuer } from './support/fake-issuer.ts'
@@ -235,7 +235,7 @@ describe('nobody is signed in', () => {
 
   test('by an ID token of another issuer of the same gateway, however good it is there', async () => {
     const other = await newWorld()
-    const both: Fetch = (url, init) => (url.startsWith(other.fake.issuer) ? other : world).fake.fetch(url, init)
+    const both: Fetch = (url, ...rest) => (url.startsWith(other.fake.issuer) ? other : world).fake.fetch(url, ...rest)
     const browser = new Browser({ fetch: both })
     world.fake.claims = { iss: other.fake.issuer, sub: other.alice.subject }
     await refused(browser, await wayBack({ ...world, browser }), /not of this sign-in/, 403)

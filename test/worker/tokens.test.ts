@@ -3,8 +3,9 @@
 import { env } from 'cloudflare:test'
 import { exportSPKI, SignJWT, UnsecuredJWT } from 'jose'
 import { beforeAll, describe, expect, test } from 'vitest'
-import { type Fetch, REFRESH_COOLDOWN_MS } from '../../gateway/auth/key-sets.ts'
+import { REFRESH_COOLDOWN_MS } from '../../gateway/auth/key-sets.ts'
 import { forgetTokens } from '../../gateway/auth/token.ts'
+import type { Fetch } from '../../gateway/policy/reach.ts'
 import { admin, newName, newTenant, present, type Tenant, withoutDatabase } from './support/admin.ts'
 import { jwksOf, keyPair, newPerson, type Person, TestIssuer } from './support/people.ts'
 

@@ -32,6 +32,14 @@ const INPUTS = {
   address: '127.0.0.1:8787',
 }
 
+const NEVER =
+  '"0.0.0.0/8", "169.254.0.0/16", "168.63.129.16/32", "100.100.100.200/32", "224.0.0.0/4", ' +
+  '"fe80::/10", "fd00:ec2::/32", "fd20:ce::254/128", "ff00::/8"'
+const NOT_PUBLIC =
+  '"192.0.0.0/24", "198.18.0.0/15", "2001::/32", "2002::/16", "64:ff9b:1::/48", "64:ff9b::/104", "64:ff9b::a00:0/104", ' +
+  '"64:ff9b::6440:0/106", "64:ff9b::7f00:0/104", "64:ff9b::a83f:8110/128", "64:ff9b::a9fe:0/112", ' +
+  '"64:ff9b::ac10:0/108", "64:ff9b::c0a8:0/112"'
+
 test('the configuration of workerd says what wrangler.toml says', () => {
   expect(
     workerdConfig(INPUTS),
@@ -42,7 +50,9 @@ const config :Workerd.Config = (
   services = [
     (name = "gateway", worker = .gateway),
     # Backends and Postgres are on private addresses; which hosts are called is decided in the gateway, never by a caller.
-    (name = "outside", network = (allow = ["public", "private"], tlsOptions = (trustBrowserCas = true))),
+    (name = "outside", network = (allow = ["public", "private"], deny = [${NEVER}], tlsOptions = (trustBrowserCas = true))),
+    # What a public name resolves to is checked where the connection is made, so that no name leads inside, today or tomorrow.
+    (name = "internet", network = (allow = ["public"], deny = [${NEVER}, ${NOT_PUBLIC}], tlsOptions = (trustBrowserCas = true))),
     (name = "objects", disk = (path = "/d/with \\"quotes\\"/objects", writable = true)),
   ],
   sockets = [(name = "http", address = "127.0.0.1:8787", http = (), service = "gateway")],
@@ -63,6 +73,7 @@ const gateway :Workerd.Worker = (
     (name = "ACCOUNT_AGAIN", durableObjectNamespace = "Account"),
     (name = "GREETING", text = "say \\"hi\\""),
     (name = "LIMIT", json = "3"),
+    (name = "INTERNET", service = "internet"),
     (name = "ADMIN_TOKEN", fromEnvironment = "ADMIN_TOKEN"),
     (name = "DATABASE_URL", fromEnvironment = "DATABASE_URL"),
   ],

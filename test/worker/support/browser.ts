@@ -4,9 +4,9 @@ import { env } from 'cloudflare:test'
 import { Hono } from 'hono'
 import type { AdminEnv } from '../../../gateway/admin/context.ts'
 import { adminApp } from '../../../gateway/admin/index.ts'
-import type { Fetch } from '../../../gateway/auth/key-sets.ts'
 import { dashboardRoutes } from '../../../gateway/dashboard/routes.ts'
 import type { Env } from '../../../gateway/env.ts'
+import type { Fetch } from '../../../gateway/policy/reach.ts'
 import { type Answer, admin, type Json } from './admin.ts'
 
 export type Sent = { body?: unknown; headers?: Record<string, string | undefined>; raw?: string }

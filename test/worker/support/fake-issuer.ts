@@ -2,7 +2,7 @@
 // for one client, one address and one verifier, and signs ID tokens. Owns its own strictness, so that a gateway that forgets
 // something finds out.
 import { decodeProtectedHeader, SignJWT } from 'jose'
-import type { Fetch } from '../../../gateway/auth/key-sets.ts'
+import type { Fetch } from '../../../gateway/policy/reach.ts'
 import { jwksOf, keyPair } from './people.ts'
 
 type Grant = { clientId: string; redirectUri: string; challenge: string; nonce: string; subject: string; scope: string }
@@ -28,7 +28,8 @@ export class FakeIssuer {
     this.clientSecret = client.secret
   }
 
-  readonly fetch: Fetch = async (url, init) => {
+  readonly fetch: Fetch = async (url, init, reach) => {
+    if (reach !== 'public') throw new Error(`${url} is asked over a network that leads inside`)
     const request = new Request(url, init)
     const { origin, pathname } = new URL(url)
     this.requests.push(`${request.method} ${pathname}`)

@@ -23,6 +23,7 @@ async function judged(verdict: (texts: Asked[]) => unknown, onFailure: 'open' | 
     stages: ['output'],
     message: 'No.',
     url: 'https://judge.example.com',
+    reach: 'public',
     timeoutMs: 1000,
     onFailure,
     secretCiphertext: sealed.value,

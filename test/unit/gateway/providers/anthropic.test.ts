@@ -392,6 +392,7 @@ const CONFIG = {
   name: 'p',
   kind: 'anthropic' as const,
   baseUrl: 'https://api.anthropic.com/v1',
+  reach: 'public' as const,
   keys: [],
   options: { apiVersion: '2024-01-01', headers: { 'anthropic-beta': 'x' } },
   usageDialect: 'anthropic' as const,

@@ -281,6 +281,7 @@ const config = (
   name: 'p',
   kind: 'bedrock',
   baseUrl: `https://${host}`,
+  reach: 'public',
   keys: [],
   options,
   usageDialect: 'bedrock',

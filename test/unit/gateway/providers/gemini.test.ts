@@ -252,6 +252,7 @@ describe('a count of tokens', () => {
       name: 'google',
       kind: 'gemini',
       baseUrl: 'https://generativelanguage.googleapis.com',
+      reach: 'public',
       keys: [],
       options: { headers: { 'x-goog-api-key': 'another', 'x-team': 'a' } },
       usageDialect: 'gemini',

@@ -1,5 +1,6 @@
 // The internal request in OpenAI's form: what each kind of part becomes, what each server is spared or refused.
 import { describe, expect, test } from 'vitest'
+import type { ProviderConfig } from '../../../../gateway/policy/plan.ts'
 import { azureOpenAi } from '../../../../gateway/providers/azure-openai.ts'
 import { openAi } from '../../../../gateway/providers/openai.ts'
 import { openAiCompatible } from '../../../../gateway/providers/openai-compatible.ts'
@@ -44,17 +45,17 @@ describe('marks for prompt caches', () => {
     user({ ...PNG, cache }, text('hi')),
   ]
   const sentBy = async (vendor: Vendor, kind: 'openai' | 'azure_openai' | 'openai_compatible', model: string) => {
-    const config = {
-      providerId: 'p',
+    const config: ProviderConfig = {
       name: 'p',
       kind,
       baseUrl: 'https://api.example.com/v1',
+      reach: 'public',
       options: {},
       usageDialect: 'openai',
       cutoff: 'cancel',
       keys: [],
-    } as const
-    const key = { keyId: 'k', name: 'k', secret: 's', weight: 1 }
+    }
+    const key = { name: 'k', secret: 's', weight: 1 }
     const asked = request({ tools: [{ name: 'look', cache }], reasoning: { effort: 'none' } }, marked)
     const target = { provider: 'p', model, contextTokens: 8192, price: undefined }
     const context = { config, key, requestId: 'r', nowMs: () => 0 }
@@ -416,6 +417,7 @@ describe('a call', () => {
     name: 'p',
     kind: 'openai' as const,
     baseUrl: 'https://api.openai.com/v1',
+    reach: 'public' as const,
     keys: [],
     options: { headers: { 'openai-organization': 'org-1' } },
     usageDialect: 'openai' as const,

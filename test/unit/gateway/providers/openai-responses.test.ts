@@ -46,6 +46,7 @@ function placed({ kind = 'openai', model = 'gpt-5.4', options = {}, preset, base
     name: 'p',
     kind,
     baseUrl: baseUrl ?? (kind === 'azure_openai' ? 'https://fjord.openai.azure.com' : 'https://api.example.com/v1'),
+    reach: 'public',
     keys: [{ name: 'k', secret: 's3cret', weight: 1 }],
     ...(preset === undefined ? {} : { preset }),
     options,

@@ -95,6 +95,7 @@ async function opened(kind: Kind, answer: () => Response) {
     name: 'p',
     kind,
     baseUrl: 'https://vendor.test/v1',
+    reach: 'public',
     keys: [],
     options: { region: 'eu-central-1' },
     usageDialect: 'openai',

@@ -59,6 +59,7 @@ async function ask(baseUrl: string): Promise<{ events: ProviderEvent[]; behind: 
     name: 'p',
     kind: 'openai_compatible',
     baseUrl,
+    reach: 'anywhere',
     keys: [],
     options: {},
     usageDialect: 'openai',

@@ -12,6 +12,7 @@ const CONFIG: ProviderConfig = {
   name: 'p',
   kind: 'anthropic',
   baseUrl: 'https://vendor.example.com/v1',
+  reach: 'public',
   keys: [FIRST, SECOND].map((secret, index) => ({ name: `k${index}`, secret, weight: 1 })),
   options: {},
   usageDialect: 'anthropic',
