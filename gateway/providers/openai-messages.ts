@@ -103,7 +103,9 @@ function assistantFields(parts: readonly ContentPart[], preset: Preset, mark: Se
   const said = parts.filter((part) => part.type === 'text' || (part.type === 'refusal' && refusal === ''))
   const hasText = said.length > 0
   // A message of calls alone has no content, which is not the same as an empty one.
-  const content = hasText || (calls.length === 0 && refusal === '') ? contentOf(said, preset) : null
+  // A breakpoint stands in what is asked; in what was answered the vendor knows none.
+  const marks = preset.cacheMarks === 'breakpoint' ? { ...preset, cacheMarks: undefined } : preset
+  const content = hasText || (calls.length === 0 && refusal === '') ? contentOf(said, marks) : null
   return {
     content: preset.thoughtField === 'chunks' ? withChunks(parts, content) : content,
     ...(refusal === '' ? {} : { refusal }),

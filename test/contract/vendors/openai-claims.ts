@@ -6,7 +6,7 @@ import type { Claim } from '../promise.ts'
 /** Sampling that equals it is the same with and without the field. */
 export const OWN_DEFAULT = 'It is the default there.'
 export const MARKED_SINCE =
-  'From GPT 5.6 on a breakpoint where the mark stands, kept for half an hour at least; not on tools.'
+  'From GPT 5.6 on a breakpoint where the mark stands, kept for half an hour at least; not on tools, nor on answers.'
 const EITHER_ROUTE =
   'Tools together with reasoning go to the responses route, with GPT 5.4 and later whatever is said of reasoning except `none`.'
 

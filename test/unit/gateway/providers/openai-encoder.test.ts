@@ -42,6 +42,7 @@ describe('marks for prompt caches', () => {
   const breakpoint = { mode: 'explicit' }
   const marked: ChatMessage[] = [
     { role: 'system', content: [{ ...text('Rules.'), cache }] },
+    { role: 'assistant', content: [{ ...text('Hello.'), cache }] },
     user({ ...PNG, cache }, text('hi')),
   ]
   const sentBy = async (vendor: Vendor, kind: 'openai' | 'azure_openai' | 'openai_compatible', model: string) => {
@@ -65,11 +66,12 @@ describe('marks for prompt caches', () => {
   }
 
   test.each(['gpt-5.6', 'gpt-5.6-luna-2026-07-01', 'gpt-6-astra'])(
-    'are breakpoints for %s, but not on tools',
+    'are breakpoints for %s, but not on tools and on what was answered',
     async (model) => {
       const { messages, tools } = await sentBy(openAi, 'openai', model)
       expect(messages.map(({ content }) => content)).toEqual([
         [{ type: 'text', text: 'Rules.', prompt_cache_breakpoint: breakpoint }],
+        'Hello.',
         [
           { type: 'image_url', image_url: { url: 'data:image/png;base64,QUJD' }, prompt_cache_breakpoint: breakpoint },
           { type: 'text', text: 'hi' },
