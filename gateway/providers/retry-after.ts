@@ -11,6 +11,8 @@ const IN_MILLISECONDS = ['retry-after-ms', 'x-ms-retry-after-ms']
 const PLAIN_NUMBER = /^\d+(\.\d+)?$/
 /** With the name of a month, or as ISO 8601 has it: the runtime takes much else for a date, "5, 5" for one. */
 const DATE = /[a-z]{3}.*\d|^\d{4}-\d\d-\d\dT/i
+/** Every form is shorter by far, and a search for a date in more takes time with the square of its length. */
+const HEADER_CHARS_MAX = 200
 
 /**
  * The milliseconds of `retry-after-ms`, or `retry-after` in seconds, as a duration, as a moment or as a date. A header that came several
@@ -22,7 +24,7 @@ export function retryAfter(headers: Headers, nowMs: number): number | undefined 
     if (PLAIN_NUMBER.test(text)) return bounded(Number(text))
   }
   const text = headers.get('retry-after')
-  if (text === null) return undefined
+  if (text === null || text.length > HEADER_CHARS_MAX) return undefined
   const waits = text.split(',').map((part) => durationMs(part, nowMs))
   if (waits.every((wait) => wait !== undefined)) return bounded(Math.max(...waits))
   const dateMs = DATE.test(text) ? Date.parse(text) : Number.NaN

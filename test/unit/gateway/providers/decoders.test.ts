@@ -274,6 +274,8 @@ describe('another server', () => {
     [{ 'retry-after': '-1' }, undefined],
     [{ 'retry-after': '' }, undefined],
     [{ 'retry-after': '0x10' }, undefined],
+    [{ 'retry-after': `${'later '.repeat(40)}Sun, 22 Nov 2026 02:00:05 GMT` }, undefined],
+    [{ 'retry-after': Array.from({ length: 100 }, () => '5').join(', ') }, undefined],
     [{ 'retry-after': '1e300' }, undefined],
     [{ 'retry-after': 'Infinity' }, undefined],
     [{ 'retry-after': '1.5' }, 1500],
