@@ -48,7 +48,7 @@ const MODULE_KINDS: Record<string, string> = {
  */
 export const V8_FLAGS = ['--min-semi-space-size=16']
 
-/** Where nothing is ever served to a gateway: link-local addresses and those where cloud machines hand out credentials. */
+/** Where nothing is ever served to a gateway: link-local addresses and those where cloud machines hand out credentials, NAT64's too. */
 const NEVER = [
   '0.0.0.0/8',
   '169.254.0.0/16',
@@ -59,14 +59,20 @@ const NEVER = [
   'fd00:ec2::/32',
   'fd20:ce::254/128',
   'ff00::/8',
+  '64:ff9b::a83f:8110/128',
+  '64:ff9b::a9fe:0/112',
 ]
 /**
- * What workerd takes for public beside its own list of private ranges: benchmarking, and IPv6 that is a way to an IPv4 address.
+ * What workerd takes for public beside its own list of private ranges: benchmarking, site-local addresses, and IPv6 that is a way to
+ * an IPv4 address.
  * Of the well-known prefix of NAT64 (RFC 6052) only what is private behind it: in a network without IPv4 it leads to everything.
  */
 const NOT_PUBLIC = [
   '192.0.0.0/24',
   '198.18.0.0/15',
+  'fec0::/10',
+  '::/96',
+  '::ffff:0:0:0/96',
   '2001::/32',
   '2002::/16',
   '64:ff9b:1::/48',
@@ -74,8 +80,6 @@ const NOT_PUBLIC = [
   '64:ff9b::a00:0/104',
   '64:ff9b::6440:0/106',
   '64:ff9b::7f00:0/104',
-  '64:ff9b::a83f:8110/128',
-  '64:ff9b::a9fe:0/112',
   '64:ff9b::ac10:0/108',
   '64:ff9b::c0a8:0/112',
 ]

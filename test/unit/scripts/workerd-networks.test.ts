@@ -81,10 +81,21 @@ test.each([['127.0.0.1'], ['localhost'], ['[::ffff:127.0.0.1]']])(
   },
 )
 
-test.each([['169.254.169.254'], ['168.63.129.16'], ['100.100.100.200'], ['[fd00:ec2::254]'], ['[fe80::1]']])(
-  '%s is reached by nobody',
+test.each([['[fec0::1]'], ['[::127.0.0.1]'], ['[::ffff:0:127.0.0.1]'], ['[64:ff9b::10.0.0.1]'], ['[2002:7f00:1::]']])(
+  '%s is no public address',
   async (host) => {
-    expect(await asked('outside', host)).toBe('refused')
     expect(await asked('internet', host)).toBe('refused')
   },
 )
+
+test.each([
+  ['169.254.169.254'],
+  ['168.63.129.16'],
+  ['100.100.100.200'],
+  ['[fd00:ec2::254]'],
+  ['[fe80::1]'],
+  ['[64:ff9b::169.254.169.254]'],
+])('%s is reached by nobody', async (host) => {
+  expect(await asked('outside', host)).toBe('refused')
+  expect(await asked('internet', host)).toBe('refused')
+})
