@@ -3,7 +3,8 @@ import type * as z from 'zod'
 
 /**
  * A schema that `make` makes at the first look at it. One takes microseconds to make and there are thousands, most of which an
- * isolate never uses: made where they stand, they would be a quarter of each cold start.
+ * isolate never uses: made where they stand, they would be a quarter of each cold start. What was made knows itself by another name:
+ * `z.toJSONSchema` describes it where it is an object or a plain type, and throws where it is a wrapper (optional, default, pipe, lazy).
  */
 export function late<Schema extends z.ZodType>(make: () => Schema): Schema {
   const become = () => {
