@@ -13,7 +13,7 @@ import { hedged } from './attempts/hedge.ts'
 import { Itinerary } from './attempts/itinerary.ts'
 import type { Attempt, Candidate, Job, Progress, Taker, Won } from './attempts/job.ts'
 import { noteFailure } from './attempts/learned.ts'
-import { reserve } from './attempts/reserve.ts'
+import { type NotHeld, reserve } from './attempts/reserve.ts'
 import { newAttempt, openContext, runAttempt } from './attempts/run.ts'
 import { castShadow } from './attempts/shadow.ts'
 import { log } from './observe/log.ts'
@@ -119,7 +119,13 @@ class Journey<T> {
       const stopped = await this.#wait(candidate)
       if (stopped !== undefined) return this.#giveUp(stopped)
       const held = await this.#held(candidate)
-      if (!held.ok) return this.#giveUp(held.error)
+      if (!held.ok) {
+        const { wasAnswered, ...failure } = held.error
+        const larger = wasAnswered ? await this.#itinerary.larger(candidate) : undefined
+        if (larger === undefined) return this.#giveUp(failure)
+        candidate = larger
+        continue
+      }
       if (candidate.step.role === 'primary' && this.#job.kept === undefined)
         castShadow(this.#job, this.#plan, this.#progress)
       const { attempt, outcome } = await this.#fly(held.value)
@@ -150,7 +156,7 @@ class Journey<T> {
   }
 
   /** The account's yes to an attempt, before anything of it is sent. */
-  async #held(candidate: Candidate): Promise<Result<Attempt, Failure>> {
+  async #held(candidate: Candidate): Promise<Result<Attempt, NotHeld>> {
     const { target, step } = candidate
     this.#progress.attempts++
     this.#progress.target = target

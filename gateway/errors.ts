@@ -272,8 +272,9 @@ export function denialToFailure(denial: Denial): Failure {
 
 /** Of a request whose process died between its end and the word of it. */
 function attemptEnded({ status }: Denial & { reason: 'attempt_ended' }): Failure {
-  if (status !== 'ok' && status !== 'client_cancelled') {
-    return { code: status, message: `The request had ended (${status}) when the gateway was restarted.` }
+  if (status !== 'ok') {
+    const code = status === 'client_cancelled' ? 'cancelled' : status
+    return { code, message: `The request had ended (${status}) when the gateway was restarted.` }
   }
   const message =
     'The answer was complete and paid when the gateway was restarted, and is lost. Send the request again.'

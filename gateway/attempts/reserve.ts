@@ -21,6 +21,9 @@ export type Held = {
   number: number
 }
 
+/** `wasAnswered`: an earlier life had this target's answer, which is paid, and was about to ask a larger model. */
+export type NotHeld = Failure & { wasAnswered?: true }
+
 /** @param trial The gateway bears it whatever happens, until this instant: no limit of the caller is asked. Epoch ms. */
 export async function reserve(
   job: Job,
@@ -28,7 +31,7 @@ export async function reserve(
   progress: Progress,
   stop: Stop,
   trial?: { deadlineAtMs: number },
-): Promise<Result<Held, Failure>> {
+): Promise<Result<Held, NotHeld>> {
   const { principal, ports, kept } = job
   const attempt = ++progress.numbered
   if (kept !== undefined) progress.numbered = Math.max(attempt, kept.numbered)
@@ -79,6 +82,7 @@ export async function reserve(
     const denial = reserved.error
     if (denial.reason === 'attempt_ended' && kept?.attempt === attempt) {
       // Its process died between this attempt and the next one, which has a hold of its own.
+      if (!denial.isClosed && denial.status === 'ok') return err({ ...denialToFailure(denial), wasAnswered: true })
       if (!denial.isClosed) return reserve(job, target, progress, stop)
       // Where it ended by its time alone, its row is set right by what was told.
       const { tally } = toldOf(job, attempt)

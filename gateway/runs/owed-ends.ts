@@ -19,6 +19,8 @@ const RETRY_MS = 5_000
 const RETRY_MAX_MS = 300_000
 /** By then the hold has ended by its own time, with the last count that its account was told. */
 const KEPT_MS = 3_600_000
+/** Longer than what is cut off is read on (DRAIN_MAX_MS) and its end is tried (settlement.ts). */
+const OWN_END_MS = 60_000
 
 type Owed = { orgId: string; end: SettleEnd; untilMs: number; tries: number }
 
@@ -40,8 +42,9 @@ export class OwedEnds {
   /**
    * In the transaction that ends the run, while its journal is there.
    * @param wasShown The caller has had some of the answer: it pays for what was told.
+   * @param isOwn The work itself is ending the hold by now: the account is asked when that must have come to it.
    */
-  owe({ name, owner, carried }: RunJob, failure: Failure, wasShown: boolean): void {
+  owe({ name, owner, carried }: RunJob, failure: Failure, wasShown: boolean, isOwn = false): void {
     const left = leftOf(this.#store.journal(name), carried.request)
     if (left === undefined) return
     const { attempt, counted, isFree, firstTokenAtMs, backendId } = left
@@ -62,7 +65,8 @@ export class OwedEnds {
       ...(firstTokenAtMs === undefined ? {} : { firstTokenAtMs }),
       ...(backendId === undefined ? {} : { backendId }),
     }
-    this.#put({ orgId: owner.orgId, end: { ...end, ...more, holdId }, untilMs: nowMs + KEPT_MS, tries: 0 }, nowMs)
+    const owed = { orgId: owner.orgId, end: { ...end, ...more, holdId }, untilMs: nowMs + KEPT_MS, tries: 0 }
+    this.#put(owed, isOwn ? nowMs + OWN_END_MS : nowMs)
   }
 
   /** When the next of them is to be asked for; undefined: nothing is owed. */
@@ -78,11 +82,15 @@ export class OwedEnds {
       for (;;) {
         const row = this.#store.owed(this.#ports.nowMs())
         if (row === undefined) return
-        // Written by this class alone.
-        await this.#ask(row.hold, unpacked(row.body) as Owed)
+        const owed = ownOwed(row.body)
+        if (owed !== undefined) await this.#ask(row.hold, owed)
+        else {
+          log('error', 'owed_unreadable', { hold: row.hold })
+          this.#store.dropOwed(row.hold)
+        }
       }
     } catch (error) {
-      log('error', 'owed_unreadable', { error: errorText(error) })
+      log('error', 'owed_not_kept', { error: errorText(error) })
     } finally {
       this.#isAsking = false
     }
@@ -111,5 +119,15 @@ export class OwedEnds {
 
   #put(owed: Owed, dueAtMs: number): void {
     this.#store.putOwed(owed.end.holdId, dueAtMs, packed(owed))
+  }
+}
+
+/** Written by this class alone. @returns undefined where another release has written it: then the hold ends by its own time. */
+function ownOwed(body: string): Owed | undefined {
+  try {
+    const owed = unpacked(body) as Partial<Owed>
+    return owed.end === undefined || owed.orgId === undefined ? undefined : (owed as Owed)
+  } catch {
+    return undefined
   }
 }

@@ -5,6 +5,7 @@ import type { ResponseErrorCode, ResponseObject } from '../../protocol/dialects/
 import type { Failure } from '../../protocol/errors.ts'
 import { late } from '../../protocol/late.ts'
 import type { ErrorDialect } from '../errors.ts'
+import { errorText, log } from '../observe/log.ts'
 import { jsonOrUndefined } from '../providers/json-text.ts'
 import type { AnswerEncoder } from '../routes/answer.ts'
 import { ChatAnswer } from '../routes/chat-answer.ts'
@@ -63,11 +64,28 @@ export function answerOf({ name, echo, stream, carried }: RunJob): RunAnswer {
   }
 }
 
-/** The last event of a run that is found without its work. */
-export const interruptedEvent = (job: RunJob, failure: Failure): string => answerOf(job).interrupted(failure)
+/**
+ * The last event of a run that is found without its work, and its response as it stands then; empty where there is none. Never throws:
+ * what another release has left of one must not keep the others that are stored beside it.
+ * @param number Of that event. @param job Absent: not known any more.
+ */
+export function interruptedEnd(
+  stored: string,
+  number: number,
+  job: RunJob | undefined,
+  failure: Failure,
+): { event: string; text: string } {
+  try {
+    if (stored !== '') return interruptedResponse(stored, number, failure)
+    return { event: job === undefined ? '' : answerOf(job).interrupted(failure), text: '' }
+  } catch (error) {
+    log('error', 'run_end_untold', { error: errorText(error) })
+    return { event: '', text: '' }
+  }
+}
 
-/** The same for a response, whose events are numbered: failed, or cancelled by its caller. */
-export function interruptedResponse(
+/** Of a response, whose events are numbered: failed, or cancelled by its caller. */
+function interruptedResponse(
   stored: string,
   number: number,
   { code, message }: Failure,

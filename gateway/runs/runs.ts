@@ -24,7 +24,7 @@ import { type LivePorts, LiveRun } from './live-run.ts'
 import { DIVERGED, INTERRUPTED, NO_ROOM, NOT_CONTINUED, NOT_WRITTEN } from './lives.ts'
 import { OwedEnds, type OwedPorts } from './owed-ends.ts'
 import { hasOutput, type Past, pastOf } from './past.ts'
-import { CANCELLED, interruptedEvent, interruptedResponse } from './run-answer.ts'
+import { CANCELLED, interruptedEnd } from './run-answer.ts'
 import { type JournalNews, RunJournal } from './run-journal.ts'
 import { type Form, noSuch, RunReader, WAITING_LOOK_MS } from './run-reader.ts'
 import { type RunHead, RunStore } from './run-store.ts'
@@ -426,8 +426,12 @@ export class Runs extends DurableObject<Env> {
   #ended(live: LiveRun, job: RunJob, { response, isRefused, isAnswered }: RunEnd, isFirstLife: boolean): void {
     const { name } = job
     this.ctx.storage.transactionSync(() => {
+      // It has come to no hold in this life, and may have left one in another. First, since its last event is no answer.
+      if (isRefused && !isFirstLife) this.#owe(job, live.runner?.refusal ?? NOT_CONTINUED)
       // With its end: the last event says when that was, and no further life would say the same.
       live.flush()
+      // Its work tells the account behind this end, and may die before it has.
+      if (live.runner?.isCancelled) this.#owe(job, CANCELLED, true)
       this.#live.delete(name)
       const head = this.#store.head(name)
       if (head === undefined) return
@@ -436,8 +440,6 @@ export class Runs extends DurableObject<Env> {
       this.#store.putText(name, 'response', response)
       // Of what was refused only the refusal is kept, for as long as its caller may still look for it.
       if (isRefused) this.#store.putText(name, 'items', '[]')
-      // It has come to no hold in this life, and may have left one in another.
-      if (isRefused && !isFirstLife) this.#owe(job, live.runner?.refusal ?? NOT_CONTINUED)
       this.#putEnded(name, head, isRefused || isAnswered)
     })
     this.#settleOwed()
@@ -460,21 +462,19 @@ export class Runs extends DurableObject<Env> {
     log('warn', 'run_interrupted', { run: name, message: failure.message })
     this.ctx.storage.transactionSync(() => {
       if (job !== undefined) this.#owe(job, failure)
-      const stored = this.#store.text(name, 'response')
-      if (stored !== '') {
-        const { event, text } = interruptedResponse(stored, this.#store.lastEvent(name) + 1, failure)
-        this.#store.append(name, event)
-        this.#store.putText(name, 'response', text)
-      } else if (job !== undefined) this.#store.append(name, interruptedEvent(job, failure))
+      const number = this.#store.lastEvent(name) + 1
+      const { event, text } = interruptedEnd(this.#store.text(name, 'response'), number, job, failure)
+      if (event !== '') this.#store.append(name, event)
+      if (text !== '') this.#store.putText(name, 'response', text)
       this.#putEnded(name, head, false)
     })
     this.#settleOwed()
   }
 
   /** In a transaction. A journal of another release may be unreadable: then the hold ends by its own time. */
-  #owe(job: RunJob, failure: Failure): void {
+  #owe(job: RunJob, failure: Failure, isOwn = false): void {
     try {
-      this.#owed.owe(job, failure, hasOutput(this.#store, job))
+      this.#owed.owe(job, failure, hasOutput(this.#store, job), isOwn)
     } catch (error) {
       log('error', 'run_not_billed', { run: job.name, error: errorText(error) })
     }

@@ -1,6 +1,6 @@
 // Runs that do not go on, or not as they had begun: each is over at once for its caller and for its account, with the truth about why, and
 // what was told is paid once.
-import { createExecutionContext, env, runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
+import { env, runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { afterEach, describe, expect, test, vi } from 'vitest'
 import { Account } from '../../gateway/account/account.ts'
 import { AccountCore } from '../../gateway/account/account-core.ts'
@@ -11,13 +11,13 @@ import { life } from '../../gateway/handover/life.ts'
 import { NO_USAGE } from '../../gateway/meter/usage.ts'
 import { RunStore } from '../../gateway/runs/run-store.ts'
 import { Runs } from '../../gateway/runs/runs.ts'
-import { STREAM_UNATTENDED_MS } from '../../gateway/runs/stored-run.ts'
-import type { DispatchRequest } from '../../protocol/dispatch.ts'
+import { Settlement } from '../../gateway/settlement.ts'
 import { admin } from './support/admin.ts'
 import { type AgentScript, toldAnswer, usage } from './support/fake-agent.ts'
 import { gate, type World } from './support/path.ts'
 import { ask, create, kill, storedAt, until, untilStored, worldOf } from './support/responses.ts'
-import { ending, late, never, piece, target } from './support/vendor.ts'
+import { call, errorOf, expectEnded, followed, open, stuck, textOf, WORDS } from './support/resumable.ts'
+import { ending, hostsAsked, late, never, piece, says, target } from './support/vendor.ts'
 
 // Runs of this file say their head soon, as the ports that they share are made by the first of them.
 DEFAULT_TIMINGS.keepAliveMs = 300
@@ -25,51 +25,6 @@ DEFAULT_TIMINGS.keepAliveMs = 300
 afterEach(() => {
   vi.restoreAllMocks()
 })
-
-const WORDS = ['The ', 'quick ', 'brown ', 'fox ', 'jumps ', '😀.']
-const CHAT = { messages: [{ role: 'user', content: 'hi' }], stream: true }
-
-async function open(world: World, over: Record<string, unknown> = {}, headers: Record<string, string> = {}) {
-  const client = new AbortController()
-  const { response } = await world.send(
-    '/v1/chat/completions',
-    { model: world.model, ...CHAT, ...over },
-    { headers: { 'x-penstock-resumable': 'true', ...headers }, signal: client.signal },
-  )
-  return { response, id: response.headers.get('x-penstock-stream-id') ?? '', leave: () => client.abort() }
-}
-
-async function call(world: World, method: string, path: string, headers: Record<string, string> = {}) {
-  const authorization = `Bearer ${(await world.ownTenant()).key}`
-  const request = new Request(`http://gateway.test${path}`, { method, headers: { authorization, ...headers } })
-  return await world.app.fetch(request, env, createExecutionContext())
-}
-
-/** All of a stream, by its numbers. */
-async function followed(world: World, id: string): Promise<string[]> {
-  const text = await (await call(world, 'GET', `/v1/streams/${id}`)).text()
-  const blocks = text.split('\n\n').filter((block) => block.startsWith('id: '))
-  expect(blocks.map((block) => Number(/^id: (\d+)/.exec(block)?.[1]))).toEqual(blocks.map((_, at) => at))
-  return blocks.map((block) => block.slice(block.indexOf('data: ') + 6))
-}
-const textOf = (events: string[]) =>
-  events.map((data) => (data === '[DONE]' ? '' : (JSON.parse(data).choices?.[0]?.delta?.content ?? ''))).join('')
-const errorOf = (events: string[]) => JSON.parse(events.at(-1) ?? '{}').error
-
-/** Stops after the second word, in its first life or in all of them. */
-function stuck(always = false): { script: AgentScript; dispatches: DispatchRequest[] } {
-  const dispatches: DispatchRequest[] = []
-  const script: AgentScript = (dispatch) => {
-    dispatches.push(dispatch)
-    const isStuck = always || dispatches.length === 1
-    return toldAnswer(dispatch, WORDS, isStuck ? { cut: 2, end: [{ wait: never }] } : {})
-  }
-  return { script, dispatches }
-}
-
-async function expectEnded(world: World, attempts: object[], requests: object[]): Promise<void> {
-  await vi.waitFor(async () => expect(await world.recorded()).toMatchObject({ attempts, requests, holds: 0 }))
-}
 
 /** The holds of the world's tenant, which is the only one that has any. */
 async function openHold(world: World): Promise<string> {
@@ -181,6 +136,57 @@ describe('a run that nobody can go on with', () => {
   })
 })
 
+describe('a run that its caller has ended', () => {
+  test('is paid as far as it was told where its process dies before the account knows', async () => {
+    const { script } = stuck()
+    const world = await worldOf(script)
+    const { id } = await open(world)
+    await untilStored(world, id, (text) => text.includes('quick'))
+    const end = vi.spyOn(Settlement.prototype, 'end').mockResolvedValue()
+    expect((await call(world, 'POST', `/v1/streams/${id}/cancel`)).status).toBe(200)
+    await vi.waitFor(() => expect(end).toHaveBeenCalled())
+    await kill(world, id)
+    const { runs } = await storedAt(world, id)
+    await runDurableObjectAlarm(runs)
+    // Its own end may still be on its way by then.
+    expect((await world.recorded()).holds).toBe(1)
+    await runInDurableObject(runs, (instance) => {
+      instance.now = () => Date.now() + 60_000
+    })
+    await runDurableObjectAlarm(runs)
+    await expectEnded(
+      world,
+      [{ attempt: 1, status: 'client_cancelled', charge: 'customer', input: 7, output: 2 }],
+      [{ status: 'client_cancelled', attempts: 1 }],
+    )
+  })
+})
+
+describe('what another release has left of a run', () => {
+  test('keeps nothing that is stored beside it', async () => {
+    const world = await worldOf(['unused'])
+    const vendor = await world.provider(late(never, piece('Hel'), ''))
+    await world.catalog([target(vendor)])
+    const { body } = await create(world, { background: true })
+    await untilStored(world, body.id, (text) => text.includes('Hel'))
+    const { runs, name, owner } = await storedAt(world, body.id)
+    await runInDurableObject(runs, (_, { storage }) => {
+      storage.sql.exec("UPDATE texts SET piece = '?' WHERE run = ? AND kind = 'response'", name)
+      storage.sql.exec("INSERT INTO owed (hold, due_at_ms, body) VALUES ('unreadable', 0, '?')")
+      storage.sql.exec("INSERT INTO owed (hold, due_at_ms, body) VALUES ('of another shape', 0, '{}')")
+    })
+    await kill(world, body.id)
+    const { runs: again } = await storedAt(world, body.id)
+    expect(await again.state(name, owner)).toEqual({ ok: true, value: 'ended' })
+    await expectEnded(world, [{ status: 'unavailable', charge: 'customer' }], [{ attempts: 1 }])
+    await vi.waitFor(() =>
+      runInDurableObject(again, (_, { storage }) => {
+        expect(storage.sql.exec('SELECT hold FROM owed').toArray()).toEqual([])
+      }),
+    )
+  })
+})
+
 describe('a run whose object dies', () => {
   test('between two attempts goes on with the next one', async () => {
     const world = await worldOf(['unused'])
@@ -209,8 +215,34 @@ describe('a run whose object dies', () => {
     )
   })
 
+  test('when a cascade’s smaller answer was paid goes on with the larger model, and pays the smaller one once', async () => {
+    const world = await worldOf(['unused'])
+    let asked = 0
+    const small = await world.provider((request) => {
+      asked++
+      return late(never, '', '')(request)
+    })
+    const large = await world.provider(says('Hello'))
+    await world.catalog([target(small), target(large)], { cascade: { escalate_on: ['length'] } })
+    const { body } = await create(world, { background: true })
+    await vi.waitFor(() => expect(asked).toBe(1))
+    await settle(world, { status: 'ok', charge: 'customer', usage: { ...NO_USAGE, inputUncached: 5, outputText: 2 } })
+    await kill(world, body.id)
+    expect((await until(world, body.id, 'completed')).output[0].content[0].text).toBe('Hello')
+    expect(hostsAsked(world)).toEqual([small, large])
+    await expectEnded(
+      world,
+      [
+        { attempt: 1, provider: small, status: 'ok', charge: 'customer' },
+        { attempt: 2, provider: large, status: 'ok', charge: 'customer' },
+      ],
+      [{ status: 'ok', attempts: 2 }],
+    )
+  })
+
   test.each([
     ['upstream_error', 'upstream_error'],
+    ['client_cancelled', 'cancelled'],
     ['ok', 'unavailable'],
   ] as const)('when its request has ended as %s and nobody knows yet says so: %s', async (status, code) => {
     const world = await worldOf(['unused'])
@@ -242,6 +274,21 @@ describe('a run whose object dies', () => {
     expect([textOf(events), errorOf(events)]).toMatchObject(['The quick ', gone])
     await expectEnded(world, [{ attempt: 1, status: 'no_target', charge: 'customer', output: 2 }], [{ attempts: 1 }])
   })
+
+  test.each(['stream', 'background'] as const)(
+    'with nothing told and is refused then is paid by nobody, though the refusal is told: %s',
+    async (form) => {
+      const world = await worldOf(() => [{ type: 'accepted', usage: usage(7, 0), queueMs: 0 }, { wait: never }])
+      const id = form === 'stream' ? (await open(world)).id : (await create(world, { background: true })).body.id
+      await untilStored(world, id, (_, journal) => journal.includes('accepted'))
+      const gone = { code: 'no_target', message: 'It is not served any more.' } as const
+      vi.spyOn(Itinerary.prototype, 'again').mockResolvedValue({ ok: false, error: gone })
+      await kill(world, id)
+      if (form === 'stream') expect(errorOf(await followed(world, id))).toMatchObject(gone)
+      else await until(world, id, 'failed')
+      await expectEnded(world, [{ status: 'no_target', charge: 'absorbed', input: 7, output: 0 }], [{ attempts: 1 }])
+    },
+  )
 
   test('before it has a hold, and gets none afterwards, owes nothing', async () => {
     const world = await worldOf((dispatch) => toldAnswer(dispatch, WORDS))
@@ -366,120 +413,3 @@ describe('a run that cannot be stored', () => {
     },
   )
 })
-
-describe('a stream', () => {
-  test('that is refused when its head is out says so in the stream', async () => {
-    const world = await worldOf((dispatch) => toldAnswer(dispatch, WORDS))
-    const { orgId } = await world.ownTenant()
-    const limits = [{ meter: 'requests', window: 'day', max: 0 }]
-    expect((await admin('PUT', `/organisations/${orgId}/limits`, { limits })).status).toBeLessThan(300)
-    const asked = gate()
-    const real = AccountCore.prototype.batch
-    vi.spyOn(AccountCore.prototype, 'batch').mockImplementation(async function (this: AccountCore, calls) {
-      await asked.opened
-      return real.call(this, calls)
-    })
-    const { response, id } = await open(world)
-    expect(response.status).toBe(200)
-    asked.open()
-    expect(await response.text()).toContain('rate_limit_exceeded')
-    expect(errorOf(await followed(world, id))).toMatchObject({ code: 'rate_limit_exceeded' })
-    expect((await world.recorded()).holds).toBe(0)
-  })
-
-  test('is not followed by who asks for its head alone', async () => {
-    const { script } = stuck()
-    const world = await worldOf(script)
-    const { id, leave } = await open(world)
-    await untilStored(world, id, (text) => text.includes('quick'))
-    leave()
-    const follows = vi.spyOn(Runs.prototype, 'follow')
-    const head = await call(world, 'HEAD', `/v1/streams/${id}`)
-    expect([head.status, head.headers.get('content-type'), head.body]).toEqual([
-      200,
-      expect.stringContaining('event-stream'),
-      null,
-    ])
-    expect(head.headers.get('x-penstock-stream-id')).toBe(id)
-    expect(follows).toHaveBeenCalledOnce()
-    expect((await call(world, 'HEAD', `/v1/streams/stream_${'0'.repeat(32)}`)).status).toBe(404)
-    expect((await call(world, 'HEAD', `/v1/streams/${id}`, { 'last-event-id': '999' })).status).toBe(400)
-    // It is no sign that anybody wants its events.
-    const { runs } = await storedAt(world, id)
-    await runInDurableObject(runs, (instance) => {
-      instance.now = () => Date.now() + STREAM_UNATTENDED_MS + 15_000
-    })
-    await call(world, 'HEAD', `/v1/streams/${id}`)
-    await runDurableObjectAlarm(runs)
-    await expectEnded(world, [{ status: 'client_cancelled', charge: 'customer', output: 2 }], [{ attempts: 1 }])
-  })
-
-  test('with as many followers as it may have refuses another by its status', async () => {
-    const { script } = stuck()
-    const world = await worldOf(script)
-    const { id } = await open(world)
-    await untilStored(world, id, (text) => text.includes('quick'))
-    const { runs, name, owner } = await storedAt(world, id)
-    const at = await runInDurableObject(runs, (_, state) =>
-      Number(state.storage.sql.exec('SELECT max(last) AS last FROM events WHERE run = ?', name).one().last),
-    )
-    const own = { ...owner, keyLineId: await keyLineOf(world, id) }
-    const waiting = Array.from({ length: 32 }, () => runs.follow(name, own, at, 10_000, 'stream'))
-    await vi.waitFor(async () => {
-      const refused = await call(world, 'GET', `/v1/streams/${id}`, { 'last-event-id': String(at) })
-      expect(refused.status).toBe(429)
-      expect(refused.headers.get('retry-after')).not.toBeNull()
-    })
-    await call(world, 'POST', `/v1/streams/${id}/cancel`)
-    // The one who began it may be among them.
-    const found = (await Promise.all(waiting)).filter(({ ok }) => ok)
-    expect(found.length).toBeGreaterThan(waiting.length - 2)
-  })
-
-  test.each([true, false])('whose client keeps its connection is attended as long as it reads: %s', async (reads) => {
-    const [second, third] = [gate(), gate()]
-    const long = (name: string) => `${name} ${'x'.repeat(64 * 1024)}`
-    const world = await worldOf((dispatch) => {
-      const lines = toldAnswer(dispatch, [long('first'), long('second'), 'third', 'end'])
-      const [one, two, three] = [lines.slice(0, 3), lines.slice(3, 5), lines.slice(5, 7)]
-      return [...one, { wait: second.opened }, ...two, { wait: third.opened }, ...three, { wait: never }]
-    })
-    const follows = vi.spyOn(Runs.prototype, 'follow')
-    const { response, id } = await open(world)
-    const reading = reads ? response.text().catch(() => '') : undefined
-    const hasTaken = (word: string) =>
-      vi.waitFor(() => {
-        const pages = follows.mock.settledResults.flatMap(({ type, value }) =>
-          type === 'fulfilled' && value.ok ? [value.value.text] : [],
-        )
-        expect(pages.some((text) => text.includes(word))).toBe(true)
-      })
-    await hasTaken('first')
-    second.open()
-    // One is under way to the client by now, and the other waits for it.
-    await hasTaken('second')
-    const { runs } = await storedAt(world, id)
-    await runInDurableObject(runs, (instance) => {
-      instance.now = () => Date.now() + STREAM_UNATTENDED_MS + 15_000
-    })
-    third.open()
-    await untilStored(world, id, (text) => text.includes('third'))
-    if (reads) await hasTaken('third')
-    await runDurableObjectAlarm(runs)
-    const state = await runInDurableObject(
-      runs,
-      (_, { storage }) => storage.sql.exec('SELECT state FROM runs').one().state,
-    )
-    expect(state).toBe(reads ? 'running' : 'ended')
-    await call(world, 'POST', `/v1/streams/${id}/cancel`)
-    await reading
-  })
-})
-
-async function keyLineOf(world: World, id: string): Promise<string> {
-  const { runs, name } = await storedAt(world, id)
-  return runInDurableObject(runs, (_, state) => {
-    const { body } = state.storage.sql.exec<{ body: string }>('SELECT body FROM runs WHERE name = ?', name).one()
-    return JSON.parse(body).owner.keyLineId
-  })
-}
