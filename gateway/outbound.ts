@@ -8,5 +8,5 @@ import type { Fetch } from './policy/reach.ts'
 /** @throws TypeError, as the standard one, where nobody can be reached, and Error where workerd refuses the address. */
 export const systemFetch: Fetch = (url, init, reach) => {
   const { INTERNET } = env as Env
-  return reach === 'public' && INTERNET !== undefined ? INTERNET.fetch(url, init) : globalThis.fetch(url, init)
+  return reach === 'anywhere' || INTERNET === undefined ? globalThis.fetch(url, init) : INTERNET.fetch(url, init)
 }

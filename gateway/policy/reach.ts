@@ -3,8 +3,8 @@
 /** `public`: not into this network, whatever the name resolves to. */
 export type Reach = 'public' | 'anywhere'
 
-/** As the standard one. @param reach Default: `anywhere`. */
-export type Fetch = (url: string, init: RequestInit, reach?: Reach) => Promise<Response>
+/** As the standard one; each call says how far it may get. */
+export type Fetch = (url: string, init: RequestInit, reach: Reach) => Promise<Response>
 
 /** Of what was registered. @param allowPrivate Whether it is meant to be inside. */
 export const reachOf = (allowPrivate: boolean): Reach => (allowPrivate ? 'anywhere' : 'public')
