@@ -59,6 +59,8 @@ export class ResponsesDecoder implements AnswerDecoder {
   readonly #seenChars = new Map<string, number>()
   /** Calls that were begun, by their place. */
   readonly #callIds = new Map<number, string>()
+  /** Text, or a refusal of the model's. */
+  #hasSaid = false
   #held: HeldPart[] = []
   #heldChars = 0
   #answerId: string
@@ -235,8 +237,10 @@ export class ResponsesDecoder implements AnswerDecoder {
     const common = { choice: 0, outputTokens: this.#tokens }
     switch (kind) {
       case 'text':
+        this.#hasSaid = true
         return this.#say({ type: 'delta', ...common, text, ...(logprobs.length === 0 ? {} : { logprobs }) })
       case 'refusal':
+        this.#hasSaid = true
         return this.#say({ type: 'refusal', ...common, text })
       case 'thought':
       case 'summary': {
@@ -317,6 +321,16 @@ export class ResponsesDecoder implements AnswerDecoder {
     })
   }
 
+  /** Messages, or calls, where none was begun before the end: else the answer would be its thoughts alone, or its words. */
+  #missedItems(output: unknown): ProviderEvent[] {
+    if (!Array.isArray(output)) return []
+    const missed = new Set([...(this.#hasSaid ? [] : ['message']), ...(this.#calls.count > 0 ? [] : ['function_call'])])
+    const next = Math.max(-1, ...this.#items.keys()) + 1
+    return output.map(jsonOrEmpty).flatMap((item, at) => {
+      return missed.has(textIn(item.type)) ? this.#itemWhole(next + at, item) : []
+    })
+  }
+
   #pieces(ready: ReturnType<CallReader['end']>): ProviderEvent[] {
     return ready.map((piece) => ({ type: 'tool_call', choice: 0, ...piece, outputTokens: this.#tokens }))
   }
@@ -325,11 +339,11 @@ export class ResponsesDecoder implements AnswerDecoder {
   #ended(response: Json, byEvent: string, where: 'in_band' | 'ok_with_error'): ProviderEvent[] {
     this.#seeId(response)
     const events: ProviderEvent[] = []
-    // A body in one piece, or a stream that said nothing before its end. After the first piece only what is known
-    // by its id is taken from here: some servers count the items of their streams otherwise than those of the whole.
+    // A body in one piece, or a stream that said nothing before its end. After the first piece only what is known by its
+    // id, or of a kind that was not begun, is taken from here: some servers count the items of their streams otherwise.
     if (this.#seenChars.size === 0 && Array.isArray(response.output)) {
       for (const [index, item] of response.output.entries()) events.push(...this.#itemWhole(index, jsonOrEmpty(item)))
-    } else events.push(...this.#missedArguments(response.output))
+    } else events.push(...this.#missedArguments(response.output), ...this.#missedItems(response.output))
     if (this.#isOver) return events
     const status = textIn(response.status) || byEvent
     this.#usage.running(response.usage)

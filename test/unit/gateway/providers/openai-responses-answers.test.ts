@@ -87,6 +87,23 @@ describe('an answer of the responses route', () => {
     expect(texts(begun, piece, done({ output: [{ type: 'reasoning', summary: [] }, item] })).join('')).toBe('One.')
   })
 
+  test('misses no message and no call of which nothing but the end tells', () => {
+    const thought = { type: 'response.reasoning_summary_text.delta', output_index: 0, summary_index: 0, delta: 'Hm.' }
+    const piece = { type: 'response.output_text.delta', output_index: 0, content_index: 0, delta: 'One.' }
+    const item = { type: 'message', content: [{ type: 'output_text', text: 'One.' }] }
+    const call = { type: 'function_call', call_id: 'c', name: 'look_up', arguments: '{"a":1}' }
+    const begun = { type: 'response.output_item.added', output_index: 0, item: { ...call, arguments: '' } }
+    const told = (...events: object[]) =>
+      read(...events).flatMap((event) => {
+        if (event.type === 'tool_call') return event.arguments
+        return event.type === 'delta' || event.type === 'thought' ? event.text : []
+      })
+    const whole = done({ output: [{ type: 'reasoning', summary: [] }, item, call] })
+    expect(told(thought, whole).join('')).toBe('Hm.One.{"a":1}')
+    expect(told(piece, whole).join('')).toBe('One.{"a":1}')
+    expect(told(begun, whole).join('')).toBe('{"a":1}One.')
+  })
+
   test('may repeat itself at its end in an event that is larger than those of other routes', () => {
     const long = 'x'.repeat(3 * 1024 * 1024)
     const item = { type: 'message', content: [{ type: 'output_text', text: long }] }
