@@ -85,8 +85,9 @@ export async function reserve(
       if (!denial.isClosed && denial.status === 'ok') return err({ ...denialToFailure(denial), wasAnswered: true })
       if (!denial.isClosed) return reserve(job, target, progress, stop)
       // Where it ended by its time alone, its row is set right by what was told.
-      const { tally } = toldOf(job, attempt)
-      const end = { status: denial.status, charge: 'customer', final: true, httpStatus: 200 } as const
+      const tally = toldOf(job, attempt)
+      const charge = kept.wasShown || job.deadlineIsCallers ? 'customer' : 'absorbed'
+      const end = { status: denial.status, charge, final: true, httpStatus: 200 } as const
       job.waitUntil(settlementOf({ holdId: holdIdOf(ask) }).end(endOf(tally.counted(), end, ports.nowMs())))
     }
     if (trial === undefined) noteDenial(denial, progress, ports.nowMs())
@@ -98,10 +99,10 @@ export async function reserve(
         const late = await reserving
         if (!late.ok) return
         const isKept = kept?.attempt === attempt
-        const { tally, hasContent } = toldOf(job, attempt)
+        const tally = toldOf(job, attempt)
         // What an earlier life of the request has given its caller is paid all the same; else as after any failure (end.ts).
         const isCallersDoing = error.reason === 'client_gone' || job.deadlineIsCallers
-        const isPaid = isKept && (isCallersDoing || hasContent)
+        const isPaid = isKept && (isCallersDoing || kept.wasShown)
         const status = isKept && error.reason === 'deadline' ? 'deadline_exceeded' : 'client_cancelled'
         // Of a later attempt, the one before it says that the request has ended; that is not known in a next life.
         const final = isKept || attempt === 1

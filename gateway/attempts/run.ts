@@ -37,7 +37,7 @@ export function newAttempt(job: Job, candidate: Candidate, { settlement, number 
     upstreamStop: upstreamStop(attemptStop, provider.cutoff),
     cutoff: provider.cutoff,
     reader: undefined,
-    tally: toldOf(job, number).tally,
+    tally: toldOf(job, number),
     sentAtMs: nowMs,
     firstTokenAtMs: keptAtMs,
     clientWaitMs: 0,

@@ -4,13 +4,10 @@ import { toldEvents } from '../providers/answer-journal.ts'
 import { Tally } from '../stream/tally.ts'
 import type { Job } from './job.ts'
 
-/** `hasContent`: more than a prompt that was taken on. */
-export type Told = { tally: Tally; hasContent: boolean }
-
 /** Seeing the same events again changes nothing of it. */
-export function toldOf({ kept, request }: Pick<Job, 'kept' | 'request'>, attempt: number): Told {
-  const events = kept?.attempt === attempt ? toldEvents(kept.entries, request) : []
+export function toldOf({ kept, request }: Pick<Job, 'kept' | 'request'>, attempt: number): Tally {
   const tally = new Tally()
-  for (const event of events) tally.see(event)
-  return { tally, hasContent: events.some(({ type }) => type !== 'accepted') }
+  if (kept?.attempt !== attempt) return tally
+  for (const event of toldEvents(kept.entries, request)) tally.see(event)
+  return tally
 }

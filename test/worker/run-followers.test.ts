@@ -1,4 +1,4 @@
-// Those who read a stream: whoever asks for its head alone, one too many, one that holds its connection and does not read; and a stream that
+// Those who read a stream: who asks for its head alone, one too many, one that keeps its connection and does not read; and a stream that
 // is refused when its head is out.
 import { runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { afterEach, describe, expect, test, vi } from 'vitest'

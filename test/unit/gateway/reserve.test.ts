@@ -1,7 +1,7 @@
 // A request that is stopped while its account is asked for the hold: a new hold is let go for nothing, and one that an earlier life of the
-// request had is paid as far as that life has told.
+// request had is paid as far as that life has shown.
 import { expect, test } from 'vitest'
-import type { SettleEnd } from '../../../gateway/account/contract.ts'
+import type { Denial, SettleEnd } from '../../../gateway/account/contract.ts'
 import type { Job, Progress } from '../../../gateway/attempts/job.ts'
 import { reserve } from '../../../gateway/attempts/reserve.ts'
 import type { Target } from '../../../gateway/policy/plan.ts'
@@ -16,14 +16,17 @@ const ACCEPTED: DispatchEvent = {
 }
 const TOLD: DispatchEvent = { type: 'delta', choice: 0, text: 'Hi', outputTokens: 2 }
 
-async function ended(reason: StopReason, events: DispatchEvent[] | undefined, deadlineIsCallers = false) {
+type How = { deadlineIsCallers?: boolean; wasShown?: boolean; denial?: Denial }
+
+async function ended(reason: StopReason | undefined, events: DispatchEvent[] | undefined, how: How = {}) {
+  const { deadlineIsCallers = false, wasShown = false, denial } = how
   const target = { provider: 'fleet', model: 'm' } as Target
   const entries = [{ leg: 'b', seed: 1 }, { told: events ?? [] }]
-  const kept: KeptAnswer = { attempt: 2, numbered: 2, target, entries, isWhole: false, wasShown: false }
+  const kept: KeptAnswer = { attempt: 2, numbered: 2, target, entries, isWhole: false, wasShown }
   const ends: SettleEnd[] = []
   const works: Promise<unknown>[] = []
   const account = {
-    reserve: async () => ({ ok: true, value: { holdId: 'h' } }),
+    reserve: async () => (denial === undefined ? { ok: true, value: { holdId: 'h' } } : { ok: false, error: denial }),
     settle: async (end: SettleEnd) => ends.push(end),
   }
   const job = {
@@ -36,7 +39,7 @@ async function ended(reason: StopReason, events: DispatchEvent[] | undefined, de
     ...(events === undefined ? {} : { kept }),
   } as unknown as Job
   const stop = new Stop()
-  stop.stop(reason)
+  if (reason !== undefined) stop.stop(reason)
   const progress: Progress = { attempts: 1, numbered: 1, steps: [], headSent: false }
   expect((await reserve(job, target, progress, stop)).ok).toBe(false)
   await Promise.all(works)
@@ -48,13 +51,38 @@ test('a hold that comes too late is let go for nothing', async () => {
   expect(await ended('client_gone', undefined)).toEqual(['client_cancelled', 'absorbed', 0, 0, false])
 })
 
-test('what an earlier life has told is paid, whoever ends its next one', async () => {
-  expect(await ended('client_gone', [ACCEPTED, TOLD])).toEqual(['client_cancelled', 'customer', 7, 2, true])
-  expect(await ended('deadline', [ACCEPTED, TOLD])).toEqual(['deadline_exceeded', 'customer', 7, 2, true])
+test('what an earlier life has shown is paid, whoever ends its next one', async () => {
+  const events = [ACCEPTED, TOLD]
+  expect(await ended('client_gone', events, { wasShown: true })).toEqual(['client_cancelled', 'customer', 7, 2, true])
+  expect(await ended('deadline', events, { wasShown: true })).toEqual(['deadline_exceeded', 'customer', 7, 2, true])
 })
 
-test('a prompt alone is paid by a caller who has ended it, and else by nobody', async () => {
-  expect(await ended('client_gone', [ACCEPTED])).toEqual(['client_cancelled', 'customer', 7, 0, true])
-  expect(await ended('deadline', [ACCEPTED], true)).toEqual(['deadline_exceeded', 'customer', 7, 0, true])
-  expect(await ended('deadline', [ACCEPTED])).toEqual(['deadline_exceeded', 'absorbed', 7, 0, true])
+test('what was shown to nobody is paid by a caller who has ended it, and else by nobody', async () => {
+  for (const [events, output] of [
+    [[ACCEPTED], 0],
+    [[ACCEPTED, TOLD], 2],
+  ] as const) {
+    expect(await ended('client_gone', [...events])).toEqual(['client_cancelled', 'customer', 7, output, true])
+    expect(await ended('deadline', [...events], { deadlineIsCallers: true })).toEqual([
+      'deadline_exceeded',
+      'customer',
+      7,
+      output,
+      true,
+    ])
+    expect(await ended('deadline', [...events])).toEqual(['deadline_exceeded', 'absorbed', 7, output, true])
+  }
+})
+
+test('a hold that ended by its time is set right: by what was told, for whoever pays it', async () => {
+  const denial: Denial = { reason: 'attempt_ended', status: 'deadline_exceeded', isClosed: true }
+  const events = [ACCEPTED, TOLD]
+  expect(await ended(undefined, events, { denial, wasShown: true })).toEqual([
+    'deadline_exceeded',
+    'customer',
+    7,
+    2,
+    true,
+  ])
+  expect(await ended(undefined, events, { denial })).toEqual(['deadline_exceeded', 'absorbed', 7, 2, true])
 })
