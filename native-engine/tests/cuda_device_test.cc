@@ -10,6 +10,7 @@
 #include "cuda_arrays.h"
 #include "cuda_models.h"
 #include "kv/access.h"
+#include "model/device_sampler.h"
 #include "ops/cuda/device.h"
 #include "ops/cuda/ops.h"
 
@@ -170,6 +171,49 @@ TEST(DeviceErrors, OfADeviceThatIsLostEndTheRunner) {
   EXPECT_THROW(logits_behind(*runner, tokens, 64), DeviceFailure) << "what is sticky stays";
   EXPECT_THROW(runner->kv().access->staging(), DeviceFailure);
   simt::clear_errors();
+}
+
+// Wherever a draw fails: what it had counted for its penalties is not held against the tokens of the next one.
+TEST(DeviceErrors, OfADrawLeaveNothingForTheNextOne) {
+  const TempFile file(random_model(kSmallShape, TensorType::q8_0, TensorType::q8_0, true, 44));
+  const auto runner = load_model(device_options(file.path()));
+  const std::vector<int32_t> ids{4}, positions{0}, table{0};
+  StepSequence alone{};
+  alone.rows = alone.kv_tokens = 1;
+  alone.block_table = table;
+  alone.wants_logits = true;
+  const std::vector<StepSequence> sequences{alone};
+  SamplingParams params;
+  params.temperature = 0;
+  params.presence_penalty = 1e6f;
+  const auto draw = [&](const std::vector<int32_t>& prompt, const std::vector<int32_t>& output) {
+    const DeviceRow row{&params, prompt, output, {}};
+    int32_t token = 0;
+    runner->device_sampler()->sample({&row, 1}, {&token, 1});
+    return token;
+  };
+  const auto step = [&] { runner->forward({ids, positions, sequences}, {}); };
+  step();
+  const std::vector<int32_t> best{draw(ids, {})};
+  step();
+  ASSERT_NE(draw(ids, best), best[0]);
+  int32_t failed = 0;
+  for (uint64_t calls = 0;; ++calls, ++failed) {
+    SCOPED_TRACE("call " + std::to_string(calls));
+    step();
+    simt::fail_call(cudaErrorInvalidValue, calls);
+    bool threw = false;
+    try {
+      draw(ids, best);
+    } catch (const CudaError&) {
+      threw = true;
+    }
+    simt::clear_errors();
+    step();
+    EXPECT_EQ(draw(best, {}), best[0]) << "a token of the prompt counts as one of the output";
+    if (!threw) break;
+  }
+  EXPECT_GT(failed, 5);
 }
 
 TEST(DeviceErrors, AreTypedWhereTheDeviceHasNoMemoryLeft) {

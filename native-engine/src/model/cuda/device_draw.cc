@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
+#include <utility>
 
 namespace penstock::cuda {
 namespace {
@@ -114,6 +115,8 @@ void DeviceDraw::sample(std::span<const DeviceRow> rows, std::span<int32_t> toke
     }
   }
   guarded([&] {
+    // One that failed may have counted tokens for penalties that were not applied; the kernels empty only what they count.
+    if (std::exchange(counts_left_, true)) fill_zero(stream_, memory_.counts, int64_t{4} * rows_max_ * vocab_size_);
     const auto count = static_cast<int32_t>(rows.size());
     const auto send = [&](void* to, const PinnedMemory& from, int64_t bytes) {
       if (bytes > 0) copy_to_device(stream_, to, from.data(), bytes);
@@ -137,6 +140,7 @@ void DeviceDraw::sample(std::span<const DeviceRow> rows, std::span<int32_t> toke
                            .work = sample_work(rows_host_.as<SampleRow>().first(rows.size()), vocab_size_)});
     copy_to_host(stream_, tokens_host_.data(), memory_.tokens, count * int64_t{4});
     stream_.synchronize();
+    counts_left_ = false;
   });
   std::copy_n(tokens_host_.as<int32_t>().begin(), rows.size(), tokens.begin());
 }

@@ -56,6 +56,7 @@ class DeviceDraw final : public DeviceSampler {
   PinnedMemory masks_host_;
   PinnedMemory tokens_host_;
   PinnedMemory logits_host_;  // [rows_max, vocab_size]
+  bool counts_left_ = false;  // by a draw that failed: the counts may not be 0
 };
 
 }  // namespace penstock::cuda
