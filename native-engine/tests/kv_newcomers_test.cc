@@ -153,6 +153,25 @@ TEST_P(Strangers, ThatShowAGrantAreNoneAnyMore) {
   expect_arrives(*late);
 }
 
+// Whoever comes with its grant in hand takes none of their places, and so displaces nobody.
+TEST_P(Strangers, DoNotGiveWayToWhoShowsAGrantAtOnce) {
+  receive_with({.silence_max = kPatient, .connections_max = 1, .grant_wait_max = kPatient, .newcomers = {.places = 2, .per_peer = 2}});
+  for (uint64_t id = 1; id <= 3; ++id) table.open(grant_of(id), kContent, {1, 2, 3});
+  // While it is there nobody is accepted: what the others say is there when they are.
+  const auto full = stranger();
+  EXPECT_TRUE(full->send(offer_bytes(grant_of(2), kContent, kFingerprint)));
+  EXPECT_EQ(full->answer(), 0u);
+  const auto slow = stranger(), mute = stranger(), quick = stranger();
+  const TransferBytes offer = offer_bytes(grant_of(1), kContent, kFingerprint);
+  EXPECT_TRUE(slow->send(first_of(offer, 20)));
+  EXPECT_TRUE(quick->send(offer_bytes(grant_of(3), kContent, kFingerprint)));
+  full->hang_up();
+  EXPECT_EQ(quick->answer(), 0u);
+  EXPECT_TRUE(slow->send(std::span(offer).subspan(20)));
+  EXPECT_EQ(slow->answer(), 0u);
+  expect_arrives(*slow);
+}
+
 TEST_P(Strangers, HaveLessTimeThanWhoWasLetIn) {
   receive_with({.silence_max = kPatient, .grant_wait_max = 80ms});
   table.open(grant_of(1), kContent, {1, 2, 3});

@@ -295,6 +295,40 @@ TEST_P(Streams, GoWithFewerWhereTheReceiverTakesNoMoreConnections) {
   }
 }
 
+// Those that have joined as well as the first ones.
+TEST_P(Streams, LeaveTheirPlacesToOthersWhenTheTransferIsOver) {
+  receiver = std::make_unique<KvReceiver>(target.view, kFingerprint, table, listen_address(), ReceiverOptions{.connections_max = 2});
+  for (int round = 0; round < 3; ++round) {
+    TransferPeer first(receiver->address());
+    const TransferGrant grant = let_in(first);
+    TransferPeer second(receiver->address());
+    second.send(join_bytes(grant));
+    EXPECT_EQ(second.answer(), 0u);
+    first.hang_up();
+    EXPECT_FALSE(received.wait(1).good);
+    EXPECT_EQ(second.answer(), std::nullopt);
+  }
+}
+
+// One that was accepted before, and joins when those that were let in are as many as there may be.
+TEST_P(Streams, TakeNoPlaceWhereThereIsNone) {
+  receiver = std::make_unique<KvReceiver>(target.view, kFingerprint, table, listen_address(), ReceiverOptions{.connections_max = 2});
+  TransferPeer first(receiver->address());
+  const TransferBytes join = join_bytes(let_in(first));
+  TransferPeer joining(receiver->address());
+  EXPECT_TRUE(joining.send(first_of(join, 20)));
+  table.open(grant_of(2), kContent, {4});
+  TransferPeer other(receiver->address());
+  EXPECT_TRUE(other.send(offer_bytes(grant_of(2), kContent, kFingerprint)));
+  EXPECT_EQ(other.answer(), 0u);
+  EXPECT_TRUE(joining.send(std::span(join).subspan(20)));
+  EXPECT_EQ(joining.answer(), static_cast<uint32_t>(TransferRefusal::Busy));
+  EXPECT_TRUE(first.send(stream()));
+  EXPECT_EQ(first.answer(), 0u);
+  EXPECT_TRUE(received.wait(1).good);
+  EXPECT_TRUE(has_first_blocks());
+}
+
 // Who has given one up would have it accepted all the same, as one that has joined and broken off.
 TEST_P(Streams, WaitForThoseThatAreAcceptedLateAsLongAsTheTransferLasts) {
   receiver = std::make_unique<KvReceiver>(target.view, kFingerprint, table, listen_address(),
