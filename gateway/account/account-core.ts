@@ -165,8 +165,8 @@ export class AccountCore implements AccountRpc {
     }
   }
 
-  async flush(): Promise<{ outboxRows: number }> {
-    await this.#delivery.flush({ includeRejected: true })
+  async flush(options = { includeRejected: true }): Promise<{ outboxRows: number }> {
+    await this.#delivery.flush(options)
     this.#arm()
     return { outboxRows: this.#delivery.rows }
   }

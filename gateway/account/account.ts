@@ -102,8 +102,8 @@ export class Account extends DurableObject<Env> implements AccountRpc {
     return this.#core.limits.read(orgId)
   }
 
-  flush(): Promise<{ outboxRows: number }> {
-    return this.#core.flush()
+  flush(options?: { includeRejected: boolean }): Promise<{ outboxRows: number }> {
+    return this.#core.flush(options)
   }
 
   override async alarm(): Promise<void> {

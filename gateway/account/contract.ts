@@ -170,8 +170,8 @@ export interface AccountRpc {
   setRules(book: RuleBook): Promise<void>
   /** Open holds, counters and outbox depth, for administrators and tests. */
   inspect(): Promise<AccountState>
-  /** Tries to write the outbox to Postgres now; answers how many rows are left. */
-  flush(): Promise<{ outboxRows: number }>
+  /** Tries to write the outbox to Postgres now; answers how many rows are left. Default: also what Postgres has refused before. */
+  flush(options?: { includeRejected: boolean }): Promise<{ outboxRows: number }>
 }
 
 export type AccountState = {

@@ -14,9 +14,11 @@ import { Hono } from 'hono'
 import * as z from 'zod'
 import { connect } from '../db/connect.ts'
 import { query } from '../db/orm.ts'
+import { withPatience } from '../db/patience.ts'
 import type { Database } from '../db/port.ts'
 import { usageAttempts, usageRequests } from '../db/schema/usage.ts'
 import { mapParts } from '../meter/usage.ts'
+import { errorText, log } from '../observe/log.ts'
 import { type AdminContext, type AdminEnv, invalid, notFound } from './context.ts'
 import { Instant, idParam, readQuery, Usd } from './input.ts'
 import { namesOf } from './names.ts'
@@ -33,6 +35,8 @@ const COST_MAX_NANO_USD = 1_000_000_000n * 1_000_000_000n
  * later, not always in one order. What waited longer (a database that was away) is in the list and not in the log.
  */
 const SINCE_OVERLAP_MS = 15_000
+/** Longer than a batch takes on its way to a Postgres that is well. */
+const RECORDING_MS = 1_000
 /** Rows that are counted and not shown: beyond it the number says nothing more. */
 const LEFT_OUT_MAX = 100_000
 
@@ -72,6 +76,7 @@ usageRequestRoutes.get('/requests', async (c) => {
   const database = connect(c.env)
   const t = usageRequests
   const isLive = asked.since !== undefined
+  if (asked.cursor === undefined && !isLive) await recorded(c, asked.org)
   const wanted = and(requestsWanted(asked, range), isLive ? gt(t.recordedAt, asked.since ?? '') : undefined)
   const rows = await withinTimeLimit(
     query(database, (db) =>
@@ -113,6 +118,17 @@ usageRequestRoutes.get('/requests', async (c) => {
     names,
   })
 })
+
+/**
+ * What has ended is in Postgres a moment later; who asks at once, with the answer in hand, need not wait for that moment. As far
+ * as that does not take long: the list is as good as the record.
+ */
+async function recorded(c: AdminContext, orgId: string): Promise<void> {
+  const account = c.env.ACCOUNT.getByName(orgId)
+  await withPatience(account.flush({ includeRejected: false }), RECORDING_MS).catch((error: unknown) => {
+    log('warn', 'outbox_not_asked', { org: orgId, error: errorText(error) })
+  })
+}
 
 async function countOf(database: Database, wanted: SQL | undefined): Promise<number> {
   const [row] = await query(database, (db) =>
@@ -160,8 +176,8 @@ usageRequestRoutes.get('/requests/:id', async (c) => {
   const requestId = idParam(c, 'id', 'request')
   const database = connect(c.env)
   const where = (table: UsageTable) => and(eq(table.orgId, org), eq(table.requestId, requestId))
-  const [request, attempts, [sums]] = await Promise.all([
-    requireRequest(c, org, requestId),
+  const request = await requireRequest(c, org, requestId)
+  const [attempts, [sums]] = await Promise.all([
     query(database, (db) =>
       db
         .select()
@@ -191,12 +207,12 @@ usageRequestRoutes.get('/requests/:id/text', async (c) => {
 
 /** @throws Refusal 404, also where its project is not the actor's to see */
 async function requireRequest(c: AdminContext, orgId: string, requestId: string) {
-  const [request] = await query(connect(c.env), (db) =>
-    db
-      .select()
-      .from(usageRequests)
-      .where(and(eq(usageRequests.orgId, orgId), eq(usageRequests.requestId, requestId))),
-  )
+  const find = async () => {
+    const isIt = and(eq(usageRequests.orgId, orgId), eq(usageRequests.requestId, requestId))
+    const [found] = await query(connect(c.env), (db) => db.select().from(usageRequests).where(isIt))
+    return found
+  }
+  const request = (await find()) ?? (await recorded(c, orgId).then(find))
   if (request === undefined) throw notFound('request, or it has not ended')
   requireVisibleProject(c.get('actor'), request.projectId, 'request, or it has not ended')
   return request

@@ -11,6 +11,7 @@ import { connect } from '../db/connect.ts'
 import { PATIENCE_MS, withPatience } from '../db/patience.ts'
 import { DatabaseUnavailable } from '../db/port.ts'
 import type { Env } from '../env.ts'
+import { log } from '../observe/log.ts'
 import type { Fetch } from '../policy/reach.ts'
 import { findIssuer, type Issuer, TOKEN_ALGORITHMS } from './issuers.ts'
 import { keySetFor } from './key-sets.ts'
@@ -59,8 +60,9 @@ export async function verifyToken(credential: string, tools: TokenTools): Promis
     verdicts.set(hash, principal, untilMs)
     return ok(principal)
   } catch (error) {
-    if (error instanceof DatabaseUnavailable) return unavailable(2_000)
-    throw error
+    if (!(error instanceof DatabaseUnavailable)) throw error
+    log('warn', 'token_check_unavailable', { reason: error.message })
+    return unavailable(2_000)
   }
 }
 

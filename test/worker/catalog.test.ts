@@ -239,6 +239,7 @@ describe('providers', () => {
       name,
       kind: 'openai_compatible',
       baseUrl: 'https://api.example.com/v1',
+      reach: 'public',
       keys: [{ name: 'default', secret: SECRET, weight: 1 }],
       options: {},
       usageDialect: 'openai',

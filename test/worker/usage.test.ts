@@ -345,3 +345,13 @@ test('nobody reads usage without the administrator credential', async () => {
   for (const path of [`/usage?org=${crypto.randomUUID()}`, `/ledger/check?org=${crypto.randomUUID()}`])
     expect((await admin('GET', path, undefined, { token: undefined })).status).toBe(401)
 })
+
+test('a request is in the list, and found by its id, as soon as it has ended', async () => {
+  const account = newAccount()
+  const path = `/usage/requests?org=${account.orgId}`
+  const listed = await serve(account, { startedAtMs: Date.now() - 5_000 }, 100, 10)
+  expect((await admin('GET', path)).body.data).toMatchObject([{ id: listed.requestId, input_tokens: 100 }])
+  const shown = await serve(account, { startedAtMs: Date.now() - 4_000 }, 7, 1)
+  const { status, body } = await admin('GET', `/usage/requests/${shown.requestId}?org=${account.orgId}`)
+  expect([status, body.id, body.attempt_rows?.length]).toEqual([200, shown.requestId, 1])
+})
