@@ -30,7 +30,15 @@ beforeAll(async () => {
 const routes = Object.entries(ADMIN_ROUTES)
 
 /** A request that gets as far as the handler and finds nothing there: ids are nobody's, bodies empty. */
-function ask(route: string, orgId: string, token: string | undefined, ids: Partial<Tenant> = {}): Promise<Answer> {
+/** A busy machine's database may be away for a moment, which says nothing of who may do what: it is asked again then. */
+const TRIES_MAX = 3
+
+async function ask(
+  route: string,
+  orgId: string,
+  token: string | undefined,
+  ids: Partial<Tenant> = {},
+): Promise<Answer> {
   const [method = '', pattern = ''] = route.split(' ')
   const path = pattern
     .replace(':org', orgId)
@@ -39,7 +47,13 @@ function ask(route: string, orgId: string, token: string | undefined, ids: Parti
     .replace(/:\w+(\{[^}]*\})?/g, () => crypto.randomUUID())
   const parameter = pattern.startsWith('/audit') ? 'org_id' : 'org'
   const query = /^\/(usage|ledger|audit)/.test(pattern) ? `?${parameter}=${orgId}` : ''
-  return admin(method, `${path}${query}`, method === 'GET' ? undefined : {}, { token })
+  const once = () => admin(method, `${path}${query}`, method === 'GET' ? undefined : {}, { token })
+  let answer = await once()
+  for (let tries = 1; tries < TRIES_MAX && answer.status === 503; tries++) {
+    await scheduler.wait(Number(answer.headers.get('retry-after') ?? 1) * 1_000)
+    answer = await once()
+  }
+  return answer
 }
 /** What a handler says to such a request; anything else is a refusal or a failure. */
 const GETS_THERE = [200, 201, 400, 404]
