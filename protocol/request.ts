@@ -151,6 +151,11 @@ export type InferenceRequest = {
   verbosity?: 'low' | 'medium' | 'high'
   /** Requests with one key have a long prefix in common: for providers that route by it. At most MAX_CACHE_KEY_CHARS. */
   promptCacheKey?: string
+  /**
+   * Nothing of the prompt is to be kept but what is marked: for providers that keep it of their own accord and charge for that. Absent:
+   * the provider's habit.
+   */
+  promptCacheMode?: 'explicit'
   /** The caller's own word for its customer, 1..MAX_END_USER_CHARS characters; for limits and reports. */
   endUser?: string
 }

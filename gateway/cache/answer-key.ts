@@ -58,6 +58,7 @@ function normalised(request: InferenceRequest): unknown {
     tools: request.tools?.map((tool: Tool) => ({ ...tool, cache: undefined })),
     endUser: undefined,
     promptCacheKey: undefined,
+    promptCacheMode: undefined,
   }
 }
 

@@ -22,6 +22,13 @@ export const withMarksOf = (preset: Preset, model: string): Preset =>
     ? preset
     : { ...preset, cacheMarks: undefined }
 
+/** Of the request as a whole: the vendor keeps the end of a prompt, too, and charges for that, unless it is told not to. */
+export const cacheModeField = (
+  { promptCacheMode: mode }: InferenceRequest,
+  { cacheMarks }: Preset,
+): Record<string, unknown> =>
+  mode !== undefined && cacheMarks === 'breakpoint' ? { prompt_cache_options: { mode } } : {}
+
 /** Beside the last part of what is to be kept. A breakpoint is kept for half an hour at least, and its longer form is not everywhere. */
 export function cacheField(cache: CacheHint | undefined, { cacheMarks }: Preset): Record<string, unknown> {
   if (cache === undefined || cacheMarks === undefined) return {}

@@ -7,7 +7,7 @@ import type { OutputFormat } from '../../protocol/output-format.ts'
 import type { InferenceRequest, Prompt, Reasoning, Tool, ToolChoice } from '../../protocol/request.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
 import type { Target } from '../policy/plan.ts'
-import { withMarksOf } from './cache-hints.ts'
+import { cacheModeField, withMarksOf } from './cache-hints.ts'
 import { firstLacking } from './openai-features.ts'
 import { openAiMessages, type SealMark } from './openai-messages.ts'
 import { PLAIN, type Preset } from './presets.ts'
@@ -72,6 +72,7 @@ export function encodeOpenAi(
   if (request.reasoning !== undefined) Object.assign(body, reasoningFields(request.reasoning, preset))
   if (request.verbosity !== undefined && preset.hasVerbosity) body.verbosity = request.verbosity
   if (request.promptCacheKey !== undefined && preset.hasPromptCacheKey) body.prompt_cache_key = request.promptCacheKey
+  Object.assign(body, cacheModeField(request, preset))
   body.messages = openAiMessages(input.messages, preset, sealMark)
   return ok({ path: '/chat/completions', body: { ...body, ...routingFields(body, preset) } })
 }

@@ -6,7 +6,7 @@ import type { OutputFormat } from '../../protocol/output-format.ts'
 import type { InferenceRequest, Reasoning, Tool } from '../../protocol/request.ts'
 import { err, ok, type Result } from '../../protocol/result.ts'
 import type { Target } from '../policy/plan.ts'
-import { withMarksOf } from './cache-hints.ts'
+import { cacheModeField, withMarksOf } from './cache-hints.ts'
 import { firstLacking } from './openai-features.ts'
 import { openAiTraits } from './openai-models.ts'
 import { hasSealed, RESPONSE_TOKENS_MIN, type ResponsesHabit, wantsThought } from './openai-responses-choice.ts'
@@ -63,15 +63,17 @@ export function encodeResponses(
   }
   const { thinks } = openAiTraits(target.model)
   const mark = thinks === false ? undefined : habit.mark
+  const marks = withMarksOf(preset, target.model)
   const body: Json = {
     model: target.model,
-    input: responseItems(messages.value, withMarksOf(preset, target.model), mark),
+    input: responseItems(messages.value, marks, mark),
     stream: true,
     store: false,
     ...samplingFields(request, preset),
     ...toolFields(request, preset),
     ...reasoningFields(request.reasoning, preset, habit),
     ...textFields(request, preset),
+    ...cacheModeField(request, marks),
   }
   const include = includeOf(request, thinks ?? (wantsThought(request) || hasSealed(request, habit.mark)))
   if (include.length > 0) body.include = include

@@ -127,6 +127,7 @@ export function parseChat(body: unknown): Result<ParsedRequest, Failure> {
     ...(typeof chat.reasoning_effort === 'string' ? { reasoning: reasoningOf(chat.reasoning_effort) } : {}),
     ...(typeof chat.verbosity === 'string' ? { verbosity: chat.verbosity } : {}),
     ...(typeof chat.prompt_cache_key === 'string' ? { promptCacheKey: chat.prompt_cache_key } : {}),
+    ...(chat.prompt_cache_options?.mode === 'explicit' ? { promptCacheMode: 'explicit' } : {}),
     ...endUser.value,
   }
   return ok({ request, delivery: delivery.value })

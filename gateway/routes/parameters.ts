@@ -1,6 +1,5 @@
 // Parameters the OpenAI dialect knows and this gateway does not act on. Owns which are refused and which are harmless.
 // A parameter that would change the answer is refused by name: silently ignoring it would be a wrong answer.
-import { isObject } from '../../protocol/dialects/schema.ts'
 import type { Failure } from '../../protocol/errors.ts'
 
 /** Whether a value asks for nothing: unset, or the default that means "off". */
@@ -17,9 +16,6 @@ const isOneOf =
     isEmpty(value) || allowed.includes(value)
 
 const isAnything = (): boolean => true
-
-/** How a prompt is kept is a hint; only to keep it and answer nothing is another request. */
-const isAnsweredCaching = (value: unknown): boolean => !(isObject(value) && value.prewarm === true)
 
 /** By parameter: the values under which it asks for nothing. */
 const SHARED: Record<string, (value: unknown) => boolean> = {
@@ -40,7 +36,6 @@ const CHAT: Record<string, (value: unknown) => boolean> = {
   audio: isEmpty,
   prediction: isEmpty,
   web_search_options: (value) => value === undefined || value === null,
-  prompt_cache_options: isAnything,
   moderation: isEmpty,
 }
 
@@ -54,7 +49,6 @@ const COMPLETION: Record<string, (value: unknown) => boolean> = {
 
 const RESPONSE: Record<string, (value: unknown) => boolean> = {
   prompt_cache_retention: isAnything,
-  prompt_cache_options: isAnsweredCaching,
   // Of tools that the vendor runs, and those are refused.
   max_tool_calls: isAnything,
   conversation: isEmpty,

@@ -114,6 +114,7 @@ export function requestOf(
     ...(typeof asked.prompt_cache_key === 'string' && asked.prompt_cache_key !== ''
       ? { promptCacheKey: asked.prompt_cache_key }
       : {}),
+    ...(asked.prompt_cache_options?.mode === 'explicit' ? { promptCacheMode: 'explicit' } : {}),
     ...endUser,
   })
 }

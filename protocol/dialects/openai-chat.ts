@@ -20,6 +20,14 @@ const cached = () => ({
   prompt_cache_breakpoint: z.object({ mode: z.literal('explicit'), ttl: z.enum(['30m', '12h']).nullish() }).nullish(),
 })
 
+/** How a prompt is kept is a hint; to keep it and answer nothing is another request. */
+export const PromptCacheOptions = late(() =>
+  z.looseObject({
+    mode: z.enum(['implicit', 'explicit']).nullish(),
+    prewarm: z.literal(false, { error: 'must not be true: a prompt is kept only with an answer to it' }).nullish(),
+  }),
+)
+
 const textPart = late(() => z.object({ type: z.literal('text'), text: z.string(), ...cached() }))
 const imagePart = late(() =>
   z.object({

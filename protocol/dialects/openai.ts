@@ -15,7 +15,14 @@ import {
   MIN_REPETITION_PENALTY,
   REASONING_EFFORTS,
 } from '../request.ts'
-import { type AssistantMessage, Message, type MessageDelta, ToolChoice, Tools } from './openai-chat.ts'
+import {
+  type AssistantMessage,
+  Message,
+  type MessageDelta,
+  PromptCacheOptions,
+  ToolChoice,
+  Tools,
+} from './openai-chat.ts'
 import { boundedArray, isObject, jsonSchema, utf8Bytes } from './schema.ts'
 
 /** The older completions route has its own, smaller limit. */
@@ -133,6 +140,7 @@ export const ChatCompletionRequest = late(() =>
     reasoning_effort: z.enum(REASONING_EFFORTS).nullish(),
     verbosity: z.enum(['low', 'medium', 'high']).nullish(),
     prompt_cache_key: z.string().max(MAX_CACHE_KEY_CHARS).nullish(),
+    prompt_cache_options: PromptCacheOptions.nullish(),
   }),
 )
 export type ChatCompletionRequest = z.infer<typeof ChatCompletionRequest>

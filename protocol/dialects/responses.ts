@@ -11,6 +11,7 @@ import {
   MAX_TOOLS,
   REASONING_EFFORTS,
 } from '../request.ts'
+import { PromptCacheOptions } from './openai-chat.ts'
 import {
   boundedArray,
   isObject,
@@ -260,6 +261,7 @@ export const ResponseRequest = late(() =>
       .nullish(),
     metadata: metadata.nullish(),
     prompt_cache_key: z.string().max(MAX_CACHE_KEY_CHARS).nullish(),
+    prompt_cache_options: PromptCacheOptions.nullish(),
     service_tier: z.enum(['auto', 'default'], { error: "Only 'auto' and 'default' are supported." }).nullish(),
     safety_identifier: z.string().nullish(),
     user: z.string().nullish(),

@@ -12,7 +12,6 @@ const WITHOUT_EFFECT = new Set([
   'max_tool_calls',
   'metadata',
   'modalities: text',
-  'prompt_cache_options',
   'prompt_cache_retention',
   'response_format: text',
   'service_tier: auto',

@@ -40,6 +40,7 @@ describe('the same request', () => {
     ['said again', {}, {}],
     ['for another end user', { endUser: 'customer' }, {}],
     ['with another word for prompt caches', { promptCacheKey: 'k' }, {}],
+    ['with another habit of prompt caches', { promptCacheMode: 'explicit' }, {}],
     [
       'with marks for prompt caches',
       {

@@ -1,6 +1,5 @@
 // The internal request in OpenAI's form: what each kind of part becomes, what each server is spared or refused.
 import { describe, expect, test } from 'vitest'
-import type { ProviderConfig } from '../../../../gateway/policy/plan.ts'
 import { azureOpenAi } from '../../../../gateway/providers/azure-openai.ts'
 import { openAi } from '../../../../gateway/providers/openai.ts'
 import { openAiCompatible } from '../../../../gateway/providers/openai-compatible.ts'
@@ -36,60 +35,6 @@ function bodyOf(over: Partial<InferenceRequest>, preset?: string, messages?: Cha
 }
 
 const messagesOf = (messages: ChatMessage[], preset?: string) => bodyOf({}, preset, messages).messages
-
-describe('marks for prompt caches', () => {
-  const cache = { ttl: '1h' as const }
-  const breakpoint = { mode: 'explicit' }
-  const marked: ChatMessage[] = [
-    { role: 'system', content: [{ ...text('Rules.'), cache }] },
-    { role: 'assistant', content: [{ ...text('Hello.'), cache }] },
-    user({ ...PNG, cache }, text('hi')),
-  ]
-  const sentBy = async (vendor: Vendor, kind: 'openai' | 'azure_openai' | 'openai_compatible', model: string) => {
-    const config: ProviderConfig = {
-      name: 'p',
-      kind,
-      baseUrl: 'https://api.example.com/v1',
-      reach: 'public',
-      options: {},
-      usageDialect: 'openai',
-      cutoff: 'cancel',
-      keys: [],
-    }
-    const key = { name: 'k', secret: 's', weight: 1 }
-    const asked = request({ tools: [{ name: 'look', cache }], reasoning: { effort: 'none' } }, marked)
-    const target = { provider: 'p', model, contextTokens: 8192, price: undefined }
-    const context = { config, key, requestId: 'r', nowMs: () => 0 }
-    const call = await vendor.encode(asked, target, context)
-    if (!call.ok) throw new Error(call.error.message)
-    return JSON.parse(call.value.body) as { messages: { content: unknown }[]; tools: object[] }
-  }
-
-  test.each(['gpt-5.6', 'gpt-5.6-luna-2026-07-01', 'gpt-6-astra'])(
-    'are breakpoints for %s, but not on tools and on what was answered',
-    async (model) => {
-      const { messages, tools } = await sentBy(openAi, 'openai', model)
-      expect(messages.map(({ content }) => content)).toEqual([
-        [{ type: 'text', text: 'Rules.', prompt_cache_breakpoint: breakpoint }],
-        'Hello.',
-        [
-          { type: 'image_url', image_url: { url: 'data:image/png;base64,QUJD' }, prompt_cache_breakpoint: breakpoint },
-          { type: 'text', text: 'hi' },
-        ],
-      ])
-      expect(JSON.stringify(tools)).not.toContain('cache')
-    },
-  )
-
-  test.each([
-    ['an older model', openAi, 'openai', 'gpt-5.5'],
-    ['a model of another name', openAi, 'openai', 'ours'],
-    ['Azure', azureOpenAi, 'azure_openai', 'gpt-5.6'],
-    ['a server of which nothing is known', openAiCompatible, 'openai_compatible', 'gpt-5.6'],
-  ] as const)('are left out for %s', async (_, vendor, kind, model) => {
-    expect(JSON.stringify(await sentBy(vendor, kind, model))).not.toContain('cache')
-  })
-})
 
 describe('messages', () => {
   test('of text alone are one string each', () => {

@@ -262,10 +262,14 @@ describe('tools', () => {
 
 describe('how to answer', () => {
   test('is taken as it was asked for', () => {
-    expect(requestOf({ reasoning_effort: 'minimal', verbosity: 'low', prompt_cache_key: 'k' })).toMatchObject({
+    const prompt_cache_options = { mode: 'explicit' }
+    expect(
+      requestOf({ reasoning_effort: 'minimal', verbosity: 'low', prompt_cache_key: 'k', prompt_cache_options }),
+    ).toMatchObject({
       reasoning: { effort: 'minimal' },
       verbosity: 'low',
       promptCacheKey: 'k',
+      promptCacheMode: 'explicit',
     })
   })
 

@@ -57,8 +57,9 @@ describe('input', () => {
   })
 
   test('to keep the prompt and answer nothing is refused, how it is kept is not', () => {
-    expect(refusal({ prompt_cache_options: { prewarm: true } }).param).toBe('prompt_cache_options')
-    expect(read({ prompt_cache_options: { mode: 'explicit', ttl: '12h', prewarm: false } })).toEqual(read({}))
+    expect(refusal({ prompt_cache_options: { prewarm: true } }).param).toBe('prompt_cache_options.prewarm')
+    expect(read({ prompt_cache_options: { mode: 'implicit', ttl: '12h', prewarm: false } })).toEqual(read({}))
+    expect(read({ prompt_cache_options: { mode: 'explicit' } })).toEqual({ ...read({}), promptCacheMode: 'explicit' })
   })
 
   test('messages need no type, and their parts become parts', () => {
