@@ -13,18 +13,11 @@ import { HttpProvider } from '../../../../gateway/providers/http.ts'
 import type { OpenContext } from '../../../../gateway/providers/provider.ts'
 import { countTokens } from '../../../../gateway/providers/token-count.ts'
 import { vendorOf } from '../../../../gateway/providers/vendors.ts'
-import { type InferenceRequest, NEUTRAL_SAMPLING } from '../../../../protocol/request.ts'
+import { PLAIN_REQUEST } from '../support/plain-request.ts'
 
 const KEK = btoa('k'.repeat(32))
 const KEY = { name: 'k', secret: 'secret-of-a-vendor', weight: 1 }
 const TARGET: Target = { provider: 'p', model: 'claude-x', contextTokens: 1000, price: undefined }
-const REQUEST: InferenceRequest = {
-  model: 'm',
-  input: { kind: 'chat', messages: [{ role: 'user', content: [{ type: 'text', text: 'Hi' }] }] },
-  sampling: NEUTRAL_SAMPLING,
-  n: 1,
-  stop: [],
-}
 
 const provider = (allowPrivate: boolean): ProviderConfig => ({
   name: 'p',
@@ -40,10 +33,10 @@ const provider = (allowPrivate: boolean): ProviderConfig => ({
 const CALLS: Record<string, (allowPrivate: boolean, fetch: Fetch) => Promise<unknown>> = {
   'a provider': (allowPrivate, fetch) => {
     const context = { fetch, requestId: 'r', nowMs: () => 0, signal: new AbortController().signal } as OpenContext
-    return new HttpProvider(provider(allowPrivate), vendorOf('anthropic'), KEY).open(REQUEST, TARGET, context)
+    return new HttpProvider(provider(allowPrivate), vendorOf('anthropic'), KEY).open(PLAIN_REQUEST, TARGET, context)
   },
   "a provider's count of tokens": (allowPrivate, fetch) =>
-    countTokens(REQUEST, TARGET, provider(allowPrivate), { key: KEY, fetch, requestId: 'r', nowMs: () => 0 }),
+    countTokens(PLAIN_REQUEST, TARGET, provider(allowPrivate), { key: KEY, fetch, requestId: 'r', nowMs: () => 0 }),
   'a webhook': async (allowPrivate, fetch) => {
     const sealed = await sealSecret(KEK, hookSecretName('h'), 'secret', (count) => new Uint8Array(count))
     if (!sealed.ok) throw new Error(sealed.error.reason)
@@ -51,7 +44,7 @@ const CALLS: Record<string, (allowPrivate: boolean, fetch: Fetch) => Promise<unk
     const settings = { url: 'https://judge.example.com', allow_private: allowPrivate, timeout_ms: 1000 }
     const hook = hookOf(identity, { kind: 'webhook', settings: { ...settings, on_failure: 'closed' } })
     if (!hook.ok || hook.value.kind !== 'webhook') throw new Error('no webhook')
-    const job = { request: REQUEST, principal: {}, env: { SECRETS_KEK: KEK }, ports: { nowMs: () => 0, fetch } }
+    const job = { request: PLAIN_REQUEST, principal: {}, env: { SECRETS_KEK: KEK }, ports: { nowMs: () => 0, fetch } }
     return askWebhook(hook.value, 'input', [], job as unknown as Job, new HookBudget(1000))
   },
   "an issuer's keys": (allowPrivate, fetch) => {

@@ -7,7 +7,7 @@ import { HttpProvider } from '../../../../gateway/providers/http.ts'
 import type { OpenContext } from '../../../../gateway/providers/provider.ts'
 import { cleanFailure, cleanText, secretsIn } from '../../../../gateway/providers/secret-text.ts'
 import { vendorOf } from '../../../../gateway/providers/vendors.ts'
-import { type InferenceRequest, NEUTRAL_SAMPLING } from '../../../../protocol/request.ts'
+import { PLAIN_REQUEST } from '../support/plain-request.ts'
 
 const SECRET = 'AbCd/Ef+0123456789/GHIJ+klmnopqrstuv=wx"yz\\'
 const unicode = (text: string) =>
@@ -59,13 +59,6 @@ describe('a key in a text', () => {
   })
 })
 
-const REQUEST: InferenceRequest = {
-  model: 'm',
-  input: { kind: 'chat', messages: [{ role: 'user', content: [{ type: 'text', text: 'hi' }] }] },
-  sampling: NEUTRAL_SAMPLING,
-  n: 1,
-  stop: [],
-}
 const TARGET: Target = { provider: 'p', model: 'm', contextTokens: 1000, price: undefined }
 
 function context(answer: () => Response): OpenContext {
@@ -102,7 +95,7 @@ async function opened(kind: Kind, answer: () => Response) {
     cutoff: 'cancel',
   }
   const provider = new HttpProvider(config, vendorOf(kind), { name: 'k', secret: SECRET, weight: 1 })
-  return provider.open(REQUEST, TARGET, context(answer))
+  return provider.open(PLAIN_REQUEST, TARGET, context(answer))
 }
 
 /** Errors of each vendor's shape; every text in them quotes the key. */

@@ -11,15 +11,8 @@ import { HttpProvider } from '../../../../gateway/providers/http.ts'
 import type { OpenContext } from '../../../../gateway/providers/provider.ts'
 import { readToEnd } from '../../../../gateway/providers/stream-end.ts'
 import { vendorOf } from '../../../../gateway/providers/vendors.ts'
-import { type InferenceRequest, NEUTRAL_SAMPLING } from '../../../../protocol/request.ts'
+import { PLAIN_REQUEST } from '../support/plain-request.ts'
 
-const REQUEST: InferenceRequest = {
-  model: 'm',
-  input: { kind: 'chat', messages: [{ role: 'user', content: [{ type: 'text', text: 'hi' }] }] },
-  sampling: NEUTRAL_SAMPLING,
-  n: 1,
-  stop: [],
-}
 const TARGET: Target = { provider: 'p', model: 'm', contextTokens: 1000, price: undefined }
 const ANSWER =
   'data: {"choices":[{"index":0,"delta":{"content":"x"},"finish_reason":"stop"}]}\n\n' +
@@ -83,7 +76,7 @@ async function ask(baseUrl: string): Promise<{ events: ProviderEvent[]; behind: 
     resumeWaitMs: 0,
   }
   const provider = new HttpProvider(config, vendorOf('openai_compatible'), { name: 'k', secret: 'none', weight: 1 })
-  const opened = await provider.open(REQUEST, TARGET, context)
+  const opened = await provider.open(PLAIN_REQUEST, TARGET, context)
   if (!opened.ok) throw new Error(opened.error.message)
   const events: ProviderEvent[] = []
   for await (const batch of opened.value.events) events.push(...batch)

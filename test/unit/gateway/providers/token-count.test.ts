@@ -2,7 +2,7 @@
 import { expect, test } from 'vitest'
 import type { ProviderConfig, Target } from '../../../../gateway/policy/plan.ts'
 import { countTokens } from '../../../../gateway/providers/token-count.ts'
-import { type InferenceRequest, NEUTRAL_SAMPLING } from '../../../../protocol/request.ts'
+import { PLAIN_REQUEST } from '../support/plain-request.ts'
 
 const SECRET_PART = 'wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY'
 const [FIRST, SECOND] = ['first-secret-key', `AKIDEXAMPLE:${SECRET_PART}`]
@@ -18,13 +18,6 @@ const CONFIG: ProviderConfig = {
   usageDialect: 'anthropic',
   cutoff: 'drain',
 }
-const REQUEST: InferenceRequest = {
-  model: 'm',
-  input: { kind: 'chat', messages: [{ role: 'user', content: [{ type: 'text', text: 'Hi' }] }] },
-  sampling: NEUTRAL_SAMPLING,
-  n: 1,
-  stop: [],
-}
 
 function count(answer: Response) {
   const asked: RequestInit[] = []
@@ -35,7 +28,7 @@ function count(answer: Response) {
     return answer
   }
   const context = { key, fetch, requestId: 'r', nowMs: () => 0 }
-  return { asked, counted: countTokens(REQUEST, TARGET, CONFIG, context) }
+  return { asked, counted: countTokens(PLAIN_REQUEST, TARGET, CONFIG, context) }
 }
 
 test('is made with the key that was chosen', async () => {
